@@ -1,0 +1,119 @@
+"""Arrays on disk -> episodes: indices drawn on the host, pixels gathered inside the compiled step.
+
+A dataset is `DATA_DIR/<name>/` as get_data.py leaves it: train.npy, test.npy and mostly val.npy, each
+[characters or classes, images, H, W, C], and manifest.json. With `rotations` 4, every character is four
+classes: class c is character c // 4 turned by c % 4 quarter turns.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from errors import UserError
+
+STREAMS = {"train": 0, "val": 1, "test": 2}  # keeps the three sequences of episodes apart
+
+
+@dataclass(frozen=True)
+class Split:
+    """pixels [K,n,H,W,C], uint8 or float32; pixels * scale are the network's inputs, ink 1 on paper 0."""
+
+    pixels: np.ndarray
+    rotations: int
+    scale: float
+
+    @property
+    def classes(self) -> int:
+        return len(self.pixels) * self.rotations
+
+    @property
+    def images_per_class(self) -> int:
+        return self.pixels.shape[1]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    name: str
+    image_shape: tuple[int, int, int]
+    splits: dict[str, Split]  # "train", "test", and "val" where the source has validation classes
+
+
+def load(data_dir: str, name: str) -> Dataset:
+    """Read DATA_DIR/<name>/. UserError where it is missing, or not what its manifest says."""
+    folder = Path(data_dir) / name
+    remedy = f"run: python get_data.py --dataset {name} --data_dir {data_dir}"
+    if not (folder / "manifest.json").is_file():
+        raise UserError(f"there is no dataset in {folder}; {remedy}")
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        shape, splits = tuple(manifest["image_shape"]), {}
+        for split, entry in manifest["splits"].items():
+            path = folder / entry["file"]
+            if path.stat().st_size != entry["bytes"]:
+                raise ValueError(f"{path.name} has {path.stat().st_size} bytes, not {entry['bytes']}")
+            pixels = np.load(path, mmap_mode="r")
+            wanted = (entry["base_classes"], entry["images_per_class"], *shape)
+            if pixels.shape != wanted:
+                raise ValueError(f"{path.name} has the shape {pixels.shape}, not {wanted}")
+            splits[split] = Split(pixels, manifest["rotations"], manifest["scale"])
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise UserError(f"the dataset in {folder} is damaged ({fault}); delete it and {remedy}") from fault
+    return Dataset(name, shape, splits)
+
+
+def trainval(dataset: Dataset) -> Split:
+    """The training and the validation classes together (Omniglot: the paper's 4800)."""
+    parts = [dataset.splits[s] for s in ("train", "val") if s in dataset.splits]
+    if len({p.images_per_class for p in parts}) > 1:
+        raise UserError(f"{dataset.name}: training and validation classes differ in images a class")
+    return Split(np.concatenate([p.pixels for p in parts]), parts[0].rotations, parts[0].scale)
+
+
+def check_episode(split: Split, name: str, way: int, shot: int, query: int) -> None:
+    """UserError where `split` cannot give such an episode."""
+    if way > split.classes:
+        raise UserError(f"--way {way} is more than the {split.classes} {name} classes there are")
+    if shot + query > split.images_per_class:
+        raise UserError(
+            f"--shot {shot} and --query {query} need {shot + query} images a class, "
+            f"and the {name} classes have {split.images_per_class}"
+        )
+
+
+def sample(split: Split, stream: str, seed: int, index: int, tasks: int, way: int, images: int, shared=False):
+    """The episodes of one (seed, stream, index), the same for every learner.
+
+    -> classes [tasks,way] and images [tasks,way,images], int32, without repetition inside a task.
+    shared: all tasks have the same classes (a fault of the TF1 code's last revision).
+    """
+    rng = np.random.default_rng([seed, STREAMS[stream], index])
+    classes = [rng.choice(split.classes, way, replace=False) for _ in range(1 if shared else tasks)]
+    classes = np.broadcast_to(np.stack(classes), (tasks, way))
+    drawn = rng.random((tasks, way, split.images_per_class)).argsort(-1)[..., :images]
+    return classes.astype(np.int32), drawn.astype(np.int32)
+
+
+def gather(pixels, classes, images, rotations: int, scale: float, shot: int):
+    """Episodes' pixels, inside the compiled step; rows are ordered by class.
+
+    pixels [K,n,H,W,C], classes [T,way], images [T,way,shot+query]
+    -> support [T,way*shot,H,W,C] and query [T,way*query,H,W,C], float32.
+    """
+    import tensorflow as tf
+
+    tasks, way, n = images.shape
+    base = tf.broadcast_to((classes // rotations)[:, :, None], images.shape)
+    x = tf.gather_nd(pixels, tf.stack([base, images], -1))  # [T,way,n,H,W,C]
+    if rotations > 1:
+        turns = (classes % rotations)[:, :, None, None, None, None]
+        side = tf.transpose(x, [0, 1, 2, 4, 3, 5])
+        half = tf.reverse(x, [3, 4])
+        quarters = (tf.reverse(side, [3]), half, tf.reverse(side, [4]))  # counter-clockwise, as numpy.rot90
+        for turn, turned in enumerate(quarters, 1):
+            x = tf.where(turns == turn, turned, x)
+    x = tf.cast(x, tf.float32) * scale
+    rows = x.shape[3:]
+    support = tf.reshape(x[:, :, :shot], [tasks, way * shot, *rows])
+    return support, tf.reshape(x[:, :, shot:], [tasks, way * (n - shot), *rows])

@@ -1,0 +1,32 @@
+"""How every command line here ends at a fault: one sentence for the user, an exit code for scripts."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class UserError(Exception):
+    """The user's input is at fault. The message is one sentence: what is wrong and what to do about it."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that takes no abbreviated options and whose errors are one line, exit code 2."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Call main() and leave with its exit code (None is 0); UserError: its sentence and 2, Ctrl-C: 130."""
+    try:
+        sys.exit(main())
+    except UserError as fault:
+        print(f"error: {' '.join(str(fault).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

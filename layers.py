@@ -1,0 +1,150 @@
+"""Layers with a task axis: pure functions over tensors, twice differentiable, with and without XLA.
+
+Shapes: T tasks, N images of one task (of all its noise samples), H W C a map, D K features in and out,
+G groups that are normalised on their own (a task, or one noise sample of a task).
+A weight is shared by all tasks (its natural rank) or has a leading task axis.
+"""
+
+import tensorflow as tf
+
+EPSILON = 1e-3  # contrib batch_norm's default in the TF1 code; it matters where the weights' std is 0.02
+
+
+def conv(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """3x3 convolution, stride 1, SAME padding, with bias.
+
+    x [T,N,H,W,C]; w [3,3,C,D] and b [D], or w [T,3,3,C,D] and b [T,D] -> [T,N,H,W,D].
+    """
+    tasks, n, height, width, channels = x.shape
+    if w.shape.rank == 5 and tasks == 1:
+        w, b = w[0], b[0]
+    if w.shape.rank == 4:
+        rows = tf.reshape(x, [tasks * n, height, width, channels])
+        y = tf.nn.bias_add(tf.nn.conv2d(rows, w, 1, "SAME"), b)
+        return tf.reshape(y, [tasks, n, height, width, -1])
+    # A kernel for every task: the nine shifts side by side, then one batched matrix product.
+    # (tf.vectorized_map cannot do this, and a grouped conv2d has no gradient on the CPU.)
+    padded = tf.pad(x, [[0, 0], [0, 0], [1, 1], [1, 1], [0, 0]])
+    shifts = [padded[:, :, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    columns = tf.reshape(tf.concat(shifts, -1), [tasks, n * height * width, 9 * channels])
+    y = columns @ tf.reshape(w, [tasks, 9 * channels, -1]) + b[:, None]
+    return tf.reshape(y, [tasks, n, height, width, -1])
+
+
+def dense(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """x [T,N,D]; w [D,K] and b [K], or w [T,D,K] and b [T,K] -> [T,N,K]."""
+    return x @ w + (b[:, None] if b.shape.rank == 2 else b)
+
+
+def batch_norm(x: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
+    """Normalise each group of x [G,N,H,W,C] over N, H and W with its own statistics, then add beta [C].
+
+    Biased variance, no gamma, no running averages: the batch at hand, in training and in testing.
+    """
+    if _one_kernel(x):
+        return tf.raw_ops.FusedBatchNormV3(
+            x=x[0], scale=tf.ones_like(beta), offset=beta, mean=[], variance=[], epsilon=EPSILON
+        ).y[None]
+    centred, rstd = _centre(x)
+    return centred * rstd + beta
+
+
+@tf.custom_gradient
+def batch_norm_held(x: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
+    """`batch_norm` whose dL/dx is held constant when it is differentiated again.
+
+    The TF1 code's meta-gradient: in a TF 1.x while loop (its tf.map_fn over tasks) fused batch norm loses
+    its second derivative.
+    """
+    if _one_kernel(x):
+        scale = tf.ones_like(beta)
+        y, _, _, r1, r2, r3 = tf.raw_ops.FusedBatchNormV3(
+            x=x[0], scale=scale, offset=beta, mean=[], variance=[], epsilon=EPSILON
+        )
+
+        def backward(dy):
+            dx, _, dbeta, _, _ = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=dy[0],
+                x=x[0],
+                scale=scale,
+                reserve_space_1=r1,
+                reserve_space_2=r2,
+                reserve_space_3=r3,
+                epsilon=EPSILON,
+            )
+            return tf.stop_gradient(dx)[None], dbeta
+
+        return y[None], backward
+
+    centred, rstd = _centre(x)
+    normal = centred * rstd
+
+    def backward(dy):
+        dx = rstd * (dy - _mean(dy) - normal * _mean(dy * normal))
+        return tf.stop_gradient(dx), tf.reduce_sum(dy, [0, 1, 2, 3])
+
+    return normal + beta, backward
+
+
+def _one_kernel(x):
+    return x.shape[0] == 1 and x.dtype != tf.float64  # the fused op normalises one group, and has no float64
+
+
+def _mean(x):
+    return tf.reduce_mean(x, [1, 2, 3], keepdims=True)
+
+
+def _centre(x):
+    # Two reduce_means: tf.nn.moments stops the gradient through the mean, so its second derivative is wrong.
+    centred = x - _mean(x)
+    return centred, tf.math.rsqrt(_mean(tf.square(centred)) + EPSILON)
+
+
+POOL = {"ksize": [1, 2, 2, 1], "strides": [1, 2, 2, 1], "padding": "VALID"}
+
+
+@tf.custom_gradient
+def max_pool(x: tf.Tensor) -> tf.Tensor:
+    """2x2 maxima, stride 2, VALID: [N,H,W,C] -> [N,H//2,W//2,C].
+
+    Its second derivative is written out: XLA's own rounds to bfloat16 and is 4 % off.
+    """
+    y = tf.nn.max_pool2d(x, 2, 2, "VALID")
+
+    @tf.custom_gradient
+    def unpool(dy):
+        def backward(ddx):
+            picked = ddx * tf.raw_ops.MaxPoolGrad(
+                orig_input=x, orig_output=y, grad=tf.ones_like(y), **POOL
+            )
+            return 4 * tf.nn.avg_pool2d(picked, 2, 2, "VALID")
+
+        return tf.raw_ops.MaxPoolGrad(orig_input=x, orig_output=y, grad=dy, **POOL), backward
+
+    return y, unpool
+
+
+def norm_relu_pool(x: tf.Tensor, beta: tf.Tensor, samples: int, held: bool) -> tf.Tensor:
+    """max_pool(relu(batch_norm(x))), each noise sample of each task normalised on its own.
+
+    x [T,N,H,W,C] with N = samples * images, sample-major; beta [C] -> [T,N,H//2,W//2,C].
+    The maximum commutes with relu, so relu comes last, on a map four times smaller.
+    `held`: batch norm's backward pass is a constant to the second derivative (the published gradient).
+    """
+    tasks, n, height, width, channels = x.shape
+    x = tf.reshape(x, [tasks * samples, n // samples, height, width, channels])
+    x = (batch_norm_held if held else batch_norm)(x, beta)
+    x = max_pool(tf.reshape(x, [tasks * n, height, width, channels]))
+    return tf.reshape(tf.nn.relu(x), [tasks, n, height // 2, width // 2, channels])
+
+
+def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Mean cross entropy (nats) of each task: logits [T,N,K], one-hot labels [N,K] -> [T]."""
+    labels = tf.broadcast_to(labels, logits.shape)
+    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels, logits), -1)
+
+
+def accuracy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Share of rows (0 to 1) of each task whose largest logit is the label's: -> [T], float32."""
+    right = tf.equal(tf.argmax(logits, -1), tf.argmax(labels, -1))
+    return tf.reduce_mean(tf.cast(right, tf.float32), -1)

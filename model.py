@@ -1,0 +1,232 @@
+"""MAML and Meta-dropout: parameters, inner loop, meta-loss and its gradient.
+
+Source of the equations: Lee, Nam, Yang and Hwang, "Meta Dropout: Learning to Perturb Latent Features for
+Generalization", ICLR 2020, and its TF1 code. Shapes: T tasks, S support and Q query images, M noise samples.
+
+A learner has
+    init(seed, dtype)                      -> {name: tensor}, the meta-learned parameters
+    adapt(params, x, y, noise, samples)    -> whatever it has learnt from the support set
+    logits(params, adapted, x)             -> [T,Q,way] for the query set
+and the loops see nothing else. A new learner or perturbation is one class and one line in LEARNERS.
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+import layers
+
+Params = dict[str, tf.Tensor]
+Noise = Callable[[int, str, tf.TensorShape], tf.Tensor]  # (inner step, layer, [T,N,...]) -> N(0, 1)
+
+BLOCKS = 4
+META_GRADIENTS = ("published", "exact", "first_order")
+
+
+def task_noise(seeds: tf.Tensor, dtype=tf.float32) -> Noise:
+    """Standard normal noise from one seed a task, seeds [T,2]: the same however the tasks are grouped."""
+
+    def draw(step, layer, shape):
+        place = step * (BLOCKS + 1) + (BLOCKS if layer == "dense" else int(layer[-1]) - 1)
+        fold = tf.random.experimental.stateless_fold_in
+        one = [tf.random.stateless_normal(shape[1:], fold(s, place), dtype=dtype) for s in tf.unstack(seeds)]
+        return tf.stack(one)
+
+    return draw
+
+
+def conv_net(net: str, image_shape: tuple[int, int, int], channels: int, outputs: int) -> dict[str, tuple]:
+    """Shapes of a four-block network's weights by name, `net`/conv1_w to `net`/dense_b."""
+    height, width, depth = image_shape
+    shapes = {}
+    for block in range(1, BLOCKS + 1):
+        shapes[f"{net}/conv{block}_w"] = (3, 3, depth, channels)
+        shapes[f"{net}/conv{block}_b"] = (channels,)
+        depth, height, width = channels, height // 2, width // 2
+    shapes[f"{net}/dense_w"] = (height * width * depth, outputs)
+    shapes[f"{net}/dense_b"] = (outputs,)
+    return shapes
+
+
+class NoPerturbation:
+    """Plain MAML."""
+
+    def shapes(self, image_shape, channels) -> dict[str, tuple]:
+        """Shapes of the perturbation's own meta-learned parameters."""
+        return {}
+
+    def block(self, params, layer, x, mu, noise):
+        """Perturb the convolution `mu` [T,N,H,W,C] of x, before batch norm. `noise` is None on the query."""
+        return mu
+
+    def head(self, params, x, logits, noise):
+        """Perturb the logits [T,N,way] of the features x [T,N,D]."""
+        return logits
+
+
+class LearnedNoise(NoPerturbation):
+    """Meta-dropout: multiplicative noise on the convolutions, additive on the logits, both input-dependent.
+
+    block: a ~ N(conv(x; phi), 1) on the support, a = conv(x; phi) on the query; mu * softplus(a).
+    head: N(logits, softplus(phi_w x + phi_b)) on the support, a standard deviation shared by the classes.
+    """
+
+    def shapes(self, image_shape, channels):
+        return conv_net("phi", image_shape, channels, 1)
+
+    def block(self, params, layer, x, mu, noise):
+        a = layers.conv(x, params[f"phi/{layer}_w"], params[f"phi/{layer}_b"])
+        if noise is not None:
+            a += noise(layer, a.shape)
+        return mu * tf.nn.softplus(a)
+
+    def head(self, params, x, logits, noise):
+        if noise is None:
+            return logits
+        sigma = tf.nn.softplus(layers.dense(x, params["phi/dense_w"], params["phi/dense_b"]))
+        return logits + sigma * noise("dense", logits.shape)
+
+
+class MAML:
+    """Second-order MAML over four conv blocks and a dense head, with a perturbation of the support pass.
+
+    image_shape: (H, W, C). inner_lr: step size of the inner loop. meta_gradient: `published` holds batch
+    norm's backward pass constant when the inner gradient is differentiated, `exact` is the full second
+    order, `first_order` none. Only theta is adapted; phi and batch norm's offsets are not.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        channels: int,
+        way: int,
+        n_steps: int,
+        inner_lr: float,
+        perturbation: NoPerturbation,
+        meta_gradient: str = "published",
+    ):
+        if meta_gradient not in META_GRADIENTS:
+            raise ValueError(f"meta_gradient is {meta_gradient!r}, wanted one of {META_GRADIENTS}")
+        self.image_shape, self.channels, self.way = tuple(image_shape), channels, way
+        self.n_steps, self.inner_lr = n_steps, inner_lr
+        self.perturbation, self.meta_gradient = perturbation, meta_gradient
+        self.stochastic = type(perturbation) is not NoPerturbation
+
+    def init(self, seed: int, dtype=tf.float32) -> Params:
+        """Conv kernels: truncated normal, std 0.02; dense: normal, std 0.02; biases and offsets: zeros."""
+        shapes = conv_net("theta", self.image_shape, self.channels, self.way)
+        shapes |= self.perturbation.shapes(self.image_shape, self.channels)
+        shapes |= {f"conv{block}_bn/beta": (self.channels,) for block in range(1, BLOCKS + 1)}
+        params = {}
+        for i, (name, shape) in enumerate(shapes.items()):
+            if len(shape) == 1:
+                params[name] = tf.zeros(shape, dtype)
+            else:
+                normal = (
+                    tf.random.stateless_truncated_normal if len(shape) == 4 else tf.random.stateless_normal
+                )
+                params[name] = normal(shape, [seed, i], stddev=0.02, dtype=dtype)
+        return params
+
+    def features(self, params, theta, x, noise=None, samples=1) -> tf.Tensor:
+        """Input of the last layer: x [T,N,H,W,C] -> [T,N,D]. noise(layer, shape), or None for the query."""
+        for block in range(1, BLOCKS + 1):
+            layer = f"conv{block}"
+            mu = layers.conv(x, theta[f"{layer}_w"], theta[f"{layer}_b"])
+            mu = self.perturbation.block(params, layer, x, mu, noise)
+            held = self.meta_gradient == "published"
+            x = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples, held)
+        return tf.reshape(x, [x.shape[0], x.shape[1], -1])  # NHWC order
+
+    def head(self, params, theta, x, noise=None) -> tf.Tensor:
+        """Features [T,N,D] -> logits [T,N,way]."""
+        logits = layers.dense(x, theta["dense_w"], theta["dense_b"])
+        return self.perturbation.head(params, x, logits, noise)
+
+    def adapt(self, params: Params, x: tf.Tensor, y: tf.Tensor, noise: Noise, samples: int = 1) -> Params:
+        """theta of every task after n_steps gradient steps on its support set.
+
+        x [T,S,H,W,C] in [0,1], y one-hot [S,way]. The LOSS is averaged over `samples` noise samples, which
+        are drawn afresh in every step and normalised apart from each other.
+        """
+        tasks = x.shape[0]
+        if not self.stochastic:
+            samples = 1
+        x, y = tf.tile(x, [1, samples, 1, 1, 1]), tf.tile(y, [samples, 1])
+        theta = {
+            name.removeprefix("theta/"): tf.broadcast_to(value, [tasks, *value.shape])
+            for name, value in params.items()
+            if name.startswith("theta/")
+        }
+        for step in range(self.n_steps):
+
+            def at_step(layer, shape, step=step):
+                return noise(step, layer, shape)
+
+            h = self.features(params, theta, x, at_step, samples)
+            loss = layers.cross_entropy(self.head(params, theta, h, at_step), y)
+            grads = tf.gradients(loss, list(theta.values()))
+            if self.meta_gradient == "first_order":
+                grads = [tf.stop_gradient(g) for g in grads]
+            theta = {k: v - self.inner_lr * g for (k, v), g in zip(theta.items(), grads, strict=True)}
+        return theta
+
+    def logits(self, params: Params, theta: Params, x: tf.Tensor) -> tf.Tensor:
+        """Noise-free logits [T,Q,way] of the query images x [T,Q,H,W,C]."""
+        return self.head(params, theta, self.features(params, theta, x))
+
+
+LEARNERS = {
+    "maml": lambda **settings: MAML(perturbation=NoPerturbation(), **settings),
+    "metadrop": lambda **settings: MAML(perturbation=LearnedNoise(), **settings),
+}
+
+
+def labels(way: int, images: int, dtype=tf.float32) -> tf.Tensor:
+    """One-hot labels [way*images,way] of an episode's rows, which are ordered by class."""
+    return tf.repeat(tf.eye(way, dtype=dtype), images, axis=0)
+
+
+def evaluate(learner, params: Params, x_s, x_q, noise: Noise, samples: int = 1):
+    """Adapt to the support sets x_s [T,S,H,W,C] and classify the query sets x_q [T,Q,H,W,C].
+
+    -> query loss [T] (nats), query accuracy [T] (0 to 1).
+    """
+    way, dtype = learner.way, x_s.dtype
+    adapted = learner.adapt(params, x_s, labels(way, x_s.shape[1] // way, dtype), noise, samples)
+    logits, y_q = learner.logits(params, adapted, x_q), labels(way, x_q.shape[1] // way, dtype)
+    return layers.cross_entropy(logits, y_q), layers.accuracy(logits, y_q)
+
+
+def by_task(f, tensors, dtypes, tasks_at_once: int, parallel: int) -> list[tf.Tensor]:
+    """Call f on groups of `tasks_at_once` tasks of `tensors` [T,...], and stack the results [groups,...].
+
+    On a CPU one task at a time, on as many cores as there are (`parallel`), is fastest: a task's maps stay
+    in the cache and its kernels need no task axis. On a GPU all tasks go in one call.
+    """
+    tasks = tensors[0].shape[0]
+    if tasks == tasks_at_once:
+        return [out[None] for out in f(*tensors)]
+    if tasks % tasks_at_once:
+        raise ValueError(f"{tasks} tasks cannot be split into groups of {tasks_at_once}")
+    groups = [tf.reshape(x, [tasks // tasks_at_once, tasks_at_once, *x.shape[1:]]) for x in tensors]
+    return tf.map_fn(lambda group: f(*group), groups, dtypes, parallel_iterations=parallel)
+
+
+def meta_gradients(
+    learner, params: Params, x_s, x_q, seeds, tasks_at_once=1, parallel=1, noise_of=task_noise
+) -> tuple[tf.Tensor, tf.Tensor, Params]:
+    """Mean query loss and accuracy over tasks, and the gradient of that loss by every parameter.
+
+    x_s [T,S,H,W,C], x_q [T,Q,H,W,C]; noise_of(seeds of a group) -> its Noise, seeds [T,2].
+    """
+
+    def group(x_s, x_q, seeds):
+        loss, acc = evaluate(learner, params, x_s, x_q, noise_of(seeds))
+        grads = tf.gradients(loss, list(params.values()), unconnected_gradients="zero")
+        return [loss, acc, *grads]
+
+    dtypes = [x_s.dtype, tf.float32] + [x_s.dtype] * len(params)
+    loss, acc, *grads = by_task(group, [x_s, x_q, seeds], dtypes, tasks_at_once, parallel)
+    grads = [tf.reduce_sum(g, 0) / x_s.shape[0] for g in grads]
+    return tf.reduce_mean(loss), tf.reduce_mean(acc), dict(zip(params, grads, strict=True))

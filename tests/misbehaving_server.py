@@ -1,0 +1,78 @@
+"""An HTTP server on loopback that serves one file and misbehaves as it is told, one manner a request."""
+
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Server(ThreadingHTTPServer):
+    """manners: what to do at the 1st, 2nd, ... request, the last one for ever. asked: their Range headers."""
+
+    daemon_threads = True
+
+    def __init__(self, body: bytes, manners: list[str]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.body, self.etag, self.manners = body, '"first"', manners
+        self.asked: list[str | None] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def change(self) -> None:
+        """From now on it is another file of the same size."""
+        self.body, self.etag = self.body[:-1] + bytes([self.body[-1] ^ 1]), '"second"'
+
+    def handle_error(self, *_: object) -> None:
+        """The client hung up: not worth a traceback."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        server, wanted = self.server, self.headers.get("Range")
+        manner = server.manners[min(len(server.asked), len(server.manners) - 1)]
+        server.asked.append(wanted)
+        if manner.isdigit():
+            self.send_response(int(manner))
+            self.send_header("Retry-After", "0")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if manner == "html":
+            return self.answer(200, b"<!DOCTYPE html><html><body>This link has expired</body></html>")
+        fresh = self.headers.get("If-Range") in (None, server.etag) or manner == "ignores If-Range"
+        if wanted and fresh and manner not in ("ignores Range", "drops and ignores Range"):
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            return self.answer(206, server.body[start:], start, manner)
+        return self.answer(200, server.body, 0, manner)
+
+    def answer(self, code: int, body: bytes, start: int = 0, manner: str = "") -> None:
+        total = len(self.server.body)
+        self.send_response(code)
+        if manner != "no ETag":
+            self.send_header("ETag", self.server.etag)
+        if code == 206:
+            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+        if manner != "no length":
+            self.send_header("Content-Length", str(len(body) + (100 if manner == "claims more" else 0)))
+        self.end_headers()
+        half = len(body) // 2
+        self.wfile.write(body[:half])
+        if manner == "stalls":
+            time.sleep(2)
+        if not manner.startswith("drops") and manner != "stalls":
+            self.wfile.write(body[half:])
+        if manner == "drops, then changes":
+            self.server.change()
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@contextmanager
+def serve(body: bytes, *manners: str):
+    """A running Server, stopped at the end."""
+    with Server(body, list(manners or ["well"])) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
