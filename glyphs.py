@@ -109,8 +109,20 @@ def _curve(points: np.ndarray) -> np.ndarray:
 def _distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Distance, in pixels, of every pixel's centre to the line through the points (x, y): [SIZE, SIZE]."""
     centre = np.arange(SIZE) + 0.5
-    dx, dy = np.diff(x), np.diff(y)  # [pieces]
-    px = centre[None, :, None] - x[:-1]  # [1, SIZE, pieces]
-    py = centre[:, None, None] - y[:-1]  # [SIZE, 1, pieces]
-    along = np.clip((px * dx + py * dy) / (dx * dx + dy * dy + 1e-12), 0.0, 1.0)
-    return np.sqrt(((px - along * dx) ** 2 + (py - along * dy) ** 2).min(axis=-1))
+    x, y = x[:, None, None], y[:, None, None]
+    dx, dy = np.diff(x, axis=0), np.diff(y, axis=0)  # [pieces, 1, 1]
+    px = centre - x[:-1]  # [pieces, 1, SIZE]
+    py = centre[:, None] - y[:-1]  # [pieces, SIZE, 1]
+    # In place, which takes half the time: along = clip((px * dx + py * dy) / length**2, 0, 1), then
+    # the square of the distance (px - along * dx)**2 + (py - along * dy)**2.
+    along = px * dx + py * dy  # [pieces, SIZE, SIZE]
+    along /= dx * dx + dy * dy + 1e-12
+    np.clip(along, 0.0, 1.0, out=along)
+    across = along * dx
+    np.subtract(px, across, out=across)
+    across *= across
+    along *= dy
+    np.subtract(py, along, out=along)
+    along *= along
+    along += across
+    return np.sqrt(along.min(axis=0))

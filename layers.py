@@ -114,9 +114,7 @@ def max_pool(x: tf.Tensor) -> tf.Tensor:
     @tf.custom_gradient
     def unpool(dy):
         def backward(ddx):
-            picked = ddx * tf.raw_ops.MaxPoolGrad(
-                orig_input=x, orig_output=y, grad=tf.ones_like(y), **POOL
-            )
+            picked = ddx * tf.raw_ops.MaxPoolGrad(orig_input=x, orig_output=y, grad=tf.ones_like(y), **POOL)
             return 4 * tf.nn.avg_pool2d(picked, 2, 2, "VALID")
 
         return tf.raw_ops.MaxPoolGrad(orig_input=x, orig_output=y, grad=dy, **POOL), backward

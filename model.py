@@ -122,9 +122,7 @@ class MAML:
             if len(shape) == 1:
                 params[name] = tf.zeros(shape, dtype)
             else:
-                normal = (
-                    tf.random.stateless_truncated_normal if len(shape) == 4 else tf.random.stateless_normal
-                )
+                normal = tf.random.stateless_truncated_normal if len(shape) == 4 else tf.random.stateless_normal
                 params[name] = normal(shape, [seed, i], stddev=0.02, dtype=dtype)
         return params
 
@@ -210,7 +208,7 @@ def by_task(f, tensors, dtypes, tasks_at_once: int, parallel: int) -> list[tf.Te
     if tasks % tasks_at_once:
         raise ValueError(f"{tasks} tasks cannot be split into groups of {tasks_at_once}")
     groups = [tf.reshape(x, [tasks // tasks_at_once, tasks_at_once, *x.shape[1:]]) for x in tensors]
-    return tf.map_fn(lambda group: f(*group), groups, dtypes, parallel_iterations=parallel)
+    return tf.map_fn(lambda group: f(*group), groups, fn_output_signature=dtypes, parallel_iterations=parallel)
 
 
 def meta_gradients(

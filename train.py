@@ -1,105 +1,236 @@
-"""The loops: meta_train, meta_test, compare; checkpoints, logs, progress bars.
+"""The loops: meta_train, meta_test, compare. They know a learner by its interface alone (model.py)."""
 
-They know a learner by its interface alone (model.py), and take plain keyword arguments.
-"""
-
-import csv
 import hashlib
 import json
-import os
-import signal
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 import data
-import model
+from engine import Engine
 from errors import UserError
+from records import Logs, State, Stop, progress, write_atomically
 
 LOG_EVERY = 50  # iterations, as in the TF1 code
-CLIP = 3.0  # every element of the meta-gradient is clipped to [-CLIP, CLIP]
 
 
-class Engine:
-    """A learner's parameters and optimiser, and its compiled steps over one split's pixels.
+def summary(accuracies: np.ndarray) -> tuple[float, float]:
+    """Mean and 95 % interval, 1.96 std / sqrt(episodes), in percent, of accuracies from 0 to 1."""
+    percent = 100 * np.asarray(accuracies, np.float64)
+    return float(percent.mean()), float(1.96 * percent.std() / np.sqrt(len(percent)))
 
-    One step is traced once: pixels stay on the device as they are stored, a call sends indices.
-    metabatch: tasks of one call; parallel: how many of them a CPU computes at the same time.
+
+def meta_train(
+    engine: Engine,
+    train: data.Split,
+    val: data.Split | None,
+    savedir: Path,
+    *,
+    n_train_iters: int,
+    save_freq: int,
+    val_every: int,
+    n_val_tasks: int,
+    settings: dict,
+    shared_classes: bool = False,
+) -> int:
+    """Meta-train from savedir's last checkpoint, or from the start, to iteration n_train_iters (inclusive,
+    as in the TF1 code: n + 1 updates). Returns the exit code: 0, or 130 when interrupted and saved.
+
+    val: the classes that are monitored every val_every iterations, or None. settings: the log's first lines.
     """
+    state = State(engine, savedir)
+    resumed = state.restore()
+    logs = Logs(savedir, settings, list(state.lengths.numpy()) if resumed else None)
+    first, lr = int(state.next), float(engine.optimizer.learning_rate)
+    if resumed:
+        print(f"resumed at iteration {first}")
+    step = engine.train_step(train, shared_classes)
+    validate = engine.test_step(val, "val", 1) if val else None
+    start = time.time() - float(state.secs)
+    bar = progress(total=n_train_iters + 1, initial=first, unit="it", desc="meta_train")
 
-    def __init__(self, learner, *, shot: int, query: int, metabatch: int, seed: int, meta_lr=1e-3, parallel=1):
-        gpu = bool(tf.config.list_physical_devices("GPU"))
-        self.learner, self.seed, self.parallel, self.jit = learner, seed, parallel, gpu
-        self.shot, self.query, self.metabatch = shot, query, metabatch
-        self.tasks_at_once = metabatch if gpu else 1
-        self.params = {k: tf.Variable(v, name=k) for k, v in learner.init(seed).items()}
-        self.optimizer = tf.keras.optimizers.Adam(meta_lr, epsilon=1e-8)  # Keras' default is 1e-7
-        self.optimizer.build(list(self.params.values()))
+    def report(i: int) -> None:
+        """Log, validate and save after iteration i, where they are due; a stop may cut the validation short."""
+        last = i == n_train_iters
+        state.secs.assign(time.time() - start)
+        validating = validate is not None and (i % val_every == 0 or last)
+        if i % LOG_EVERY == 0 or validating or last:
+            loss, acc, n = state.window.numpy()
+            row = {"iter": i, "episodes": i * engine.metabatch, "secs": float(state.secs), "lr": lr}
+            row |= {"loss": loss / n, "acc": acc / n}
+            if validating:
+                losses, accs = run_episodes(validate, engine.metabatch, n_val_tasks, stop)
+                if len(accs) < n_val_tasks:
+                    return
+                mean, interval = summary(accs)
+                row |= {"val_loss": float(np.mean(losses)), "val_acc": mean / 100, "val_ci95": interval / 100}
+                bar.write(f"iteration {i}: validation accuracy {mean:.2f} +- {interval:.2f} %")
+            logs.row(row)
+            state.window.assign([0, 0, 0])
+        state.reported.assign(i)
+        if validating and row["val_acc"] > float(state.best[0]):
+            state.best.assign([row["val_acc"], i])
+            state.save("best", logs)
+        if i % save_freq == 0 or last:
+            state.save("last", logs)
 
-    def _episodes(self, pixels, split, stream, index, classes, images):
-        x_s, x_q = data.gather(pixels, classes, images, split.rotations, split.scale, self.shot)
-        fold = tf.random.experimental.stateless_fold_in
-        seed = fold(tf.constant([self.seed, data.STREAMS[stream]], tf.int64), index)
-        return x_s, x_q, tf.stack([fold(seed, t) for t in range(classes.shape[0])])
+    with Stop() as stop, bar:
+        if int(state.reported) < first - 1:  # interrupted during its validation
+            report(first - 1)
+        for i in range(first, n_train_iters + 1):
+            if stop.asked:
+                break
+            loss, acc, finite = step(i)
+            if not finite:
+                kept = state.managers["last"].latest_checkpoint
+                raise UserError(
+                    f"iteration {i}: the loss is {float(loss):g} and its gradient is not finite; lower --meta_lr or "
+                    f"--inner_lr; " + (f"the last good checkpoint is {kept}" if kept else "no checkpoint was made yet")
+                )
+            state.next.assign(i + 1)
+            state.window.assign_add([float(loss), float(acc), 1])
+            bar.update()
+            rate = (bar.format_dict["rate"] or 0) * engine.metabatch
+            bar.set_postfix_str(f"loss {float(loss):.3f}, acc {float(acc):.3f}, {rate:.1f} tasks/s", refresh=False)
+            report(i)
+    if (stop.asked and int(state.next) <= n_train_iters) or int(state.reported) < int(state.next) - 1:
+        state.secs.assign(time.time() - start)
+        state.save("last", logs)
+        print(
+            f"interrupted and saved after iteration {int(state.next) - 1}; go on with --resume",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
 
-    def train_step(self, split: data.Split, shared_classes=False):
-        """-> step(iteration), one Adam update; it returns loss, accuracy and whether all was finite."""
-        pixels = tf.constant(split.pixels)
-        variables = list(self.params.values())
 
-        @tf.function(autograph=False, jit_compile=self.jit)
-        def compiled(pixels, classes, images, iteration):
-            episodes = self._episodes(pixels, split, "train", iteration, classes, images)
-            loss, acc, grads = model.meta_gradients(
-                self.learner, {k: v.value() for k, v in self.params.items()}, *episodes,
-                tasks_at_once=self.tasks_at_once, parallel=self.parallel,
-            )  # fmt: skip
-            grads = list(grads.values())
-            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in [loss, *grads]])
-            grads = [tf.clip_by_value(g, -CLIP, CLIP) for g in grads]
-            self.optimizer.apply(grads, variables)
-            return loss, acc, finite
+def run_episodes(step, metabatch: int, episodes: int, stop: Stop, losses=(), accs=(), after=None):
+    """Losses and accuracies of the first `episodes` episodes; those given are not computed again.
 
-        def step(iteration: int):
-            classes, images = self._sample(split, "train", iteration, self.metabatch, shared_classes)
-            return compiled(pixels, classes, images, tf.constant(iteration, tf.int64))
+    after(losses, accs) is called after every metabatch. A stop leaves the rest undone.
+    """
+    losses, accs = list(losses), list(accs)
+    while len(accs) < episodes and not stop.asked:
+        loss, acc = step(len(accs), min(metabatch, episodes - len(accs)))
+        losses, accs = losses + loss.tolist(), accs + acc.tolist()
+        if after:
+            after(losses, accs)
+    return losses, accs
 
-        return step
 
-    def test_step(self, split: data.Split, stream: str, samples: int):
-        """-> step(first, tasks): losses and accuracies [tasks] of the episodes first, first + 1, ..."""
-        pixels = tf.constant(split.pixels)
+def load_parameters(engine: Engine, savedir: Path, kind: str = "last") -> int:
+    """Read the parameters of savedir's checkpoint, `last` or `best`; returns its iteration."""
+    folder = savedir / "checkpoints" / kind
+    path = tf.train.latest_checkpoint(str(folder))
+    if path is None:
+        what = "meta-train first" if kind == "last" else "the run had no validation classes, or none was validated yet"
+        raise UserError(f"there is no checkpoint in {folder}: {what}")
+    try:
+        reader = tf.train.Checkpoint(params=engine.params).restore(path)
+        reader.assert_existing_objects_matched().expect_partial()
+    except (tf.errors.OpError, AssertionError, ValueError) as fault:
+        raise UserError(f"{path} is damaged or of another model ({str(fault).splitlines()[0]})") from fault
+    return int(path.rsplit("-", 1)[1])
 
-        @tf.function(autograph=False, jit_compile=self.jit)
-        def compiled(pixels, classes, images, indices):
-            fold = tf.random.experimental.stateless_fold_in
-            x_s, x_q = data.gather(pixels, classes, images, split.rotations, split.scale, self.shot)
-            seed = tf.constant([self.seed, data.STREAMS[stream]], tf.int64)
-            seeds = tf.stack([fold(seed, i) for i in tf.unstack(indices)])
-            params = {k: v.value() for k, v in self.params.items()}
 
-            def group(x_s, x_q, seeds):
-                return list(model.evaluate(self.learner, params, x_s, x_q, model.task_noise(seeds), samples))
+def meta_test(
+    engine: Engine,
+    split: data.Split,
+    savedir: Path,
+    *,
+    n_test_iters: int,
+    samples: int,
+    checkpoint: str,
+    settings: dict,
+) -> int:
+    """Test savedir's checkpoint on n_test_iters episodes of `split`; writes meta_test.log and meta_test.json.
 
-            out = model.by_task(
-                group, [x_s, x_q, seeds], [tf.float32] * 2, self.tasks_at_once, self.parallel
+    What is done so far is kept in meta_test.part.json, and an interrupted test goes on from there.
+    Returns the exit code: 0, or 130 when interrupted.
+    """
+    iteration = load_parameters(engine, savedir, checkpoint)
+    digest = hashlib.sha256()
+    for i in range(n_test_iters):
+        for part in engine.episode(split, "test", i):
+            digest.update(part.tobytes())
+    identity = {
+        "settings": settings,
+        "checkpoint": checkpoint,
+        "iteration": iteration,
+        "n_test_mc_samp": samples,
+        "episodes": n_test_iters,
+        "episodes_sha256": digest.hexdigest(),
+    }
+    identity = json.loads(json.dumps(identity))
+    part, done = savedir / "meta_test.part.json", {}
+    try:
+        done = json.loads(part.read_text())
+        done = done if done.pop("identity") == identity else {}
+    except (OSError, ValueError, KeyError, AttributeError):
+        pass
+    bar = progress(total=n_test_iters, initial=len(done.get("accs", ())), unit="episode", desc="meta_test")
+    saved = time.time()
+
+    def after(losses, accs):
+        nonlocal saved
+        bar.update(len(accs) - bar.n)
+        bar.set_postfix_str("accuracy {:.2f} +- {:.2f} %".format(*summary(accs)), refresh=False)
+        if time.time() - saved > 10 or stop.asked:
+            write_atomically(part, json.dumps({"identity": identity, "losses": losses, "accs": accs}))
+            saved = time.time()
+
+    step = engine.test_step(split, "test", samples)
+    with Stop() as stop, bar:
+        losses, accs = run_episodes(step, engine.metabatch, n_test_iters, stop, **done, after=after)
+    if len(accs) < n_test_iters:
+        print(f"interrupted after {len(accs)} episodes; the same command goes on from there", file=sys.stderr)
+        return 130
+    mean, interval = summary(accs)
+    result = f"accuracy : {mean:f} +- {interval:f}"
+    print(result)
+    lines = [f"{k}: {v}" for k, v in settings.items()] + [f"checkpoint: {checkpoint}, iteration {iteration}"]
+    write_atomically(savedir / "meta_test.log", "\n".join([*lines, "", result]) + "\n")
+    numbers = {"accuracy": mean, "interval95": interval, "loss": float(np.mean(losses))}
+    per_episode = {"accuracies": [100 * a for a in accs], "losses": losses}
+    write_atomically(savedir / "meta_test.json", json.dumps(numbers | identity | per_episode, indent=1) + "\n")
+    part.unlink(missing_ok=True)
+    return 0
+
+
+def read_test(savedir: Path) -> dict:
+    """What meta_test left in savedir's meta_test.json."""
+    path = savedir / "meta_test.json"
+    if not path.is_file():
+        raise UserError(f"there is no {path}: run main.py --mode meta_test --savedir {savedir} first")
+    try:
+        test = json.loads(path.read_text())
+        test["accuracies"] = np.asarray(test["accuracies"], np.float64)
+        test["accuracy"], test["interval95"], test["episodes_sha256"]
+    except (ValueError, KeyError, TypeError) as fault:
+        raise UserError(f"{path} cannot be read ({fault}): run meta_test again") from fault
+    return test
+
+
+def compare(savedirs: list[Path]) -> int:
+    """Print each run's accuracy and its paired difference from the first run's, on the same test episodes."""
+    tests = [read_test(d) for d in savedirs]
+    for savedir, test in zip(savedirs[1:], tests[1:], strict=True):
+        if test["episodes_sha256"] != tests[0]["episodes_sha256"]:
+            raise UserError(
+                f"{savedirs[0]} and {savedir} were tested on different episodes: test both with the same --dataset, "
+                f"--way, --shot, --query, --n_test_iters and --seed"
             )
-            return [tf.reshape(x, [-1]) for x in out]
-
-        def step(first: int, tasks: int):
-            # every episode has its own seed: the same 1000 whatever the metabatch
-            indices = range(first, first + self.metabatch)
-            drawn = [self._sample(split, stream, i, 1) for i in indices]
-            classes, images = (np.concatenate(part) for part in zip(*drawn, strict=True))
-            out = compiled(pixels, classes, images, tf.constant(list(indices), tf.int64))
-            return [x.numpy()[:tasks] for x in out]
-
-        return step
-
-    def _sample(self, split, stream, index, tasks, shared=False):
-        way, images = self.learner.way, self.shot + self.query
-        return data.sample(split, stream, self.seed, index, tasks, way, images, shared)
+    width = max(len(str(d)) for d in savedirs)
+    print(f"{len(tests[0]['accuracies'])} test episodes, accuracy and difference in percent, 95 % intervals")
+    for savedir, test in zip(savedirs, tests, strict=True):
+        line = f"{savedir!s:{width}}  {test['accuracy']:6.2f} +- {test['interval95']:.2f}"
+        if test is not tests[0]:
+            difference = (test["accuracies"] - tests[0]["accuracies"]) / 100
+            mean, interval = summary(difference)
+            better, worse = 100 * np.mean(difference > 0), 100 * np.mean(difference < 0)
+            line += f"   {mean:+.2f} +- {interval:.2f} (better in {better:.0f} %, worse in {worse:.0f} % of episodes)"
+        print(line)
+    return 0

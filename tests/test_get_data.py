@@ -10,35 +10,38 @@ import subprocess
 import sys
 import tarfile
 import time
-import types
 import zipfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
-
-from misbehaving_server import serve  # noqa: E402
-
-import get_data  # noqa: E402
-from errors import UserError  # noqa: E402
-from glyphs import draw_glyphs  # noqa: E402
+import get_data
+from arrays import making, save
+from download import download
+from errors import UserError, run
+from glyphs import draw_glyphs
+from misbehaving_server import serve
 
 PROGRAM = Path(__file__).parents[1] / "get_data.py"
 REAL = Path(__file__).parents[2] / "shared" / "data"
 
 
-def command(*args, **kwargs):
+def process(*args, **kwargs):
+    """The program, as a process of its own."""
     return subprocess.run(
-        [sys.executable, PROGRAM, *map(str, args)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        **kwargs,
+        [sys.executable, PROGRAM, *map(str, args)], capture_output=True, text=True, timeout=60, check=False, **kwargs
     )
+
+
+def command(*args):
+    """The same in this process, which saves its start; an exception that would be a traceback passes through."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
+        run(lambda: get_data.main([str(arg) for arg in args]))
+    return subprocess.CompletedProcess(args, end.value.code or 0, out.getvalue(), err.getvalue())
 
 
 def refused(result, *words):
@@ -81,7 +84,7 @@ BODY = npy(np.random.RandomState(0).randint(0, 256, (1000, 500), np.uint8))
 )
 def test_a_download_survives(tmp_path, manners, ranges):
     with serve(BODY, *manners) as server:
-        get_data.download(f"{server.url}/x.npy", tmp_path / "x.npy", timeout=0.5, wait=0.01)
+        download(f"{server.url}/x.npy", tmp_path / "x.npy", timeout=0.5, wait=0.01)
     assert (tmp_path / "x.npy").read_bytes() == BODY
     assert not (tmp_path / "x.npy.part").exists()
     assert [bool(asked) for asked in server.asked] == ranges
@@ -90,7 +93,7 @@ def test_a_download_survives(tmp_path, manners, ranges):
 @pytest.mark.parametrize("second", ["well", "ignores If-Range"])
 def test_two_versions_of_a_file_are_never_joined(tmp_path, second):
     with serve(BODY, "drops, then changes", second) as server:
-        get_data.download(f"{server.url}/x.npy", tmp_path / "x.npy", wait=0.01)
+        download(f"{server.url}/x.npy", tmp_path / "x.npy", wait=0.01)
         assert (tmp_path / "x.npy").read_bytes() == server.body != BODY
     assert server.asked[1]
 
@@ -110,7 +113,7 @@ def test_two_versions_of_a_file_are_never_joined(tmp_path, second):
 )
 def test_a_download_gives_up_with_a_sentence(tmp_path, manner, words):
     with serve(BODY, manner) as server, pytest.raises(UserError, match=words):
-        get_data.download(f"{server.url}/x.npy", tmp_path / "x.npy", retries=2, timeout=0.3, wait=0.01)
+        download(f"{server.url}/x.npy", tmp_path / "x.npy", retries=2, timeout=0.3, wait=0.01)
     assert not (tmp_path / "x.npy").exists()
 
 
@@ -119,11 +122,11 @@ def test_a_later_run_goes_on_and_a_third_asks_nothing(tmp_path):
     with serve(BODY, "drops", "well") as server:
         url = f"{server.url}/x.npy"
         with pytest.raises(UserError, match="goes on where"):
-            get_data.download(url, path, retries=0)
+            download(url, path, retries=0)
         begun = (tmp_path / "x.npy.part").stat().st_size
         assert 0 < begun < len(BODY)
-        get_data.download(url, path)
-        get_data.download(url, path)
+        download(url, path)
+        download(url, path)
     assert path.read_bytes() == BODY
     assert server.asked == [None, f"bytes={begun}-"]
 
@@ -131,8 +134,8 @@ def test_a_later_run_goes_on_and_a_third_asks_nothing(tmp_path):
 def test_another_address_starts_afresh(tmp_path):
     with serve(BODY, "drops", "well") as server:
         with pytest.raises(UserError):
-            get_data.download(f"{server.url}/x.npy", tmp_path / "x.npy", retries=0)
-        get_data.download(f"{server.url}/y.npy", tmp_path / "x.npy")
+            download(f"{server.url}/x.npy", tmp_path / "x.npy", retries=0)
+        download(f"{server.url}/y.npy", tmp_path / "x.npy")
     assert server.asked == [None, None]
 
 
@@ -141,10 +144,7 @@ AUTHORS = {"train": (5, 4, 6, 6, 3), "test": (3, 4, 6, 6, 3)}
 
 def authors_arrays(kind=np.float64, scale=1.0):
     random = np.random.RandomState(0)
-    return {
-        split: (random.randint(0, 256, (*shape[:2], 108)) * scale).astype(kind)
-        for split, shape in AUTHORS.items()
-    }
+    return {split: (random.randint(0, 256, (*shape[:2], 108)) * scale).astype(kind) for split, shape in AUTHORS.items()}
 
 
 @pytest.mark.parametrize(
@@ -172,6 +172,7 @@ def test_the_authors_arrays(tmp_path, kind, scale, stored):
 
 def test_mimgnet_from_a_mirror(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(get_data, "MIMGNET_AUTHORS", AUTHORS)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     train, test = map(npy, authors_arrays().values())
     size = AUTHORS["train"][0]
     with serve(train, "drops", "well", "404") as server:
@@ -185,12 +186,8 @@ def test_mimgnet_from_a_mirror(tmp_path, monkeypatch, capsys):
     assert "no validation classes" in capsys.readouterr().out
     manifest = json.loads((tmp_path / "mimgnet" / "manifest.json").read_text())
     assert manifest["source"]["given"] == server.url + "/" and len(manifest["source"]["files"]) == 2
-    assert (
-        list(manifest["splits"]) == ["train", "test"] and manifest["splits"]["train"]["base_classes"] == size
-    )
-    assert (
-        manifest["rotations"] == 1 and manifest["split_seed"] is None and manifest["image_shape"] == [6, 6, 3]
-    )
+    assert list(manifest["splits"]) == ["train", "test"] and manifest["splits"]["train"]["base_classes"] == size
+    assert manifest["rotations"] == 1 and manifest["split_seed"] is None and manifest["image_shape"] == [6, 6, 3]
     assert sorted(os.listdir(tmp_path / "mimgnet")) == ["manifest.json", "test.npy", "train.npy"]
 
 
@@ -219,7 +216,7 @@ def test_the_authors_arrays_refused(tmp_path, data, words):
 
 def test_the_command_line_on_a_bad_network(tmp_path):
     args = ["--dataset", "mimgnet", "--data_dir", tmp_path, "--retries", 0, "--timeout", 1, "--mirror"]
-    refused(command(*args, "http://127.0.0.1:9"), "connection refused", "--source")
+    refused(process(*args, "http://127.0.0.1:9"), "connection refused", "--source", "--mirror")
     refused(command(*args, "nonsense"), "check the address")
     with serve(BODY, "404", "html", "stalls", "drops") as server:
         refused(command(*args, server.url), "404")
@@ -296,15 +293,7 @@ def test_omniglot_is_the_same_from_zips_folders_and_tfds(tmp_path):
         image = np.repeat(grey[:, :, None], 3, axis=2)
         number = int(character.removeprefix("character")) - 1
         examples.append({"image": image, "alphabet": alphabets.index(alphabet), "alphabet_char_id": number})
-    feature = types.SimpleNamespace(int2str=alphabets.__getitem__)
-    builder = types.SimpleNamespace(
-        info=types.SimpleNamespace(features={"alphabet": feature}), as_dataset=lambda split: examples
-    )
-    tfds = types.ModuleType("tensorflow_datasets")  # the real one takes seconds to import
-    tfds.as_numpy = iter
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "tensorflow_datasets", tfds)
-        found = {"tfds": get_data.read_omniglot_tfds(builder, 28)}
+    found = {"tfds": get_data.read_omniglot_tfds(examples, alphabets.__getitem__, 28)}
     for source in ("zips", "zips/images_evaluation.zip", "folders", "folders/images_background"):
         found[source], _ = get_data.read_omniglot(tmp_path / source, 28, PARTS, 2)
     for route, drawings in found.items():
@@ -357,12 +346,39 @@ def test_omniglot_refused(tmp_path):
             get_data.read_omniglot(tmp_path / "t", 28, PARTS, 2)
 
 
+STANDS_FOR_TFDS = """
+import types, numpy
+def disable_progress_bar(): pass
+def as_numpy(examples): return examples
+class builder:
+    def __init__(self, name):
+        self.data_dir, self.url_infos = {folder!r}, {{"http://127.0.0.1:9/x.zip": None}}
+        features = {{"alphabet": types.SimpleNamespace(int2str=str)}}
+        self.info = types.SimpleNamespace(features=features, full_name=name)
+    def download_and_prepare(self): print("download_and_prepare")
+    def as_dataset(self, split):
+        image = numpy.zeros((105, 105, 1), numpy.uint8)
+        return [{{"image": image, "alphabet": 0, "alphabet_char_id": 0}}]
+"""
+
+
 def test_tfds_that_fails_is_one_sentence(tmp_path):
-    (tmp_path / "tensorflow_datasets.py").write_text("raise ConnectionError('no\\nnetwork')")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    result = command("--dataset", "omniglot", "--data_dir", tmp_path / "data", env=environment)
-    refused(result, "ConnectionError", "--source")
-    assert not leftovers(tmp_path / "data")
+
+    def omniglot(tfds):
+        (tmp_path / "tensorflow_datasets.py").write_text(tfds)
+        result = process("--dataset", "omniglot", "--data_dir", tmp_path / "data", env=environment)
+        assert not leftovers(tmp_path / "data")
+        return result
+
+    refused(omniglot("raise ConnectionError('no\\nnetwork')"), "ConnectionError", "--source")
+    offline = omniglot(STANDS_FOR_TFDS.format(folder=str(tmp_path)))
+    refused(offline, "connection refused", "--source")
+    assert "download_and_prepare" not in offline.stdout  # which would try again for minutes
+    (tmp_path / "dataset_info.json").write_text("{}")  # prepared by an earlier run: needs no network
+    prepared = omniglot(STANDS_FOR_TFDS.format(folder=str(tmp_path)))
+    refused(prepared, "holds 1 characters, not 1623")
+    assert "download_and_prepare" in prepared.stdout
 
 
 @pytest.mark.skipif(not (REAL / "images_background.zip").exists(), reason="needs the real Omniglot")
@@ -376,9 +392,7 @@ def test_the_real_omniglot(tmp_path):
         "test": 1692,
     }
     assert len({name for split in splits.values() for name in split["names"]}) == 1623
-    assert (
-        manifest["image_shape"] == [28, 28, 1] and manifest["scale"] == 1 / 255 and manifest["rotations"] == 4
-    )
+    assert manifest["image_shape"] == [28, 28, 1] and manifest["scale"] == 1 / 255 and manifest["rotations"] == 4
     train = np.load(tmp_path / "omniglot" / "train.npy")
     assert train.shape == (1100, 20, 28, 28, 1) and 5 < train.mean() < 40 and train.max() == 255
 
@@ -469,18 +483,14 @@ def test_refusals_on_the_command_line(tmp_path):
     for parts in (fake_omniglot(), fake_mimgnet()):
         lay(tmp_path / f"in{len(parts)}", parts, False)
     refused(command("--dataset", "omniglot", "--source", tmp_path / "in10", *out), "3 characters, not 964")
-    refused(
-        command("--dataset", "mimgnet", "--source", tmp_path / "in17" / "mini", *out), "2 classes, not 20"
-    )
+    refused(command("--dataset", "mimgnet", "--source", tmp_path / "in17" / "mini", *out), "2 classes, not 20")
     refused(
         command("--dataset", "mimgnet", "--source", tmp_path / "in10", *out),
         "neither train.csv nor train.npy",
     )
-    refused(
-        command("--dataset", "omniglot", "--source", tmp_path / "in17", *out), "neither images_background.zip"
-    )
+    refused(command("--dataset", "omniglot", "--source", tmp_path / "in17", *out), "neither images_background.zip")
     refused(command("--dataset", "omniglot", "--source", tmp_path / "nowhere", *out), "there is no")
-    refused(command("--dataset", "omnigolt", *out), "omnigolt", "--help")
+    refused(process("--dataset", "omnigolt", *out), "omnigolt", "--help")
     refused(command("--dataset", "glyphs", "--sed", 3, *out), "--sed")
     refused(command("--dataset", "glyphs", "--size", 28, *out), "--size")
     refused(command("--dataset", "glyphs", "--verify", *out), "there is no")
@@ -493,7 +503,7 @@ def test_refusals_on_the_command_line(tmp_path):
 @pytest.fixture(scope="module")
 def glyphs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("glyphs")
-    assert command("--dataset", "glyphs", "--data_dir", folder).returncode == 0
+    assert process("--dataset", "glyphs", "--data_dir", folder).returncode == 0
     return folder / "glyphs"
 
 
@@ -525,9 +535,7 @@ def test_a_complete_dataset_is_left_alone(glyphs):
     assert again.returncode == 0 and "is complete" in again.stdout
     assert (glyphs / "manifest.json").stat().st_mtime_ns == before
     assert command("--dataset", "glyphs", "--data_dir", glyphs.parent, "--verify").returncode == 0
-    refused(
-        command("--dataset", "glyphs", "--data_dir", glyphs.parent, "--seed", 1), "--seed 0, not 1", "--force"
-    )
+    refused(command("--dataset", "glyphs", "--data_dir", glyphs.parent, "--seed", 1), "--seed 0, not 1", "--force")
 
 
 def test_damage_is_seen_and_mended(glyphs, tmp_path):
@@ -558,7 +566,7 @@ def test_killed_while_it_writes(tmp_path):
     script = (
         "import os, sys, get_data\n"
         "get_data.GLYPHS_SPLITS = {'train': 2, 'test': 1}\n"
-        "if sys.argv[1:]: get_data.write_manifest = lambda *_: os.kill(os.getpid(), 9)\n"
+        "if sys.argv[1:]: get_data.write_manifest = lambda *_, **__: os.kill(os.getpid(), 9)\n"
         f"get_data.main(['--dataset', 'glyphs', '--data_dir', {str(tmp_path)!r}])\n"
     )
     died = subprocess.run([sys.executable, "-c", script, "die"], cwd=PROGRAM.parent, check=False)
@@ -569,21 +577,26 @@ def test_killed_while_it_writes(tmp_path):
 
 
 def test_two_at_once(tmp_path):
-    with get_data.making(tmp_path / "glyphs"):
-        refused(command("--dataset", "glyphs", "--data_dir", tmp_path), "another get_data.py")
+    with making(tmp_path / "glyphs"):
+        refused(process("--dataset", "glyphs", "--data_dir", tmp_path), "another get_data.py")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_an_array_on_a_full_disk():
     with pytest.raises(OSError, match="No space") as caught:
-        get_data.save(Path("/dev/full"), np.zeros((1, 1, 2, 2, 1), np.uint8))
+        save(Path("/dev/full"), np.zeros((1, 1, 2, 2, 1), np.uint8))
     assert caught.value.errno == errno.ENOSPC
 
 
 def test_a_full_disk(tmp_path):
     # A limit on the size of a file stands for the full disk: writing stops in the middle in the same way.
-    limited = f'ulimit -f 500; exec "{sys.executable}" "{PROGRAM}" --dataset glyphs --data_dir "{tmp_path}"'
-    result = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)
+    script = (
+        "import errors, get_data\n"
+        "get_data.GLYPHS_SPLITS = {'train': 10, 'test': 1}\n"
+        f"errors.run(lambda: get_data.main(['--dataset', 'glyphs', '--data_dir', {str(tmp_path)!r}]))\n"
+    )
+    limited = ["bash", "-c", 'ulimit -f 100; exec "$0" -c "$1"', sys.executable, script]
+    result = subprocess.run(limited, cwd=PROGRAM.parent, capture_output=True, text=True, check=False)
     refused(result, "File too large", "free some space")
     assert not leftovers(tmp_path)
 

@@ -1,0 +1,198 @@
+"""A dataset's folder: large .npy arrays and manifest.json, there whole or not at all."""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import PIL
+
+from errors import UserError
+
+SCALE = 1 / 255  # from stored uint8 to pixels in [0, 1]
+Names = dict[str, list[str]]  # split -> names of its base classes, in the order of the array
+
+
+class ArrayFile:
+    """An .npy file of a known shape, filled in any order; memory holds one block at a time.
+
+    Not a memory map (a full disk would kill the process with SIGBUS), nor np.save (its OSError has no errno).
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: type) -> None:
+        self.file = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
+        self.dtype = np.dtype(dtype)
+        self.image_bytes = int(np.prod(shape[2:])) * self.dtype.itemsize
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self.file, header)
+        self.start = self.file.tell()
+
+    def put(self, first_image: int, block: np.ndarray) -> None:
+        """Write images [..., H, W, C] from image number first_image (class * images_per_class + image) on."""
+        self.file.seek(self.start + first_image * self.image_bytes)
+        self.file.write(np.ascontiguousarray(block, self.dtype).data)
+
+    def __enter__(self) -> "ArrayFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self.file:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+
+
+def save(path: Path, images: np.ndarray) -> None:
+    """Write images [classes, images, H, W, C] to path."""
+    with ArrayFile(path, images.shape, images.dtype) as file:
+        file.put(0, images)
+
+
+def open_npy(path: Path) -> np.ndarray:
+    """The array in an .npy file, memory-mapped. UserError: no such file, no .npy, cut short, not numbers."""
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    with open(path, "rb") as file:
+        refuse_other_than_npy(file.read(512), str(path))
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, EOFError) as fault:
+        raise UserError(f"{path} is damaged or cut short ({fault}): delete it and get it again") from None
+    if array.dtype.kind not in "buif":
+        raise UserError(f"{path} holds {array.dtype}, not numbers: it is not the file that is wanted")
+    return array
+
+
+def refuse_other_than_npy(beginning: bytes, where: str) -> None:
+    """UserError unless these first bytes are those of an .npy file."""
+    if beginning.startswith(b"\x93NUMPY"):
+        return
+    if re.match(rb"\s*(<!doctype html|<html|<\?xml|<head)", beginning, re.IGNORECASE):
+        raise UserError(
+            f"{where} is a web page, not an .npy file: the link may have expired; "
+            "get train.npy and test.npy with a browser and give their folder as --source, or another --mirror"
+        )
+    raise UserError(f"{where} is not an .npy file: give the right file, or get it again")
+
+
+def checksum(path: Path) -> dict:
+    """{"name", "bytes", "sha256"} of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return {"name": path.name, "bytes": file.tell(), "sha256": digest.hexdigest()}
+
+
+@contextmanager
+def making(target: Path) -> Iterator[Path]:
+    """A new folder beside target, which becomes target if the block ends well, and else goes away.
+
+    One process at a time: the lock goes with its process, and what a killed one left is cleared away. A
+    target that holds anything that this program did not make is refused, never replaced.
+    """
+    target = target.resolve()  # DATA_DIR/<dataset> may be a link to a larger disk
+    if target.exists():
+        ours = {"manifest.json", "train.npy", "val.npy", "test.npy"}
+        found = {file.name for file in target.iterdir()}
+        if found and ("manifest.json" not in found or found - ours):
+            raise UserError(f"{target} holds files that get_data.py did not make: move them elsewhere")
+    lock, new, old = (target.with_name(f".{target.name}.{word}") for word in ("lock", "new", "old"))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another get_data.py is making {target}: wait for it") from None
+        try:
+            for folder in (new, old):
+                shutil.rmtree(folder, ignore_errors=True)
+            new.mkdir()
+            yield new
+            if target.exists():
+                target.rename(old)
+            new.rename(target)
+        finally:
+            for folder in (new, old):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_manifest(
+    folder: Path,
+    dataset: str,
+    names: Names,
+    source: dict,
+    rotations: int = 1,
+    scale: float = SCALE,
+    split_seed: int | None = None,
+) -> dict:
+    """Describe the splits' arrays in folder and write manifest.json, last. Returns what it wrote.
+
+    source: where the images come from, {"given", "files"}; the rest is read off the arrays.
+    """
+    splits = {}
+    for split, classes in names.items():
+        file, array = checksum(folder / f"{split}.npy"), open_npy(folder / f"{split}.npy")
+        splits[split] = {
+            "file": file["name"],
+            "base_classes": array.shape[0],
+            "classes": rotations * array.shape[0],
+            "images_per_class": array.shape[1],
+            "dtype": array.dtype.name,
+            "bytes": file["bytes"],
+            "sha256": file["sha256"],
+            "names": classes,
+        }
+    versions = {"python": platform.python_version(), "numpy": np.__version__, "pillow": PIL.__version__}
+    if "tensorflow_datasets" in sys.modules:
+        versions["tensorflow_datasets"] = version("tensorflow-datasets")
+    manifest = {
+        "format": 1,
+        "dataset": dataset,
+        "source": source,
+        "rotations": rotations,
+        "scale": scale,
+        "split_seed": split_seed,
+        "image_shape": list(array.shape[2:]),
+        "splits": splits,
+        "versions": versions,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    with open(folder / "manifest.json", "w") as file:
+        json.dump(manifest, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    return manifest
+
+
+def read_manifest(folder: Path, checksums: bool = False) -> dict:
+    """The manifest of a dataset whose files are all there, of the right size (and checksum: slower).
+
+    UserError: no manifest, not one of ours, or a file that is not what it says.
+    """
+    path = folder / "manifest.json"
+    make = f"get_data.py --dataset {folder.name}"
+    if not path.is_file():
+        raise UserError(f"there is no {path}: make the dataset with {make}")
+    try:
+        manifest = json.loads(path.read_text())
+        splits = [(folder / s["file"], s["bytes"], s["sha256"]) for s in manifest["splits"].values()]
+        if manifest["format"] != 1:
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} is damaged: make it again with {make} --force") from None
+    for file, size, digest in splits:
+        if not file.is_file() or file.stat().st_size != size:
+            raise UserError(f"{file} is missing or has the wrong size: make it again with {make} --force")
+        if checksums and checksum(file)["sha256"] != digest:
+            raise UserError(f"{file} differs from its checksum: make it again with {make} --force")
+    return manifest

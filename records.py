@@ -1,0 +1,120 @@
+"""What a run leaves in its savedir and shows on the terminal: checkpoints, logs, progress, and how it stops."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import tensorflow as tf
+from tqdm import tqdm
+
+from engine import Engine
+from errors import UserError
+
+
+class Stop:
+    """Ctrl-C and SIGTERM ask for a stop; the loop leaves after the iteration at hand, with its state saved."""
+
+    def __enter__(self):
+        self.asked = False
+        self.before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _ask(self, *_):
+        if self.asked:  # asked twice: leave at once
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def progress(**settings) -> tqdm:
+    # A line a second on a terminal, few in a file.
+    return tqdm(dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 15, **settings)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+class Logs:
+    """meta_train.log in the TF1 code's format, meta_train.csv, and TensorBoard scalars, in one folder.
+
+    `lengths` belongs into the checkpoint: a resumed run cuts the files back to where the checkpoint was.
+    """
+
+    COLUMNS = ("iter", "episodes", "secs", "lr", "loss", "acc", "val_loss", "val_acc", "val_ci95")
+
+    def __init__(self, savedir: Path, settings: dict, lengths: list[int] | None):
+        self.files = [open(savedir / name, "ab") for name in ("meta_train.log", "meta_train.csv")]  # noqa: SIM115
+        self.board = tf.summary.create_file_writer(str(savedir / "tensorboard"))
+        for file, length in zip(self.files, lengths or [0, 0], strict=True):
+            file.truncate(min(length, os.fstat(file.fileno()).st_size))
+        if not lengths:
+            self._write(0, "".join(f"{k}: {v}\n" for k, v in settings.items()) + "\n")
+            self._write(1, ",".join(self.COLUMNS) + "\n")
+
+    def _write(self, file, text):
+        self.files[file].write(text.encode())
+        self.files[file].flush()
+
+    def lengths(self) -> list[int]:
+        for file in self.files:
+            os.fsync(file.fileno())
+        return [os.fstat(file.fileno()).st_size for file in self.files]
+
+    def row(self, row: dict) -> None:
+        """One row of COLUMNS; the val_ ones are there only at a validation. Accuracies are 0 to 1."""
+        head = f"episode {row['episodes']}, ({row['secs']:.3f} secs)"
+        self._write(0, f"\nIter {row['iter']} start, learning rate {row['lr']:f}\n")
+        self._write(0, f"meta_train: {head}, cent {row['loss']:f}, acc {row['acc']:f}\n")
+        if "val_acc" in row:
+            self._write(0, f"meta_val  : {head}, cent {row['val_loss']:f}, acc {row['val_acc']:f}\n")
+        values = (row.get(name, "") for name in self.COLUMNS)
+        self._write(1, ",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values) + "\n")
+        with self.board.as_default(step=row["iter"]):
+            for name in ("loss", "acc", "val_loss", "val_acc"):
+                if name in row:
+                    tf.summary.scalar(f"meta_{'val' if 'val' in name else 'train'}/{name[-4:].strip('_')}", row[name])
+
+
+class State:
+    """All that a resumed run needs, in one checkpoint: parameters, Adam, iteration, window sums, log lengths."""
+
+    def __init__(self, engine: Engine, savedir: Path):
+        self.next = tf.Variable(0, dtype=tf.int64)  # iteration to do next
+        self.secs = tf.Variable(0.0, dtype=tf.float64)
+        self.window = tf.Variable([0.0, 0.0, 0.0], dtype=tf.float64)  # sums of loss, accuracy; iterations
+        self.best = tf.Variable([-1.0, -1.0], dtype=tf.float64)  # validation accuracy, its iteration
+        self.reported = tf.Variable(-1, dtype=tf.int64)  # iteration up to which the logs are complete
+        self.lengths = tf.Variable([0, 0], dtype=tf.int64)
+        self.checkpoint = tf.train.Checkpoint(
+            params=engine.params, optimizer=engine.optimizer, next=self.next, secs=self.secs,
+            window=self.window, best=self.best, reported=self.reported, lengths=self.lengths,
+        )  # fmt: skip
+        self.managers = {
+            kind: tf.train.CheckpointManager(self.checkpoint, str(savedir / "checkpoints" / kind), keep)
+            for kind, keep in (("last", 2), ("best", 1))
+        }
+
+    def save(self, kind: str, logs: Logs) -> None:
+        self.lengths.assign(logs.lengths())
+        self.managers[kind].save(checkpoint_number=int(self.next) - 1)
+
+    def restore(self) -> bool:
+        """Go back to the last checkpoint that can be read; False where there is none."""
+        paths = self.managers["last"].checkpoints
+        for path in reversed(paths):
+            try:
+                self.checkpoint.restore(path).assert_consumed()
+                return True
+            except (tf.errors.OpError, AssertionError, ValueError) as fault:
+                first = str(fault).splitlines()[0]
+                print(f"warning: {path} is damaged ({first}); trying the one before", file=sys.stderr)
+        if paths:
+            raise UserError(f"no checkpoint of {Path(paths[0]).parent} can be read; train again in a new savedir")
+        return False

@@ -1,0 +1,42 @@
+"""Fixtures: a small dataset of glyphs, and the command line run as a user runs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+ROOT = Path(__file__).resolve().parent.parent
+
+# A net and a task small enough that a subprocess spends its time on starting TensorFlow.
+SETTINGS = {"dataset": "glyphs", "way": 3, "query": 2, "metabatch": 2, "channels": 4, "n_steps": 1, "gpu_id": -1}
+SMALL = [word for name, value in SETTINGS.items() for word in (f"--{name}", str(value))]
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> Path:
+    """A folder with the glyphs dataset, as get_data.py leaves it."""
+    folder = tmp_path_factory.mktemp("data")
+    done = cli("get_data.py", "--dataset", "glyphs", "--data_dir", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def cli(program: str, *args, **settings) -> subprocess.CompletedProcess:
+    """Run one of the programs from another folder than its own, as a user may."""
+    command = [sys.executable, str(ROOT / program), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False, **settings)
+
+
+def assert_refused(done: subprocess.CompletedProcess, *words: str) -> None:
+    """Exit code 2, one sentence on standard error that says these words, and no traceback."""
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    lines = [line for line in done.stderr.replace("\r", "\n").split("\n") if line.strip()]
+    lines = [line for line in lines if "it/s" not in line and "?it" not in line and "s/it" not in line]  # progress bar
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in lines[0], (word, lines[0])

@@ -1,0 +1,172 @@
+"""The layers against numpy formulas, and their first and second derivatives against finite differences."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import layers
+
+rng = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return rng.standard_normal(shape)
+
+
+def conv_formula(x, w, b):
+    """3x3 SAME convolution by its definition: x [N,H,W,C], w [3,3,C,D], b [D]."""
+    _, height, width, _ = x.shape
+    padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    out = np.zeros((*x.shape[:3], w.shape[-1])) + b
+    for i in range(height):
+        for j in range(width):
+            out[:, i, j] += np.einsum("nklc,klcd->nd", padded[:, i : i + 3, j : j + 3], w)
+    return out
+
+
+def norm_formula(x, beta):
+    """Batch norm by its definition: x [N,H,W,C], beta [C]."""
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    return (x - mean) / np.sqrt(var + 1e-3) + beta
+
+
+def pool_formula(x):
+    n, h, w, c = x.shape
+    return x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+@pytest.mark.parametrize("per_task", [False, True])
+def test_conv_is_the_formula(tasks, per_task):
+    x, lead = normal(tasks, 2, 5, 6, 3), (tasks,) if per_task else ()
+    w, b = normal(*lead, 3, 3, 3, 4), normal(*lead, 4)
+    y = layers.conv(*map(tf.constant, (x, w, b)))
+    for t in range(tasks):
+        expected = conv_formula(x[t], w[t] if per_task else w, b[t] if per_task else b)
+        np.testing.assert_allclose(y[t], expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("per_task", [False, True])
+def test_dense_is_the_formula(per_task):
+    x = normal(3, 4, 5)
+    w, b = (normal(3, 5, 2), normal(3, 2)) if per_task else (normal(5, 2), normal(2))
+    y = layers.dense(*map(tf.constant, (x, w, b)))
+    for t in range(3):
+        np.testing.assert_allclose(y[t], x[t] @ (w[t] if per_task else w) + (b[t] if per_task else b), rtol=1e-10)
+
+
+@pytest.mark.parametrize("norm", [layers.batch_norm, layers.batch_norm_held])
+@pytest.mark.parametrize(("groups", "dtype", "tolerance"), [(1, "float64", 1e-10), (3, "float64", 1e-10), (1, "float32", 1e-5), (3, "float32", 1e-5)])  # fmt: skip
+def test_batch_norm_is_the_formula_for_each_group(norm, groups, dtype, tolerance):
+    x, beta = normal(groups, 4, 5, 6, 3) * 0.03 + 1, normal(3)  # small variance: epsilon matters
+    y = norm(tf.constant(x, dtype), tf.constant(beta, dtype))
+    for g in range(groups):
+        np.testing.assert_allclose(
+            y[g], norm_formula(x[g].astype(dtype).astype(float), beta), rtol=0, atol=50 * tolerance
+        )
+
+
+@pytest.mark.parametrize("size", [(6, 6), (7, 5), (3, 3), (21, 2)])
+def test_max_pool_drops_the_odd_row_and_column(size):
+    x = normal(2, *size, 3)
+    np.testing.assert_array_equal(layers.max_pool(tf.constant(x)), pool_formula(x))
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_block_is_norm_relu_pool_with_every_sample_normalised_on_its_own(held):
+    x, beta = normal(2, 3 * 4, 6, 7, 5), normal(5)  # 2 tasks, 3 samples of 4 images
+    y = layers.norm_relu_pool(tf.constant(x), tf.constant(beta), 3, held)
+    for t in range(2):
+        for s in range(3):
+            rows = slice(4 * s, 4 * s + 4)
+            expected = pool_formula(np.maximum(norm_formula(x[t, rows], beta), 0))
+            np.testing.assert_allclose(y[t, rows], expected, rtol=1e-9, atol=1e-10)
+
+
+def test_cross_entropy_and_accuracy_are_the_formulas():
+    logits, labels = normal(2, 6, 3), np.eye(3)[[0, 0, 1, 1, 2, 2]]
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = -(log_p * labels).sum(-1).mean(-1)
+    np.testing.assert_allclose(layers.cross_entropy(tf.constant(logits), tf.constant(labels)), expected, rtol=1e-10)
+    right = (logits.argmax(-1) == labels.argmax(-1)).mean(-1)
+    np.testing.assert_allclose(layers.accuracy(tf.constant(logits), tf.constant(labels)), right, rtol=1e-6)
+
+
+def directional(f, x, jit):
+    """d/dx of <grad f(x), v> for fixed random v: the second derivative along v."""
+    v = np.random.default_rng(7).standard_normal(x.shape)
+
+    @tf.function(jit_compile=jit, autograph=False)
+    def second(x):
+        (g,) = tf.gradients(f(x), [x])
+        return g, tf.gradients(tf.reduce_sum(g * tf.cast(v, x.dtype)), [x], unconnected_gradients="zero")[0]
+
+    def finite(dtype="float64", step=1e-5):
+        plus, minus = (second(tf.constant(x + s * v, dtype))[0].numpy() for s in (step, -step))
+        return (plus - minus) / (2 * step)
+
+    return [out.numpy() for out in second(tf.constant(x))], finite
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_second_derivative_of_the_block_is_that_of_finite_differences(groups, jit):
+    beta, c = tf.constant(normal(3)), tf.constant(normal(groups, 4, 3, 2, 3))
+
+    def f(x):
+        return tf.reduce_sum(tf.square(layers.norm_relu_pool(x, beta, 1, held=False)) * c)
+
+    x = normal(groups, 4, 6, 5, 3)
+    (_, second), finite = directional(f, x, jit)
+    np.testing.assert_allclose(second, finite(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_second_derivative_of_the_fused_kernel_is_right(jit):
+    """Float32 takes the fused op; float64, checked above, the written-out formula."""
+    beta, c, x = normal(3), normal(1, 4, 3, 2, 3), normal(1, 4, 6, 5, 3)
+
+    def f(x):
+        y = layers.norm_relu_pool(x, tf.cast(beta, x.dtype), 1, held=False)
+        return tf.reduce_sum(tf.square(y) * tf.cast(c, x.dtype))
+
+    (_, exact), _ = directional(f, x, False)
+    (_, single), _ = directional(f, x.astype("float32"), jit)
+    assert np.linalg.norm(single - exact) / np.linalg.norm(exact) < 1e-4
+
+
+@pytest.mark.parametrize(("groups", "dtype"), [(1, "float32"), (2, "float32"), (2, "float64")])
+def test_held_batch_norm_has_the_same_gradient_and_no_second_derivative(groups, dtype):
+    beta, c, x = normal(3), normal(groups, 4, 6, 5, 3), normal(groups, 4, 6, 5, 3)
+
+    def loss(norm):
+        # linear in the output: the only second derivative is batch norm's own
+        return lambda x: tf.reduce_sum(norm(x, tf.cast(beta, dtype)) * tf.cast(c, dtype))
+
+    (exact, second), _ = directional(loss(layers.batch_norm), x.astype(dtype), False)
+    (held, none), _ = directional(loss(layers.batch_norm_held), x.astype(dtype), False)
+    np.testing.assert_allclose(held, exact, rtol=1e-3, atol=1e-5)
+    assert np.abs(second).max() > 1e-2 and np.abs(none).max() == 0
+
+    def beta_gradient(norm):
+        @tf.function(autograph=False)
+        def gradient(b):
+            return tf.gradients(tf.reduce_sum(norm(tf.constant(x, dtype), b) * tf.cast(c, dtype)), [b])[0]
+
+        return gradient(tf.constant(beta, dtype))
+
+    np.testing.assert_allclose(beta_gradient(layers.batch_norm_held), beta_gradient(layers.batch_norm), rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_second_derivative_of_max_pool_under_jit_is_not_rounded(dtype):
+    """XLA's own second derivative picks the winner among bfloat16 values."""
+    x = (1 + 1e-4 * normal(2, 6, 6, 3)).astype(dtype)  # bfloat16 cannot tell these apart
+    c = normal(2, 3, 3, 3)
+
+    def f(x):
+        return tf.reduce_sum(tf.pow(layers.max_pool(x), 3) * tf.cast(c, x.dtype))
+
+    (_, plain), _ = directional(f, x, False)
+    (_, jitted), _ = directional(f, x, True)
+    np.testing.assert_allclose(jitted, plain, rtol=1e-5)

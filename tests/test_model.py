@@ -1,0 +1,234 @@
+"""MAML and Meta-dropout: gradients against finite differences, every way of computing them, and the noise."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import model
+
+WAY, SHOT, QUERY, TASKS = 3, 2, 2, 2
+SHAPE, CHANNELS, STEPS = (16, 18, 2), 3, 2
+
+
+def learner_of(name="metadrop", meta_gradient="published", n_steps=STEPS):
+    return model.LEARNERS[name](
+        image_shape=SHAPE, channels=CHANNELS, way=WAY, n_steps=n_steps, inner_lr=0.3, meta_gradient=meta_gradient
+    )
+
+
+def inputs(name, dtype="float64", tasks=TASKS):
+    """Parameters large enough that every gradient counts, support and query images, and a seed a task."""
+    rng = np.random.default_rng(3)
+    params = {k: tf.constant(0.4 * rng.standard_normal(v.shape), dtype) for k, v in learner_of(name).init(0).items()}
+    x_s, x_q = (tf.constant(rng.random((tasks, WAY * n, *SHAPE)), dtype) for n in (SHOT, QUERY))
+    return params, x_s, x_q, tf.constant([[5, i] for i in range(tasks)])
+
+
+def compute(name, meta_gradient, dtype="float64", tasks_at_once=1, jit=False, noise_of=None, n_steps=STEPS):
+    """Loss and {name: gradient} as numpy arrays."""
+    noise_of = noise_of or (lambda seeds: model.task_noise(seeds, dtype))
+
+    @tf.function(autograph=False, jit_compile=jit)
+    def run(*args):
+        return model.meta_gradients(
+            learner_of(name, meta_gradient, n_steps), *args, tasks_at_once, parallel=2, noise_of=noise_of
+        )
+
+    loss, _, grads = run(*inputs(name, dtype))
+    return loss.numpy(), {k: g.numpy() for k, g in grads.items()}
+
+
+def fixed_noise(dtype="float64"):
+    """The same numbers under jit and without it."""
+    rng = np.random.default_rng(11)
+    drawn = {}
+
+    def noise_of(seeds):
+        def draw(step, layer, shape):
+            key = (step, layer, tuple(shape[1:]))
+            drawn.setdefault(key, rng.standard_normal(shape[1:]))
+            return tf.broadcast_to(tf.constant(drawn[key], dtype), shape)
+
+        return draw
+
+    return noise_of
+
+
+def assert_close(a, b, tolerance):
+    assert abs(a[0] - b[0]) <= tolerance * abs(a[0])
+    for k in a[1]:
+        assert np.linalg.norm(a[1][k] - b[1][k]) <= tolerance * max(np.linalg.norm(a[1][k]), 1e-3), k
+
+
+@pytest.mark.parametrize("name", list(model.LEARNERS))
+def test_exact_meta_gradient_is_that_of_finite_differences(name):
+    """Every parameter, along a random direction, in float64."""
+    params, x_s, x_q, seeds = inputs(name)
+    learner = learner_of(name, "exact")
+
+    @tf.function(autograph=False)
+    def loss_of(params):
+        return tf.reduce_mean(model.evaluate(learner, params, x_s, x_q, model.task_noise(seeds, "float64"))[0])
+
+    _, grads = compute(name, "exact", tasks_at_once=TASKS)
+    rng, step = np.random.default_rng(4), 1e-6
+    for k, v in params.items():
+        direction = rng.standard_normal(v.shape)
+        direction /= np.linalg.norm(direction)
+        plus, minus = (loss_of(params | {k: v + s * direction}).numpy() for s in (step, -step))
+        expected = (plus - minus) / (2 * step)
+        assert abs((grads[k] * direction).sum() - expected) <= 1e-5 * abs(expected) + 1e-8, k
+
+
+@pytest.mark.parametrize(
+    ("name", "meta_gradient"), [("metadrop", "published"), ("metadrop", "exact"), ("maml", "published")]
+)
+def test_all_tasks_in_one_call_is_one_task_at_a_time(name, meta_gradient):
+    """Loss and gradient: per-task kernels as one batched product, and one convolution a task."""
+    one = compute(name, meta_gradient, tasks_at_once=1)
+    assert_close(one, compute(name, meta_gradient, tasks_at_once=TASKS), 1e-9)
+
+
+@pytest.mark.parametrize("meta_gradient", ["published", "exact"])
+def test_fused_batch_norm_one_task_at_a_time_is_the_formula_of_all_tasks(meta_gradient):
+    single = compute("metadrop", meta_gradient, "float32", tasks_at_once=1)
+    assert_close(single, compute("metadrop", meta_gradient, "float32", tasks_at_once=TASKS), 1e-3)
+
+
+@pytest.mark.parametrize("meta_gradient", ["published", "exact"])
+def test_jit_is_no_jit(meta_gradient):
+    """One step: XLA takes long to compile more, and the second order is there already."""
+    plain = compute("metadrop", meta_gradient, noise_of=fixed_noise(), n_steps=1)
+    jitted = compute("metadrop", meta_gradient, tasks_at_once=TASKS, jit=True, noise_of=fixed_noise(), n_steps=1)
+    assert_close(plain, jitted, 1e-9)
+
+
+def test_float32_under_jit_one_task_at_a_time_is_float64_without_jit():
+    exact = compute("metadrop", "exact", noise_of=fixed_noise(), n_steps=1)
+    single = compute("metadrop", "exact", "float32", jit=True, noise_of=fixed_noise("float32"), n_steps=1)
+    assert_close(exact, single, 1e-3)
+
+
+@pytest.mark.parametrize("name", list(model.LEARNERS))
+def test_the_three_meta_gradients_differ_and_their_loss_does_not(name):
+    found = {kind: compute(name, kind, n_steps=1) for kind in model.META_GRADIENTS}
+    for a, b in (("published", "exact"), ("published", "first_order"), ("exact", "first_order")):
+        assert found[a][0] == pytest.approx(found[b][0], rel=1e-12)
+        x, y = (found[k][1]["theta/conv2_w"] for k in (a, b))
+        assert np.linalg.norm(x - y) > 0.02 * np.linalg.norm(x), (a, b)
+
+
+def test_first_order_is_the_gradient_at_the_adapted_weights():
+    params, x_s, x_q, seeds = inputs("maml")
+    learner = learner_of("maml", "first_order")
+
+    @tf.function(autograph=False)
+    def at_adapted():
+        y_s, y_q = (model.labels(WAY, n, tf.float64) for n in (SHOT, QUERY))
+        theta = learner.adapt(params, x_s, y_s, model.task_noise(seeds, "float64"))
+        loss = tf.reduce_mean(model.layers.cross_entropy(learner.logits(params, theta, x_q), y_q))
+        return {k: tf.reduce_sum(tf.gradients(loss, [v])[0], 0) for k, v in theta.items()}
+
+    _, grads = compute("maml", "first_order")
+    for k, g in at_adapted().items():
+        np.testing.assert_allclose(grads[f"theta/{k}"], g, rtol=1e-8, atol=1e-12)
+
+
+def test_parameters_are_those_of_the_reference():
+    params = model.LEARNERS["metadrop"](image_shape=(84, 84, 3), channels=32, way=5, n_steps=5, inner_lr=0.01).init(1)
+    assert len(params) == 24 and len(learner_of("maml").init(0)) == 14
+    assert params["theta/dense_w"].shape == (800, 5) and params["phi/dense_w"].shape == (800, 1)
+    assert params["phi/conv1_w"].shape == (3, 3, 3, 32) and params["conv4_bn/beta"].shape == (32,)
+    kernel, dense = params["theta/conv3_w"].numpy(), params["theta/dense_w"].numpy()
+    assert np.abs(kernel).max() <= 0.04 and kernel.std() == pytest.approx(0.0176, rel=0.03)  # truncated at 2 std
+    assert np.abs(dense).max() > 0.04 and dense.std() == pytest.approx(0.02, rel=0.05)
+    assert all(np.all(v.numpy() == 0) for k, v in params.items() if k.endswith(("_b", "beta")))
+    other = learner_of().init(2)
+    assert not np.allclose(learner_of().init(1)["theta/conv2_w"], other["theta/conv2_w"])
+    assert not np.allclose(other["theta/conv2_w"], other["phi/conv2_w"])
+
+
+def test_noise_is_standard_normal_and_differs_by_task_step_layer_and_seed():
+    noise = model.task_noise(tf.constant([[0, 1], [0, 2]]))
+    shape = tf.TensorShape([2, 5, 30, 30, 8])
+    draws = [noise(0, "conv1", shape), noise(1, "conv1", shape), noise(0, "conv2", shape)]
+    draws.append(model.task_noise(tf.constant([[1, 1], [1, 2]]))(0, "conv1", shape))
+    flat = np.stack([d[t].numpy().ravel() for d in draws for t in range(2)])
+    assert np.abs(flat.mean(1)).max() < 4 / np.sqrt(flat.shape[1])
+    assert np.abs(flat.std(1) - 1).max() < 4 / np.sqrt(2 * flat.shape[1])
+    assert np.abs((flat**4).mean(1) - 3).max() < 4 * np.sqrt(96 / flat.shape[1])
+    assert np.abs(np.corrcoef(flat) - np.eye(len(flat))).max() < 5 / np.sqrt(flat.shape[1])
+    np.testing.assert_array_equal(noise(0, "conv1", shape), draws[0])  # the same key, the same noise
+
+
+def test_support_noise_is_the_equation_and_the_query_has_none():
+    """mu * softplus(N(a, 1)) on a block, N(logits, softplus(.)) on the head; softplus(a), and nothing, on the query."""
+    params, x_s, _, seeds = inputs("metadrop")
+    perturbation, noise = model.LearnedNoise(), model.task_noise(seeds, "float64")
+
+    def draw(layer, shape):
+        return noise(0, layer, shape)
+
+    softplus = lambda a: np.log1p(np.exp(a))  # noqa: E731
+    mu = tf.random.stateless_normal([TASKS, WAY * SHOT, 16, 18, CHANNELS], [1, 1], dtype=tf.float64)
+    a = model.layers.conv(x_s, params["phi/conv1_w"], params["phi/conv1_b"]).numpy()
+    noisy = perturbation.block(params, "conv1", x_s, mu, draw)
+    np.testing.assert_allclose(noisy, mu * softplus(a + draw("conv1", a.shape).numpy()), rtol=1e-10)
+    np.testing.assert_allclose(perturbation.block(params, "conv1", x_s, mu, None), mu * softplus(a), rtol=1e-10)
+
+    h = tf.random.stateless_normal([TASKS, 6, CHANNELS], [2, 2], dtype=tf.float64)
+    logits = tf.random.stateless_normal([TASKS, 6, WAY], [3, 3], dtype=tf.float64)
+    sigma = softplus(h.numpy() @ params["phi/dense_w"].numpy() + params["phi/dense_b"].numpy())  # one for all classes
+    noisy = perturbation.head(params, h, logits, draw)
+    np.testing.assert_allclose(noisy, logits + sigma * draw("dense", logits.shape).numpy(), rtol=1e-10)
+    assert perturbation.head(params, h, logits, None) is logits
+
+
+def test_adaptation_is_random_and_averages_the_loss_over_samples():
+    params, x_s, _, seeds = inputs("metadrop")
+    learner, y = learner_of(n_steps=1), model.labels(WAY, SHOT, tf.float64)
+
+    @tf.function(autograph=False)
+    def adapt(seeds, samples):
+        return learner.adapt(params, x_s, y, model.task_noise(seeds, "float64"), samples)
+
+    first, second = adapt(seeds, 1), adapt(seeds + 1, 1)
+    assert not np.allclose(first["conv2_w"], second["conv2_w"])
+    # one step is linear in the gradient: M samples in one call are the mean of M calls on the same noise
+    shape = (TASKS, WAY * SHOT)
+
+    @tf.function(autograph=False)
+    def both():
+        noise = model.task_noise(seeds, "float64")
+        together = learner.adapt(params, x_s, y, noise, 3)
+        apart = []
+        for m in range(3):
+
+            def one(step, layer, size, m=m):
+                drawn = noise(step, layer, tf.TensorShape([TASKS, 3 * shape[1], *size[2:]]))
+                return drawn[:, m * shape[1] : (m + 1) * shape[1]]
+
+            apart.append(learner.adapt(params, x_s, y, one, 1))
+        return together, {k: tf.add_n([a[k] for a in apart]) / 3 for k in apart[0]}
+
+    together, mean = both()
+    for k in together:
+        np.testing.assert_allclose(together[k], mean[k], rtol=1e-9, atol=1e-12)
+
+
+def test_maml_has_no_noise():
+    params, x_s, x_q, seeds = inputs("maml")
+    learner = learner_of("maml", n_steps=1)
+
+    @tf.function(autograph=False)
+    def loss(seeds):
+        return model.evaluate(learner, params, x_s, x_q, model.task_noise(seeds, "float64"), 5)[0]
+
+    np.testing.assert_array_equal(loss(seeds), loss(seeds + 9))
+
+
+def test_wrong_settings_are_refused():
+    with pytest.raises(ValueError, match="meta_gradient is 'exakt'"):
+        learner_of(meta_gradient="exakt")
+    with pytest.raises(ValueError, match="3 tasks cannot be split into groups of 2"):
+        model.by_task(lambda x: [x], [tf.zeros([3, 1])], [tf.float32], 2, 1)
