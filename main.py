@@ -12,6 +12,7 @@ import platform
 import sys
 from pathlib import Path
 
+import results
 from errors import Parser, UserError, run
 
 DEFAULTS = {}
@@ -228,7 +229,7 @@ def meta_train(savedir: Path, given: dict) -> int:
     try:
         savedir.mkdir(parents=True, exist_ok=True)
         kept |= {"python": platform.python_version(), "tensorflow": train.tf.__version__}
-        train.write_atomically(savedir / "config.json", json.dumps(kept, indent=1) + "\n")
+        results.write_atomically(savedir / "config.json", json.dumps(kept, indent=1) + "\n")
     except OSError as fault:
         raise UserError(f"cannot write into {savedir} ({fault.strerror}): choose another --savedir") from fault
     if val is None:
@@ -266,13 +267,10 @@ def meta_test(savedir: Path, given: dict) -> int:
     )
 
 
-def compare(savedirs: list[Path], given: dict) -> int:
+def compare(savedirs: list[Path]) -> int:
     if len(savedirs) < 2:
         raise UserError("--mode compare takes two or more folders: --savedir A B")
-    start(DEFAULTS)
-    import train
-
-    return train.compare(savedirs)
+    return results.compare(savedirs)
 
 
 MODES = {"meta_train": meta_train, "meta_test": meta_test, "compare": compare}
@@ -287,7 +285,7 @@ def main() -> int:
     if given.pop("maml", False) and given.setdefault("model", "maml") != "maml":
         raise UserError(f"--maml contradicts --model {given['model']}: give one of them")
     if mode == "compare":
-        return compare(savedirs, given)
+        return compare(savedirs)
     if len(savedirs) > 1:
         raise UserError(f"--mode {mode} takes one --savedir, not {len(savedirs)}")
     return MODES[mode](savedirs[0], given)

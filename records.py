@@ -11,6 +11,9 @@ from tqdm import tqdm
 from engine import Engine
 from errors import UserError
 
+# What TensorFlow raises at a checkpoint that is truncated, or of another model.
+UNREADABLE = (tf.errors.OpError, AssertionError, ValueError, IndexError)
+
 
 class Stop:
     """Ctrl-C and SIGTERM ask for a stop; the loop leaves after the iteration at hand, with its state saved."""
@@ -33,12 +36,6 @@ class Stop:
 def progress(**settings) -> tqdm:
     # A line a second on a terminal, few in a file.
     return tqdm(dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 15, **settings)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
 
 
 class Logs:
@@ -112,7 +109,7 @@ class State:
             try:
                 self.checkpoint.restore(path).assert_consumed()
                 return True
-            except (tf.errors.OpError, AssertionError, ValueError) as fault:
+            except UNREADABLE as fault:
                 first = str(fault).splitlines()[0]
                 print(f"warning: {path} is damaged ({first}); trying the one before", file=sys.stderr)
         if paths:

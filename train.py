@@ -1,4 +1,4 @@
-"""The loops: meta_train, meta_test, compare. They know a learner by its interface alone (model.py)."""
+"""The loops: meta_train and meta_test. They know a learner by its interface alone (model.py)."""
 
 import hashlib
 import json
@@ -12,15 +12,10 @@ import tensorflow as tf
 import data
 from engine import Engine
 from errors import UserError
-from records import Logs, State, Stop, progress, write_atomically
+from records import UNREADABLE, Logs, State, Stop, progress
+from results import summary, write_atomically
 
 LOG_EVERY = 50  # iterations, as in the TF1 code
-
-
-def summary(accuracies: np.ndarray) -> tuple[float, float]:
-    """Mean and 95 % interval, 1.96 std / sqrt(episodes), in percent, of accuracies from 0 to 1."""
-    percent = 100 * np.asarray(accuracies, np.float64)
-    return float(percent.mean()), float(1.96 * percent.std() / np.sqrt(len(percent)))
 
 
 def meta_train(
@@ -131,7 +126,7 @@ def load_parameters(engine: Engine, savedir: Path, kind: str = "last") -> int:
     try:
         reader = tf.train.Checkpoint(params=engine.params).restore(path)
         reader.assert_existing_objects_matched().expect_partial()
-    except (tf.errors.OpError, AssertionError, ValueError) as fault:
+    except UNREADABLE as fault:
         raise UserError(f"{path} is damaged or of another model ({str(fault).splitlines()[0]})") from fault
     return int(path.rsplit("-", 1)[1])
 
@@ -197,40 +192,4 @@ def meta_test(
     per_episode = {"accuracies": [100 * a for a in accs], "losses": losses}
     write_atomically(savedir / "meta_test.json", json.dumps(numbers | identity | per_episode, indent=1) + "\n")
     part.unlink(missing_ok=True)
-    return 0
-
-
-def read_test(savedir: Path) -> dict:
-    """What meta_test left in savedir's meta_test.json."""
-    path = savedir / "meta_test.json"
-    if not path.is_file():
-        raise UserError(f"there is no {path}: run main.py --mode meta_test --savedir {savedir} first")
-    try:
-        test = json.loads(path.read_text())
-        test["accuracies"] = np.asarray(test["accuracies"], np.float64)
-        test["accuracy"], test["interval95"], test["episodes_sha256"]
-    except (ValueError, KeyError, TypeError) as fault:
-        raise UserError(f"{path} cannot be read ({fault}): run meta_test again") from fault
-    return test
-
-
-def compare(savedirs: list[Path]) -> int:
-    """Print each run's accuracy and its paired difference from the first run's, on the same test episodes."""
-    tests = [read_test(d) for d in savedirs]
-    for savedir, test in zip(savedirs[1:], tests[1:], strict=True):
-        if test["episodes_sha256"] != tests[0]["episodes_sha256"]:
-            raise UserError(
-                f"{savedirs[0]} and {savedir} were tested on different episodes: test both with the same --dataset, "
-                f"--way, --shot, --query, --n_test_iters and --seed"
-            )
-    width = max(len(str(d)) for d in savedirs)
-    print(f"{len(tests[0]['accuracies'])} test episodes, accuracy and difference in percent, 95 % intervals")
-    for savedir, test in zip(savedirs, tests, strict=True):
-        line = f"{savedir!s:{width}}  {test['accuracy']:6.2f} +- {test['interval95']:.2f}"
-        if test is not tests[0]:
-            difference = (test["accuracies"] - tests[0]["accuracies"]) / 100
-            mean, interval = summary(difference)
-            better, worse = 100 * np.mean(difference > 0), 100 * np.mean(difference < 0)
-            line += f"   {mean:+.2f} +- {interval:.2f} (better in {better:.0f} %, worse in {worse:.0f} % of episodes)"
-        print(line)
     return 0

@@ -1,0 +1,57 @@
+"""Results on disk: their mean and interval, and the paired comparison of runs. Needs no TensorFlow."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from errors import UserError
+
+
+def write_atomically(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def summary(accuracies: np.ndarray) -> tuple[float, float]:
+    """Mean and 95 % interval, 1.96 std / sqrt(episodes), in percent, of accuracies from 0 to 1."""
+    percent = 100 * np.asarray(accuracies, np.float64)
+    return float(percent.mean()), float(1.96 * percent.std() / np.sqrt(len(percent)))
+
+
+def read_test(savedir: Path) -> dict:
+    """What meta_test left in savedir's meta_test.json."""
+    path = savedir / "meta_test.json"
+    if not path.is_file():
+        raise UserError(f"there is no {path}: run main.py --mode meta_test --savedir {savedir} first")
+    try:
+        test = json.loads(path.read_text())
+        test["accuracies"] = np.asarray(test["accuracies"], np.float64)
+        test["accuracy"], test["interval95"], test["episodes_sha256"]
+    except (ValueError, KeyError, TypeError) as fault:
+        raise UserError(f"{path} cannot be read ({fault}): run meta_test again") from fault
+    return test
+
+
+def compare(savedirs: list[Path]) -> int:
+    """Print each run's accuracy and its paired difference from the first run's, on the same test episodes."""
+    tests = [read_test(d) for d in savedirs]
+    for savedir, test in zip(savedirs[1:], tests[1:], strict=True):
+        if test["episodes_sha256"] != tests[0]["episodes_sha256"]:
+            raise UserError(
+                f"{savedirs[0]} and {savedir} were tested on different episodes: test both with the same --dataset, "
+                f"--way, --shot, --query, --n_test_iters and --seed"
+            )
+    width = max(len(str(d)) for d in savedirs)
+    print(f"{len(tests[0]['accuracies'])} test episodes, accuracy and difference in percent, 95 % intervals")
+    for savedir, test in zip(savedirs, tests, strict=True):
+        line = f"{savedir!s:{width}}  {test['accuracy']:6.2f} +- {test['interval95']:.2f}"
+        if test is not tests[0]:
+            difference = (test["accuracies"] - tests[0]["accuracies"]) / 100
+            mean, interval = summary(difference)
+            better, worse = 100 * np.mean(difference > 0), 100 * np.mean(difference < 0)
+            line += f"   {mean:+.2f} +- {interval:.2f} (better in {better:.0f} %, worse in {worse:.0f} % of episodes)"
+        print(line)
+    return 0

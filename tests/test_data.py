@@ -1,0 +1,108 @@
+"""Episodes: which images they hold, how they are gathered, and damaged datasets."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import data
+from errors import UserError
+
+
+@pytest.fixture
+def split():
+    """Every pixel of an image tells its character and its number."""
+    pixels = np.zeros((6, 9, 4, 4, 1), np.uint8)
+    pixels += (10 * np.arange(6)[:, None, None, None, None] + np.arange(9)[None, :, None, None, None]).astype(np.uint8)
+    return data.Split(pixels, rotations=4, scale=1 / 255)
+
+
+def test_an_episode_has_distinct_classes_and_images(split):
+    classes, images = data.sample(split, "train", 0, 3, tasks=50, way=5, images=7)
+    assert classes.shape == (50, 5) and images.shape == (50, 5, 7)
+    assert classes.max() < split.classes == 24 and images.max() < 9 and min(classes.min(), images.min()) == 0
+    assert all(len(set(row)) == 5 for row in classes)
+    assert all(len(set(row)) == 7 for row in images.reshape(-1, 7))
+
+
+def test_episodes_depend_on_seed_stream_and_index_alone(split):
+    def draw(stream="train", seed=0, index=0, **kind):
+        return np.concatenate([x.ravel() for x in data.sample(split, stream, seed, index, 4, 5, 6, **kind)])
+
+    np.testing.assert_array_equal(draw(), draw())
+    for other in (draw(stream="test"), draw(stream="val"), draw(seed=1), draw(index=1)):
+        assert not np.array_equal(draw(), other)
+    shared, _ = data.sample(split, "train", 0, 0, 4, 5, 6, shared=True)
+    assert (shared == shared[0]).all()
+    apart, _ = data.sample(split, "train", 0, 0, 4, 5, 6)
+    assert not (apart == apart[0]).all()
+
+
+def test_classes_and_images_are_drawn_evenly(split):
+    classes, images = data.sample(split, "train", 1, 0, tasks=4000, way=5, images=3)
+    for drawn, kinds in ((classes, 24), (images, 9)):
+        counts = np.bincount(drawn.ravel(), minlength=kinds)
+        assert np.abs(counts / counts.mean() - 1).max() < 0.15
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_gather_turns_the_classes_and_orders_the_rows_by_class(jit):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (5, 6, 4, 4, 2), np.uint8)
+    split = data.Split(pixels, rotations=4, scale=1 / 255)
+    classes, images = data.sample(split, "train", 0, 0, tasks=3, way=4, images=5)
+    classes[0] = [4, 5, 6, 7]  # the four turns of character 1
+    gather = tf.function(lambda p, c, i: data.gather(p, c, i, 4, 1 / 255, shot=2), jit_compile=jit, autograph=False)
+    x_s, x_q = gather(*map(tf.constant, (pixels, classes, images)))
+    assert x_s.shape == (3, 8, 4, 4, 2) and x_q.shape == (3, 12, 4, 4, 2) and x_s.dtype == tf.float32
+    for t in range(3):
+        for k, c in enumerate(classes[t]):
+            turned = np.stack([np.rot90(pixels[c // 4, i], c % 4) for i in images[t, k]]) / 255
+            np.testing.assert_allclose(x_s[t, 2 * k : 2 * k + 2], turned[:2], rtol=1e-6)
+            np.testing.assert_allclose(x_q[t, 3 * k : 3 * k + 3], turned[2:], rtol=1e-6)
+
+
+def test_load_reads_what_get_data_leaves(data_dir):
+    dataset = data.load(data_dir, "glyphs")
+    assert dataset.image_shape == (28, 28, 1) and set(dataset.splits) == {"train", "val", "test"}
+    train, both = dataset.splits["train"], data.trainval(dataset)
+    assert train.pixels.dtype == np.uint8 and train.classes == 4 * len(train.pixels)
+    assert both.classes == train.classes + dataset.splits["val"].classes
+    data.check_episode(train, "train", 5, 5, 15)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda d: (d / "manifest.json").unlink(), "there is no dataset"),
+        (lambda d: (d / "manifest.json").write_text("{"), "is damaged"),
+        (lambda d: (d / "manifest.json").write_text("[]"), "is damaged"),
+        (lambda d: (d / "train.npy").unlink(), "is damaged"),
+        (lambda d: (d / "train.npy").write_bytes((d / "train.npy").read_bytes()[:-1]), "bytes, not"),
+    ],
+)
+def test_a_damaged_dataset_is_a_sentence_that_says_what_to_do(data_dir, tmp_path, damage, words):
+    shutil.copytree(data_dir / "glyphs", tmp_path / "glyphs")
+    damage(tmp_path / "glyphs")
+    with pytest.raises(UserError, match=words) as fault:
+        data.load(tmp_path, "glyphs")
+    assert "python get_data.py --dataset glyphs" in str(fault.value)
+
+
+def test_a_wrong_shape_is_refused(data_dir, tmp_path):
+    shutil.copytree(data_dir / "glyphs", tmp_path / "glyphs")
+    path = tmp_path / "glyphs" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["image_shape"] = [14, 56, 1]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="has the shape"):
+        data.load(tmp_path, "glyphs")
+
+
+def test_impossible_episodes_are_refused(split):
+    with pytest.raises(UserError, match="--way 25 is more than the 24 train classes"):
+        data.check_episode(split, "train", 25, 1, 1)
+    with pytest.raises(UserError, match="--shot 5 and --query 5 need 10 images"):
+        data.check_episode(split, "train", 5, 5, 5)

@@ -1,0 +1,276 @@
+"""The command line, run as a user runs it: every mode, faults, kills and interruptions."""
+
+import csv
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import main
+from conftest import ROOT, SMALL, assert_refused, cli
+
+
+def train(data_dir, savedir, *args, **settings):
+    return cli("main.py", "--savedir", savedir, "--data_dir", data_dir, *SMALL, *args, **settings)
+
+
+def checkpoint(savedir, kind="last") -> dict:
+    """Every number of a checkpoint, but for times and the checkpoint's own counter."""
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(savedir / "checkpoints" / kind)))
+    names = [n for n in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in n]
+    return {n: reader.get_tensor(n) for n in names if not re.search(r"^(secs|lengths|save_counter)/", n)}
+
+
+def assert_same_run(one: Path, other: Path):
+    """Bit-identical parameters, Adam and counters, and the same log but for the times."""
+    a, b = checkpoint(one), checkpoint(other)
+    assert a.keys() == b.keys() and len([n for n in a if n.startswith("params")]) == 24 and len(a) > 48
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    rows = [[{k: v for k, v in r.items() if k != "secs"} for r in read_csv(d)] for d in (one, other)]
+    assert rows[0] == rows[1]
+    logs = [re.sub(r"\(.* secs\)", "", (d / "meta_train.log").read_text()) for d in (one, other)]
+    assert logs[0].split("\n\n", 1)[1] == logs[1].split("\n\n", 1)[1]
+
+
+def read_csv(savedir) -> list[dict]:
+    with open(savedir / "meta_train.csv") as f:
+        return list(csv.DictReader(f))
+
+
+TRAINING = ("--n_train_iters", 120, "--save_freq", 20, "--val_every", 60, "--n_val_tasks", 4)
+
+
+@pytest.fixture(scope="module")
+def run(data_dir, tmp_path_factory) -> Path:
+    """A Meta-dropout run that was never interrupted."""
+    savedir = tmp_path_factory.mktemp("runs") / "metadrop"
+    done = train(data_dir, savedir, *TRAINING)
+    assert done.returncode == 0, done.stderr
+    return savedir
+
+
+@pytest.fixture(scope="module")
+def tested(run) -> Path:
+    done = cli("main.py", "--mode", "meta_test", "--savedir", run, "--n_test_iters", 7, "--n_test_mc_samp", 2)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"accuracy : \d+\.\d+ \+- \d+\.\d+", done.stdout.strip())
+    return run
+
+
+def test_meta_train_leaves_the_logs_of_the_reference(run):
+    log = (run / "meta_train.log").read_text()
+    assert "inner_lr: 0.1\n" in log and "n_train_iters: 120\n" in log
+    head = r"\nIter 50 start, learning rate 0\.001000\nmeta_train: episode 100, "
+    assert re.search(head + r"\(\d+\.\d{3} secs\), cent \d\.\d{6}, acc \d\.\d{6}\n", log)
+    assert log.count("meta_val  : ") == 3
+    rows = read_csv(run)
+    assert [r["iter"] for r in rows] == ["0", "50", "60", "100", "120"]
+    assert [r["iter"] for r in rows if r["val_acc"]] == ["0", "60", "120"]
+    assert all(0 < float(r["loss"]) < 2 and 0 <= float(r["acc"]) <= 1 for r in rows)
+    assert json.loads((run / "config.json").read_text())["way"] == 3
+    assert list((run / "tensorboard").glob("events*"))
+    best = max((float(r["val_acc"]), -int(r["iter"])) for r in rows if r["val_acc"])
+    assert checkpoint(run, "best")["next/.ATTRIBUTES/VARIABLE_VALUE"] == 1 - best[1]
+
+
+def test_killed_at_any_moment_and_resumed_is_never_killed(run, data_dir, tmp_path):
+    command = [sys.executable, ROOT / "main.py", "--savedir", tmp_path / "killed", "--data_dir", data_dir, *SMALL]
+    command, kills = [*map(str, [*command, *TRAINING])], 0
+    for iteration in (30, 75):  # killed inside a window of the log, some time after this iteration
+        process = subprocess.Popen([*command, "--resume"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        wanted = f"ckpt-{iteration // 20 * 20}.index"
+        while process.poll() is None and not (tmp_path / "killed/checkpoints/last" / wanted).exists():
+            time.sleep(0.01)
+        time.sleep(0.05)
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+    done = train(data_dir, tmp_path / "killed", *TRAINING, "--resume")
+    assert done.returncode == 0 and kills == 2 and "resumed at iteration" in done.stdout, done.stderr
+    assert_same_run(run, tmp_path / "killed")
+
+
+def test_interrupted_saves_and_goes_on(run, data_dir, tmp_path):
+    command = [sys.executable, ROOT / "main.py", "--savedir", tmp_path / "a", "--data_dir", data_dir]
+    command += [*SMALL, *TRAINING]
+    process = subprocess.Popen(map(str, command), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "a/checkpoints/last/ckpt-0.index").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted and saved after iteration" in stderr, stderr
+    assert "Traceback" not in stderr
+    done = cli("main.py", "--savedir", tmp_path / "a", "--resume")  # config.json says the rest
+    assert done.returncode == 0, done.stderr
+    assert_same_run(run, tmp_path / "a")
+
+
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(run, data_dir, tmp_path):
+    shutil.copytree(run, tmp_path / "a")
+    path = next((tmp_path / "a/checkpoints/last").glob("ckpt-120.data*"))
+    path.write_bytes(path.read_bytes()[:1000])
+    done = cli("main.py", "--savedir", tmp_path / "a", "--resume")
+    assert done.returncode == 0 and "ckpt-120 is damaged" in done.stderr and "resumed at iteration 101" in done.stdout
+    assert_same_run(run, tmp_path / "a")
+    path.write_bytes(b"")
+    assert_refused(cli("main.py", "--mode", "meta_test", "--savedir", tmp_path / "a"), "ckpt-120", "damaged")
+
+
+def test_meta_test_writes_its_result(tested):
+    last = (tested / "meta_test.log").read_text().strip().splitlines()[-1]
+    result = json.loads((tested / "meta_test.json").read_text())
+    accs = np.array(result["accuracies"])
+    assert len(accs) == result["episodes"] == 7 and result["n_test_mc_samp"] == 2 and result["iteration"] == 120
+    assert last == f"accuracy : {accs.mean():f} +- {1.96 * accs.std() / np.sqrt(7):f}"
+    assert not (tested / "meta_test.part.json").exists()
+
+
+def test_meta_test_is_the_same_whatever_the_metabatch_and_goes_on_after_an_interruption(tested, tmp_path):
+    shutil.copytree(tested, tmp_path / "a")
+    before = json.loads((tested / "meta_test.json").read_text())
+    (tmp_path / "a/meta_test.json").unlink()
+    flags = ("--mode", "meta_test", "--savedir", tmp_path / "a", "--n_test_iters", 7, "--n_test_mc_samp", 2)
+    done = cli("main.py", *flags, "--metabatch", 3)
+    after = json.loads((tmp_path / "a/meta_test.json").read_text())
+    assert done.returncode == 0 and after["accuracies"] == before["accuracies"]
+    np.testing.assert_allclose(after["losses"], before["losses"], rtol=1e-4)
+    # what an interrupted test leaves is used, if it is of the same test
+    keys = ("settings", "checkpoint", "iteration", "n_test_mc_samp", "episodes", "episodes_sha256")
+    part = {"identity": {k: before[k] for k in keys}, "losses": [0.0] * 5, "accs": [0.0] * 5}
+    for mark, zeros in ((2, 5), (3, 0)):
+        part["identity"]["n_test_mc_samp"] = mark
+        (tmp_path / "a/meta_test.part.json").write_text(json.dumps(part))
+        assert cli("main.py", *flags).returncode == 0
+        after = json.loads((tmp_path / "a/meta_test.json").read_text())
+        assert after["accuracies"] == [0.0] * zeros + before["accuracies"][zeros:]
+
+
+def test_every_learner_meets_the_same_test_episodes_and_compare_pairs_them(tested, data_dir, tmp_path):
+    maml, last = tmp_path / "maml", None
+    assert train(data_dir, maml, "--maml", "--n_train_iters", 10, "--seed", 5, "--val_every", 0).returncode == 0
+    done = cli("main.py", "--mode", "meta_test", "--savedir", maml, "--n_test_iters", 7)
+    assert done.returncode == 0, done.stderr
+    a, b = (json.loads((d / "meta_test.json").read_text()) for d in (maml, tested))
+    assert a["episodes_sha256"] == b["episodes_sha256"] and a["settings"]["model"] == "maml"
+    done = cli("main.py", "--mode", "compare", "--savedir", maml, tested)
+    difference = np.array(b["accuracies"]) - np.array(a["accuracies"])
+    last = done.stdout.strip().splitlines()[-1]
+    assert f"{difference.mean():+.2f} +- {1.96 * difference.std() / np.sqrt(7):.2f}" in last, done.stdout + done.stderr
+    # best needs a validation; other episodes are not compared
+    refused = cli("main.py", "--mode", "meta_test", "--savedir", maml, "--checkpoint", "best")
+    assert_refused(refused, "no checkpoint", "validation")
+    assert cli("main.py", "--mode", "meta_test", "--savedir", maml, "--n_test_iters", 3, "--seed", 1).returncode == 0
+    assert_refused(cli("main.py", "--mode", "compare", "--savedir", maml, tested), "different episodes")
+
+
+def test_best_checkpoint_can_be_tested_and_shot_changed(run, tmp_path):
+    shutil.copytree(run, tmp_path / "a")
+    flags = ("--mode", "meta_test", "--savedir", tmp_path / "a", "--n_test_iters", 2)
+    done = cli("main.py", *flags, "--checkpoint", "best", "--shot", 2)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "a/meta_test.json").read_text())
+    assert result["checkpoint"] == "best" and result["settings"]["shot"] == 2
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data_dir, tmp_path):
+    flags = ("--n_train_iters", 50, "--save_freq", 1, "--val_every", 0, "--meta_lr", "1e30")
+    done = train(data_dir, tmp_path / "a", *flags)
+    assert_refused(done, "iteration ", "not finite", "--meta_lr", "the last good checkpoint is")
+    kept = int(re.search(r"ckpt-(\d+)", done.stderr)[1])
+    assert int(re.search(r"iteration (\d+)", done.stderr)[1]) == kept + 1
+    assert all(np.isfinite(v).all() for n, v in checkpoint(tmp_path / "a").items() if n.startswith("params"))
+
+
+def test_bench_prints_one_json_line():
+    done = cli("bench.py", *SMALL, "--iterations", 2, "--n_steps", 1)
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout)
+    numbers = ("ms_per_step", "tasks_per_s", "gflops", "matmul_gflops", "peak_mb", "compile_s")
+    assert all(line[k] > 0 for k in numbers) and len(done.stdout.strip().splitlines()) == 1
+    assert line["tasks_per_s"] == pytest.approx(2e3 / line["ms_per_step"], rel=0.02)
+
+
+# Faults of the command line. In this process: nothing of them needs TensorFlow.
+
+
+def refused(capsys, monkeypatch, *argv) -> str:
+    monkeypatch.setattr(sys, "argv", ["main.py", *map(str, argv)])
+    with pytest.raises(SystemExit) as left:
+        main.run(main.main)
+    stderr = capsys.readouterr().err
+    assert left.value.code == 2 and len(stderr.strip().splitlines()) == 1, stderr
+    return stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--savedir", "a", "--modus", "x"], "unrecognized arguments: --modus"),
+        (["--savedir", "a", "--mode", "train"], "'train'"),
+        (["--savedir", "a", "--way", "1"], "at least 2, not '1'"),
+        (["--savedir", "a", "--way", "five"], "at least 2, not 'five'"),
+        (["--savedir", "a", "--inner_lr", "-0.1"], "--inner_lr"),
+        (["--savedir", "a", "--meta_lr", "nan"], "above 0, not 'nan'"),
+        (["--savedir", "a", "--dataset", "mnist"], "'mnist'"),
+        (["--savedir", "a", "--model", "maml++"], "'maml++'"),
+        (["--savedir", "a", "--maml", "--model", "metadrop"], "--maml contradicts --model metadrop"),
+        (["--mode", "meta_train"], "--savedir is missing"),
+        (["--mode", "meta_test", "--savedir", "a", "b"], "takes one --savedir"),
+        (["--mode", "compare", "--savedir", "a"], "two or more"),
+        (["--mode", "meta_test", "--savedir", "nowhere"], "there is no run in nowhere"),
+        (
+            ["--savedir", "a", "--data_dir", "nowhere"],
+            "no dataset in nowhere/omniglot; run: python get_data.py",
+        ),
+    ],
+)
+def test_a_mistyped_command_line_is_one_sentence(flags, words, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert words in refused(capsys, monkeypatch, *flags)
+    assert not list(tmp_path.iterdir())  # nothing half-written
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--mode", "meta_test", "--way", 5], "--way 5 contradicts the run, which has 3"),
+        (["--mode", "meta_test", "--maml"], "--model maml contradicts the run, which has metadrop"),
+        (["--mode", "meta_test", "--meta_lr", 0.5], "--meta_lr 0.5 contradicts"),
+        (["--mode", "meta_test", "--dataset", "omniglot"], "contradicts the run"),
+        (["--mode", "meta_test", "--query", 20], "need 21 images a class"),
+        (["--mode", "meta_train"], "holds a run already"),
+        (["--mode", "meta_train", "--resume", "--inner_lr", 0.2], "--inner_lr 0.2 contradicts"),
+        (["--mode", "meta_train", "--resume", "--seed", 1], "--seed 1 contradicts"),
+    ],
+)
+def test_flags_that_contradict_the_run_are_refused(flags, words, run, capsys, monkeypatch):
+    assert words in refused(capsys, monkeypatch, "--savedir", run, *flags)
+
+
+def test_a_damaged_config_is_one_sentence(capsys, monkeypatch, tmp_path):
+    for text in ("{", "{}", "[]"):
+        (tmp_path / "config.json").write_text(text)
+        assert "cannot be read" in refused(capsys, monkeypatch, "--mode", "meta_test", "--savedir", tmp_path)
+
+
+def test_compare_needs_tests(run, tmp_path):
+    shutil.copytree(run, tmp_path / "a")
+    (tmp_path / "a/meta_test.json").write_text("{}")
+    assert_refused(cli("main.py", "--mode", "compare", "--savedir", tmp_path / "a", tmp_path), "cannot be read")
+    assert_refused(cli("main.py", "--mode", "compare", "--savedir", tmp_path, tmp_path), "run main.py --mode meta_test")
+
+
+def test_help_is_grouped_and_tells_the_defaults():
+    done = cli("main.py", "--help")
+    assert done.returncode == 0 and "\nlearner:\n" in done.stdout and "\nmeta_test:\n" in done.stdout
+    for name in main.DEFAULTS:
+        assert re.search(rf"  --{name}\s", done.stdout), name
