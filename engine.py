@@ -14,14 +14,17 @@ class Engine:
     """A learner's parameters and optimiser, and its compiled steps over one split's pixels.
 
     One step is traced once: pixels stay on the device as they are stored, a call sends indices.
-    metabatch: tasks of one call; parallel: how many of them a CPU computes at the same time.
+    metabatch: tasks of one call. With jit (default: where there is a GPU) XLA compiles all tasks into one
+    program; without it they go one by one, `parallel` of them at the same time.
     """
 
-    def __init__(self, learner, *, shot: int, query: int, metabatch: int, seed: int, meta_lr=1e-3, parallel=1):
-        gpu = bool(tf.config.list_physical_devices("GPU"))
-        self.learner, self.seed, self.parallel, self.jit = learner, seed, parallel, gpu
+    def __init__(
+        self, learner, *, shot: int, query: int, metabatch: int, seed: int, meta_lr=1e-3, parallel=1, jit=None
+    ):
+        self.learner, self.seed, self.parallel = learner, seed, parallel
         self.shot, self.query, self.metabatch = shot, query, metabatch
-        self.tasks_at_once = metabatch if gpu else 1
+        self.jit = bool(tf.config.list_physical_devices("GPU")) if jit is None else jit
+        self.tasks_at_once = metabatch if self.jit else 1
         self.params = {k: tf.Variable(v, name=k) for k, v in learner.init(seed).items()}
         self.optimizer = tf.keras.optimizers.Adam(meta_lr, epsilon=1e-8)  # Keras' default is 1e-7
         self.optimizer.build(list(self.params.values()))

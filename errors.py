@@ -1,9 +1,12 @@
 """How every command line here ends at a fault: one sentence for the user, an exit code for scripts."""
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable
 from typing import NoReturn
+
+FULL_OR_FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class UserError(Exception):
@@ -26,6 +29,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(main())
     except UserError as fault:
         print(f"error: {' '.join(str(fault).split())}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as fault:
+        if fault.errno not in FULL_OR_FORBIDDEN:
+            raise
+        print(f"error: cannot write {fault.filename or 'to the disk'}: {fault.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -30,7 +30,7 @@ RESUME_CHOICES = {
     "n_test_iters",
     "n_test_mc_samp",
 }
-NOT_KEPT = {"seed", "checkpoint", "n_test_iters"}  # a test's own defaults: all runs meet the same episodes
+NOT_KEPT = {"seed", "gpu_id", "checkpoint", "n_test_iters"}  # so that all runs meet the same test episodes
 
 
 def whole(least: int):
@@ -71,7 +71,14 @@ def parser() -> Parser:
     flag(run_, "resume", False, "meta_train: go on from D's last checkpoint", action="store_true")
     flag(run_, "seed", 0, "seed of weights, episodes and noise; in meta_test of its episodes and noise, "
          "the same for every learner", type=whole(0), metavar="N")  # fmt: skip
-    flag(run_, "gpu_id", 0, "GPU to use; -1 for none", type=whole(-1), metavar="N")
+    flag(
+        run_,
+        "gpu_id",
+        None,
+        "GPU to use; -1 for none (default: CUDA_VISIBLE_DEVICES, or 0)",
+        type=whole(-1),
+        metavar="N",
+    )
 
     tasks = p.add_argument_group("data and tasks")
     flag(tasks, "dataset", "omniglot", "as made by get_data.py", choices=["omniglot", "mimgnet", "glyphs"])
@@ -157,7 +164,9 @@ def quiet():
 
 def start(settings: dict):
     """Import TensorFlow as these settings want it: the GPU, op determinism, a core for every parallel task."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = str(settings["gpu_id"])
+    if settings["gpu_id"] is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(settings["gpu_id"])
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet():
         import tensorflow as tf

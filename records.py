@@ -76,7 +76,9 @@ class Logs:
         with self.board.as_default(step=row["iter"]):
             for name in ("loss", "acc", "val_loss", "val_acc"):
                 if name in row:
-                    tf.summary.scalar(f"meta_{'val' if 'val' in name else 'train'}/{name[-4:].strip('_')}", row[name])
+                    kind = "meta_val" if name.startswith("val_") else "meta_train"
+                    tf.summary.scalar(f"{kind}/{name.removeprefix('val_')}", row[name])
+        self.board.flush()
 
 
 class State:
@@ -99,8 +101,16 @@ class State:
         }
 
     def save(self, kind: str, logs: Logs) -> None:
+        """Write the checkpoint `last` or `best`; an earlier one stays until this one is whole."""
+        manager = self.managers[kind]
         self.lengths.assign(logs.lengths())
-        self.managers[kind].save(checkpoint_number=int(self.next) - 1)
+        try:
+            manager.save(checkpoint_number=int(self.next) - 1)
+        except (tf.errors.OpError, OSError) as fault:
+            raise UserError(
+                f"cannot write a checkpoint into {manager.directory} ({str(fault).splitlines()[0]}): make room there "
+                f"and go on with --resume"
+            ) from fault
 
     def restore(self) -> bool:
         """Go back to the last checkpoint that can be read; False where there is none."""

@@ -1,0 +1,11 @@
+#!/bin/sh
+# All eight cells of Table 1, one after the other, and then the table. Flags go to every command, e.g. --gpu_id 1.
+set -eu
+cd "$(dirname "$0")"
+for cell in omni_1shot omni_5shot mimg_1shot mimg_5shot; do
+  for model in maml metadrop; do
+    ./${model}_$cell.sh "$@"
+  done
+done
+cd ..
+"${PYTHON:-.venv/bin/python}" runfiles/table1.py
