@@ -180,9 +180,9 @@ def read_manifest(folder: Path, checksums: bool = False) -> dict:
     UserError: no manifest, not one of ours, or a file that is not what it says.
     """
     path = folder / "manifest.json"
-    make = f"get_data.py --dataset {folder.name}"
+    make = f"python get_data.py --dataset {folder.name} --data_dir {folder.parent}"
     if not path.is_file():
-        raise UserError(f"there is no {path}: make the dataset with {make}")
+        raise UserError(f"there is no dataset in {folder}; make it with: {make}")
     try:
         manifest = json.loads(path.read_text())
         splits = [(folder / s["file"], s["bytes"], s["sha256"]) for s in manifest["splits"].values()]

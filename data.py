@@ -5,12 +5,12 @@ A dataset is `DATA_DIR/<name>/` as get_data.py leaves it: train.npy, test.npy an
 classes: class c is character c // 4 turned by c % 4 quarter turns.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from arrays import open_npy, read_manifest
 from errors import UserError
 
 STREAMS = {"train": 0, "val": 1, "test": 2}  # keeps the three sequences of episodes apart
@@ -43,23 +43,16 @@ class Dataset:
 def load(data_dir: str, name: str) -> Dataset:
     """Read DATA_DIR/<name>/. UserError where it is missing, or not what its manifest says."""
     folder = Path(data_dir) / name
-    remedy = f"run: python get_data.py --dataset {name} --data_dir {data_dir}"
-    if not (folder / "manifest.json").is_file():
-        raise UserError(f"there is no dataset in {folder}; {remedy}")
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        shape, splits = tuple(manifest["image_shape"]), {}
-        for split, entry in manifest["splits"].items():
-            path = folder / entry["file"]
-            if path.stat().st_size != entry["bytes"]:
-                raise ValueError(f"{path.name} has {path.stat().st_size} bytes, not {entry['bytes']}")
-            pixels = np.load(path, mmap_mode="r")
-            wanted = (entry["base_classes"], entry["images_per_class"], *shape)
-            if pixels.shape != wanted:
-                raise ValueError(f"{path.name} has the shape {pixels.shape}, not {wanted}")
-            splits[split] = Split(pixels, manifest["rotations"], manifest["scale"])
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise UserError(f"the dataset in {folder} is damaged ({fault}); delete it and {remedy}") from fault
+    manifest = read_manifest(folder)
+    shape, splits = tuple(manifest["image_shape"]), {}
+    for split, entry in manifest["splits"].items():
+        pixels = open_npy(folder / entry["file"])
+        if pixels.shape != (entry["base_classes"], entry["images_per_class"], *shape):
+            raise UserError(
+                f"{folder / entry['file']} has the shape {pixels.shape}, which is not what manifest.json says: "
+                f"make it again with python get_data.py --dataset {name} --data_dir {data_dir} --force"
+            )
+        splits[split] = Split(pixels, manifest["rotations"], manifest["scale"])
     return Dataset(name, shape, splits)
 
 

@@ -79,8 +79,8 @@ def test_load_reads_what_get_data_leaves(data_dir):
         (lambda d: (d / "manifest.json").unlink(), "there is no dataset"),
         (lambda d: (d / "manifest.json").write_text("{"), "is damaged"),
         (lambda d: (d / "manifest.json").write_text("[]"), "is damaged"),
-        (lambda d: (d / "train.npy").unlink(), "is damaged"),
-        (lambda d: (d / "train.npy").write_bytes((d / "train.npy").read_bytes()[:-1]), "bytes, not"),
+        (lambda d: (d / "train.npy").unlink(), "is missing"),
+        (lambda d: (d / "train.npy").write_bytes((d / "train.npy").read_bytes()[:-1]), "wrong size"),
     ],
 )
 def test_a_damaged_dataset_is_a_sentence_that_says_what_to_do(data_dir, tmp_path, damage, words):
@@ -88,7 +88,7 @@ def test_a_damaged_dataset_is_a_sentence_that_says_what_to_do(data_dir, tmp_path
     damage(tmp_path / "glyphs")
     with pytest.raises(UserError, match=words) as fault:
         data.load(tmp_path, "glyphs")
-    assert "python get_data.py --dataset glyphs" in str(fault.value)
+    assert f"python get_data.py --dataset glyphs --data_dir {tmp_path}" in str(fault.value)
 
 
 def test_a_wrong_shape_is_refused(data_dir, tmp_path):

@@ -229,7 +229,7 @@ def refused(capsys, monkeypatch, *argv) -> str:
         (["--mode", "meta_test", "--savedir", "nowhere"], "there is no run in nowhere"),
         (
             ["--savedir", "a", "--data_dir", "nowhere"],
-            "no dataset in nowhere/omniglot; run: python get_data.py",
+            "no dataset in nowhere/omniglot; make it with: python get_data.py",
         ),
     ],
 )
