@@ -1,7 +1,6 @@
 # make demo | test | lint | bench; make .venv only installs. PYTHON=python3.12 make .venv chooses the Python.
 PYTHON ?= python3
 BIN = .venv/bin
-DEMO = results/demo
 
 .PHONY: demo test lint format bench clean .venv
 
@@ -16,7 +15,7 @@ DEMO = results/demo
 	@touch $@
 
 demo: .venv
-	@BIN=$(BIN) DEMO=$(DEMO) sh runfiles/demo.sh
+	@PYTHON=$(BIN)/python sh runfiles/demo.sh
 
 test: .venv
 	$(BIN)/python -m pytest
@@ -34,4 +33,4 @@ bench: .venv
 	$(BIN)/python bench.py --dataset omniglot --way 20 --shot 1 --query 15 --metabatch 4 --model maml
 
 clean:
-	rm -rf .venv $(DEMO) .pytest_cache .ruff_cache
+	rm -rf .venv results/demo .pytest_cache .ruff_cache
