@@ -14,17 +14,14 @@ class Engine:
     """A learner's parameters and optimiser, and its compiled steps over one split's pixels.
 
     One step is traced once: pixels stay on the device as they are stored, a call sends indices.
-    metabatch: tasks of one call. With jit (default: where there is a GPU) XLA compiles all tasks into one
-    program; without it they go one by one, `parallel` of them at the same time.
+    metabatch: tasks of one call. Where the learner is made for jit, XLA compiles all tasks into one program;
+    else they go one by one, `parallel` of them at the same time.
     """
 
-    def __init__(
-        self, learner, *, shot: int, query: int, metabatch: int, seed: int, meta_lr=1e-3, parallel=1, jit=None
-    ):
+    def __init__(self, learner, *, shot: int, query: int, metabatch: int, seed: int, meta_lr=1e-3, parallel=1):
         self.learner, self.seed, self.parallel = learner, seed, parallel
         self.shot, self.query, self.metabatch = shot, query, metabatch
-        self.jit = bool(tf.config.list_physical_devices("GPU")) if jit is None else jit
-        self.tasks_at_once = metabatch if self.jit else 1
+        self.tasks_at_once = metabatch if learner.jit else 1
         self.params = {k: tf.Variable(v, name=k) for k, v in learner.init(seed).items()}
         self.optimizer = tf.keras.optimizers.Adam(meta_lr, epsilon=1e-8)  # Keras' default is 1e-7
         self.optimizer.build(list(self.params.values()))
@@ -39,7 +36,7 @@ class Engine:
         pixels = tf.constant(split.pixels)
         variables = list(self.params.values())
 
-        @tf.function(autograph=False, jit_compile=self.jit)
+        @tf.function(autograph=False, jit_compile=self.learner.jit)
         def compiled(pixels, classes, images, iteration):
             x_s, x_q = data.gather(pixels, classes, images, split.rotations, split.scale, self.shot)
             seed = fold(tf.constant([self.seed, data.STREAMS["train"]], tf.int64), iteration)
@@ -64,7 +61,7 @@ class Engine:
         """-> step(first, tasks): losses and accuracies [tasks] of the episodes first, first + 1, ..."""
         pixels = tf.constant(split.pixels)
 
-        @tf.function(autograph=False, jit_compile=self.jit)
+        @tf.function(autograph=False, jit_compile=self.learner.jit)
         def compiled(pixels, classes, images, indices):
             x_s, x_q = data.gather(pixels, classes, images, split.rotations, split.scale, self.shot)
             seed = tf.constant([self.seed, data.STREAMS[stream]], tf.int64)

@@ -100,29 +100,36 @@ def _centre(x):
     return centred, tf.math.rsqrt(_mean(tf.square(centred)) + EPSILON)
 
 
-POOL = {"ksize": [1, 2, 2, 1], "strides": [1, 2, 2, 1], "padding": "VALID"}
+def max_pool(x: tf.Tensor, jit: bool) -> tf.Tensor:
+    """2x2 maxima, stride 2, VALID: [N,H,W,C] -> [N,H//2,W//2,C]. jit: will XLA compile it?
+
+    XLA has no deterministic first derivative of max pooling, and rounds the second one to bfloat16 (4 % off);
+    without XLA, reduce_max takes ten times as long on a CPU. Both are right where they are used.
+    """
+    if not jit:
+        return _max_pool_kernel(x)
+    n, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    return tf.reduce_max(tf.reshape(x, [n, height // 2, 2, width // 2, 2, channels]), [2, 4])
 
 
 @tf.custom_gradient
-def max_pool(x: tf.Tensor) -> tf.Tensor:
-    """2x2 maxima, stride 2, VALID: [N,H,W,C] -> [N,H//2,W//2,C].
-
-    Its second derivative is written out: XLA's own rounds to bfloat16 and is 4 % off.
-    """
+def _max_pool_kernel(x):
+    window = {"ksize": [1, 2, 2, 1], "strides": [1, 2, 2, 1], "padding": "VALID"}
     y = tf.nn.max_pool2d(x, 2, 2, "VALID")
 
-    @tf.custom_gradient
     def unpool(dy):
-        def backward(ddx):
-            picked = ddx * tf.raw_ops.MaxPoolGrad(orig_input=x, orig_output=y, grad=tf.ones_like(y), **POOL)
-            return 4 * tf.nn.avg_pool2d(picked, 2, 2, "VALID")
+        return tf.raw_ops.MaxPoolGrad(orig_input=x, orig_output=y, grad=dy, **window)
 
-        return tf.raw_ops.MaxPoolGrad(orig_input=x, orig_output=y, grad=dy, **POOL), backward
+    @tf.custom_gradient
+    def backward(dy):
+        # The second derivative gathers from where the first one scattered to.
+        return unpool(dy), lambda ddx: 4 * tf.nn.avg_pool2d(ddx * unpool(tf.ones_like(y)), 2, 2, "VALID")
 
-    return y, unpool
+    return y, backward
 
 
-def norm_relu_pool(x: tf.Tensor, beta: tf.Tensor, samples: int, held: bool) -> tf.Tensor:
+def norm_relu_pool(x: tf.Tensor, beta: tf.Tensor, samples: int, held: bool, jit: bool) -> tf.Tensor:
     """max_pool(relu(batch_norm(x))), each noise sample of each task normalised on its own.
 
     x [T,N,H,W,C] with N = samples * images, sample-major; beta [C] -> [T,N,H//2,W//2,C].
@@ -132,7 +139,7 @@ def norm_relu_pool(x: tf.Tensor, beta: tf.Tensor, samples: int, held: bool) -> t
     tasks, n, height, width, channels = x.shape
     x = tf.reshape(x, [tasks * samples, n // samples, height, width, channels])
     x = (batch_norm_held if held else batch_norm)(x, beta)
-    x = max_pool(tf.reshape(x, [tasks * n, height, width, channels]))
+    x = max_pool(tf.reshape(x, [tasks * n, height, width, channels]), jit)
     return tf.reshape(tf.nn.relu(x), [tasks, n, height // 2, width // 2, channels])
 
 

@@ -162,8 +162,8 @@ def quiet():
         os.close(null)
 
 
-def start(settings: dict):
-    """Import TensorFlow as these settings want it: the GPU, op determinism, a core for every parallel task."""
+def start(settings: dict) -> tuple[int, bool]:
+    """Import TensorFlow as these settings want it; -> how many tasks a CPU computes side by side, is there a GPU?"""
     if settings["gpu_id"] is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(settings["gpu_id"])
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
@@ -171,18 +171,18 @@ def start(settings: dict):
     with quiet():
         import tensorflow as tf
 
-        tf.config.list_physical_devices()
+        gpu = bool(tf.config.list_physical_devices("GPU"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parallel = min(cores, settings["metabatch"])
     tf.config.threading.set_inter_op_parallelism_threads(parallel)
     tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // parallel))
     tf.config.experimental.enable_op_determinism()
-    return parallel
+    return parallel, gpu
 
 
 def build_engine(settings: dict, image_shape: tuple[int, int, int]):
     """Set TensorFlow up, and make the engine of these settings."""
-    parallel = start(settings)
+    parallel, gpu = start(settings)
     import engine
     import model
 
@@ -193,6 +193,7 @@ def build_engine(settings: dict, image_shape: tuple[int, int, int]):
         n_steps=settings["n_steps"],
         inner_lr=settings["inner_lr"],
         meta_gradient=settings["meta_gradient"],
+        jit=gpu,
     )
     return engine.Engine(
         learner,

@@ -92,7 +92,8 @@ class MAML:
 
     image_shape: (H, W, C). inner_lr: step size of the inner loop. meta_gradient: `published` holds batch
     norm's backward pass constant when the inner gradient is differentiated, `exact` is the full second
-    order, `first_order` none. Only theta is adapted; phi and batch norm's offsets are not.
+    order, `first_order` none. jit: will XLA compile it? The right pooling depends on that.
+    Only theta is adapted; phi and batch norm's offsets are not.
     """
 
     def __init__(
@@ -104,12 +105,14 @@ class MAML:
         inner_lr: float,
         perturbation: NoPerturbation,
         meta_gradient: str = "published",
+        jit: bool = False,
     ):
         if meta_gradient not in META_GRADIENTS:
             raise ValueError(f"meta_gradient is {meta_gradient!r}, wanted one of {META_GRADIENTS}")
         self.image_shape, self.channels, self.way = tuple(image_shape), channels, way
         self.n_steps, self.inner_lr = n_steps, inner_lr
         self.perturbation, self.meta_gradient = perturbation, meta_gradient
+        self.jit = jit
         self.stochastic = type(perturbation) is not NoPerturbation
 
     def init(self, seed: int, dtype=tf.float32) -> Params:
@@ -133,7 +136,7 @@ class MAML:
             mu = layers.conv(x, theta[f"{layer}_w"], theta[f"{layer}_b"])
             mu = self.perturbation.block(params, layer, x, mu, noise)
             held = self.meta_gradient == "published"
-            x = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples, held)
+            x = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples, held, self.jit)
         return tf.reshape(x, [x.shape[0], x.shape[1], -1])  # NHWC order
 
     def head(self, params, theta, x, noise=None) -> tf.Tensor:

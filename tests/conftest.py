@@ -16,6 +16,14 @@ SETTINGS = {"dataset": "glyphs", "way": 3, "query": 2, "metabatch": 2, "channels
 SMALL = [word for name, value in SETTINGS.items() for word in (f"--{name}", str(value))]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def determinism():
+    """As main.py has it; XLA refuses what it cannot compute deterministically."""
+    import tensorflow as tf
+
+    tf.config.experimental.enable_op_determinism()
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
     """A folder with the glyphs dataset, as get_data.py leaves it."""

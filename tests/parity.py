@@ -96,6 +96,7 @@ def compute(s: dict, dtype: str, jit=False, tasks_at_once: int | None = None, re
         "n_steps": s["n_steps"],
         "inner_lr": s["inner_lr"],
         "meta_gradient": "published" if s["as_shipped"] else "exact",
+        "jit": jit,
     }
     weights, x_s, x_q, noise = redraw(s, model.LEARNERS["metadrop"](**settings), variables())
     if reverse:

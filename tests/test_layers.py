@@ -67,16 +67,17 @@ def test_batch_norm_is_the_formula_for_each_group(norm, groups, dtype, tolerance
         )
 
 
+@pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("size", [(6, 6), (7, 5), (3, 3), (21, 2)])
-def test_max_pool_drops_the_odd_row_and_column(size):
+def test_max_pool_drops_the_odd_row_and_column(size, jit):
     x = normal(2, *size, 3)
-    np.testing.assert_array_equal(layers.max_pool(tf.constant(x)), pool_formula(x))
+    np.testing.assert_array_equal(layers.max_pool(tf.constant(x), jit), pool_formula(x))
 
 
 @pytest.mark.parametrize("held", [False, True])
 def test_block_is_norm_relu_pool_with_every_sample_normalised_on_its_own(held):
     x, beta = normal(2, 3 * 4, 6, 7, 5), normal(5)  # 2 tasks, 3 samples of 4 images
-    y = layers.norm_relu_pool(tf.constant(x), tf.constant(beta), 3, held)
+    y = layers.norm_relu_pool(tf.constant(x), tf.constant(beta), 3, held, False)
     for t in range(2):
         for s in range(3):
             rows = slice(4 * s, 4 * s + 4)
@@ -115,7 +116,7 @@ def test_second_derivative_of_the_block_is_that_of_finite_differences(groups, ji
     beta, c = tf.constant(normal(3)), tf.constant(normal(groups, 4, 3, 2, 3))
 
     def f(x):
-        return tf.reduce_sum(tf.square(layers.norm_relu_pool(x, beta, 1, held=False)) * c)
+        return tf.reduce_sum(tf.square(layers.norm_relu_pool(x, beta, 1, False, jit)) * c)
 
     x = normal(groups, 4, 6, 5, 3)
     (_, second), finite = directional(f, x, jit)
@@ -127,12 +128,12 @@ def test_second_derivative_of_the_fused_kernel_is_right(jit):
     """Float32 takes the fused op; float64, checked above, the written-out formula."""
     beta, c, x = normal(3), normal(1, 4, 3, 2, 3), normal(1, 4, 6, 5, 3)
 
-    def f(x):
-        y = layers.norm_relu_pool(x, tf.cast(beta, x.dtype), 1, held=False)
+    def f(x, jit):
+        y = layers.norm_relu_pool(x, tf.cast(beta, x.dtype), 1, False, jit)
         return tf.reduce_sum(tf.square(y) * tf.cast(c, x.dtype))
 
-    (_, exact), _ = directional(f, x, False)
-    (_, single), _ = directional(f, x.astype("float32"), jit)
+    (_, exact), _ = directional(lambda x: f(x, False), x, False)
+    (_, single), _ = directional(lambda x: f(x, jit), x.astype("float32"), jit)
     assert np.linalg.norm(single - exact) / np.linalg.norm(exact) < 1e-4
 
 
@@ -159,15 +160,22 @@ def test_held_batch_norm_has_the_same_gradient_and_no_second_derivative(groups, 
     np.testing.assert_allclose(beta_gradient(layers.batch_norm_held), beta_gradient(layers.batch_norm), rtol=1e-3)
 
 
+@pytest.mark.parametrize("jit", [False, True])
+def test_gradient_of_equal_pixels_is_shared_out_once(jit):
+    """Blank paper is full of ties: wherever the gradient goes, it goes there once."""
+    (g, _), _ = directional(lambda x: tf.reduce_sum(layers.max_pool(x, jit) * 5.0), np.ones((1, 4, 4, 1)), jit)
+    np.testing.assert_allclose(g.reshape(2, 2, 2, 2).sum((1, 3)), 5)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_second_derivative_of_max_pool_under_jit_is_not_rounded(dtype):
     """XLA's own second derivative picks the winner among bfloat16 values."""
     x = (1 + 1e-4 * normal(2, 6, 6, 3)).astype(dtype)  # bfloat16 cannot tell these apart
     c = normal(2, 3, 3, 3)
 
-    def f(x):
-        return tf.reduce_sum(tf.pow(layers.max_pool(x), 3) * tf.cast(c, x.dtype))
+    def f(x, jit):
+        return tf.reduce_sum(tf.pow(layers.max_pool(x, jit), 3) * tf.cast(c, x.dtype))
 
-    (_, plain), _ = directional(f, x, False)
-    (_, jitted), _ = directional(f, x, True)
+    (_, plain), _ = directional(lambda x: f(x, False), x, False)
+    (_, jitted), _ = directional(lambda x: f(x, True), x, True)
     np.testing.assert_allclose(jitted, plain, rtol=1e-5)
