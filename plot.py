@@ -1,0 +1,369 @@
+"""Draw what runs have left in their savedirs: python plot.py --savedir D [D2 ...], which writes D/plot/index.html.
+
+Decision boundaries and stochastic features need main.py --mode export, the histogram --mode meta_test.
+"""
+
+import argparse
+import csv
+import html
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import exported
+import results
+from errors import Parser, UserError, run
+
+NAMES = {"maml": "MAML", "metadrop": "Meta-dropout"}
+FIGURES = {
+    "boundary": "Decision boundaries",
+    "features": "Stochastic features",
+    "curves": "Learning curves",
+    "histogram": "Accuracies of the test episodes",
+}
+
+
+@dataclass
+class Run:
+    """One savedir, and what of it has been read."""
+
+    savedir: Path
+    config: dict
+    name: str = ""
+    export: dict = field(default_factory=dict)
+    curves: dict = field(default_factory=dict)
+    test: dict = field(default_factory=dict)
+
+
+def number(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, not {text!r}")
+    return int(text)
+
+
+def parser() -> Parser:
+    p = Parser(prog="plot.py", description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[1])
+    p.add_argument("--savedir", nargs="+", action="extend", default=[], metavar="D",
+                   help="folders of runs, side by side in every figure; the figures go to the first one's plot/")  # fmt: skip
+    p.add_argument("--figures", nargs="+", choices=list(FIGURES), metavar="NAME",
+                   help=f"{', '.join(FIGURES)} (default: all; curves and histogram where there is what they need)")  # fmt: skip
+    p.add_argument("--tasks", nargs="+", type=number, default=[0, 1, 2], metavar="N",
+                   help="numbers of the exported tasks (default: 0 1 2)")  # fmt: skip
+    p.add_argument("--classes", nargs=2, type=number, default=[0, 1], metavar=("A", "B"),
+                   help="the two classes of a task that the boundary lies between (default: 0 1)")  # fmt: skip
+    p.add_argument("--layers", nargs="+", choices=exported.LAYERS, default=["conv1", "conv2"], metavar="LAYER",
+                   help="layers whose maps are shown (default: conv1 conv2)")  # fmt: skip
+    p.add_argument("--channels", nargs="+", type=number, metavar="N",
+                   help="exported channels to show (default: the 3 of each layer that vary most)")  # fmt: skip
+    p.add_argument("--format", nargs="+", choices=["png", "pdf", "svg"], default=["png", "pdf"], metavar="KIND",
+                   help="png, pdf, svg (default: png pdf); png is always written, for the page")  # fmt: skip
+    p.add_argument("--dpi", type=number, default=200, metavar="N", help="dots an inch of a png (default: 200)")
+    p.add_argument("--seed", type=number, default=0, metavar="N", help="seed of the t-SNE (default: 0)")
+    return p
+
+
+def read_run(savedir: Path) -> Run:
+    path = savedir / "config.json"
+    if not path.is_file():
+        raise UserError(f"there is no run in {savedir} (no config.json): check --savedir, or meta_train it first")
+    try:
+        config = json.loads(path.read_text())
+        config["model"]
+    except (ValueError, KeyError, TypeError) as fault:
+        raise UserError(f"{path} cannot be read ({fault})") from fault
+    return Run(savedir, config)
+
+
+def name_runs(runs: list[Run]) -> None:
+    """A learner's name; with the folder's where two runs would have the same."""
+    for run_ in runs:
+        run_.name = NAMES.get(run_.config["model"], run_.config["model"])
+    names = [run_.name for run_ in runs]
+    for run_, name in zip(runs, names, strict=True):
+        if names.count(name) > 1:
+            run_.name = f"{name} ({run_.savedir.name})"
+    if len({run_.name for run_ in runs}) < len(runs):
+        for run_ in runs:
+            run_.name = str(run_.savedir)
+
+
+def read_curves(savedir: Path) -> dict[str, np.ndarray]:
+    """The columns of meta_train.csv; NaN where a cell is empty."""
+    path = savedir / "meta_train.csv"
+    try:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        if not rows:
+            raise ValueError("no row yet")
+        wanted = ("iter", "secs", "loss", "acc", "val_loss", "val_acc", "val_ci95")
+        return {name: np.array([float(row[name] or "nan") for row in rows]) for name in wanted}
+    except FileNotFoundError as fault:
+        raise UserError(f"there is no {path}: the run has not been trained") from fault
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise UserError(f"{path} cannot be read ({fault})") from fault
+
+
+def read_exports(runs: list[Run], tasks: list[int], pair: list[int]) -> None:
+    """Every run's export, which must hold `tasks`, the same in all runs, with the classes `pair`."""
+    for run_ in runs:
+        run_.export = exported.read(run_.savedir)
+        held, way = run_.export["classes"].shape
+        if max(tasks) >= held:
+            raise UserError(
+                f"--tasks {max(tasks)}: {run_.savedir / exported.NAME} holds the tasks 0 to {held - 1}; "
+                f"export more with --export_tasks"
+            )
+        if max(pair) >= way or pair[0] == pair[1]:
+            raise UserError(f"--classes {pair[0]} {pair[1]}: two different ones of 0 to {way - 1} are wanted")
+        prints = [e.export["fingerprints"][tasks] for e in (runs[0], run_)]
+        if (prints[0] != prints[1]).any():
+            raise UserError(
+                f"{runs[0].savedir} and {run_.savedir} hold different tasks: export both with the same --dataset, "
+                f"--way, --shot, --query and --seed"
+            )
+
+
+def pick_channels(export: dict, layer: str, wanted: list[int] | None) -> list[int]:
+    """Places in export's map_channels: those of the channels wanted, or of the 3 whose maps vary most."""
+    held = export["map_channels"].tolist()
+    if wanted is None:
+        maps = export[f"perturbed_{layer}"].astype(np.float32)  # [K,M,I,h,w,J]
+        varying = maps.std(1).mean((0, 1, 2, 3))
+        return sorted(np.argsort(-varying, kind="stable")[:3].tolist())
+    missing = sorted(set(wanted) - set(held))
+    if missing:
+        raise UserError(f"--channels {missing[0]} was not exported: choose from {' '.join(map(str, held))}")
+    return [held.index(channel) for channel in wanted]
+
+
+class Page:
+    """Writes the figures into `folder`, and collects index.html's sections."""
+
+    def __init__(self, folder: Path, kinds: list[str], dpi: int):
+        self.folder, self.dpi = folder, dpi
+        self.kinds = ["png", *(kind for kind in dict.fromkeys(kinds) if kind != "png")]
+        self.sections = {name: [] for name in FIGURES}
+
+    def write(self, name: str, content: bytes) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            results.write_atomically(self.folder / name, content)
+        except OSError as fault:
+            raise UserError(f"cannot write into {self.folder} ({fault.strerror})") from fault
+
+    def add(self, section: str, name: str, caption: str, fig) -> None:
+        """A figure in every format, shown by its PNG."""
+        import figures
+
+        for kind in self.kinds:
+            self.write(f"{name}.{kind}", figures.still(fig, kind, self.dpi))
+        links = " ".join(f'<a href="{name}.{kind}">{kind.upper()}</a>' for kind in self.kinds)
+        self._show(section, f"{name}.png", caption, links)
+
+    def add_animation(self, section: str, name: str, caption: str, frames) -> None:
+        import figures
+
+        self.write(f"{name}.gif", figures.animation(frames))
+        self._show(section, f"{name}.gif", caption, f'<a href="{name}.gif">GIF</a>')
+
+    def note(self, section: str, text: str) -> None:
+        self.sections[section].append(f"<p>{html.escape(text)}</p>")
+
+    def _show(self, section, file, caption, links):
+        text = html.escape(caption)
+        self.sections[section].append(
+            f'<figure><img src="{file}" alt="{text}"><figcaption>{text} {links}</figcaption></figure>'
+        )
+
+    def finish(self, title: str, runs: list[Run], command: dict) -> Path:
+        """Write index.html: a plain page that is opened from disk, and needs nothing from elsewhere."""
+        settings = {run_.name: run_.config | run_.export.get("settings", {}) for run_ in runs}
+        keys = dict.fromkeys(key for s in settings.values() for key in s)
+        rows = "".join(
+            f"<tr><th>{html.escape(key)}</th>"
+            + "".join(f"<td>{html.escape(str(s.get(key, '')))}</td>" for s in settings.values())
+            + "</tr>\n"
+            for key in keys
+        )
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in settings)
+        drawn = ", ".join(f"{key} {value}" for key, value in command.items())
+        body = "".join(
+            f"<h2>{FIGURES[name]}</h2>\n" + "\n".join(parts) + "\n" for name, parts in self.sections.items() if parts
+        )
+        text = PAGE.format(title=html.escape(title), body=body, head=head, rows=rows, drawn=html.escape(drawn))
+        self.write("index.html", text.encode())
+        return self.folder / "index.html"
+
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222;
+  background: #fff; }}
+figure {{ margin: 1.5rem 0; }}
+img {{ max-width: 100%; height: auto; }}
+figcaption {{ max-width: 60rem; color: #444; }}
+table {{ border-collapse: collapse; font-size: 0.9rem; }}
+th, td {{ border-bottom: 1px solid #ccc; padding: 0.15rem 1.5rem 0.15rem 0; text-align: left; font-weight: normal; }}
+thead th {{ font-weight: bold; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}<h2>Settings</h2>
+<table>
+<thead><tr><th></th>{head}</tr></thead>
+<tbody>
+{rows}</tbody>
+</table>
+<p>Drawn with: {drawn}.</p>
+</body>
+</html>
+"""
+
+
+def draw_boundaries(runs: list[Run], page: Page, tasks: list[int], pair: tuple[int, int], seed: int, bar) -> None:
+    import figures
+    import geometry
+
+    names = tuple(f"class {c} ({side})" for c, side in zip(pair, "AB", strict=True))
+    scenes = {run_.name: {} for run_ in runs}
+    for task in tasks:
+        for run_ in runs:
+            scenes[run_.name][task] = geometry.scene(run_.export, task, pair, seed)
+        bar.update()
+    what = (
+        "Axis 1 is the last layer's features projected on the difference of the two classes' weights, so the boundary "
+        "is exact; axis 2 is a 1-D t-SNE of what is left. The shaded side is where a class is predicted."
+    )
+    page.add("boundary", "boundary_tasks", f"After the last inner step. {what}", figures.boundary_tasks(scenes, names))
+    bar.update()
+    for task in tasks:
+        here = {name: by_task[task] for name, by_task in scenes.items()}
+        caption = f"Task {task}, from before the first inner step to after the last, one t-SNE for all steps."
+        page.add("boundary", f"boundary_task{task}", caption, figures.boundary_strip(here, names))
+        bar.update()
+        caption = f"Task {task}: the same, moving; between two steps on straight lines."
+        page.add_animation("boundary", f"boundary_task{task}_steps", caption, figures.boundary_frames(here, names))
+        bar.update()
+
+
+def draw_features(runs: list[Run], page: Page, tasks: list[int], layers: list[str], channels, bar) -> None:
+    import figures
+
+    for number_, run_ in enumerate(runs):
+        e = run_.export
+        if not e["perturbed_features"].shape[2]:
+            page.note("features", f"{run_.name} perturbs nothing: it has no stochastic features.")
+            bar.update(len(tasks))
+            continue
+        chosen = [(layer, j) for layer in layers for j in pick_channels(e, layer, channels)]
+        for task in tasks:
+            for i, row in enumerate(e["map_images"]):
+                maps = [
+                    {
+                        "label": f"{layer} ch {e['map_channels'][j]}",
+                        "clean": e[f"clean_{layer}"][task, i, ..., j].astype(np.float32),
+                        "perturbed": e[f"perturbed_{layer}"][task, :, i, ..., j].astype(np.float32),
+                        "noise": e[f"noise_{layer}"][task, :, i, ..., j].astype(np.float32),
+                    }
+                    for layer, j in chosen
+                ]
+                image = e["support_images"][task, row]
+                name = f"features{number_ if len(runs) > 1 else ''}_task{task}_image{i}"
+                copies = e["perturbed_features"].shape[2]
+                caption = (
+                    f"{run_.name}, task {task}, training image {row}: maps after batch norm and relu, mean and "
+                    f"standard deviation over {copies} noise samples"
+                )
+                page.add("features", name, caption + ".", figures.feature_strip(image, maps))
+                page.add_animation(
+                    "features", f"{name}_samples", f"{caption}; one sample after the other.",
+                    figures.feature_frames(image, maps),
+                )  # fmt: skip
+            bar.update()
+
+
+def draw_curves(runs: list[Run], page: Page, bar) -> None:
+    import figures
+
+    caption = "Meta-training: loss, and accuracy with its 95 % interval, by iterations and by wall time."
+    page.add("curves", "curves", caption, figures.learning_curves({run_.name: run_.curves for run_ in runs}))
+    bar.update()
+
+
+def draw_histogram(runs: list[Run], page: Page, bar) -> None:
+    import figures
+
+    paired = {}
+    for run_ in runs[1:]:
+        if run_.test["episodes_sha256"] == runs[0].test["episodes_sha256"]:
+            title = f"{run_.name} - {runs[0].name}"
+            paired[title] = run_.test["accuracies"] - runs[0].test["accuracies"]
+        else:
+            page.note("histogram", f"{run_.name} and {runs[0].name} were tested on different episodes: not paired.")
+    episodes = len(runs[0].test["accuracies"])
+    caption = f"Accuracies of {episodes} test episodes, with the mean and its 95 % interval"
+    caption += ", and the paired differences." if paired else "."
+    page.add("histogram", "histogram", caption, figures.accuracy_histogram({r.name: r.test for r in runs}, paired))
+    bar.update()
+
+
+def main() -> int:
+    args = parser().parse_args()
+    if not args.savedir:
+        raise UserError("--savedir is missing: name the folder of a run, for example --savedir results/first")
+    if not args.dpi:
+        raise UserError("--dpi must be above 0")
+    runs = [read_run(Path(d)) for d in args.savedir]
+    name_runs(runs)
+    wanted = args.figures or list(FIGURES)
+    tasks, pair = list(dict.fromkeys(args.tasks)), tuple(args.classes)
+    page = Page(runs[0].savedir / "plot", args.format, args.dpi)
+    if {"boundary", "features"} & set(wanted):
+        read_exports(runs, tasks, pair)
+    for name, key, read in (("curves", "curves", read_curves), ("histogram", "test", results.read_test)):
+        if name not in wanted:
+            continue
+        try:
+            for run_ in runs:
+                setattr(run_, key, read(run_.savedir))
+        except UserError as fault:
+            if args.figures:
+                raise
+            wanted.remove(name)
+            page.note(name, f"Not drawn: {fault}.")
+    stochastic = any(run_.export["perturbed_features"].shape[2] for run_ in runs if run_.export)
+    if args.figures and "features" in wanted and not stochastic:
+        raise UserError(f"{', '.join(r.name for r in runs)}: nothing is perturbed, so there are no stochastic features")
+    total = (1 + 3 * len(tasks)) * ("boundary" in wanted) + len(tasks) * len(runs) * ("features" in wanted)
+    total += ("curves" in wanted) + ("histogram" in wanted)
+    slow = 0.5 if sys.stderr.isatty() else 15
+    with tqdm(total=total, unit="figure", desc="plot", dynamic_ncols=True, mininterval=slow) as bar:
+        if "boundary" in wanted:
+            draw_boundaries(runs, page, tasks, pair, args.seed, bar)
+        if "features" in wanted:
+            draw_features(runs, page, tasks, args.layers, args.channels, bar)
+        if "curves" in wanted:
+            draw_curves(runs, page, bar)
+        if "histogram" in wanted:
+            draw_histogram(runs, page, bar)
+    command = {"--tasks": tasks, "--classes": pair, "--seed": args.seed}
+    command = {k: " ".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in command.items()}
+    index = page.finish(" and ".join(run_.name for run_ in runs), runs, command)
+    print(index)
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    run(main)
