@@ -5,11 +5,13 @@ from collections.abc import Iterator
 
 import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
 from geometry import Scene
+from results import summary
 
 matplotlib.use("Agg")
 matplotlib.rcParams.update({
@@ -21,9 +23,10 @@ matplotlib.rcParams.update({
 CLASS_COLOURS = ("#0072B2", "#D55E00")
 RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKS = ("o", "^")
+WIDTH = 7.2  # inches, the least that the boundary's legend needs
 # How a role looks: size in points^2, whether it is filled, and the rest.
 ROLES = {
-    "copies": {"s": 11, "filled": True, "alpha": 0.35, "linewidths": 0},
+    "copies": {"s": 14, "filled": True, "alpha": 0.5, "linewidths": 0},
     "query": {"s": 16, "filled": False, "linewidths": 0.8},
     "support": {"s": 60, "filled": True, "linewidths": 1.0, "edgecolors": "black"},
 }
@@ -38,16 +41,12 @@ def look(role: str, which: int) -> dict:
     return style | {"marker": MARKS[which], "facecolors": colour if filled else "none"}
 
 
-def limits(values: np.ndarray, margin: float = 0.06) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())
-    room = margin * (high - low or 1)
-    return low - room, high + room
-
-
-def window(scenes: list[Scene]) -> tuple[float, float]:
-    """The range of axis 1 that holds every point and boundary of the scenes."""
-    parts = [s.points[role][..., 0].ravel() for s in scenes for role in s.points]
-    return limits(np.concatenate([*parts, *(s.boundary for s in scenes)]))
+def window(scene: Scene, snapshots=slice(None)) -> tuple[float, float]:
+    """The range of axis 1 that holds every point and boundary of these snapshots."""
+    parts = [points[snapshots, :, 0].ravel() for points in scene.points.values()]
+    values = np.concatenate([*parts, scene.boundary[snapshots]])
+    room = 0.07 * (np.ptp(values) or 1)
+    return float(values.min() - room), float(values.max() + room)
 
 
 def between(scene: Scene, step: float):
@@ -94,13 +93,15 @@ def percent(share: float) -> str:
 
 def boundary_strip(scenes: dict[str, Scene], names: tuple[str, str]) -> Figure:
     """One task: a row for every run, a column for every inner step."""
-    columns = len(next(iter(scenes.values())).boundary)
-    fig = Figure(figsize=(0.5 + 1.75 * columns, 0.9 + 1.75 * len(scenes)))
+    columns = max(len(scene.boundary) for scene in scenes.values())
+    fig = Figure(figsize=(max(WIDTH, 0.5 + 1.75 * columns), 0.9 + 1.75 * len(scenes)))
     axes = fig.subplots(len(scenes), columns, squeeze=False)
     for row, (name, scene) in zip(axes, scenes.items(), strict=True):
-        for step, ax in enumerate(row):
-            draw_plane(ax, scene, step, window([scene]))
-            ax.set_title(f"step {step}: {percent(scene.accuracy[step])} right")
+        for ax in row[len(scene.boundary) :]:
+            ax.set_axis_off()
+        for step, ax in enumerate(row[: len(scene.boundary)]):
+            draw_plane(ax, scene, step, window(scene))
+            ax.set_title(f"step {step}: {percent(scene.accuracy[step])} correct")
         row[0].set_ylabel(f"{name}\nt-SNE of the rest")
     for ax in axes[-1]:
         ax.set_xlabel("projection on $w_A - w_B$")
@@ -111,12 +112,12 @@ def boundary_strip(scenes: dict[str, Scene], names: tuple[str, str]) -> Figure:
 def boundary_tasks(scenes: dict[str, dict[int, Scene]], names: tuple[str, str]) -> Figure:
     """After the last inner step: a row for every run, a column for every task."""
     columns = len(next(iter(scenes.values())))
-    fig = Figure(figsize=(max(5.5, 0.5 + 2.2 * columns), 0.9 + 2.0 * len(scenes)))
+    fig = Figure(figsize=(max(WIDTH, 0.5 + 2.2 * columns), 0.9 + 2.0 * len(scenes)))
     axes = fig.subplots(len(scenes), columns, squeeze=False)
     for row, (name, tasks) in zip(axes, scenes.items(), strict=True):
         for ax, (task, scene) in zip(row, tasks.items(), strict=True):
-            draw_plane(ax, scene, len(scene.boundary) - 1, window([scene]))
-            ax.set_title(f"task {task}: {percent(scene.accuracy[-1])} right")
+            draw_plane(ax, scene, len(scene.boundary) - 1, window(scene, slice(-1, None)))
+            ax.set_title(f"task {task}: {percent(scene.accuracy[-1])} correct")
         row[0].set_ylabel(f"{name}\nt-SNE of the rest")
     for ax in axes[-1]:
         ax.set_xlabel("projection on $w_A - w_B$")
@@ -126,7 +127,7 @@ def boundary_tasks(scenes: dict[str, dict[int, Scene]], names: tuple[str, str]) 
 
 def boundary_frames(scenes: dict[str, Scene], names: tuple[str, str], moves: int = 6) -> Iterator[tuple[Figure, int]]:
     """Yield (figure, milliseconds): the runs side by side, moving from snapshot to snapshot in `moves` frames."""
-    fig = Figure(figsize=(max(5.6, 3.3 * len(scenes)), 4), dpi=100)
+    fig = Figure(figsize=(max(WIDTH, 3.5 * len(scenes)), 4))
     axes = fig.subplots(1, len(scenes), squeeze=False)[0]
     legend(fig, names, any(s.points["copies"].size for s in scenes.values()))
     last = max(len(s.boundary) for s in scenes.values()) - 1
@@ -136,17 +137,14 @@ def boundary_frames(scenes: dict[str, Scene], names: tuple[str, str], moves: int
         step = whole + t * t * (3 - 2 * t)  # slow at the snapshots
         for ax, (name, scene) in zip(axes, scenes.items(), strict=True):
             ax.clear()
-            draw_plane(ax, scene, step, window([scene]))
+            draw_plane(ax, scene, step, window(scene))
             at = min(round(step), len(scene.boundary) - 1)
-            ax.set_title(f"{name}, inner step {at} of {last}: {percent(scene.accuracy[at])} right")
+            ax.set_title(f"{name}, inner step {at} of {last}: {percent(scene.accuracy[at])} correct")
             ax.set(xlabel="projection on $w_A - w_B$", ylabel="t-SNE of the rest")
         yield fig, (80 if part else 2000 if whole == last else 900)
 
 
 # ---- stochastic features
-
-GREY = {"cmap": "gray"}
-COLOUR = {"cmap": "viridis"}
 
 
 def show(ax, image, **style):
@@ -159,43 +157,49 @@ def show(ax, image, **style):
 
 def show_input(ax, image) -> None:
     """image [H,W,C] uint8, grey or colour."""
-    show(ax, image[..., 0] if image.shape[-1] == 1 else image, vmin=0, vmax=255, **GREY)
+    show(ax, image[..., 0] if image.shape[-1] == 1 else image, vmin=0, vmax=255, cmap="gray")
     ax.set_title("input")
 
 
+def panel(row: dict, kind: str, sample: int = 0):
+    """One map [h,w] of a row, and what its colours span: (lowest, highest)."""
+    grey = 0.0, float(np.quantile([*row["clean"][None], *row["perturbed"]], 0.998)) or 1.0  # a few pixels may shine
+    if kind == "clean":
+        return row["clean"], grey
+    if kind == "sample":
+        return row["perturbed"][sample], grey
+    if kind == "mean":
+        return row["perturbed"].mean(0), grey
+    if kind == "std":
+        std = row["perturbed"].std(0)
+        return std, (0.0, float(std.max()) or 1.0)
+    noise = row["noise"].mean(0) if kind == "mean noise" else row["noise"]
+    span = float(noise.min()), float(noise.max())
+    return (noise if kind == "mean noise" else noise[sample]), span
+
+
 @matplotlib.rc_context({"figure.constrained_layout.h_pad": 0.02, "figure.constrained_layout.w_pad": 0.02})
-def feature_figure(image, rows: list[dict], columns: list[str]):
+def feature_figure(image, rows: list[dict], columns: dict[str, tuple]):
     """The input, and beside it a row of panels for every channel.
 
-    image [H,W,C] uint8; a row has label, clean [h,w], perturbed [M,h,w] and noise [M,h,w] (or M = 0).
-    -> the figure, and by column the artists of its rows.
+    image [H,W,C] uint8; a row has label, clean [h,w], perturbed [M,h,w] and noise [M,h,w] (or M = 0);
+    columns: by title what `panel` takes. -> the figure, and by kind the artists of its rows.
     """
-    fig = Figure(figsize=(1.7 + 0.95 * len(columns), 0.3 + 0.95 * len(rows)))
+    fig = Figure(figsize=(1.7 + 0.95 * len(columns), 0.3 + 1.05 * len(rows)))
     left, right = fig.subfigures(1, 2, width_ratios=(1.5, 0.2 + 0.95 * len(columns)))
     show_input(left.subplots(), image)
     axes = right.subplots(len(rows), len(columns), squeeze=False)
-    artists = {column: [] for column in columns}
-    for line, row in zip(axes, rows, strict=True):
-        top = max(float(row["clean"].max()), float(row["perturbed"].max())) or 1.0
-        scale = GREY | {"vmin": 0, "vmax": top}
-        for ax, column in zip(line, columns, strict=True):
-            if column == "std":
-                std = row["perturbed"].std(0)
-                artist = show(ax, std, vmin=0, vmax=std.max() or 1, **COLOUR)
-                ax.set_xlabel(f"to {std.max():.2g}", fontsize=6, labelpad=1)
-            elif "noise" in column:
-                noise = row["noise"].mean(0) if "mean" in column else row["noise"][0]
-                spread = row["noise"].mean(0) if "mean" in column else row["noise"]
-                artist = show(ax, noise, vmin=spread.min(), vmax=spread.max(), **COLOUR)
-                ax.set_xlabel(f"{spread.min():.2g} to {spread.max():.2g}", fontsize=6, labelpad=1)
-            else:
-                maps = {"noise-free": row["clean"], "mean": row["perturbed"].mean(0)}
-                sample = int(column.split()[-1]) - 1 if column.split()[-1].isdigit() else 0
-                artist = show(ax, maps.get(column, row["perturbed"][sample]), **scale)
-                ax.set_xlabel(f"0 to {top:.2g}", fontsize=6, labelpad=1)
-            artists[column].append(artist)
-            if line is axes[0]:
-                ax.set_title(column)
+    artists = {}
+    for number, (line, row) in enumerate(zip(axes, rows, strict=True)):
+        for ax, (title, what) in zip(line, columns.items(), strict=True):
+            values, (low, high) = panel(row, *what)
+            grey = what[0] in ("clean", "sample", "mean")
+            artist = show(ax, values, vmin=low, vmax=high, cmap="gray" if grey else "viridis")
+            artists.setdefault(what[0], []).append(artist)
+            if ax is line[0] or not grey:  # the grey panels of a row have one scale
+                ax.set_xlabel(f"{low:.2g} to {high:.2g}", fontsize=6, labelpad=1)
+            if number == 0:
+                ax.set_title(title)
         line[0].set_ylabel(row["label"])
     return fig, artists
 
@@ -203,19 +207,22 @@ def feature_figure(image, rows: list[dict], columns: list[str]):
 def feature_strip(image, rows: list[dict], samples: int = 4) -> Figure:
     """For papers: noise-free, some samples, mean, standard deviation, and the mean noise where it multiplies."""
     samples = min(samples, len(rows[0]["perturbed"]))
-    columns = ["noise-free", *(f"sample {i + 1}" for i in range(samples)), "mean", "std"]
-    return feature_figure(image, rows, columns + ["mean noise"] * bool(len(rows[0]["noise"])))[0]
+    columns = {"noise-free": ("clean",)} | {f"sample {i + 1}": ("sample", i) for i in range(samples)}
+    columns |= {"mean": ("mean",), "std": ("std",)}
+    if len(rows[0]["noise"]):
+        columns["mean noise"] = ("mean noise",)
+    return feature_figure(image, rows, columns)[0]
 
 
 def feature_frames(image, rows: list[dict]) -> Iterator[tuple[Figure, int]]:
     """Yield (figure, milliseconds): one noise sample after the other, beside the mean and the standard deviation."""
-    noise = ["noise"] * bool(len(rows[0]["noise"]))
-    fig, artists = feature_figure(image, rows, ["noise-free", *noise, "sample", "mean", "std"])
+    moving = {"a sample": ("sample",)} | ({"its noise": ("noise",)} if len(rows[0]["noise"]) else {})
+    columns = {"noise-free": ("clean",)} | moving | {"mean": ("mean",), "std": ("std",)}
+    fig, artists = feature_figure(image, rows, columns)
     for sample in range(len(rows[0]["perturbed"])):
-        for number, row in enumerate(rows):
-            artists["sample"][number].set_data(row["perturbed"][sample])
-            if noise:
-                artists["noise"][number].set_data(row["noise"][sample])
+        for (kind,) in moving.values():
+            for artist, row in zip(artists[kind], rows, strict=True):
+                artist.set_data(panel(row, kind, sample)[0])
         yield fig, 500
 
 
@@ -242,7 +249,7 @@ def learning_curves(runs: dict[str, dict[str, np.ndarray]]) -> Figure:
             else:
                 column[1].plot(x, 100 * run["acc"], color=colour, linewidth=1)
         column[1].set_xlabel(title)
-    axes[0, 0].set_ylabel("query loss (nats)")
+    axes[0, 0].set(yscale="log", ylabel="query loss (nats)")
     axes[1, 0].set_ylabel("validation accuracy (%)" if validated else "training accuracy (%)")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
     return fig
@@ -252,31 +259,40 @@ def cycle(colours, n: int) -> list:
     return [colours[i % len(colours)] for i in range(n)]
 
 
-def accuracy_histogram(runs: dict[str, dict], paired: dict[str, np.ndarray]) -> Figure:
+def bins(values: np.ndarray, quantum: float) -> np.ndarray:
+    """Edges of at most about 40 bins, each around as many of the values that an episode can have."""
+    width = quantum * max(1, round((np.ptp(values) / quantum + 1) / 40))
+    first = quantum * (np.floor(values.min() / quantum + 1e-6) - 0.5)
+    return np.arange(first, values.max() + width + quantum / 2, width)
+
+
+def accuracy_histogram(runs: dict[str, dict], paired: dict[str, np.ndarray], quantum: float) -> Figure:
     """Left: accuracies of a test's episodes by run. Right: each run's difference from the first, in `paired`.
 
-    runs: by name accuracies (percent), accuracy and interval95; paired: by title differences in points.
+    runs: by name accuracies (percent), accuracy and interval95; paired: by title differences in points;
+    quantum: what one query image is of an episode, in points.
     """
     panels = 1 + bool(paired)
     fig = Figure(figsize=(3.6 * panels, 3.2))
     axes = fig.subplots(1, panels, squeeze=False)[0]
-    values = np.concatenate([run["accuracies"] for run in runs.values()])
-    edges = np.linspace(values.min(), 100, 21) if values.min() < 100 else np.linspace(90, 100, 21)
-    for colour, (name, run) in zip(cycle(RUN_COLOURS, len(runs)), runs.items(), strict=True):
+    edges = bins(np.concatenate([run["accuracies"] for run in runs.values()]), quantum)
+    colours = cycle(RUN_COLOURS, len(runs))
+    for colour, (name, run) in zip(colours, runs.items(), strict=True):
         label = f"{name}: {run['accuracy']:.2f} ± {run['interval95']:.2f} %"
         axes[0].hist(run["accuracies"], edges, color=colour, alpha=0.25)
         axes[0].hist(run["accuracies"], edges, color=colour, histtype="step", linewidth=1.2, label=label)
         axes[0].axvline(run["accuracy"], color=colour, linestyle="--", linewidth=1)
     axes[0].set(xlabel="accuracy of an episode (%)", ylabel="episodes")
-    for colour, (title, difference) in zip(cycle(RUN_COLOURS, len(runs))[1:], paired.items(), strict=False):
-        reach = max(abs(d).max() for d in paired.values()) or 1.0
-        mean, band = difference.mean(), 1.96 * difference.std() / len(difference) ** 0.5
-        axes[1].hist(difference, np.linspace(-reach, reach, 32), color=colour, alpha=0.4,
-                     label=f"{title}: {mean:+.2f} ± {band:.2f}")  # fmt: skip
-        axes[1].axvspan(mean - band, mean + band, color=colour, alpha=0.3, linewidth=0)
-        axes[1].axvline(mean, color=colour, linewidth=1)
+    if paired:
+        edges = bins(np.concatenate([[0], *paired.values()]), quantum)
         axes[1].axvline(0, color="black", linewidth=0.8)
-        axes[1].set(xlabel="difference on the same episode (points)")
+        axes[1].set(xlabel="difference on the same episode (points)", ylabel="episodes")
+    for colour, (title, difference) in zip(colours[1:], paired.items(), strict=False):
+        mean, band = summary(difference / 100)
+        label = f"{title}: {mean:+.2f} ± {band:.2f}"
+        axes[1].hist(difference, edges, color=colour, alpha=0.25)
+        axes[1].hist(difference, edges, color=colour, histtype="step", linewidth=1.2, label=label)
+        axes[1].axvline(mean, color=colour, linestyle="--", linewidth=1)
     for ax in axes:
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1))
     return fig
@@ -287,17 +303,32 @@ def accuracy_histogram(runs: dict[str, dict], paired: dict[str, np.ndarray]) -> 
 
 def animation(frames: Iterator[tuple[Figure, int]], dpi: int = 110) -> bytes:
     """A GIF that repeats for ever, all frames with the first one's colours."""
-    images, times, first = [], [], None
+    images, times, colours = [], [], None
     for fig, milliseconds in frames:
-        file = io.BytesIO()
-        fig.savefig(file, format="png", dpi=dpi)
-        image = Image.open(file).convert("RGB")
-        first = first or image.quantize(256)
-        images.append(image.quantize(palette=first, dither=Image.Dither.NONE))
+        if colours is None:
+            fig.set_dpi(dpi)
+            fig.draw_without_rendering()
+            fig.set_layout_engine("none")  # laid out once: nothing jumps, and it is slow
+        canvas = FigureCanvasAgg(fig)
+        canvas.draw()
+        image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+        colours = colours or palette_of(image)
+        images.append(image.quantize(palette=colours, dither=Image.Dither.NONE))
         times.append(milliseconds)
     file = io.BytesIO()
     images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=times, loop=0, optimize=False)
     return file.getvalue()
+
+
+def palette_of(image: Image.Image) -> Image.Image:
+    """The image's 256 colours; its background stays white, which Pillow would map on a light grey."""
+    colours = image.quantize(256)
+    palette = colours.getpalette()
+    for index in range(0, len(palette), 3):
+        if min(palette[index : index + 3]) >= 251:
+            palette[index : index + 3] = (255, 255, 255)
+    colours.putpalette(palette)
+    return colours
 
 
 def still(fig: Figure, kind: str, dpi: int) -> bytes:

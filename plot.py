@@ -49,9 +49,9 @@ def number(text: str) -> int:
 def parser() -> Parser:
     p = Parser(prog="plot.py", description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[1])
     p.add_argument("--savedir", nargs="+", action="extend", default=[], metavar="D",
-                   help="folders of runs, side by side in every figure; the figures go to the first one's plot/")  # fmt: skip
+                   help="folders of runs, side by side; the figures go to the first one's plot/")  # fmt: skip
     p.add_argument("--figures", nargs="+", choices=list(FIGURES), metavar="NAME",
-                   help=f"{', '.join(FIGURES)} (default: all; curves and histogram where there is what they need)")  # fmt: skip
+                   help=f"of {', '.join(FIGURES)} (default: all that the savedirs hold)")  # fmt: skip
     p.add_argument("--tasks", nargs="+", type=number, default=[0, 1, 2], metavar="N",
                    help="numbers of the exported tasks (default: 0 1 2)")  # fmt: skip
     p.add_argument("--classes", nargs=2, type=number, default=[0, 1], metavar=("A", "B"),
@@ -133,7 +133,7 @@ def pick_channels(export: dict, layer: str, wanted: list[int] | None) -> list[in
     held = export["map_channels"].tolist()
     if wanted is None:
         maps = export[f"perturbed_{layer}"].astype(np.float32)  # [K,M,I,h,w,J]
-        varying = maps.std(1).mean((0, 1, 2, 3))
+        varying = maps.var(1).mean((0, 1, 2, 3))
         return sorted(np.argsort(-varying, kind="stable")[:3].tolist())
     missing = sorted(set(wanted) - set(held))
     if missing:
@@ -279,7 +279,7 @@ def draw_features(runs: list[Run], page: Page, tasks: list[int], layers: list[st
                     for layer, j in chosen
                 ]
                 image = e["support_images"][task, row]
-                name = f"features{number_ if len(runs) > 1 else ''}_task{task}_image{i}"
+                name = f"features{f'_run{number_}' if len(runs) > 1 else ''}_task{task}_image{i}"
                 copies = e["perturbed_features"].shape[2]
                 caption = (
                     f"{run_.name}, task {task}, training image {row}: maps after batch norm and relu, mean and "
@@ -307,14 +307,17 @@ def draw_histogram(runs: list[Run], page: Page, bar) -> None:
     paired = {}
     for run_ in runs[1:]:
         if run_.test["episodes_sha256"] == runs[0].test["episodes_sha256"]:
-            title = f"{run_.name} - {runs[0].name}"
+            title = f"{run_.name} − {runs[0].name}"
             paired[title] = run_.test["accuracies"] - runs[0].test["accuracies"]
         else:
             page.note("histogram", f"{run_.name} and {runs[0].name} were tested on different episodes: not paired.")
-    episodes = len(runs[0].test["accuracies"])
-    caption = f"Accuracies of {episodes} test episodes, with the mean and its 95 % interval"
-    caption += ", and the paired differences." if paired else "."
-    page.add("histogram", "histogram", caption, figures.accuracy_histogram({r.name: r.test for r in runs}, paired))
+    settings = runs[0].test["settings"]
+    fig = figures.accuracy_histogram(
+        {run_.name: run_.test for run_ in runs}, paired, quantum=100 / (settings["way"] * settings["query"])
+    )
+    caption = f"{len(runs[0].test['accuracies'])} test episodes: accuracies"
+    caption += ", and their differences on the same episode" if paired else ""
+    page.add("histogram", "histogram", f"{caption}; mean (dashed) and its 95 % interval.", fig)
     bar.update()
 
 
