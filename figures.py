@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatter
 from PIL import Image
 
 from geometry import Scene
@@ -62,10 +63,13 @@ def draw_plane(ax, scene: Scene, step: float, xlim) -> None:
     for which, edge in enumerate((xlim[1], xlim[0])):
         ax.axvspan(boundary, edge, color=CLASS_COLOURS[which], alpha=0.07, linewidth=0)
     ax.axvline(boundary, color="black", linewidth=1, linestyle="--")
+    crowd = max(1.0, len(scene.owner["support"]) / 4)  # many training points are drawn smaller
     for order, role in enumerate(ROLES):
         for which in (0, 1):
             x, y = points[role][scene.owner[role] == which].T
-            ax.scatter(x, y, zorder=2 + order, **look(role, which))
+            style = look(role, which)
+            style["s"] /= crowd**0.5 if role == "support" else 1
+            ax.scatter(x, y, zorder=2 + order, **style)
     ax.set(xlim=xlim, ylim=(-1.12, 1.12), yticks=[])
     ax.locator_params(axis="x", nbins=4)
 
@@ -228,7 +232,10 @@ def feature_frames(image, rows: list[dict]) -> Iterator[tuple[Figure, int]]:
 
 # ---- numbers of a run
 
-AXES = {"iter": ("iterations", 1.0), "secs": ("minutes", 60.0)}
+
+def clock(seconds: float) -> tuple[str, float]:
+    """The unit that suits so long a time, and its seconds."""
+    return next((c for c in (("hours", 3600.0), ("minutes", 60.0)) if seconds >= 2 * c[1]), ("seconds", 1.0))
 
 
 def learning_curves(runs: dict[str, dict[str, np.ndarray]]) -> Figure:
@@ -236,9 +243,10 @@ def learning_curves(runs: dict[str, dict[str, np.ndarray]]) -> Figure:
     validated = any(np.isfinite(run["val_acc"]).any() for run in runs.values())
     fig = Figure(figsize=(7, 4.6))
     axes = fig.subplots(2, 2, sharey="row", sharex="col")
-    for column, (clock, (title, unit)) in zip(axes.T, AXES.items(), strict=True):
+    longest = max(run["secs"].max() for run in runs.values())
+    for column, key, (title, unit) in zip(axes.T, ("iter", "secs"), (("iterations", 1), clock(longest)), strict=True):
         for colour, (name, run) in zip(cycle(RUN_COLOURS, len(runs)), runs.items(), strict=True):
-            x, val = run[clock] / unit, np.isfinite(run["val_acc"])
+            x, val = run[key] / unit, np.isfinite(run["val_acc"])
             column[0].plot(x, run["loss"], color=colour, linewidth=1, label=f"{name}, training")
             if validated:
                 column[0].plot(x[val], run["val_loss"][val], color=colour, linestyle="--", marker="o", markersize=3,
@@ -250,6 +258,8 @@ def learning_curves(runs: dict[str, dict[str, np.ndarray]]) -> Figure:
                 column[1].plot(x, 100 * run["acc"], color=colour, linewidth=1)
         column[1].set_xlabel(title)
     axes[0, 0].set(yscale="log", ylabel="query loss (nats)")
+    axes[0, 0].yaxis.set_major_formatter(LogFormatter())
+    axes[0, 0].yaxis.set_minor_formatter(LogFormatter())
     axes[1, 0].set_ylabel("validation accuracy (%)" if validated else "training accuracy (%)")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
     return fig

@@ -5,9 +5,7 @@ Decision boundaries and stochastic features need main.py --mode export, the hist
 
 import argparse
 import csv
-import html
 import json
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 import exported
+import figures
+import geometry
 import results
 from errors import Parser, UserError, run
+from page import Page
 
 NAMES = {"maml": "MAML", "metadrop": "Meta-dropout"}
 FIGURES = {
@@ -52,8 +53,8 @@ def parser() -> Parser:
                    help="folders of runs, side by side; the figures go to the first one's plot/")  # fmt: skip
     p.add_argument("--figures", nargs="+", choices=list(FIGURES), metavar="NAME",
                    help=f"of {', '.join(FIGURES)} (default: all that the savedirs hold)")  # fmt: skip
-    p.add_argument("--tasks", nargs="+", type=number, default=[0, 1, 2], metavar="N",
-                   help="numbers of the exported tasks (default: 0 1 2)")  # fmt: skip
+    p.add_argument("--tasks", nargs="+", type=number, metavar="N",
+                   help="numbers of the exported tasks (default: the first three)")  # fmt: skip
     p.add_argument("--classes", nargs=2, type=number, default=[0, 1], metavar=("A", "B"),
                    help="the two classes of a task that the boundary lies between (default: 0 1)")  # fmt: skip
     p.add_argument("--layers", nargs="+", choices=exported.LAYERS, default=["conv1", "conv2"], metavar="LAYER",
@@ -108,10 +109,13 @@ def read_curves(savedir: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} cannot be read ({fault})") from fault
 
 
-def read_exports(runs: list[Run], tasks: list[int], pair: list[int]) -> None:
-    """Every run's export, which must hold `tasks`, the same in all runs, with the classes `pair`."""
+def read_exports(runs: list[Run], tasks: list[int] | None, pair: tuple[int, int]) -> list[int]:
+    """Read every run's export. -> the tasks to draw, which all must hold, the same, with the classes `pair`."""
     for run_ in runs:
         run_.export = exported.read(run_.savedir)
+    if tasks is None:
+        tasks = list(range(min(3, *(len(run_.export["classes"]) for run_ in runs))))
+    for run_ in runs:
         held, way = run_.export["classes"].shape
         if max(tasks) >= held:
             raise UserError(
@@ -126,6 +130,7 @@ def read_exports(runs: list[Run], tasks: list[int], pair: list[int]) -> None:
                 f"{runs[0].savedir} and {run_.savedir} hold different tasks: export both with the same --dataset, "
                 f"--way, --shot, --query and --seed"
             )
+    return tasks
 
 
 def pick_channels(export: dict, layer: str, wanted: list[int] | None) -> list[int]:
@@ -141,100 +146,8 @@ def pick_channels(export: dict, layer: str, wanted: list[int] | None) -> list[in
     return [held.index(channel) for channel in wanted]
 
 
-class Page:
-    """Writes the figures into `folder`, and collects index.html's sections."""
-
-    def __init__(self, folder: Path, kinds: list[str], dpi: int):
-        self.folder, self.dpi = folder, dpi
-        self.kinds = ["png", *(kind for kind in dict.fromkeys(kinds) if kind != "png")]
-        self.sections = {name: [] for name in FIGURES}
-
-    def write(self, name: str, content: bytes) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            results.write_atomically(self.folder / name, content)
-        except OSError as fault:
-            raise UserError(f"cannot write into {self.folder} ({fault.strerror})") from fault
-
-    def add(self, section: str, name: str, caption: str, fig) -> None:
-        """A figure in every format, shown by its PNG."""
-        import figures
-
-        for kind in self.kinds:
-            self.write(f"{name}.{kind}", figures.still(fig, kind, self.dpi))
-        links = " ".join(f'<a href="{name}.{kind}">{kind.upper()}</a>' for kind in self.kinds)
-        self._show(section, f"{name}.png", caption, links)
-
-    def add_animation(self, section: str, name: str, caption: str, frames) -> None:
-        import figures
-
-        self.write(f"{name}.gif", figures.animation(frames))
-        self._show(section, f"{name}.gif", caption, f'<a href="{name}.gif">GIF</a>')
-
-    def note(self, section: str, text: str) -> None:
-        self.sections[section].append(f"<p>{html.escape(text)}</p>")
-
-    def _show(self, section, file, caption, links):
-        text = html.escape(caption)
-        self.sections[section].append(
-            f'<figure><img src="{file}" alt="{text}"><figcaption>{text} {links}</figcaption></figure>'
-        )
-
-    def finish(self, title: str, runs: list[Run], command: dict) -> Path:
-        """Write index.html: a plain page that is opened from disk, and needs nothing from elsewhere."""
-        settings = {run_.name: run_.config | run_.export.get("settings", {}) for run_ in runs}
-        keys = dict.fromkeys(key for s in settings.values() for key in s)
-        rows = "".join(
-            f"<tr><th>{html.escape(key)}</th>"
-            + "".join(f"<td>{html.escape(str(s.get(key, '')))}</td>" for s in settings.values())
-            + "</tr>\n"
-            for key in keys
-        )
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in settings)
-        drawn = ", ".join(f"{key} {value}" for key, value in command.items())
-        body = "".join(
-            f"<h2>{FIGURES[name]}</h2>\n" + "\n".join(parts) + "\n" for name, parts in self.sections.items() if parts
-        )
-        text = PAGE.format(title=html.escape(title), body=body, head=head, rows=rows, drawn=html.escape(drawn))
-        self.write("index.html", text.encode())
-        return self.folder / "index.html"
-
-
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222;
-  background: #fff; }}
-figure {{ margin: 1.5rem 0; }}
-img {{ max-width: 100%; height: auto; }}
-figcaption {{ max-width: 60rem; color: #444; }}
-table {{ border-collapse: collapse; font-size: 0.9rem; }}
-th, td {{ border-bottom: 1px solid #ccc; padding: 0.15rem 1.5rem 0.15rem 0; text-align: left; font-weight: normal; }}
-thead th {{ font-weight: bold; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}<h2>Settings</h2>
-<table>
-<thead><tr><th></th>{head}</tr></thead>
-<tbody>
-{rows}</tbody>
-</table>
-<p>Drawn with: {drawn}.</p>
-</body>
-</html>
-"""
-
-
 def draw_boundaries(runs: list[Run], page: Page, tasks: list[int], pair: tuple[int, int], seed: int, bar) -> None:
-    import figures
-    import geometry
-
+    section = FIGURES["boundary"]
     names = tuple(f"class {c} ({side})" for c, side in zip(pair, "AB", strict=True))
     scenes = {run_.name: {} for run_ in runs}
     for task in tasks:
@@ -245,25 +158,28 @@ def draw_boundaries(runs: list[Run], page: Page, tasks: list[int], pair: tuple[i
         "Axis 1 is the last layer's features projected on the difference of the two classes' weights, so the boundary "
         "is exact; axis 2 is a 1-D t-SNE of what is left. The shaded side is where a class is predicted."
     )
-    page.add("boundary", "boundary_tasks", f"After the last inner step. {what}", figures.boundary_tasks(scenes, names))
+    page.add(
+        FIGURES["boundary"],
+        "boundary_tasks",
+        f"After the last inner step. {what}",
+        figures.boundary_tasks(scenes, names),
+    )
     bar.update()
     for task in tasks:
         here = {name: by_task[task] for name, by_task in scenes.items()}
         caption = f"Task {task}, from before the first inner step to after the last, one t-SNE for all steps."
-        page.add("boundary", f"boundary_task{task}", caption, figures.boundary_strip(here, names))
+        page.add(section, f"boundary_task{task}", caption, figures.boundary_strip(here, names))
         bar.update()
         caption = f"Task {task}: the same, moving; between two steps on straight lines."
-        page.add_animation("boundary", f"boundary_task{task}_steps", caption, figures.boundary_frames(here, names))
+        page.add_animation(section, f"boundary_task{task}_steps", caption, figures.boundary_frames(here, names))
         bar.update()
 
 
 def draw_features(runs: list[Run], page: Page, tasks: list[int], layers: list[str], channels, bar) -> None:
-    import figures
-
     for number_, run_ in enumerate(runs):
         e = run_.export
         if not e["perturbed_features"].shape[2]:
-            page.note("features", f"{run_.name} perturbs nothing: it has no stochastic features.")
+            page.note(FIGURES["features"], f"{run_.name} perturbs nothing: it has no stochastic features.")
             bar.update(len(tasks))
             continue
         chosen = [(layer, j) for layer in layers for j in pick_channels(e, layer, channels)]
@@ -285,39 +201,36 @@ def draw_features(runs: list[Run], page: Page, tasks: list[int], layers: list[st
                     f"{run_.name}, task {task}, training image {row}: maps after batch norm and relu, mean and "
                     f"standard deviation over {copies} noise samples"
                 )
-                page.add("features", name, caption + ".", figures.feature_strip(image, maps))
-                page.add_animation(
-                    "features", f"{name}_samples", f"{caption}; one sample after the other.",
+                page.add(FIGURES["features"], name, caption + ".", figures.feature_strip(image, maps))
+                page.add_animation(FIGURES["features"], f"{name}_samples", f"{caption}; one sample after the other.",
                     figures.feature_frames(image, maps),
                 )  # fmt: skip
             bar.update()
 
 
 def draw_curves(runs: list[Run], page: Page, bar) -> None:
-    import figures
-
     caption = "Meta-training: loss, and accuracy with its 95 % interval, by iterations and by wall time."
-    page.add("curves", "curves", caption, figures.learning_curves({run_.name: run_.curves for run_ in runs}))
+    page.add(FIGURES["curves"], "curves", caption, figures.learning_curves({run_.name: run_.curves for run_ in runs}))
     bar.update()
 
 
 def draw_histogram(runs: list[Run], page: Page, bar) -> None:
-    import figures
-
     paired = {}
     for run_ in runs[1:]:
         if run_.test["episodes_sha256"] == runs[0].test["episodes_sha256"]:
             title = f"{run_.name} − {runs[0].name}"
             paired[title] = run_.test["accuracies"] - runs[0].test["accuracies"]
         else:
-            page.note("histogram", f"{run_.name} and {runs[0].name} were tested on different episodes: not paired.")
+            page.note(
+                FIGURES["histogram"], f"{run_.name} and {runs[0].name} were tested on different episodes: not paired."
+            )
     settings = runs[0].test["settings"]
     fig = figures.accuracy_histogram(
         {run_.name: run_.test for run_ in runs}, paired, quantum=100 / (settings["way"] * settings["query"])
     )
     caption = f"{len(runs[0].test['accuracies'])} test episodes: accuracies"
     caption += ", and their differences on the same episode" if paired else ""
-    page.add("histogram", "histogram", f"{caption}; mean (dashed) and its 95 % interval.", fig)
+    page.add(FIGURES["histogram"], "histogram", f"{caption}; mean (dashed) and its 95 % interval.", fig)
     bar.update()
 
 
@@ -330,10 +243,10 @@ def main() -> int:
     runs = [read_run(Path(d)) for d in args.savedir]
     name_runs(runs)
     wanted = args.figures or list(FIGURES)
-    tasks, pair = list(dict.fromkeys(args.tasks)), tuple(args.classes)
-    page = Page(runs[0].savedir / "plot", args.format, args.dpi)
+    pair, tasks = tuple(args.classes), []
+    page = Page(runs[0].savedir / "plot", list(FIGURES.values()), args.format, args.dpi)
     if {"boundary", "features"} & set(wanted):
-        read_exports(runs, tasks, pair)
+        tasks = read_exports(runs, args.tasks and list(dict.fromkeys(args.tasks)), pair)
     for name, key, read in (("curves", "curves", read_curves), ("histogram", "test", results.read_test)):
         if name not in wanted:
             continue
@@ -344,7 +257,7 @@ def main() -> int:
             if args.figures:
                 raise
             wanted.remove(name)
-            page.note(name, f"Not drawn: {fault}.")
+            page.note(FIGURES[name], f"Not drawn: {fault}.")
     stochastic = any(run_.export["perturbed_features"].shape[2] for run_ in runs if run_.export)
     if args.figures and "features" in wanted and not stochastic:
         raise UserError(f"{', '.join(r.name for r in runs)}: nothing is perturbed, so there are no stochastic features")
@@ -362,11 +275,10 @@ def main() -> int:
             draw_histogram(runs, page, bar)
     command = {"--tasks": tasks, "--classes": pair, "--seed": args.seed}
     command = {k: " ".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in command.items()}
-    index = page.finish(" and ".join(run_.name for run_ in runs), runs, command)
-    print(index)
+    settings = {run_.name: run_.config | run_.export.get("settings", {}) for run_ in runs}
+    print(page.finish(" and ".join(settings), settings, command))
     return 0
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("MPLBACKEND", "Agg")
     run(main)
