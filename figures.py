@@ -321,24 +321,19 @@ def animation(frames: Iterator[tuple[Figure, int]], dpi: int = 110) -> bytes:
             fig.set_layout_engine("none")  # laid out once: nothing jumps, and it is slow
         canvas = FigureCanvasAgg(fig)
         canvas.draw()
-        image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-        colours = colours or palette_of(image)
-        images.append(image.quantize(palette=colours, dither=Image.Dither.NONE))
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        image = Image.fromarray(pixels)
+        if colours is None:
+            colours = image.quantize(255)
+            colours.putpalette([*colours.getpalette()[: 3 * 255], 255, 255, 255])
+        indexed = image.quantize(palette=colours, dither=Image.Dither.NONE)
+        paper = Image.fromarray((pixels == 255).all(-1))  # Pillow takes the next grey for white
+        indexed.paste(255, mask=paper)
+        images.append(indexed)
         times.append(milliseconds)
     file = io.BytesIO()
     images[0].save(file, "GIF", save_all=True, append_images=images[1:], duration=times, loop=0, optimize=False)
     return file.getvalue()
-
-
-def palette_of(image: Image.Image) -> Image.Image:
-    """The image's 256 colours; its background stays white, which Pillow would map on a light grey."""
-    colours = image.quantize(256)
-    palette = colours.getpalette()
-    for index in range(0, len(palette), 3):
-        if min(palette[index : index + 3]) >= 251:
-            palette[index : index + 3] = (255, 255, 255)
-    colours.putpalette(palette)
-    return colours
 
 
 def still(fig: Figure, kind: str, dpi: int) -> bytes:

@@ -115,7 +115,7 @@ def test_copies_belong_to_the_class_of_their_image():
     np.testing.assert_array_equal(scene.owner["copies"], np.tile(scene.owner["support"], 3))
 
 
-def test_tsne_is_the_same_from_the_same_seed_and_keeps_neighbours(rng=None):
+def test_tsne_is_the_same_from_the_same_seed_and_keeps_neighbours():
     rng = np.random.default_rng(1)
     groups = rng.normal(scale=20, size=(6, 1, SIZE)) + rng.normal(size=(6, 10, SIZE))
     rest = groups.reshape(3, 20, SIZE)
