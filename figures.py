@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogLocator
 from PIL import Image
 
 from geometry import Scene
@@ -24,7 +24,7 @@ matplotlib.rcParams.update({
 CLASS_COLOURS = ("#0072B2", "#D55E00")
 RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKS = ("o", "^")
-WIDTH = 7.2  # inches, the least that the boundary's legend needs
+WIDTH = 7.5  # inches, the least that the boundary's legend needs
 # How a role looks: size in points^2, whether it is filled, and the rest.
 ROLES = {
     "copies": {"s": 14, "filled": True, "alpha": 0.5, "linewidths": 0},
@@ -257,9 +257,12 @@ def learning_curves(runs: dict[str, dict[str, np.ndarray]]) -> Figure:
             else:
                 column[1].plot(x, 100 * run["acc"], color=colour, linewidth=1)
         column[1].set_xlabel(title)
-    axes[0, 0].set(yscale="log", ylabel="query loss (nats)")
-    axes[0, 0].yaxis.set_major_formatter(LogFormatter())
-    axes[0, 0].yaxis.set_minor_formatter(LogFormatter())
+    axes[0, 0].set_ylabel("query loss (nats)")
+    low, high = axes[0, 0].dataLim.intervaly
+    if low > 0 and high > 3 * low:  # else it would show no tick
+        axes[0, 0].set_yscale("log")
+        axes[0, 0].yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
+        axes[0, 0].yaxis.set_minor_formatter("")
     axes[1, 0].set_ylabel("validation accuracy (%)" if validated else "training accuracy (%)")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
     return fig

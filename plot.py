@@ -64,13 +64,8 @@ def parser() -> Parser:
     p.add_argument("--format", nargs="+", choices=["png", "pdf", "svg"], default=["png", "pdf"], metavar="KIND",
                    help="png, pdf, svg (default: png pdf); png is always written, for the page")  # fmt: skip
     p.add_argument("--dpi", type=number, default=200, metavar="N", help="dots an inch of a png (default: 200)")
-    p.add_argument(
-        "--seed",
-        type=number,
-        default=0,
-        metavar="N",
-        help="seed of the t-SNE: what another one changes is an accident (default: 0)",
-    )
+    p.add_argument("--seed", type=number, default=0, metavar="N",
+                   help="seed of the t-SNE: what another one changes is an accident (default: 0)")  # fmt: skip
     return p
 
 
@@ -264,12 +259,13 @@ def main() -> int:
                 raise
             wanted.remove(name)
             page.note(FIGURES[name], f"Not drawn: {fault}.")
-    for run_ in runs:
-        if "features" in wanted:
-            pick_channels(run_.export, args.layers[0], args.channels)
-    stochastic = any(run_.export["perturbed_features"].shape[2] for run_ in runs if run_.export)
-    if args.figures and "features" in wanted and not stochastic:
-        raise UserError(f"{', '.join(r.name for r in runs)}: nothing is perturbed, so there are no stochastic features")
+    if "features" in wanted:
+        perturbed = [run_ for run_ in runs if run_.export["perturbed_features"].shape[2]]
+        for run_ in perturbed:
+            pick_channels(run_.export, args.layers[0], args.channels)  # refuses before anything is drawn
+        if args.figures and not perturbed:
+            names = ", ".join(run_.name for run_ in runs)
+            raise UserError(f"{names}: nothing is perturbed, so there are no stochastic features")
     total = (1 + 3 * len(tasks)) * ("boundary" in wanted) + len(tasks) * len(runs) * ("features" in wanted)
     total += ("curves" in wanted) + ("histogram" in wanted)
     slow = 0.5 if sys.stderr.isatty() else 15
