@@ -1,4 +1,4 @@
-"""Meta-train, meta-test and compare few-shot learners: python main.py --mode MODE --savedir D [flags].
+"""Meta-train, meta-test, export and compare few-shot learners: python main.py --mode MODE --savedir D [flags].
 
 meta_train writes D/config.json; the other modes read it and need no other flag.
 """
@@ -118,6 +118,13 @@ def parser() -> Parser:
          "training takes 1)", type=whole(1), metavar="N")  # fmt: skip
     flag(test, "checkpoint", "last", "last: the paper's choice; best: highest validation accuracy",
          choices=["last", "best"])  # fmt: skip
+
+    look = p.add_argument_group("export (the flags of meta_test apply, and --way: the tasks' classes, default 2)")
+    flag(look, "export_tasks", 10, "test tasks", type=whole(1), metavar="N")
+    flag(look, "export_samples", 10, "perturbed copies of a support image's features", type=whole(1), metavar="N")
+    flag(look, "export_images", 2, "support images a task whose lower layers' maps are kept", type=whole(1),
+         metavar="N")  # fmt: skip
+    flag(look, "export_channels", 6, "channels of those maps, evenly spread", type=whole(1), metavar="N")
     return p
 
 
@@ -136,8 +143,9 @@ def read_config(savedir: Path) -> dict:
 
 
 def trained_settings(settings: dict) -> dict:
-    """What config.json keeps: all that describes the run, but not where or how it is called."""
-    return {k: v for k, v in settings.items() if k not in ("mode", "savedir", "resume", "maml")}
+    """What config.json keeps: all that describes the run, but not where or how it is called or looked at."""
+    gone = ("mode", "savedir", "resume", "maml")
+    return {k: v for k, v in settings.items() if k not in gone and not k.startswith("export_")}
 
 
 def merge(given: dict, config: dict, may_differ: set[str], remedy: str) -> dict:
@@ -277,13 +285,41 @@ def meta_test(savedir: Path, given: dict) -> int:
     )
 
 
+def export(savedir: Path, given: dict) -> int:
+    config = read_config(savedir)
+    config |= {k: DEFAULTS[k] for k in NOT_KEPT}
+    way = given.pop("way", 2)
+    if way > config["way"]:
+        raise UserError(f"--way {way} is more than the {config['way']} classes the run was trained for: export fewer")
+    if "metabatch" in given:
+        raise UserError("--metabatch has no meaning in an export, which takes its tasks one by one: leave it out")
+    settings = DEFAULTS | merge(given, config, TEST_CHOICES, "it cannot be changed in an export")
+    engine, dataset = build(settings | {"metabatch": 1})
+    import export as exporter
+
+    shown = ("dataset", "model", "shot", "query", "n_steps", "inner_lr", "meta_gradient", "seed", "n_test_mc_samp")
+    return exporter.export(
+        engine,
+        dataset.splits["test"],
+        savedir,
+        way=way,
+        tasks=settings["export_tasks"],
+        copies=settings["export_samples"],
+        images=settings["export_images"],
+        channels=settings["export_channels"],
+        samples=settings["n_test_mc_samp"],
+        checkpoint=settings["checkpoint"],
+        settings={"way": way, "trained_way": config["way"]} | {k: settings[k] for k in shown},
+    )
+
+
 def compare(savedirs: list[Path]) -> int:
     if len(savedirs) < 2:
         raise UserError("--mode compare takes two or more folders: --savedir A B")
     return results.compare(savedirs)
 
 
-MODES = {"meta_train": meta_train, "meta_test": meta_test, "compare": compare}
+MODES = {"meta_train": meta_train, "meta_test": meta_test, "export": export, "compare": compare}
 
 
 def main() -> int:

@@ -8,6 +8,12 @@ A learner has
     adapt(params, x, y, noise, samples)    -> whatever it has learnt from the support set
     logits(params, adapted, x)             -> [T,Q,way] for the query set
 and the loops see nothing else. A new learner or perturbation is one class and one line in LEARNERS.
+A learner with a linear head over features can be looked into (export.py) when it also has
+    narrow(params, way)                               -> params whose head has the first `way` classes only
+    trajectory(params, x, y, noise, samples)          -> what adapt had before each inner step and at the end
+    features(params, adapted, x, noise, samples)      -> [T,N,D], the input of the last layer
+    linear(adapted)                                   -> that layer, [T,D,way] and [T,way]
+    maps(params, adapted, x, noise, samples)          -> {layer: its map, and the noise multiplied in or None}
 """
 
 from collections.abc import Callable
@@ -59,6 +65,10 @@ class NoPerturbation:
         """Perturb the convolution `mu` [T,N,H,W,C] of x, before batch norm. `noise` is None on the query."""
         return mu
 
+    def factor(self, params, layer, x, noise):
+        """What `block` multiplies the convolution of x by, [T,N,H,W,C], for figures; None: it does not."""
+        return None
+
     def head(self, params, x, logits, noise):
         """Perturb the logits [T,N,way] of the features x [T,N,D]."""
         return logits
@@ -74,11 +84,14 @@ class LearnedNoise(NoPerturbation):
     def shapes(self, image_shape, channels):
         return conv_net("phi", image_shape, channels, 1)
 
-    def block(self, params, layer, x, mu, noise):
+    def factor(self, params, layer, x, noise):
         a = layers.conv(x, params[f"phi/{layer}_w"], params[f"phi/{layer}_b"])
         if noise is not None:
             a += noise(layer, a.shape)
-        return mu * tf.nn.softplus(a)
+        return tf.nn.softplus(a)
+
+    def block(self, params, layer, x, mu, noise):
+        return mu * self.factor(params, layer, x, noise)
 
     def head(self, params, x, logits, noise):
         if noise is None:
@@ -129,23 +142,53 @@ class MAML:
                 params[name] = normal(shape, [seed, i], stddev=0.02, dtype=dtype)
         return params
 
-    def features(self, params, theta, x, noise=None, samples=1) -> tf.Tensor:
-        """Input of the last layer: x [T,N,H,W,C] -> [T,N,D]. noise(layer, shape), or None for the query."""
+    def blocks(self, params, theta, x, noise=None, samples=1):
+        """Yield each block's name, input, perturbed convolution and output. noise(layer, shape), or None."""
         for block in range(1, BLOCKS + 1):
             layer = f"conv{block}"
             mu = layers.conv(x, theta[f"{layer}_w"], theta[f"{layer}_b"])
             mu = self.perturbation.block(params, layer, x, mu, noise)
             held = self.meta_gradient == "published"
-            x = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples, held, self.jit)
+            out = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples, held, self.jit)
+            yield layer, x, mu, out
+            x = out
+
+    def features(self, params, theta, x, noise=None, samples=1) -> tf.Tensor:
+        """Input of the last layer: x [T,N,H,W,C] -> [T,N,D]. noise(layer, shape), or None for the query."""
+        *_, (_, _, _, x) = self.blocks(params, theta, x, noise, samples)
         return tf.reshape(x, [x.shape[0], x.shape[1], -1])  # NHWC order
+
+    def maps(self, params, theta, x, noise=None, samples=1) -> dict[str, tuple]:
+        """By layer: relu(batch_norm(.)) of the perturbed convolution, before pooling, [T,N,H,W,C], and the
+        noise it was multiplied by (or None)."""
+        found = {}
+        for layer, inputs, mu, _ in self.blocks(params, theta, x, noise, samples):
+            groups = tf.reshape(mu, [mu.shape[0] * samples, -1, *mu.shape[2:]])
+            normal = layers.batch_norm(groups, params[f"{layer}_bn/beta"])
+            factor = self.perturbation.factor(params, layer, inputs, noise)
+            found[layer] = tf.nn.relu(tf.reshape(normal, mu.shape)), factor
+        return found
 
     def head(self, params, theta, x, noise=None) -> tf.Tensor:
         """Features [T,N,D] -> logits [T,N,way]."""
         logits = layers.dense(x, theta["dense_w"], theta["dense_b"])
         return self.perturbation.head(params, x, logits, noise)
 
+    def linear(self, theta: Params) -> tuple[tf.Tensor, tf.Tensor]:
+        """The last layer's weights [T,D,way] and biases [T,way]."""
+        return theta["dense_w"], theta["dense_b"]
+
+    def narrow(self, params: Params, way: int) -> Params:
+        """The same parameters with only the head's first `way` columns."""
+        heads = ("theta/dense_w", "theta/dense_b")
+        return {k: v[..., :way] if k in heads else v for k, v in params.items()}
+
     def adapt(self, params: Params, x: tf.Tensor, y: tf.Tensor, noise: Noise, samples: int = 1) -> Params:
-        """theta of every task after n_steps gradient steps on its support set.
+        """theta of every task after n_steps gradient steps on its support set; see `trajectory`."""
+        return self.trajectory(params, x, y, noise, samples)[-1]
+
+    def trajectory(self, params: Params, x: tf.Tensor, y: tf.Tensor, noise: Noise, samples: int = 1) -> list[Params]:
+        """theta of every task before the first and after each of n_steps gradient steps on its support set.
 
         x [T,S,H,W,C] in [0,1], y one-hot [S,way]. The LOSS is averaged over `samples` noise samples, which
         are drawn afresh in every step and normalised apart from each other.
@@ -159,6 +202,7 @@ class MAML:
             for name, value in params.items()
             if name.startswith("theta/")
         }
+        thetas = [theta]
         for step in range(self.n_steps):
 
             def at_step(layer, shape, step=step):
@@ -170,7 +214,8 @@ class MAML:
             if self.meta_gradient == "first_order":
                 grads = [tf.stop_gradient(g) for g in grads]
             theta = {k: v - self.inner_lr * g for (k, v), g in zip(theta.items(), grads, strict=True)}
-        return theta
+            thetas.append(theta)
+        return thetas
 
     def logits(self, params: Params, theta: Params, x: tf.Tensor) -> tf.Tensor:
         """Noise-free logits [T,Q,way] of the query images x [T,Q,H,W,C]."""

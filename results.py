@@ -9,9 +9,9 @@ import numpy as np
 from errors import UserError
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(part, path)
 
 

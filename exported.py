@@ -1,0 +1,91 @@
+"""What export.npz holds: its layout, its version, and how it is read. Needs no TensorFlow.
+
+Version 1, numpy.load(allow_pickle=False) reads it. Sizes: K tasks, P = n_steps + 1 snapshots (before the first
+inner step, and after each), N classes a task, S = N * shot support and Q = N * query rows ordered by class, M
+perturbed copies (0 for a learner without noise), D features, H W C the input, h w a layer's map, I chosen
+support images, J chosen channels. Floats are float32 but where noted; accuracies are 0 to 1, losses nats.
+
+    format                int64, 1
+    settings              str, JSON: the run's and the export's settings, the checkpoint and its iteration
+    fingerprints          [K] str, SHA-256 of a task's classes and images: equal where two exports share a task
+    classes               [K,N] int32, numbers in the test split; images [K,N,shot+query] int32, support first
+    support_labels        [S] int32 (0 to N-1); query_labels [Q] int32
+    support_images        [K,S,H,W,C] uint8, network input * 255; query_images [K,Q,H,W,C]
+    support_features      [K,P,S,D], noise-free input of the last layer; query_features [K,P,Q,D]
+    perturbed_features    [K,P,M,S,D], the same with noise; a copy has the same noise in every snapshot
+    head_w, head_b        [K,P,D,N] and [K,P,N]: logits = features @ head_w + head_b
+    support_predictions   [K,P,S] int32, of the noise-free features; query_predictions [K,P,Q]
+    support_loss          [K,P], noise-free; query_loss, support_accuracy, query_accuracy likewise
+    map_images            [I] int32, the rows of the support set that the maps show
+    map_channels          [J] int32, their channels
+    clean_LAYER           [K,I,h,w,J] float16, noise-free map after batch norm and relu, before pooling, at the
+                          last snapshot; LAYER is conv1 to conv4
+    perturbed_LAYER       [K,M,I,h,w,J] float16, the same with noise
+    noise_LAYER           [K,M,I,h,w,J] float16, softplus(a), what the convolution was multiplied by; M is 0
+                          where the learner multiplies by nothing
+"""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from errors import UserError
+
+FORMAT = 1
+NAME = "export.npz"
+LAYERS = ("conv1", "conv2", "conv3", "conv4")
+SHAPES = {
+    "fingerprints": "K", "classes": "KN", "images": "KN.", "support_labels": "S", "query_labels": "Q",
+    "support_images": "KSHWC", "query_images": "KQHWC", "support_features": "KPSD", "query_features": "KPQD",
+    "perturbed_features": "KPMSD", "head_w": "KPDN", "head_b": "KPN", "support_predictions": "KPS",
+    "query_predictions": "KPQ", "support_loss": "KP", "query_loss": "KP", "support_accuracy": "KP",
+    "query_accuracy": "KP", "map_images": "I", "map_channels": "J",
+}  # fmt: skip
+for _layer in LAYERS:
+    SHAPES |= {f"clean_{_layer}": "KI..J", f"perturbed_{_layer}": "KMI..J", f"noise_{_layer}": "K.I..J"}
+
+
+def check(arrays: dict[str, np.ndarray]) -> None:
+    """ValueError where arrays are not of SHAPES; a letter is one size, and a dot any size."""
+    sizes = {}
+    for name, letters in SHAPES.items():
+        if name not in arrays:
+            raise ValueError(f"it lacks {name}")
+        shape = arrays[name].shape
+        if len(shape) != len(letters):
+            raise ValueError(f"{name} has the shape {shape}")
+        for letter, size in zip(letters, shape, strict=True):
+            if letter != "." and sizes.setdefault(letter, size) != size:
+                raise ValueError(f"{name} has the shape {shape}, where another array has {letter} = {sizes[letter]}")
+
+
+def read(savedir: Path) -> dict:
+    """savedir's export: arrays by name, and its settings as a dict. UserError: none, or not one of FORMAT."""
+    path = savedir / NAME
+    remedy = f"run main.py --mode export --savedir {savedir}"
+    if not path.is_file():
+        raise UserError(f"there is no {path}: {remedy} first")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            version = int(file["format"])
+            if version == FORMAT:
+                arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as fault:
+        raise UserError(f"{path} cannot be read ({fault}): {remedy} again") from fault
+    if version != FORMAT:
+        raise UserError(f"{path} is of version {version}, and this program reads version {FORMAT}: {remedy} again")
+    try:
+        check(arrays)
+        arrays["settings"] = json.loads(str(arrays["settings"]))
+        stochastic = arrays["settings"]["stochastic"]
+    except (ValueError, KeyError, TypeError) as fault:
+        raise UserError(f"{path} is damaged ({fault}): {remedy} again") from fault
+    copies = arrays["perturbed_features"]
+    if stochastic and not copies.shape[2]:
+        raise UserError(f"{path} holds no perturbed copies, though its learner perturbs: {remedy} --export_samples 10")
+    finite = np.isfinite(copies).all((1, 2, 3, 4))
+    if not finite.all():
+        raise UserError(f"{path}: task {finite.argmin()} has no usable perturbed copies (not finite): {remedy} again")
+    return arrays
