@@ -9,8 +9,8 @@ D=results/demo
 rm -rf $D
 for model in maml metadrop; do
   "$PYTHON" main.py --mode meta_train --savedir $D/$model --model $model --dataset glyphs --way 10 --shot 1 --query 5 \
-    --metabatch 4 --n_train_iters 100 --val_every 50 --n_val_tasks 20 --save_freq 50
-  "$PYTHON" main.py --mode meta_test --savedir $D/$model --n_test_iters 100 --n_test_mc_samp 5
+    --metabatch 4 --n_train_iters 80 --val_every 40 --n_val_tasks 20 --save_freq 40
+  "$PYTHON" main.py --mode meta_test --savedir $D/$model --n_test_iters 100 --n_test_mc_samp 3
   "$PYTHON" main.py --mode export --savedir $D/$model --export_tasks 2
 done
 "$PYTHON" plot.py --savedir $D/maml $D/metadrop --tasks 0 1
