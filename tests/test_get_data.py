@@ -230,7 +230,8 @@ def test_the_command_line_on_a_bad_network(tmp_path):
 def test_stopped_in_the_middle(tmp_path, sign, code):
     with serve(BODY, "stalls", "well", "404") as server:
         args = ["--dataset", "mimgnet", "--data_dir", tmp_path, "--mirror", server.url, "--retries", "0"]
-        program = subprocess.Popen([sys.executable, PROGRAM, *map(str, args)], stderr=subprocess.PIPE)
+        heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # a background job ignores Ctrl-C
+        program = subprocess.Popen([sys.executable, PROGRAM, *map(str, args)], stderr=subprocess.PIPE, **heed)
         part = tmp_path / "downloads" / "mimgnet" / "train.npy.part"
         while not (part.is_file() and part.stat().st_size):
             assert program.poll() is None

@@ -195,14 +195,12 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data
 
 
 def test_bench_prints_one_json_line():
-    done = cli("bench.py", *SMALL, "--iterations", 2, "--n_steps", 1)
+    done = cli("bench.py", *SMALL, "--iterations", 2, "--mode", "meta_test", "--n_test_mc_samp", 2)
     assert done.returncode == 0, done.stderr
     line = json.loads(done.stdout)
     numbers = ("ms_per_step", "tasks_per_s", "gflops", "matmul_gflops", "peak_mb", "compile_s")
     assert all(line[k] > 0 for k in numbers) and len(done.stdout.strip().splitlines()) == 1
     assert line["tasks_per_s"] == pytest.approx(2e3 / line["ms_per_step"], rel=0.02)
-    done = cli("bench.py", *SMALL, "--iterations", 1, "--mode", "meta_test", "--n_test_mc_samp", 3)
-    assert done.returncode == 0 and json.loads(done.stdout)["ms_per_step"] > 0, done.stderr
     assert_refused(cli("bench.py", "--mode", "compare"), "not compare")
 
 
