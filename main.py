@@ -251,7 +251,7 @@ def meta_train(savedir: Path, given: dict) -> int:
     except OSError as fault:
         raise UserError(f"cannot write into {savedir} ({fault.strerror}): choose another --savedir") from fault
     if val is None:
-        print("no validation classes are held out: training is not monitored, and there is no best checkpoint")
+        print("no validation: training is not monitored, and there will be no best checkpoint")
     return train.meta_train(
         engine,
         split,
