@@ -128,24 +128,19 @@ def parser() -> Parser:
     return p
 
 
-def read_config(savedir: Path) -> dict:
-    path = savedir / "config.json"
-    if not path.is_file():
-        raise UserError(f"there is no run in {savedir} (no config.json): check --savedir, or meta_train it first")
-    try:
-        config = json.loads(path.read_text())
-        missing = sorted(set(trained_settings(DEFAULTS)) - set(config))
-        if missing:
-            raise ValueError(f"it lacks {', '.join(missing)}")
-    except (ValueError, TypeError) as fault:
-        raise UserError(f"{path} cannot be read ({fault}): it was not written by this version") from fault
-    return config
-
-
 def trained_settings(settings: dict) -> dict:
     """What config.json keeps: all that describes the run, but not where or how it is called or looked at."""
     gone = ("mode", "savedir", "resume", "maml")
     return {k: v for k, v in settings.items() if k not in gone and not k.startswith("export_")}
+
+
+def read_config(savedir: Path) -> dict:
+    return results.read_config(savedir, trained_settings(DEFAULTS))
+
+
+def read_trained(savedir: Path) -> dict:
+    """The run's settings, with a test's own defaults in place of the training's."""
+    return read_config(savedir) | {k: DEFAULTS[k] for k in NOT_KEPT}
 
 
 def merge(given: dict, config: dict, may_differ: set[str], remedy: str) -> dict:
@@ -267,8 +262,7 @@ def meta_train(savedir: Path, given: dict) -> int:
 
 
 def meta_test(savedir: Path, given: dict) -> int:
-    config = read_config(savedir)
-    config |= {k: DEFAULTS[k] for k in NOT_KEPT}
+    config = read_trained(savedir)
     settings = merge(given, config, TEST_CHOICES, "it cannot be changed in a test")
     engine, dataset = build(settings)
     import train
@@ -286,8 +280,7 @@ def meta_test(savedir: Path, given: dict) -> int:
 
 
 def export(savedir: Path, given: dict) -> int:
-    config = read_config(savedir)
-    config |= {k: DEFAULTS[k] for k in NOT_KEPT}
+    config = read_trained(savedir)
     way = given.pop("way", 2)
     if way > config["way"]:
         raise UserError(f"--way {way} is more than the {config['way']} classes the run was trained for: export fewer")

@@ -5,7 +5,6 @@ Decision boundaries and stochastic features need main.py --mode export, the hist
 
 import argparse
 import csv
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,18 +66,6 @@ def parser() -> Parser:
     p.add_argument("--seed", type=number, default=0, metavar="N",
                    help="seed of the t-SNE: what another one changes is an accident (default: 0)")  # fmt: skip
     return p
-
-
-def read_run(savedir: Path) -> Run:
-    path = savedir / "config.json"
-    if not path.is_file():
-        raise UserError(f"there is no run in {savedir} (no config.json): check --savedir, or meta_train it first")
-    try:
-        config = json.loads(path.read_text())
-        config["model"]
-    except (ValueError, KeyError, TypeError) as fault:
-        raise UserError(f"{path} cannot be read ({fault})") from fault
-    return Run(savedir, config)
 
 
 def name_runs(runs: list[Run]) -> None:
@@ -241,7 +228,7 @@ def main() -> int:
         raise UserError("--savedir is missing: name the folder of a run, for example --savedir results/first")
     if not args.dpi:
         raise UserError("--dpi must be above 0")
-    runs = [read_run(Path(d)) for d in args.savedir]
+    runs = [Run(Path(d), results.read_config(Path(d), ["model"])) for d in args.savedir]
     name_runs(runs)
     wanted = args.figures or list(FIGURES)
     pair, tasks = tuple(args.classes), []

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,21 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     part = path.with_name(path.name + ".part")
     part.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(part, path)
+
+
+def read_config(savedir: Path, wanted: Iterable[str]) -> dict:
+    """savedir's config.json. UserError where there is none, or where it lacks a setting that is wanted."""
+    path = savedir / "config.json"
+    if not path.is_file():
+        raise UserError(f"there is no run in {savedir} (no config.json): check --savedir, or meta_train it first")
+    try:
+        config = json.loads(path.read_text())
+        missing = sorted(set(wanted) - set(config))
+        if missing:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+    except (ValueError, TypeError) as fault:
+        raise UserError(f"{path} cannot be read ({fault}): it was not written by this version") from fault
+    return config
 
 
 def summary(accuracies: np.ndarray) -> tuple[float, float]:

@@ -137,16 +137,17 @@ def test_second_derivative_of_the_fused_kernel_is_right(jit):
     assert np.linalg.norm(single - exact) / np.linalg.norm(exact) < 1e-4
 
 
+@pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize(("groups", "dtype"), [(1, "float32"), (2, "float32"), (2, "float64")])
-def test_held_batch_norm_has_the_same_gradient_and_no_second_derivative(groups, dtype):
+def test_held_batch_norm_has_the_same_gradient_and_no_second_derivative(groups, dtype, jit):
     beta, c, x = normal(3), normal(groups, 4, 6, 5, 3), normal(groups, 4, 6, 5, 3)
 
     def loss(norm):
         # linear in the output: the only second derivative is batch norm's own
         return lambda x: tf.reduce_sum(norm(x, tf.cast(beta, dtype)) * tf.cast(c, dtype))
 
-    (exact, second), _ = directional(loss(layers.batch_norm), x.astype(dtype), False)
-    (held, none), _ = directional(loss(layers.batch_norm_held), x.astype(dtype), False)
+    (exact, second), _ = directional(loss(layers.batch_norm), x.astype(dtype), jit)
+    (held, none), _ = directional(loss(layers.batch_norm_held), x.astype(dtype), jit)
     np.testing.assert_allclose(held, exact, rtol=1e-3, atol=1e-5)
     assert np.abs(second).max() > 1e-2 and np.abs(none).max() == 0
 
