@@ -18,6 +18,7 @@ A learner with a linear head over features can be looked into (export.py) when i
 
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 import layers
@@ -35,10 +36,17 @@ def task_noise(seeds: tf.Tensor, dtype=tf.float32) -> Noise:
     def draw(step, layer, shape):
         place = step * (BLOCKS + 1) + (BLOCKS if layer == "dense" else int(layer[-1]) - 1)
         fold = tf.random.experimental.stateless_fold_in
-        one = [tf.random.stateless_normal(shape[1:], fold(s, place), dtype=dtype) for s in tf.unstack(seeds)]
-        return tf.stack(one)
+        return tf.stack([standard_normal(shape[1:], fold(s, place), dtype) for s in tf.unstack(seeds)])
 
     return draw
+
+
+def standard_normal(shape, seed: tf.Tensor, dtype=tf.float32) -> tf.Tensor:
+    """Box and Muller's transform: half the time of tf.random.stateless_normal on a CPU, where that is scalar."""
+    count = int(np.prod(shape))
+    radius, angle = tf.unstack(tf.random.stateless_uniform([2, (count + 1) // 2], seed, dtype=dtype))
+    radius, angle = tf.sqrt(-2 * tf.math.log(1 - radius)), 2 * np.pi * angle  # uniforms are in [0, 1)
+    return tf.reshape(tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], 0)[:count], shape)
 
 
 def conv_net(net: str, image_shape: tuple[int, int, int], channels: int, outputs: int) -> dict[str, tuple]:
@@ -88,7 +96,7 @@ class LearnedNoise(NoPerturbation):
         a = layers.conv(x, params[f"phi/{layer}_w"], params[f"phi/{layer}_b"])
         if noise is not None:
             a += noise(layer, a.shape)
-        return tf.nn.softplus(a)
+        return layers.softplus(a)
 
     def block(self, params, layer, x, mu, noise):
         return mu * self.factor(params, layer, x, noise)
@@ -96,7 +104,7 @@ class LearnedNoise(NoPerturbation):
     def head(self, params, x, logits, noise):
         if noise is None:
             return logits
-        sigma = tf.nn.softplus(layers.dense(x, params["phi/dense_w"], params["phi/dense_b"]))
+        sigma = layers.softplus(layers.dense(x, params["phi/dense_w"], params["phi/dense_b"]))
         return logits + sigma * noise("dense", logits.shape)
 
 
