@@ -7,6 +7,7 @@ A weight is shared by all tasks (its natural rank) or has a leading task axis.
 
 import tensorflow as tf
 
+FEW = 8  # input channels below which a bias' gradient takes longer than the kernel's, on a CPU
 EPSILON = 1e-3  # contrib batch_norm's default in the TF1 code; it matters where the weights' std is 0.02
 
 
@@ -20,7 +21,12 @@ def conv(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         w, b = w[0], b[0]
     if w.shape.rank == 4:
         rows = tf.reshape(x, [tasks * n, height, width, channels])
-        y = tf.nn.bias_add(tf.nn.conv2d(rows, w, 1, "SAME"), b)
+        if channels < FEW:  # the bias as the kernel of a channel of ones, whose gradient comes with the kernel's
+            rows = tf.concat([rows, tf.ones_like(rows[..., :1])], -1)
+            bias = tf.pad(b[None, None, None], [[1, 1], [1, 1], [0, 0], [0, 0]])
+            y = tf.nn.conv2d(rows, tf.concat([w, bias], 2), 1, "SAME")
+        else:
+            y = tf.nn.bias_add(tf.nn.conv2d(rows, w, 1, "SAME"), b)
         return tf.reshape(y, [tasks, n, height, width, -1])
     # A kernel for every task: the nine shifts side by side, then one batched matrix product.
     # (tf.vectorized_map cannot do this, and a grouped conv2d has no gradient on the CPU.)
