@@ -85,7 +85,7 @@ def task_flops(engine, image_shape, samples: int | None) -> int:
             return model.evaluate(engine.learner, params, x_s, x_q, model.task_noise(seeds), samples)
         return model.meta_gradients(engine.learner, params, x_s, x_q, seeds)
 
-    graph = tf.function(task, autograph=False).get_concrete_function(params, x_s, x_q, tf.TensorSpec([1, 2], tf.int64))
+    graph = tf.function(task, autograph=False).get_concrete_function(params, x_s, x_q, tf.TensorSpec([1, 2], tf.int32))
     return count_flops(graph.outputs)
 
 

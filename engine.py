@@ -1,30 +1,40 @@
 """The compiled steps: one iteration of meta-training, and the test of one metabatch of episodes."""
 
+from functools import partial
+
 import numpy as np
 import tensorflow as tf
 
 import data
 import model
+from model import Params, fold
 
 CLIP = 3.0  # every element of the meta-gradient is clipped to [-CLIP, CLIP]
-fold = tf.random.experimental.stateless_fold_in
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's; Keras' default epsilon is 1e-7
 
 
 class Engine:
-    """A learner's parameters and optimiser, and its compiled steps over one split's pixels.
+    """A learner's parameters, Adam's slots, and its compiled steps over one split's pixels.
 
-    One step is traced once: pixels stay on the device as they are stored, a call sends indices.
+    A step is traced once: pixels stay on the device as they are stored, a call sends indices.
     metabatch: tasks of one call. Where the learner is made for jit, XLA compiles all tasks into one program;
-    else they go one by one, `parallel` of them at the same time.
+    else they go one by one, `parallel` of them at the same time. A tf.distribute `strategy` gives each of its
+    replicas an equal share of a training step's tasks; ValueError where the metabatch cannot be shared so.
     """
 
-    def __init__(self, learner, *, shot: int, query: int, metabatch: int, seed: int, meta_lr=1e-3, parallel=1):
-        self.learner, self.seed, self.parallel = learner, seed, parallel
+    def __init__(self, learner, *, shot, query, metabatch, seed, meta_lr=1e-3, parallel=1, strategy=None):
+        self.learner, self.seed, self.meta_lr, self.parallel = learner, seed, meta_lr, parallel
         self.shot, self.query, self.metabatch = shot, query, metabatch
-        self.tasks_at_once = metabatch if learner.jit else 1
-        self.params = {k: tf.Variable(v, name=k) for k, v in learner.init(seed).items()}
-        self.optimizer = tf.keras.optimizers.Adam(meta_lr, epsilon=1e-8)  # Keras' default is 1e-7
-        self.optimizer.build(list(self.params.values()))
+        self.strategy = strategy or tf.distribute.get_strategy()
+        self.replicas = self.strategy.num_replicas_in_sync
+        if metabatch % self.replicas:
+            raise ValueError(f"a metabatch of {metabatch} cannot be shared by {self.replicas} replicas")
+        initial = learner.init(seed)
+        size = sum(v.shape.num_elements() for v in initial.values())
+        with self.strategy.scope():
+            self.params = {k: tf.Variable(v, name=k) for k, v in initial.items()}
+            self.slots = {"m": tf.Variable(tf.zeros(size)), "v": tf.Variable(tf.zeros(size)), "t": tf.Variable(0.0)}
+        self.compiled = partial(tf.function, autograph=False, jit_compile=learner.jit)
 
     def episode(self, split, stream, index, tasks=1, shared=False):
         """The indices of `tasks` episodes: classes [tasks,way], images [tasks,way,shot+query]."""
@@ -32,46 +42,88 @@ class Engine:
         return data.sample(split, stream, self.seed, index, tasks, way, images, shared)
 
     def train_step(self, split: data.Split, shared_classes=False):
-        """-> step(iteration), one Adam update; it returns loss, accuracy and whether all was finite."""
-        pixels = tf.constant(split.pixels)
-        variables = list(self.params.values())
+        """-> step(iteration, stop), one Adam update.
 
-        @tf.function(autograph=False, jit_compile=self.learner.jit)
-        def compiled(pixels, classes, images, iteration):
-            x_s, x_q = data.gather(pixels, classes, images, split.rotations, split.scale, self.shot)
-            seed = fold(tf.constant([self.seed, data.STREAMS["train"]], tf.int64), iteration)
-            seeds = tf.stack([fold(seed, task) for task in range(self.metabatch)])
-            params = {k: v.value() for k, v in self.params.items()}
-            loss, acc, grads = model.meta_gradients(
-                self.learner, params, x_s, x_q, seeds, self.tasks_at_once, self.parallel
-            )
-            grads = list(grads.values())
-            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in [loss, *grads]])
-            grads = [tf.clip_by_value(g, -CLIP, CLIP) for g in grads]
-            self.optimizer.apply(grads, variables)
-            return loss, acc, finite
+        It returns mean loss, mean accuracy, whether all was finite, and whether any process asked to `stop`.
+        """
+        pixels = self.strategy.experimental_distribute_values_from_function(lambda _: tf.constant(split.pixels))
+        share = self.metabatch // self.replicas
+        means, update = self.compiled(partial(self.means, split)), self.compiled(self.update)
 
-        def step(iteration: int):
+        def replica(pixels, classes, images, seed, stop):
+            context = tf.distribute.get_replica_context()
+            first = share * context.replica_id_in_sync_group
+            classes, images = (tf.slice(x, [first] + [0] * (len(x.shape) - 1), [share, *x.shape[1:]])
+                               for x in (classes, images))  # fmt: skip
+            params, slots = read(self.params), read(self.slots)
+            found = tf.concat([means(params, pixels, classes, images, seed, first), stop], 0)
+            found = context.all_reduce(tf.distribute.ReduceOp.MEAN, found)
+            return *update(params, slots, found[:-1]), found[-1] > 0
+
+        # One program; collectives cannot be inside, so that several replicas compile the two parts.
+        @tf.function(autograph=False, jit_compile=self.learner.jit and self.replicas == 1)
+        def compiled(*args):
+            params, slots, *report = self.strategy.run(replica, args)
+            for variables, values in ((self.params, params), (self.slots, slots)):
+                for name, variable in variables.items():
+                    self.strategy.extended.update(variable, assign, (values[name],), group=False)
+            return [self.strategy.experimental_local_results(x)[0] for x in report]
+
+        def step(iteration: int, stop: bool = False):
             classes, images = self.episode(split, "train", iteration, self.metabatch, shared_classes)
-            return compiled(pixels, classes, images, tf.constant(iteration, tf.int64))
+            seed = tf.constant([self.seed, iteration], tf.int32)
+            return compiled(pixels, tf.constant(classes), tf.constant(images), seed, tf.constant([stop], tf.float64))
 
         return step
+
+    def pure_step(self, split: data.Split, params: Params, slots: Params, pixels, classes, images, seed):
+        """A training step as a pure function, for export: -> params, slots, loss, accuracy, finite.
+
+        pixels: split's. classes [T,way] and images [T,way,shot+query]: `episode`'s. seed: int32, the run's and
+        the iteration.
+        """
+        return self.update(params, slots, self.means(split, params, pixels, classes, images, seed))
+
+    def means(self, split: data.Split, params: Params, pixels, classes, images, seed, first=0) -> tf.Tensor:
+        """Means over these tasks, of which `first` is the number of the first one in the metabatch: the
+        meta-gradient, all parameters in a row, then loss and accuracy. float64."""
+        x_s, x_q = data.gather(pixels, classes, images, split.rotations, split.scale, self.shot)
+        seed = fold(tf.stack([seed[0], data.STREAMS["train"]]), seed[1])
+        tasks = classes.shape[0]
+        seeds = tf.stack([fold(seed, first + task) for task in range(tasks)])
+        at_once = tasks if self.learner.jit else 1
+        loss, acc, grads = model.meta_gradients(self.learner, params, x_s, x_q, seeds, at_once, self.parallel)
+        return flat([*grads.values(), loss, acc])
+
+    def update(self, params: Params, slots: Params, means: tf.Tensor):
+        """Adam on the clipped meta-gradient (Keras' formula; Keras cannot apply it as a pure function)."""
+        grads, (loss, acc) = tf.cast(means[:-2], tf.float32), tf.unstack(means[-2:])
+        finite = tf.reduce_all(tf.math.is_finite(means))
+        grads, t = tf.clip_by_value(grads, -CLIP, CLIP), slots["t"] + 1
+        m = slots["m"] + (grads - slots["m"]) * (1 - BETA_1)
+        v = slots["v"] + (tf.square(grads) - slots["v"]) * (1 - BETA_2)
+        rate = self.meta_lr * tf.sqrt(1 - BETA_2**t) / (1 - BETA_1**t)
+        sizes = [p.shape.num_elements() for p in params.values()]
+        steps = tf.split(m * rate / (tf.sqrt(v) + EPSILON), sizes)
+        params = {k: p - tf.reshape(s, p.shape) for (k, p), s in zip(params.items(), steps, strict=True)}
+        return params, {"m": m, "v": v, "t": t}, tf.cast(loss, tf.float32), tf.cast(acc, tf.float32), finite
 
     def test_step(self, split: data.Split, stream: str, samples: int):
         """-> step(first, tasks): losses and accuracies [tasks] of the episodes first, first + 1, ..."""
         pixels = tf.constant(split.pixels)
 
-        @tf.function(autograph=False, jit_compile=self.learner.jit)
+        @self.compiled
         def compiled(pixels, classes, images, indices):
             x_s, x_q = data.gather(pixels, classes, images, split.rotations, split.scale, self.shot)
-            seed = tf.constant([self.seed, data.STREAMS[stream]], tf.int64)
+            seed = tf.constant([self.seed, data.STREAMS[stream]])
             seeds = tf.stack([fold(seed, i) for i in tf.unstack(indices)])
-            params = {k: v.value() for k, v in self.params.items()}
+            params = read(self.params)
 
             def group(x_s, x_q, seeds):
                 return list(model.evaluate(self.learner, params, x_s, x_q, model.task_noise(seeds), samples))
 
-            out = model.by_task(group, [x_s, x_q, seeds], [tf.float32] * 2, self.tasks_at_once, self.parallel)
+            at_once = self.metabatch if self.learner.jit else 1
+            out = model.by_task(group, [x_s, x_q, seeds], [tf.float32] * 2, at_once, self.parallel)
             return [tf.reshape(x, [-1]) for x in out]
 
         def step(first: int, tasks: int):
@@ -79,7 +131,19 @@ class Engine:
             indices = range(first, first + self.metabatch)
             drawn = [self.episode(split, stream, i) for i in indices]
             classes, images = (np.concatenate(part) for part in zip(*drawn, strict=True))
-            out = compiled(pixels, classes, images, tf.constant(list(indices), tf.int64))
+            out = compiled(pixels, tf.constant(classes), tf.constant(images), tf.constant(list(indices), tf.int32))
             return [x.numpy()[:tasks] for x in out]
 
         return step
+
+
+def read(variables: dict[str, tf.Variable]) -> Params:
+    return {k: v.value() for k, v in variables.items()}
+
+
+def assign(variable, value):
+    return variable.assign(value)
+
+
+def flat(tensors) -> tf.Tensor:
+    return tf.concat([tf.reshape(t, [-1]) for t in tensors], 0)

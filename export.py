@@ -13,7 +13,7 @@ import data
 import exported
 import layers
 import model
-from engine import Engine, fold
+from engine import Engine
 from errors import UserError
 from records import Stop, progress
 from results import write_atomically
@@ -78,7 +78,7 @@ def probe(engine: Engine, split: data.Split, *, way: int, samples: int, copies: 
     def compiled(pixels, classes, images, index):
         x_s, x_q = data.gather(pixels, classes, images, split.rotations, split.scale, shot)
         # the seed of this episode in meta_test; its adaptation is that test's
-        noise = model.task_noise(fold(tf.constant([engine.seed, data.STREAMS["test"]], tf.int64), index)[None])
+        noise = model.task_noise(model.fold(tf.constant([engine.seed, data.STREAMS["test"]]), index)[None])
 
         def still(layer, shape):  # noise that no inner step draws, and the same in every snapshot
             return noise(learner.n_steps, layer, shape)
@@ -93,7 +93,7 @@ def probe(engine: Engine, split: data.Split, *, way: int, samples: int, copies: 
 
     def step(index: int) -> dict[str, np.ndarray]:
         classes, images = data.sample(split, "test", engine.seed, index, 1, way, shot + query)
-        out = {k: v.numpy() for k, v in compiled(pixels, classes, images, tf.constant(index, tf.int64)).items()}
+        out = {k: v.numpy() for k, v in compiled(pixels, classes, images, tf.constant(index, tf.int32)).items()}
         digest = hashlib.sha256(repr((way, shot, query)).encode())
         for part in (classes, images, out["support_images"], out["query_images"]):
             digest.update(part.tobytes())

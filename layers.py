@@ -3,6 +3,7 @@
 Shapes: T tasks, N images of one task (of all its noise samples), H W C a map, D K features in and out,
 G groups that are normalised on their own (a task, or one noise sample of a task).
 A weight is shared by all tasks (its natural rank) or has a leading task axis.
+Products are computed in the dtype of the maps (bfloat16, for example) and returned in that of the weights.
 """
 
 import tensorflow as tf
@@ -19,27 +20,29 @@ def conv(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     tasks, n, height, width, channels = x.shape
     if w.shape.rank == 5 and tasks == 1:
         w, b = w[0], b[0]
+    dtype, w = w.dtype, tf.cast(w, x.dtype)
     if w.shape.rank == 4:
         rows = tf.reshape(x, [tasks * n, height, width, channels])
-        if channels < FEW:  # the bias as the kernel of a channel of ones, whose gradient comes with the kernel's
+        if channels < FEW and x.dtype == dtype:
+            # The bias as the kernel of a channel of ones: its gradient comes with the kernel's.
             rows = tf.concat([rows, tf.ones_like(rows[..., :1])], -1)
             bias = tf.pad(b[None, None, None], [[1, 1], [1, 1], [0, 0], [0, 0]])
             y = tf.nn.conv2d(rows, tf.concat([w, bias], 2), 1, "SAME")
         else:
-            y = tf.nn.bias_add(tf.nn.conv2d(rows, w, 1, "SAME"), b)
+            y = tf.nn.bias_add(tf.cast(tf.nn.conv2d(rows, w, 1, "SAME"), dtype), b)
         return tf.reshape(y, [tasks, n, height, width, -1])
     # A kernel for every task: the nine shifts side by side, then one batched matrix product.
     # (tf.vectorized_map cannot do this, and a grouped conv2d has no gradient on the CPU.)
     padded = tf.pad(x, [[0, 0], [0, 0], [1, 1], [1, 1], [0, 0]])
     shifts = [padded[:, :, i : i + height, j : j + width] for i in range(3) for j in range(3)]
     columns = tf.reshape(tf.concat(shifts, -1), [tasks, n * height * width, 9 * channels])
-    y = columns @ tf.reshape(w, [tasks, 9 * channels, -1]) + b[:, None]
+    y = tf.cast(columns @ tf.reshape(w, [tasks, 9 * channels, -1]), dtype) + b[:, None]
     return tf.reshape(y, [tasks, n, height, width, -1])
 
 
 def dense(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """x [T,N,D]; w [D,K] and b [K], or w [T,D,K] and b [T,K] -> [T,N,K]."""
-    return x @ w + (b[:, None] if b.shape.rank == 2 else b)
+    return tf.cast(x @ tf.cast(w, x.dtype), w.dtype) + (b[:, None] if b.shape.rank == 2 else b)
 
 
 def batch_norm(x: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:

@@ -35,17 +35,27 @@ def task_noise(seeds: tf.Tensor, dtype=tf.float32) -> Noise:
 
     def draw(step, layer, shape):
         place = step * (BLOCKS + 1) + (BLOCKS if layer == "dense" else int(layer[-1]) - 1)
-        fold = tf.random.experimental.stateless_fold_in
         return tf.stack([standard_normal(shape[1:], fold(s, place), dtype) for s in tf.unstack(seeds)])
 
     return draw
 
 
+def fold(seed: tf.Tensor, number) -> tf.Tensor:
+    """The seed [2] of the number-th thing that `seed` has."""
+    return tf.random.experimental.stateless_fold_in(seed, number, alg="philox")
+
+
 def standard_normal(shape, seed: tf.Tensor, dtype=tf.float32) -> tf.Tensor:
-    """Box and Muller's transform: half the time of tf.random.stateless_normal on a CPU, where that is scalar."""
+    """N(0, 1) by Box and Muller's transform of Philox' integers.
+
+    Those are the same on every device, with and without XLA; TensorFlow's own normals are not, and take
+    twice the time on a CPU.
+    """
     count = int(np.prod(shape))
-    radius, angle = tf.unstack(tf.random.stateless_uniform([2, (count + 1) // 2], seed, dtype=dtype))
-    radius, angle = tf.sqrt(-2 * tf.math.log(1 - radius)), 2 * np.pi * angle  # uniforms are in [0, 1)
+    bits = tf.random.stateless_uniform([2, (count + 1) // 2], seed, None, None, tf.int32, alg="philox")
+    u, v = tf.unstack(tf.cast(bits, dtype) * 2.0**-32)  # in [-1/2, 1/2], ends included
+    radius = tf.sqrt(-2 * tf.math.log(0.5 - u * (1 - 2.0**-24)))  # of a number in (0, 1)
+    angle = 2 * np.pi * v
     return tf.reshape(tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], 0)[:count], shape)
 
 
@@ -113,7 +123,8 @@ class MAML:
 
     image_shape: (H, W, C). inner_lr: step size of the inner loop. meta_gradient: `published` holds batch
     norm's backward pass constant when the inner gradient is differentiated, `exact` is the full second
-    order, `first_order` none. jit: will XLA compile it? The right pooling depends on that.
+    order, `first_order` none. bf16: the factors of convolutions and matrix products are rounded to bfloat16;
+    parameters, batch norm and losses stay as they are. jit: will XLA compile it? The right pooling depends on that.
     Only theta is adapted; phi and batch norm's offsets are not.
     """
 
@@ -126,6 +137,7 @@ class MAML:
         inner_lr: float,
         perturbation: NoPerturbation,
         meta_gradient: str = "published",
+        bf16: bool = False,
         jit: bool = False,
     ):
         if meta_gradient not in META_GRADIENTS:
@@ -133,7 +145,7 @@ class MAML:
         self.image_shape, self.channels, self.way = tuple(image_shape), channels, way
         self.n_steps, self.inner_lr = n_steps, inner_lr
         self.perturbation, self.meta_gradient = perturbation, meta_gradient
-        self.jit = jit
+        self.bf16, self.jit = bf16, jit
         self.stochastic = type(perturbation) is not NoPerturbation
 
     def init(self, seed: int, dtype=tf.float32) -> Params:
@@ -150,10 +162,14 @@ class MAML:
                 params[name] = normal(shape, [seed, i], stddev=0.02, dtype=dtype)
         return params
 
+    def rounded(self, x: tf.Tensor) -> tf.Tensor:
+        """Maps as convolutions and matrix products take them."""
+        return tf.cast(x, tf.bfloat16) if self.bf16 else x
+
     def blocks(self, params, theta, x, noise=None, samples=1):
         """Yield each block's name, input, perturbed convolution and output. noise(layer, shape), or None."""
         for block in range(1, BLOCKS + 1):
-            layer = f"conv{block}"
+            layer, x = f"conv{block}", self.rounded(x)
             mu = layers.conv(x, theta[f"{layer}_w"], theta[f"{layer}_b"])
             mu = self.perturbation.block(params, layer, x, mu, noise)
             held = self.meta_gradient == "published"
@@ -179,6 +195,7 @@ class MAML:
 
     def head(self, params, theta, x, noise=None) -> tf.Tensor:
         """Features [T,N,D] -> logits [T,N,way]."""
+        x = self.rounded(x)
         logits = layers.dense(x, theta["dense_w"], theta["dense_b"])
         return self.perturbation.head(params, x, logits, noise)
 
@@ -270,7 +287,8 @@ def by_task(f, tensors, dtypes, tasks_at_once: int, parallel: int) -> list[tf.Te
 def meta_gradients(
     learner, params: Params, x_s, x_q, seeds, tasks_at_once=1, parallel=1, noise_of=task_noise
 ) -> tuple[tf.Tensor, tf.Tensor, Params]:
-    """Mean query loss and accuracy over tasks, and the gradient of that loss by every parameter.
+    """Mean query loss and accuracy over tasks, and the gradient of that loss by every parameter: float64, so
+    that the sum over tasks does not depend on how they are grouped.
 
     x_s [T,S,H,W,C], x_q [T,Q,H,W,C]; noise_of(seeds of a group) -> its Noise, seeds [T,2].
     """
@@ -278,9 +296,9 @@ def meta_gradients(
     def group(x_s, x_q, seeds):
         loss, acc = evaluate(learner, params, x_s, x_q, noise_of(seeds))
         grads = tf.gradients(loss, list(params.values()), unconnected_gradients="zero")
-        return [loss, acc, *grads]
+        return [tf.reduce_sum(loss), tf.reduce_sum(acc), *grads]
 
     dtypes = [x_s.dtype, tf.float32] + [x_s.dtype] * len(params)
-    loss, acc, *grads = by_task(group, [x_s, x_q, seeds], dtypes, tasks_at_once, parallel)
-    grads = [tf.reduce_sum(g, 0) / x_s.shape[0] for g in grads]
-    return tf.reduce_mean(loss), tf.reduce_mean(acc), dict(zip(params, grads, strict=True))
+    sums = by_task(group, [x_s, x_q, seeds], dtypes, tasks_at_once, parallel)
+    loss, acc, *grads = [tf.reduce_sum(tf.cast(s, tf.float64), 0) / x_s.shape[0] for s in sums]
+    return loss, acc, dict(zip(params, grads, strict=True))

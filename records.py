@@ -92,7 +92,7 @@ class State:
         self.reported = tf.Variable(-1, dtype=tf.int64)  # iteration up to which the logs are complete
         self.lengths = tf.Variable([0, 0], dtype=tf.int64)
         self.checkpoint = tf.train.Checkpoint(
-            params=engine.params, optimizer=engine.optimizer, next=self.next, secs=self.secs,
+            params=engine.params, adam=engine.slots, next=self.next, secs=self.secs,
             window=self.window, best=self.best, reported=self.reported, lengths=self.lengths,
         )  # fmt: skip
         self.managers = {

@@ -39,7 +39,7 @@ def meta_train(
     state = State(engine, savedir)
     resumed = state.restore()
     logs = Logs(savedir, settings, list(state.lengths.numpy()) if resumed else None)
-    first, lr = int(state.next), float(engine.optimizer.learning_rate)
+    first, lr = int(state.next), engine.meta_lr
     if resumed:
         print(f"resumed at iteration {first}")
     step = engine.train_step(train, shared_classes)

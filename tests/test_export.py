@@ -74,7 +74,7 @@ def test_the_arrays_are_what_the_learner_does(name, shot, image_shape, tmp_path,
     @tf.function(autograph=False)
     def again():
         params = {k: v[..., :2] if "theta/dense" in k else v.value() for k, v in e.params.items()}
-        seed = engine.fold(tf.constant([SEED, data.STREAMS["test"]], tf.int64), tf.constant(1, tf.int64))
+        seed = model.fold(tf.constant([SEED, data.STREAMS["test"]]), tf.constant(1))
         noise = model.task_noise(seed[None])
         theta = e.learner.adapt(params, tf.constant(x_s), model.labels(2, shot), noise)
         logits = e.learner.logits(params, theta, tf.constant(x_q))
