@@ -1,15 +1,18 @@
 """Time meta-training iterations (or --mode meta_test, a metabatch of test episodes); print one JSON line.
 
-What is timed is main.py's own compiled step, on episodes of random pixels. gflops counts the multiplications
+What is timed is main.py's own compiled step, on episodes of random pixels, or of a dataset's training classes
+where --data_dir is given. gflops counts the multiplications
 and additions of convolutions and matrix products; matmul_gflops is what a float32 4096 x 4096 matrix product
 reaches in the same process: the machine's yardstick. peak_mb is the whole process's.
 """
 
+import functools
 import json
 import resource
 import statistics
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -29,6 +32,9 @@ KEPT = (
     "n_steps",
     "meta_gradient",
     "n_test_mc_samp",
+    "jit",
+    "precision",
+    "remat",
 )
 
 
@@ -36,12 +42,23 @@ def settings_of(argv: list[str]) -> dict:
     p = main.parser()
     p.prog, p.description, p.epilog = "bench.py", __doc__.split("\n\n")[0], __doc__.split("\n\n")[1]
     p.add_argument("--iterations", type=main.whole(1), default=10, metavar="N", help="how many are timed")
+    p.add_argument(
+        "--check", action="store_true", help="compare the meta-gradient with float64's, without XLA on a CPU"
+    )
+    p.add_argument("--export", type=Path, metavar="P", help="write the training step as an XLA program (--jit "
+                   "on): P.hlo, with its arguments and results in P.json and P.npz")  # fmt: skip
     given = vars(p.parse_args(argv))
     if given.pop("maml", False):
         given["model"] = "maml"
-    settings = main.DEFAULTS | given
+    settings = main.DEFAULTS | given | {"own_data": "data_dir" in given}
     if settings["mode"] not in ("meta_train", "meta_test"):
         raise UserError(f"bench.py times meta_train and meta_test, not {settings['mode']}")
+    if settings["mode"] != "meta_train" and (given.get("check") or given.get("export")):
+        raise UserError("--check and --export are of the training step: leave --mode out")
+    if given.get("export"):
+        if settings["jit"] == "off":
+            raise UserError("--export writes an XLA program: leave --jit off out")
+        settings["jit"] = "on"
     if settings["way"] > CLASSES or settings["shot"] + settings["query"] > IMAGES:
         raise UserError(f"bench.py's random data has {CLASSES} classes of {IMAGES} images: ask for fewer")
     return settings
@@ -105,15 +122,82 @@ def matmul_gflops(parallel: int, size: int = 4096) -> float:
     return parallel * 2 * size**3 / min(seconds) / 1e9
 
 
+def relative(found, exact) -> float:
+    return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+
+
+def check(engine, split) -> dict:
+    """Errors of the first iteration's meta-gradient (norm of the difference by norm, all parameters together)
+    and of its loss against float64, task by task on the CPU, with the same noise."""
+    import tensorflow as tf
+
+    classes, images = engine.episode(split, "train", 0, engine.metabatch)
+    arguments = [tf.constant(x) for x in (split.pixels, classes, images, np.array([engine.seed, 0], np.int32))]
+    params = {k: v.value() for k, v in engine.params.items()}
+    found = engine.compiled(functools.partial(engine.means, split))(params, *arguments).numpy()
+    learner = engine.learner
+    kept = learner.jit, learner.bf16
+    with tf.device("CPU"):
+        learner.jit = learner.bf16 = False
+        exact = tf.function(functools.partial(engine.means, split, dtype=tf.float64), autograph=False)
+        exact = exact({k: tf.cast(v, tf.float64) for k, v in params.items()}, *arguments).numpy()
+    learner.jit, learner.bf16 = kept
+    return {"gradient_error": relative(found[:-2], exact[:-2]), "loss_error": relative(found[-2], exact[-2])}
+
+
+def export(engine, split, path: Path) -> None:
+    """Write the training step's XLA program, and the arguments of its first iteration.
+
+    PATH.hlo is a serialized HLO module, whose flat arguments and results PATH.json names with shape and dtype;
+    PATH.npz holds the arguments by number. The first arguments are the first results of the step before:
+    parameters and Adam's slots; the last three change with every iteration: classes, images, seed.
+    """
+    import tensorflow as tf
+
+    variables = [{k: v.value() for k, v in group.items()} for group in (engine.params, engine.slots)]
+    classes, images = engine.episode(split, "train", 0, engine.metabatch)
+    others = {"pixels": split.pixels, "classes": classes, "images": images}
+    others["seed"] = np.array([engine.seed, 0], np.int32)
+    arguments = [*variables, *(tf.constant(x) for x in others.values())]
+    step = tf.function(functools.partial(engine.pure_step, split), autograph=False, jit_compile=True)
+    program = step.experimental_get_compiler_ir(*arguments)(
+        stage="hlo_serialized", device_name=arguments[0]["theta/dense_b"].device
+    )
+    results = step.get_concrete_function(*arguments).structured_outputs
+    names = [name for group in variables for name in sorted(group)]  # as tf.nest orders a dictionary
+
+    def describe(tensors, names):
+        flat = tf.nest.flatten(tensors)
+        return [{"name": n, "shape": t.shape.as_list(), "dtype": t.dtype.name}
+                for n, t in zip(names, flat, strict=True)]  # fmt: skip
+
+    described = {"arguments": describe(arguments, [*names, *others])}
+    described["results"] = describe(results, [*names, "loss", "accuracy", "finite"])
+    arrays = {str(i): t.numpy() for i, t in enumerate(tf.nest.flatten(arguments))}
+    try:
+        np.savez(path.with_name(path.name + ".npz"), **arrays)
+        path.with_name(path.name + ".json").write_text(json.dumps(described, indent=1) + "\n")
+        path.with_name(path.name + ".hlo").write_bytes(program)
+    except OSError as fault:
+        raise UserError(f"cannot write {path}.hlo ({fault.strerror}): choose another --export") from fault
+
+
 def bench() -> int:
     settings = settings_of(sys.argv[1:])
     testing = settings["mode"] == "meta_test"
     image_shape = SHAPES[settings["dataset"]]
-    engine = main.build_engine(settings, image_shape)
     import data
 
-    pixels = np.random.default_rng(0).integers(0, 256, (CLASSES, IMAGES, *image_shape), np.uint8)
-    split = data.Split(pixels, rotations=1, scale=1 / 255)
+    if settings["own_data"]:
+        engine, dataset, found = main.build(settings, distribute=True)
+        split, image_shape = dataset.splits["train"], dataset.image_shape
+    else:
+        engine, found = main.build_engine(settings, image_shape, distribute=True)
+        pixels = np.random.default_rng(0).integers(0, 256, (CLASSES, IMAGES, *image_shape), np.uint8)
+        split = data.Split(pixels, rotations=1, scale=1 / 255)
+    more = check(engine, split) if settings.get("check") else {}
+    if settings.get("export"):
+        export(engine, split, settings["export"])
     samples = settings["n_test_mc_samp"]
     if testing:
         compiled = engine.test_step(split, "test", samples)
@@ -139,7 +223,8 @@ def bench() -> int:
         "gflop_per_step": round(work / 1e9, 4),
         "ms_fastest": round(1e3 * min(seconds[2:]), 1),
     }
-    print(json.dumps(result | {k: settings[k] for k in KEPT}))
+    if found.chief:
+        print(json.dumps(result | more | {k: settings[k] for k in KEPT}))
     return 0
 
 

@@ -1,5 +1,7 @@
 """The compiled steps: one iteration of meta-training, and the test of one metabatch of episodes."""
 
+import hashlib
+import json
 from functools import partial
 
 import numpy as np
@@ -40,6 +42,17 @@ class Engine:
         """The indices of `tasks` episodes: classes [tasks,way], images [tasks,way,shot+query]."""
         way, images = self.learner.way, self.shot + self.query
         return data.sample(split, stream, self.seed, index, tasks, way, images, shared)
+
+    def agree(self, *facts) -> bool:
+        """Are these facts the same in all processes?"""
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
+        own = tf.constant(int.from_bytes(digest[:6], "big"), tf.float64)
+
+        @tf.function(autograph=False)
+        def spread():
+            return self.strategy.run(lambda: tf.distribute.get_replica_context().all_reduce("MEAN", own))
+
+        return float(self.strategy.experimental_local_results(spread())[0]) == float(own)
 
     def train_step(self, split: data.Split, shared_classes=False):
         """-> step(iteration, stop), one Adam update.
@@ -84,15 +97,16 @@ class Engine:
         """
         return self.update(params, slots, self.means(split, params, pixels, classes, images, seed))
 
-    def means(self, split: data.Split, params: Params, pixels, classes, images, seed, first=0) -> tf.Tensor:
+    def means(self, split: data.Split, params: Params, pixels, classes, images, seed, first=0, dtype=tf.float32):
         """Means over these tasks, of which `first` is the number of the first one in the metabatch: the
-        meta-gradient, all parameters in a row, then loss and accuracy. float64."""
+        meta-gradient, all parameters in a row, then loss and accuracy. float64; dtype: that of the computation."""
         x_s, x_q = data.gather(pixels, classes, images, split.rotations, split.scale, self.shot)
+        x_s, x_q, noise_of = tf.cast(x_s, dtype), tf.cast(x_q, dtype), partial(model.task_noise, dtype=dtype)
         seed = fold(tf.stack([seed[0], data.STREAMS["train"]]), seed[1])
         tasks = classes.shape[0]
         seeds = tf.stack([fold(seed, first + task) for task in range(tasks)])
         at_once = tasks if self.learner.jit else 1
-        loss, acc, grads = model.meta_gradients(self.learner, params, x_s, x_q, seeds, at_once, self.parallel)
+        loss, acc, grads = model.meta_gradients(self.learner, params, x_s, x_q, seeds, at_once, self.parallel, noise_of)
         return flat([*grads.values(), loss, acc])
 
     def update(self, params: Params, slots: Params, means: tf.Tensor):

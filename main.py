@@ -4,14 +4,12 @@ meta_train writes D/config.json; the other modes read it and need no other flag.
 """
 
 import argparse
-import contextlib
 import json
 import math
-import os
 import platform
-import sys
 from pathlib import Path
 
+import devices
 import results
 from errors import Parser, UserError, run
 
@@ -19,27 +17,32 @@ DEFAULTS = {}
 # What a test may choose for itself; everything else that config.json holds is the trained model's.
 TEST_CHOICES = {
     "shot", "query", "metabatch", "n_steps", "inner_lr", "seed", "n_test_iters", "n_test_mc_samp",
-    "checkpoint", "data_dir", "gpu_id",
+    "checkpoint", "data_dir", "gpu_id", "jit", "precision", "remat",
 }  # fmt: skip
 RESUME_CHOICES = {
-    "n_train_iters",
-    "save_freq",
-    "data_dir",
-    "gpu_id",
-    "checkpoint",
-    "n_test_iters",
-    "n_test_mc_samp",
-}
-NOT_KEPT = {"seed", "gpu_id", "checkpoint", "n_test_iters"}  # so that all runs meet the same test episodes
+    "n_train_iters", "save_freq", "data_dir", "gpu_id", "jit", "remat", "checkpoint", "n_test_iters", "n_test_mc_samp",
+}  # fmt: skip
+# What config.json has to say; a setting that is newer than the run has its default.
+NEEDED = ("dataset", "model", "way", "shot", "query", "n_steps", "inner_lr", "seed")
+NOT_KEPT = {"seed", "gpu_id", "jit", "checkpoint", "n_test_iters"}  # so that all runs meet the same test episodes
 
 
-def whole(least: int):
+def whole(least: int, most: int | None = None):
     def parse(text):
         if not text.lstrip("-").isdigit() or int(text) < least:
             raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {text!r}")
+        if most is not None and int(text) > most:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at most {most}, not {text!r}")
         return int(text)
 
     return parse
+
+
+def gpus(text):
+    numbers = text.split(",")
+    if text != "-1" and not all(n.isdigit() for n in numbers):
+        raise argparse.ArgumentTypeError(f"must be a GPU's number, several as in 0,1, or -1 for none, not {text!r}")
+    return text
 
 
 def positive(text: str) -> float:
@@ -70,15 +73,12 @@ def parser() -> Parser:
     flag(run_, "savedir", None, "folder of the run; compare takes two or more", nargs="+", metavar="D")
     flag(run_, "resume", False, "meta_train: go on from D's last checkpoint", action="store_true")
     flag(run_, "seed", 0, "seed of weights, episodes and noise; in meta_test of its episodes and noise, "
-         "the same for every learner", type=whole(0), metavar="N")  # fmt: skip
-    flag(
-        run_,
-        "gpu_id",
-        None,
-        "GPU to use; -1 for none (default: CUDA_VISIBLE_DEVICES, or 0)",
-        type=whole(-1),
-        metavar="N",
-    )
+         "the same for every learner", type=whole(0, 2**31 - 1), metavar="N")  # fmt: skip
+    flag(run_, "gpu_id", None, "GPU to use, or several to share a metabatch: 0,1; -1 for none "
+         "(default: CUDA_VISIBLE_DEVICES, or 0)", type=gpus, metavar="N[,N]")  # fmt: skip
+    flag(run_, "jit", "auto", "compile a metabatch into one XLA program; auto: on a GPU", choices=["auto", "on", "off"])
+    flag(run_, "precision", "float32", "of convolutions and matrix products; tf32: on GPUs that have it; bf16: "
+         "their factors in bfloat16", choices=devices.PRECISIONS)  # fmt: skip
 
     tasks = p.add_argument_group("data and tasks")
     flag(tasks, "dataset", "omniglot", "as made by get_data.py", choices=["omniglot", "mimgnet", "glyphs"])
@@ -103,6 +103,9 @@ def parser() -> Parser:
     flag(learner, "meta_gradient", "published", "published: second order with batch norm's backward pass held "
          "constant, as the paper's code computes it; exact: full second order; first_order: none",
          choices=["published", "exact", "first_order"])  # fmt: skip
+
+    flag(learner, "remat", False, "compute inner steps again when they are differentiated, in place of keeping "
+         "their maps: less memory, more time", action="store_true")  # fmt: skip
 
     train = p.add_argument_group("meta_train")
     flag(train, "meta_lr", 1e-3, "Adam's step size in the outer loop", type=positive, metavar="X")
@@ -135,7 +138,7 @@ def trained_settings(settings: dict) -> dict:
 
 
 def read_config(savedir: Path) -> dict:
-    return results.read_config(savedir, trained_settings(DEFAULTS))
+    return trained_settings(DEFAULTS) | results.read_config(savedir, NEEDED)
 
 
 def read_trained(savedir: Path) -> dict:
@@ -151,41 +154,15 @@ def merge(given: dict, config: dict, may_differ: set[str], remedy: str) -> dict:
     return config | given
 
 
-@contextlib.contextmanager
-def quiet():
-    """TensorFlow reports on its start to file descriptor 2, before any log level holds: keep it off."""
-    sys.stderr.flush()
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
-
-
-def start(settings: dict) -> tuple[int, bool]:
-    """Import TensorFlow as these settings want it; -> how many tasks a CPU computes side by side, is there a GPU?"""
-    if settings["gpu_id"] is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(settings["gpu_id"])
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with quiet():
-        import tensorflow as tf
-
-        gpu = bool(tf.config.list_physical_devices("GPU"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parallel = min(cores, settings["metabatch"])
-    tf.config.threading.set_inter_op_parallelism_threads(parallel)
-    tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // parallel))
-    tf.config.experimental.enable_op_determinism()
-    return parallel, gpu
-
-
-def build_engine(settings: dict, image_shape: tuple[int, int, int]):
-    """Set TensorFlow up, and make the engine of these settings."""
-    parallel, gpu = start(settings)
+def build_engine(settings: dict, image_shape: tuple[int, int, int], distribute: bool = False):
+    """Set TensorFlow up, and make the engine of these settings; -> it, and the devices."""
+    found = devices.start(settings["gpu_id"], settings["metabatch"], settings["precision"], distribute)
+    replicas = found.strategy.num_replicas_in_sync
+    if settings["metabatch"] % replicas:
+        raise UserError(
+            f"--metabatch {settings['metabatch']} cannot be shared evenly by {replicas} devices: "
+            f"choose a multiple of {replicas}"
+        )
     import engine
     import model
 
@@ -196,57 +173,63 @@ def build_engine(settings: dict, image_shape: tuple[int, int, int]):
         n_steps=settings["n_steps"],
         inner_lr=settings["inner_lr"],
         meta_gradient=settings["meta_gradient"],
-        jit=gpu,
+        remat=settings["remat"],
+        bf16=settings["precision"] == devices.BF16,
+        jit=found.gpu if settings["jit"] == "auto" else settings["jit"] == "on",
     )
-    return engine.Engine(
+    made = engine.Engine(
         learner,
         shot=settings["shot"],
         query=settings["query"],
         metabatch=settings["metabatch"],
         seed=settings["seed"],
         meta_lr=settings["meta_lr"],
-        parallel=parallel,
+        parallel=found.parallel,
+        strategy=found.strategy,
     )
+    return made, found
 
 
-def build(settings: dict):
-    """-> the engine, and the dataset, which must be able to give such episodes."""
+def build(settings: dict, distribute: bool = False):
+    """-> the engine, the dataset, which must be able to give such episodes, and the devices."""
     import data
 
     dataset = data.load(settings["data_dir"], settings["dataset"])
     for name, split in dataset.splits.items():
         data.check_episode(split, name, settings["way"], settings["shot"], settings["query"])
-    return build_engine(settings, dataset.image_shape), dataset
+    engine, found = build_engine(settings, dataset.image_shape, distribute)
+    return engine, dataset, found
 
 
 def meta_train(savedir: Path, given: dict) -> int:
+    _, index = devices.cluster()
+    settings = DEFAULTS | given
     if (savedir / "config.json").exists():
-        if not given.get("resume"):
+        if given.get("resume"):
+            config, remedy = read_config(savedir), "resume without it, or train in another --savedir"
+            settings = merge(given, config, RESUME_CHOICES, remedy)
+        elif index == 0:  # another worker may meet what worker 0 has just written
             raise UserError(
                 f"{savedir} holds a run already: add --resume to go on with it, or choose another --savedir"
             )
-        settings = merge(
-            given, read_config(savedir), RESUME_CHOICES, "resume without it, or train in another --savedir"
-        )
-    else:
-        settings = DEFAULTS | given
     import data
 
-    engine, dataset = build(settings)
+    engine, dataset, found = build(settings, distribute=True)
     both = settings["train_split"] == "trainval"
     split = data.trainval(dataset) if both else dataset.splits["train"]
     val = None if both or not settings["val_every"] else dataset.splits.get("val")
     kept = trained_settings(settings)
     import train
 
-    try:
-        savedir.mkdir(parents=True, exist_ok=True)
-        kept |= {"python": platform.python_version(), "tensorflow": train.tf.__version__}
-        results.write_atomically(savedir / "config.json", json.dumps(kept, indent=1) + "\n")
-    except OSError as fault:
-        raise UserError(f"cannot write into {savedir} ({fault.strerror}): choose another --savedir") from fault
-    if val is None:
-        print("no validation: training is not monitored, and there will be no best checkpoint")
+    kept |= {"python": platform.python_version(), "tensorflow": train.tf.__version__}
+    if found.chief:
+        try:
+            savedir.mkdir(parents=True, exist_ok=True)
+            results.write_atomically(savedir / "config.json", json.dumps(kept, indent=1) + "\n")
+        except OSError as fault:
+            raise UserError(f"cannot write into {savedir} ({fault.strerror}): choose another --savedir") from fault
+        if val is None:
+            print("no validation: training is not monitored, and there will be no best checkpoint")
     return train.meta_train(
         engine,
         split,
@@ -258,13 +241,15 @@ def meta_train(savedir: Path, given: dict) -> int:
         n_val_tasks=settings["n_val_tasks"],
         settings=kept,
         shared_classes=settings["legacy_shared_classes"],
+        alone=found.alone,
+        chief=found.chief,
     )
 
 
 def meta_test(savedir: Path, given: dict) -> int:
     config = read_trained(savedir)
     settings = merge(given, config, TEST_CHOICES, "it cannot be changed in a test")
-    engine, dataset = build(settings)
+    engine, dataset, _ = build(settings)
     import train
 
     shown = ("dataset", "model", "way", "shot", "query", "n_steps", "inner_lr", "meta_gradient", "seed")
@@ -287,7 +272,7 @@ def export(savedir: Path, given: dict) -> int:
     if "metabatch" in given:
         raise UserError("--metabatch has no meaning in an export, which takes its tasks one by one: leave it out")
     settings = DEFAULTS | merge(given, config, TEST_CHOICES, "it cannot be changed in an export")
-    engine, dataset = build(settings | {"metabatch": 1})
+    engine, dataset, _ = build(settings | {"metabatch": 1})
     import export as exporter
 
     shown = ("dataset", "model", "shot", "query", "n_steps", "inner_lr", "meta_gradient", "seed", "n_test_mc_samp")

@@ -123,7 +123,8 @@ class MAML:
 
     image_shape: (H, W, C). inner_lr: step size of the inner loop. meta_gradient: `published` holds batch
     norm's backward pass constant when the inner gradient is differentiated, `exact` is the full second
-    order, `first_order` none. bf16: the factors of convolutions and matrix products are rounded to bfloat16;
+    order, `first_order` none. remat: keep no maps of the inner steps; the backward pass computes them again.
+    bf16: the factors of convolutions and matrix products are rounded to bfloat16;
     parameters, batch norm and losses stay as they are. jit: will XLA compile it? The right pooling depends on that.
     Only theta is adapted; phi and batch norm's offsets are not.
     """
@@ -137,6 +138,7 @@ class MAML:
         inner_lr: float,
         perturbation: NoPerturbation,
         meta_gradient: str = "published",
+        remat: bool = False,
         bf16: bool = False,
         jit: bool = False,
     ):
@@ -145,7 +147,7 @@ class MAML:
         self.image_shape, self.channels, self.way = tuple(image_shape), channels, way
         self.n_steps, self.inner_lr = n_steps, inner_lr
         self.perturbation, self.meta_gradient = perturbation, meta_gradient
-        self.bf16, self.jit = bf16, jit
+        self.remat, self.bf16, self.jit = remat, bf16, jit
         self.stochastic = type(perturbation) is not NoPerturbation
 
     def init(self, seed: int, dtype=tf.float32) -> Params:
@@ -229,18 +231,25 @@ class MAML:
         }
         thetas = [theta]
         for step in range(self.n_steps):
+            # What is differentiated has to be an argument, if it is to be computed again.
+            def one(*values, step=step):
+                given = dict(zip(params, values, strict=False))
+                theta = dict(zip(thetas[0], values[len(params) :], strict=True))
+                return list(self.inner_step(given, theta, x, y, lambda *place: noise(step, *place), samples).values())
 
-            def at_step(layer, shape, step=step):
-                return noise(step, layer, shape)
-
-            h = self.features(params, theta, x, at_step, samples)
-            loss = layers.cross_entropy(self.head(params, theta, h, at_step), y)
-            grads = tf.gradients(loss, list(theta.values()))
-            if self.meta_gradient == "first_order":
-                grads = [tf.stop_gradient(g) for g in grads]
-            theta = {k: v - self.inner_lr * g for (k, v), g in zip(theta.items(), grads, strict=True)}
+            one = tf.recompute_grad(one) if self.remat else one
+            theta = dict(zip(theta, one(*params.values(), *theta.values()), strict=True))
             thetas.append(theta)
         return thetas
+
+    def inner_step(self, params: Params, theta: Params, x, y, noise, samples: int) -> Params:
+        """One gradient step on the support loss. noise(layer, shape)."""
+        h = self.features(params, theta, x, noise, samples)
+        loss = layers.cross_entropy(self.head(params, theta, h, noise), y)
+        grads = tf.gradients(loss, list(theta.values()))
+        if self.meta_gradient == "first_order":
+            grads = [tf.stop_gradient(g) for g in grads]
+        return {k: v - self.inner_lr * g for (k, v), g in zip(theta.items(), grads, strict=True)}
 
     def logits(self, params: Params, theta: Params, x: tf.Tensor) -> tf.Tensor:
         """Noise-free logits [T,Q,way] of the query images x [T,Q,H,W,C]."""

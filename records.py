@@ -39,14 +39,17 @@ def progress(**settings) -> tqdm:
 
 
 class Logs:
-    """meta_train.log in the TF1 code's format, meta_train.csv, and TensorBoard scalars, in one folder.
+    """meta_train.log in the TF1 code's format, meta_train.csv, and TensorBoard scalars, in one folder; or none.
 
     `lengths` belongs into the checkpoint: a resumed run cuts the files back to where the checkpoint was.
     """
 
     COLUMNS = ("iter", "episodes", "secs", "lr", "loss", "acc", "val_loss", "val_acc", "val_ci95")
 
-    def __init__(self, savedir: Path, settings: dict, lengths: list[int] | None):
+    def __init__(self, savedir: Path | None, settings: dict, lengths: list[int] | None):
+        self.savedir = savedir
+        if not savedir:
+            return
         self.files = [open(savedir / name, "ab") for name in ("meta_train.log", "meta_train.csv")]  # noqa: SIM115
         self.board = tf.summary.create_file_writer(str(savedir / "tensorboard"))
         for file, length in zip(self.files, lengths or [0, 0], strict=True):
@@ -66,6 +69,8 @@ class Logs:
 
     def row(self, row: dict) -> None:
         """One row of COLUMNS; the val_ ones are there only at a validation. Accuracies are 0 to 1."""
+        if not self.savedir:
+            return
         head = f"episode {row['episodes']}, ({row['secs']:.3f} secs)"
         self._write(0, f"\nIter {row['iter']} start, learning rate {row['lr']:f}\n")
         self._write(0, f"meta_train: {head}, cent {row['loss']:f}, acc {row['acc']:f}\n")
@@ -82,9 +87,13 @@ class Logs:
 
 
 class State:
-    """All that a resumed run needs, in one checkpoint: parameters, Adam, iteration, window sums, log lengths."""
+    """All that a resumed run needs, in one checkpoint: parameters, Adam, iteration, window sums, log lengths.
 
-    def __init__(self, engine: Engine, savedir: Path):
+    Of processes that share a metabatch all hold the same, and one `writes`.
+    """
+
+    def __init__(self, engine: Engine, savedir: Path, writes: bool = True):
+        self.writes = writes
         self.next = tf.Variable(0, dtype=tf.int64)  # iteration to do next
         self.secs = tf.Variable(0.0, dtype=tf.float64)
         self.window = tf.Variable([0.0, 0.0, 0.0], dtype=tf.float64)  # sums of loss, accuracy; iterations
@@ -102,6 +111,8 @@ class State:
 
     def save(self, kind: str, logs: Logs) -> None:
         """Write the checkpoint `last` or `best`; an earlier one stays until this one is whole."""
+        if not self.writes:
+            return
         manager = self.managers[kind]
         self.lengths.assign(logs.lengths())
         try:

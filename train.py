@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -30,22 +31,32 @@ def meta_train(
     n_val_tasks: int,
     settings: dict,
     shared_classes: bool = False,
+    alone: bool = True,
+    chief: bool = True,
 ) -> int:
     """Meta-train from savedir's last checkpoint, or from the start, to iteration n_train_iters (inclusive,
     as in the TF1 code: n + 1 updates). Returns the exit code: 0, or 130 when interrupted and saved.
 
     val: the classes that are monitored every val_every iterations, or None. settings: the log's first lines.
+    alone: no other process shares the metabatch. chief: this is the process that writes; the others only read.
     """
-    state = State(engine, savedir)
+    state = State(engine, savedir, chief)
     resumed = state.restore()
-    logs = Logs(savedir, settings, list(state.lengths.numpy()) if resumed else None)
+    local = ("data_dir", "gpu_id")
+    facts = {k: v for k, v in settings.items() if k not in local} if not alone else None
+    if facts and not engine.agree(int(state.next), facts, zlib.crc32(train.pixels)):
+        raise UserError(
+            "the workers have other flags, other data or another checkpoint than each other: start all with the same "
+            "command, in folders that all of them share"
+        )
+    logs = Logs(savedir if chief else None, settings, list(state.lengths.numpy()) if resumed else None)
     first, lr = int(state.next), engine.meta_lr
     if resumed:
         print(f"resumed at iteration {first}")
     step = engine.train_step(train, shared_classes)
     validate = engine.test_step(val, "val", 1) if val else None
     start = time.time() - float(state.secs)
-    bar = progress(total=n_train_iters + 1, initial=first, unit="it", desc="meta_train")
+    bar = progress(total=n_train_iters + 1, initial=first, unit="it", desc="meta_train", disable=not chief)
 
     def report(i: int) -> None:
         """Log, validate and save after iteration i, where they are due; a stop may cut the validation short."""
@@ -57,12 +68,13 @@ def meta_train(
             row = {"iter": i, "episodes": i * engine.metabatch, "secs": float(state.secs), "lr": lr}
             row |= {"loss": loss / n, "acc": acc / n}
             if validating:
-                losses, accs = run_episodes(validate, engine.metabatch, n_val_tasks, stop)
+                losses, accs = run_episodes(validate, engine.metabatch, n_val_tasks, stop if alone else None)
                 if len(accs) < n_val_tasks:
                     return
                 mean, interval = summary(accs)
                 row |= {"val_loss": float(np.mean(losses)), "val_acc": mean / 100, "val_ci95": interval / 100}
-                bar.write(f"iteration {i}: validation accuracy {mean:.2f} +- {interval:.2f} %")
+                if chief:
+                    bar.write(f"iteration {i}: validation accuracy {mean:.2f} +- {interval:.2f} %")
             logs.row(row)
             state.window.assign([0, 0, 0])
         state.reported.assign(i)
@@ -75,15 +87,25 @@ def meta_train(
     with Stop() as stop, bar:
         if int(state.reported) < first - 1:  # interrupted during its validation
             report(first - 1)
+        agreed = False  # processes that share a metabatch stop after the same iteration
         for i in range(first, n_train_iters + 1):
-            if stop.asked:
+            if agreed or (alone and stop.asked):
                 break
-            loss, acc, finite = step(i)
+            kept = state.managers["last"].latest_checkpoint
+            kept = f"the last good checkpoint is {kept}" if kept else "no checkpoint was made yet"
+            try:
+                loss, acc, finite, agreed = step(i, stop.asked)
+            except tf.errors.OpError as fault:
+                if alone:
+                    raise
+                raise UserError(
+                    f"iteration {i}: another worker is gone ({type(fault).__name__}); start all of them again with "
+                    f"--resume; {kept}"
+                ) from fault
             if not finite:
-                kept = state.managers["last"].latest_checkpoint
                 raise UserError(
                     f"iteration {i}: the loss is {float(loss):g} and its gradient is not finite; lower --meta_lr or "
-                    f"--inner_lr; " + (f"the last good checkpoint is {kept}" if kept else "no checkpoint was made yet")
+                    f"--inner_lr; {kept}"
                 )
             state.next.assign(i + 1)
             state.window.assign_add([float(loss), float(acc), 1])
@@ -91,24 +113,23 @@ def meta_train(
             rate = (bar.format_dict["rate"] or 0) * engine.metabatch
             bar.set_postfix_str(f"loss {float(loss):.3f}, acc {float(acc):.3f}, {rate:.1f} tasks/s", refresh=False)
             report(i)
-    if (stop.asked and int(state.next) <= n_train_iters) or int(state.reported) < int(state.next) - 1:
+    stopped = agreed or (alone and stop.asked)
+    if (stopped and int(state.next) <= n_train_iters) or int(state.reported) < int(state.next) - 1:
         state.secs.assign(time.time() - start)
         state.save("last", logs)
-        print(
-            f"interrupted and saved after iteration {int(state.next) - 1}; go on with --resume",
-            file=sys.stderr,
-        )
+        if chief:
+            print(f"interrupted and saved after iteration {int(state.next) - 1}; go on with --resume", file=sys.stderr)
         return 130
     return 0
 
 
-def run_episodes(step, metabatch: int, episodes: int, stop: Stop, losses=(), accs=(), after=None):
+def run_episodes(step, metabatch: int, episodes: int, stop: Stop | None, losses=(), accs=(), after=None):
     """Losses and accuracies of the first `episodes` episodes; those given are not computed again.
 
     after(losses, accs) is called after every metabatch. A stop leaves the rest undone.
     """
     losses, accs = list(losses), list(accs)
-    while len(accs) < episodes and not stop.asked:
+    while len(accs) < episodes and not (stop and stop.asked):
         loss, acc = step(len(accs), min(metabatch, episodes - len(accs)))
         losses, accs = losses + loss.tolist(), accs + acc.tolist()
         if after:

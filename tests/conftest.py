@@ -12,7 +12,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 ROOT = Path(__file__).resolve().parent.parent
 
 # A net and a task small enough that a subprocess spends its time on starting TensorFlow.
-SETTINGS = {"dataset": "glyphs", "way": 3, "query": 2, "metabatch": 2, "channels": 4, "n_steps": 1, "gpu_id": -1}
+SETTINGS = {"dataset": "glyphs", "way": 3, "query": 2, "metabatch": 2, "channels": 4, "n_steps": 1, "gpu_id": "-1"}
 SMALL = [word for name, value in SETTINGS.items() for word in (f"--{name}", str(value))]
 
 

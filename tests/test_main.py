@@ -33,7 +33,8 @@ def checkpoint(savedir, kind="last") -> dict:
 def assert_same_run(one: Path, other: Path):
     """Bit-identical parameters, Adam and counters, and the same log but for the times."""
     a, b = checkpoint(one), checkpoint(other)
-    assert a.keys() == b.keys() and len([n for n in a if n.startswith("params")]) == 24 and len(a) > 48
+    assert a.keys() == b.keys() and len([n for n in a if n.startswith("params")]) == 24
+    assert {n.split("/")[1] for n in a if n.startswith("adam/")} == {"m", "v", "t"}
     for name in a:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
     rows = [[{k: v for k, v in r.items() if k != "secs"} for r in read_csv(d)] for d in (one, other)]
@@ -202,6 +203,20 @@ def test_bench_prints_one_json_line():
     assert all(line[k] > 0 for k in numbers) and len(done.stdout.strip().splitlines()) == 1
     assert line["tasks_per_s"] == pytest.approx(2e3 / line["ms_per_step"], rel=0.02)
     assert_refused(cli("bench.py", "--mode", "compare"), "not compare")
+
+
+def test_bench_checks_the_gradient_and_exports_the_step(data_dir, tmp_path):
+    flags = ("--iterations", 1, "--jit", "on", "--precision", "bf16", "--data_dir", data_dir)
+    done = cli("bench.py", *SMALL, *flags, "--check", "--export", tmp_path / "step")
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout)
+    assert 1e-4 < line["gradient_error"] < 0.1 and line["loss_error"] < 0.01
+    described = json.loads((tmp_path / "step.json").read_text())
+    arrays = np.load(tmp_path / "step.npz")
+    assert (tmp_path / "step.hlo").stat().st_size > 10000
+    assert len(arrays.files) == len(described["arguments"]) == 24 + 3 + 4 and len(described["results"]) == 24 + 3 + 3
+    for i, argument in enumerate(described["arguments"]):
+        assert [argument["shape"], argument["dtype"]] == [list(arrays[f"{i}"].shape), str(arrays[f"{i}"].dtype)]
 
 
 # Faults of the command line. In this process: nothing of them needs TensorFlow.

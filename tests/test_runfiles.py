@@ -30,7 +30,7 @@ def test_a_cell_has_the_published_settings(model, cell):
     meta_lr = 1e-3 if model == "maml" and "omni" in cell else META_LR[cell]
     wanted = dict(zip(SETTINGS, PUBLISHED[cell], strict=True)) | {"meta_lr": meta_lr, "mode": "meta_train"}
     wanted |= {"model": model, "query": 15, "n_steps": 5}
-    wanted |= {"meta_gradient": "published", "train_split": "trainval" if "omni" in cell else "train", "gpu_id": 1}
+    wanted |= {"meta_gradient": "published", "train_split": "trainval" if "omni" in cell else "train", "gpu_id": "1"}
     assert {k: train[k] for k in wanted} == wanted
     assert test["mode"] == "meta_test" and test["savedir"] == train["savedir"] == [f"results/{model}/{cell}"]
     assert (test["metabatch"], test["n_test_iters"]) == (1, 1000)
