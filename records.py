@@ -123,6 +123,10 @@ class State:
                 f"and go on with --resume"
             ) from fault
 
+    def kept(self) -> str:
+        path = tf.train.latest_checkpoint(self.managers["last"].directory)
+        return f"the last good checkpoint is {path}" if path else "no checkpoint was made yet"
+
     def restore(self) -> bool:
         """Go back to the last checkpoint that can be read; False where there is none."""
         paths = self.managers["last"].checkpoints

@@ -91,8 +91,6 @@ def meta_train(
         for i in range(first, n_train_iters + 1):
             if agreed or (alone and stop.asked):
                 break
-            kept = state.managers["last"].latest_checkpoint
-            kept = f"the last good checkpoint is {kept}" if kept else "no checkpoint was made yet"
             try:
                 loss, acc, finite, agreed = step(i, stop.asked)
             except tf.errors.OpError as fault:
@@ -100,12 +98,12 @@ def meta_train(
                     raise
                 raise UserError(
                     f"iteration {i}: another worker is gone ({type(fault).__name__}); start all of them again with "
-                    f"--resume; {kept}"
+                    f"--resume; {state.kept()}"
                 ) from fault
             if not finite:
                 raise UserError(
                     f"iteration {i}: the loss is {float(loss):g} and its gradient is not finite; lower --meta_lr or "
-                    f"--inner_lr; {kept}"
+                    f"--inner_lr; {state.kept()}"
                 )
             state.next.assign(i + 1)
             state.window.assign_add([float(loss), float(acc), 1])
