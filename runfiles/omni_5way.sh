@@ -1,15 +1,30 @@
 #!/bin/sh
-# What two cores can do in half an hour: Omniglot 5-way 1-shot, both learners, published and exact meta-gradient.
+# Omniglot 5-way on two CPU cores: both learners; 1-shot with the published and the exact meta-gradient, 4 seeds;
+# 5-shot with the published one, 3 seeds. Killed, it goes on where it was. SEEDS="0" for one seed.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 D=results/omni_5way
-for gradient in published exact; do
+
+run() { # shot, inner_lr, iterations, model, gradient, seed, more flags
+  folder=$D/$1shot/$4_$5_$6
+  settings="--dataset omniglot --way 5 --shot $1 --query 15 --metabatch 4 --inner_lr $2 --meta_lr 1e-3 --model $4"
+  settings="$settings --meta_gradient $5 --seed $6 --n_train_iters $3 --val_every 200 --n_val_tasks 100 --save_freq 200"
+  shift 6
+  "$PYTHON" main.py --mode meta_train --savedir "$folder" --resume $settings "$@"
+  [ -e "$folder/meta_test.json" ] ||
+    "$PYTHON" main.py --mode meta_test --savedir "$folder" --n_test_iters 400 --n_test_mc_samp 10 "$@"
+}
+
+for seed in ${SEEDS:-0 1 2 3}; do
   for model in maml metadrop; do
-    "$PYTHON" main.py --mode meta_train --savedir $D/${model}_$gradient --resume --model $model --meta_gradient $gradient \
-      --dataset omniglot --way 5 --shot 1 --query 15 --metabatch 4 --inner_lr 0.1 --meta_lr 1e-3 \
-      --n_train_iters 800 --val_every 200 --save_freq 200 "$@"
-    "$PYTHON" main.py --mode meta_test --savedir $D/${model}_$gradient --n_test_iters 400 --n_test_mc_samp 10 "$@"
+    run 1 0.1 800 $model published "$seed" "$@"
+    run 1 0.1 800 $model exact "$seed" "$@"
   done
 done
-"$PYTHON" main.py --mode compare --savedir $D/maml_published $D/metadrop_published $D/maml_exact $D/metadrop_exact
+for seed in ${SEEDS:-0 1 2}; do
+  for model in maml metadrop; do
+    run 5 0.4 400 $model published "$seed" "$@"
+  done
+done
+"$PYTHON" runfiles/omni_5way.py $D --figure $D/gradients.png

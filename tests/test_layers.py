@@ -37,9 +37,10 @@ def pool_formula(x):
 
 @pytest.mark.parametrize("tasks", [1, 3])
 @pytest.mark.parametrize("per_task", [False, True])
-def test_conv_is_the_formula(tasks, per_task):
-    x, lead = normal(tasks, 2, 5, 6, 3), (tasks,) if per_task else ()
-    w, b = normal(*lead, 3, 3, 3, 4), normal(*lead, 4)
+@pytest.mark.parametrize("channels", [3, layers.FEW])
+def test_conv_is_the_formula(tasks, per_task, channels):
+    x, lead = normal(tasks, 2, 5, 6, channels), (tasks,) if per_task else ()
+    w, b = normal(*lead, 3, 3, channels, 4), normal(*lead, 4)
     y = layers.conv(*map(tf.constant, (x, w, b)))
     for t in range(tasks):
         expected = conv_formula(x[t], w[t] if per_task else w, b[t] if per_task else b)
@@ -65,6 +66,22 @@ def test_batch_norm_is_the_formula_for_each_group(norm, groups, dtype, tolerance
         np.testing.assert_allclose(
             y[g], norm_formula(x[g].astype(dtype).astype(float), beta), rtol=0, atol=50 * tolerance
         )
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_softplus_and_its_two_derivatives_are_the_formulas(jit):
+    x = np.array([-200, -90, -30, -3, -0.5, 0, 0.5, 3, 17, 39.9, 40.1, 90, 200], np.float32)
+
+    def derivatives(x):
+        y = layers.softplus(x)
+        first = tf.gradients(y, x)[0]
+        return y, first, tf.gradients(first, x)[0]
+
+    found = tf.function(derivatives, autograph=False, jit_compile=jit)(tf.constant(x))
+    wide = x.astype(np.float64)
+    s = np.exp(-np.logaddexp(0, -wide))
+    for f, exact in zip(found, (np.logaddexp(0, wide), s, s * (1 - s)), strict=True):
+        np.testing.assert_allclose(f, exact, rtol=2e-7, atol=2e-7)
 
 
 @pytest.mark.parametrize("jit", [False, True])
