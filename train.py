@@ -166,7 +166,7 @@ def meta_test(
     Returns the exit code: 0, or 130 when interrupted.
     """
     iteration = load_parameters(engine, savedir, checkpoint)
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"{zlib.crc32(split.pixels)}".encode())  # the same indices of other data are other episodes
     for i in range(n_test_iters):
         for part in engine.episode(split, "test", i):
             digest.update(part.tobytes())
