@@ -59,7 +59,7 @@ class Engine:
 
         It returns mean loss, mean accuracy, whether all was finite, and whether any process asked to `stop`.
         """
-        pixels = self.strategy.experimental_distribute_values_from_function(lambda _: tf.constant(split.pixels))
+        pixels = self.strategy.run(lambda: tf.constant(split.pixels))  # a copy on every device
         share = self.metabatch // self.replicas
         means, update = self.compiled(partial(self.means, split)), self.compiled(self.update)
 
