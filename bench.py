@@ -148,7 +148,7 @@ def check(engine, split) -> dict:
 def export(engine, split, path: Path) -> None:
     """Write the training step's XLA program, and the arguments of its first iteration.
 
-    PATH.hlo is a serialized HLO module, whose flat arguments and results PATH.json names with shape and dtype;
+    PATH.hlo is a serialized HLO module; PATH.json has shape, dtype and name of its flat arguments and results;
     PATH.npz holds the arguments by number. The first arguments are the first results of the step before:
     parameters and Adam's slots; the last three change with every iteration: classes, images, seed.
     """
@@ -166,13 +166,9 @@ def export(engine, split, path: Path) -> None:
     results = step.get_concrete_function(*arguments).structured_outputs
     names = [name for group in variables for name in sorted(group)]  # as tf.nest orders a dictionary
 
-    def describe(tensors, names):
-        flat = tf.nest.flatten(tensors)
-        return [{"name": n, "shape": t.shape.as_list(), "dtype": t.dtype.name}
-                for n, t in zip(names, flat, strict=True)]  # fmt: skip
-
-    described = {"arguments": describe(arguments, [*names, *others])}
-    described["results"] = describe(results, [*names, "loss", "accuracy", "finite"])
+    described = {"names": {"arguments": [*names, *others], "results": [*names, "loss", "accuracy", "finite"]}}
+    for kind, tensors in (("arguments", arguments), ("results", results)):
+        described[kind] = [[t.shape.as_list(), t.dtype.name] for t in tf.nest.flatten(tensors)]
     arrays = {str(i): t.numpy() for i, t in enumerate(tf.nest.flatten(arguments))}
     try:
         np.savez(path.with_name(path.name + ".npz"), **arrays)

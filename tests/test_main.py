@@ -210,13 +210,17 @@ def test_bench_checks_the_gradient_and_exports_the_step(data_dir, tmp_path):
     done = cli("bench.py", *SMALL, *flags, "--check", "--export", tmp_path / "step")
     assert done.returncode == 0, done.stderr
     line = json.loads(done.stdout)
-    assert 1e-4 < line["gradient_error"] < 0.1 and line["loss_error"] < 0.01
+    assert 1e-3 < line["gradient_error"] < 1 and line["loss_error"] < 0.05  # bfloat16 is that far off at the start
     described = json.loads((tmp_path / "step.json").read_text())
     arrays = np.load(tmp_path / "step.npz")
     assert (tmp_path / "step.hlo").stat().st_size > 10000
     assert len(arrays.files) == len(described["arguments"]) == 24 + 3 + 4 and len(described["results"]) == 24 + 3 + 3
-    for i, argument in enumerate(described["arguments"]):
-        assert [argument["shape"], argument["dtype"]] == [list(arrays[f"{i}"].shape), str(arrays[f"{i}"].dtype)]
+    assert described["arguments"] == [[list(a.shape), str(a.dtype)] for a in (arrays[n] for n in arrays.files)]
+    names = described["names"]
+    assert names["arguments"][-5:] == ["v", "pixels", "classes", "images", "seed"]
+    assert names["results"][:27] == names["arguments"][:27] and described["results"][:27] == described["arguments"][:27]
+    weight = arrays[str(names["arguments"].index("theta/conv2_w"))]
+    assert weight.shape == (3, 3, 4, 4) and 0.01 < weight.std() < 0.03
 
 
 # Faults of the command line. In this process: nothing of them needs TensorFlow.
@@ -243,6 +247,11 @@ def refused(capsys, monkeypatch, *argv) -> str:
         (["--savedir", "a", "--dataset", "mnist"], "'mnist'"),
         (["--savedir", "a", "--model", "maml++"], "'maml++'"),
         (["--savedir", "a", "--maml", "--model", "metadrop"], "--maml contradicts --model metadrop"),
+        (["--savedir", "a", "--gpu_id", "0,"], "0,1, or -1 for none, not '0,'"),
+        (["--savedir", "a", "--gpu_id", "0,-1"], "not '0,-1'"),
+        (["--savedir", "a", "--seed", "4294967296"], "at most 2147483647"),
+        (["--savedir", "a", "--jit", "yes"], "'yes'"),
+        (["--savedir", "a", "--precision", "fp16"], "'fp16'"),
         (["--mode", "meta_train"], "--savedir is missing"),
         (["--mode", "meta_test", "--savedir", "a", "b"], "takes one --savedir"),
         (["--mode", "compare", "--savedir", "a"], "two or more"),
@@ -270,6 +279,7 @@ def test_a_mistyped_command_line_is_one_sentence(flags, words, capsys, monkeypat
         (["--mode", "meta_train"], "holds a run already"),
         (["--mode", "meta_train", "--resume", "--inner_lr", 0.2], "--inner_lr 0.2 contradicts"),
         (["--mode", "meta_train", "--resume", "--seed", 1], "--seed 1 contradicts"),
+        (["--mode", "meta_train", "--resume", "--precision", "bf16"], "--precision bf16 contradicts"),
     ],
 )
 def test_flags_that_contradict_the_run_are_refused(flags, words, run, capsys, monkeypatch):
