@@ -91,6 +91,7 @@ def task_flops(engine, image_shape, samples: int | None) -> int:
     """Of one task of a training iteration, or of a test episode with `samples` noise samples."""
     import tensorflow as tf
 
+    import layers
     import model
 
     way = engine.learner.way
@@ -102,7 +103,9 @@ def task_flops(engine, image_shape, samples: int | None) -> int:
             return model.evaluate(engine.learner, params, x_s, x_q, model.task_noise(seeds), samples)
         return model.meta_gradients(engine.learner, params, x_s, x_q, seeds)
 
+    few, layers.FEW = layers.FEW, 0  # the channel of ones is no work of the network's
     graph = tf.function(task, autograph=False).get_concrete_function(params, x_s, x_q, tf.TensorSpec([1, 2], tf.int32))
+    layers.FEW = few
     return count_flops(graph.outputs)
 
 
