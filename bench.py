@@ -134,9 +134,11 @@ def check(engine, split) -> dict:
     and of its loss against float64, task by task on the CPU, with the same noise."""
     import tensorflow as tf
 
+    from engine import read
+
     classes, images = engine.episode(split, "train", 0, engine.metabatch)
     arguments = [tf.constant(x) for x in (split.pixels, classes, images, np.array([engine.seed, 0], np.int32))]
-    params = {k: v.value() for k, v in engine.params.items()}
+    params = read(engine.params)
     found = engine.compiled(functools.partial(engine.means, split))(params, *arguments).numpy()
     learner = engine.learner
     kept = learner.jit, learner.bf16
@@ -157,7 +159,9 @@ def export(engine, split, path: Path) -> None:
     """
     import tensorflow as tf
 
-    variables = [{k: v.value() for k, v in group.items()} for group in (engine.params, engine.slots)]
+    from engine import read
+
+    variables = [read(engine.params), read(engine.slots)]
     classes, images = engine.episode(split, "train", 0, engine.metabatch)
     others = {"pixels": split.pixels, "classes": classes, "images": images}
     others["seed"] = np.array([engine.seed, 0], np.int32)

@@ -13,7 +13,7 @@ import data
 import exported
 import layers
 import model
-from engine import Engine
+from engine import Engine, read
 from errors import UserError
 from records import Stop, progress
 from results import write_atomically
@@ -83,7 +83,7 @@ def probe(engine: Engine, split: data.Split, *, way: int, samples: int, copies: 
         def still(layer, shape):  # noise that no inner step draws, and the same in every snapshot
             return noise(learner.n_steps, layer, shape)
 
-        params = learner.narrow({k: v.value() for k, v in engine.params.items()}, way)
+        params = learner.narrow(read(engine.params), way)
         steps = learner.trajectory(params, x_s, y_s, noise, samples)
         shots = [snapshot(params, adapted, x_s, x_q, still) for adapted in steps]
         out = {name: tf.stack([shot[name] for shot in shots]) for name in shots[0]}

@@ -42,13 +42,13 @@ def meta_train(
     """
     state = State(engine, savedir, chief)
     resumed = state.restore()
-    local = ("data_dir", "gpu_id")
-    facts = {k: v for k, v in settings.items() if k not in local} if not alone else None
-    if facts and not engine.agree(int(state.next), facts, zlib.crc32(train.pixels)):
-        raise UserError(
-            "the workers have other flags, other data or another checkpoint than each other: start all with the same "
-            "command, in folders that all of them share"
-        )
+    if not alone:
+        shared = {k: v for k, v in settings.items() if k not in ("data_dir", "gpu_id")}
+        if not engine.agree(int(state.next), shared, zlib.crc32(train.pixels)):
+            raise UserError(
+                "the workers have other flags, other data or another checkpoint than each other: start all with the "
+                "same command, in folders that all of them share"
+            )
     logs = Logs(savedir if chief else None, settings, list(state.lengths.numpy()) if resumed else None)
     first, lr = int(state.next), engine.meta_lr
     if resumed:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from errors import Parser, UserError, run  # noqa: E402
-from results import read_test  # noqa: E402
+from results import read_test, summary  # noqa: E402
 
 NAMES = {"maml": "MAML", "metadrop": "Meta-dropout"}
 STYLES = {("maml", "published"): "C0-", ("maml", "exact"): "C0--",
@@ -53,8 +53,8 @@ def table(results: Path) -> None:
             if len({t["episodes_sha256"] for both in tests for t in both}) > 1:
                 raise UserError(f"the runs in {folder} were tested on different episodes: run meta_test again")
             a, b = (np.array([t["accuracy"] for t in both]) for both in tests)
-            pairs = [(t["accuracies"] - u["accuracies"]) for u, t in zip(*tests, strict=True)]
-            each = [f"{p.mean():+.2f} ± {1.96 * p.std() / np.sqrt(len(p)):.2f}" for p in pairs]
+            pairs = [summary((t["accuracies"] - u["accuracies"]) / 100) for u, t in zip(*tests, strict=True)]
+            each = [f"{mean:+.2f} ± {interval:.2f}" for mean, interval in pairs]
             cells = [over_seeds(a), over_seeds(b), over_seeds(b - a), ", ".join(each)]
             print(f"| {folder.name}, {gradient} | {len(seeds)} | {' | '.join(cells)} |")
 
