@@ -25,6 +25,7 @@ KEPT = (
     "mode",
     "dataset",
     "model",
+    "perturbation",
     "way",
     "shot",
     "query",
@@ -38,10 +39,13 @@ KEPT = (
 )
 
 
-def settings_of(argv: list[str]) -> dict:
+def settings_of(argv: list[str]) -> tuple[dict, set[str]]:
+    """All settings, and the names of those that were given."""
     p = main.parser()
     p.prog, p.description, p.epilog = "bench.py", __doc__.split("\n\n")[0], __doc__.split("\n\n")[1]
     p.add_argument("--iterations", type=main.whole(1), default=10, metavar="N", help="how many are timed")
+    p.add_argument("--size", type=main.whole(16), metavar="N", help="images of N x N random pixels (default: the "
+                   "dataset's)")  # fmt: skip
     p.add_argument(
         "--check", action="store_true", help="compare the meta-gradient with float64's, without XLA on a CPU"
     )
@@ -61,7 +65,7 @@ def settings_of(argv: list[str]) -> dict:
         settings["jit"] = "on"
     if settings["way"] > CLASSES or settings["shot"] + settings["query"] > IMAGES:
         raise UserError(f"bench.py's random data has {CLASSES} classes of {IMAGES} images: ask for fewer")
-    return settings
+    return settings, set(given)
 
 
 def count_flops(outputs) -> int:
@@ -93,6 +97,7 @@ def task_flops(engine, image_shape, samples: int | None) -> int:
 
     import layers
     import model
+    from perturbations import task_noise
 
     way = engine.learner.way
     x_s, x_q = (tf.TensorSpec([1, way * n, *image_shape]) for n in (engine.shot, engine.query))
@@ -100,7 +105,7 @@ def task_flops(engine, image_shape, samples: int | None) -> int:
 
     def task(params, x_s, x_q, seeds):
         if samples:
-            return model.evaluate(engine.learner, params, x_s, x_q, model.task_noise(seeds), samples)
+            return model.evaluate(engine.learner, params, x_s, x_q, task_noise(seeds), samples)
         return model.meta_gradients(engine.learner, params, x_s, x_q, seeds)
 
     few, layers.FEW = layers.FEW, 0  # the channel of ones is no work of the network's
@@ -186,16 +191,18 @@ def export(engine, split, path: Path) -> None:
 
 
 def bench() -> int:
-    settings = settings_of(sys.argv[1:])
+    settings, given = settings_of(sys.argv[1:])
     testing = settings["mode"] == "meta_test"
     image_shape = SHAPES[settings["dataset"]]
+    if settings.get("size"):
+        image_shape = (settings["size"], settings["size"], image_shape[-1])
     import data
 
     if settings["own_data"]:
-        engine, dataset, found = main.build(settings, distribute=True)
+        engine, dataset, found = main.build(settings, given, distribute=True)
         split, image_shape = dataset.splits["train"], dataset.image_shape
     else:
-        engine, found = main.build_engine(settings, image_shape, distribute=True)
+        engine, found = main.build_engine(settings, image_shape, given, distribute=True)
         pixels = np.random.default_rng(0).integers(0, 256, (CLASSES, IMAGES, *image_shape), np.uint8)
         split = data.Split(pixels, rotations=1, scale=1 / 255)
     more = check(engine, split) if settings.get("check") else {}

@@ -13,6 +13,14 @@ import numpy as np
 from arrays import open_npy, read_manifest
 from errors import UserError
 
+# Omniglot's images_evaluation; the other alphabets are its images_background.
+EVALUATION = {
+    "Angelic", "Atemayar_Qelisayer", "Atlantean", "Aurek-Besh", "Avesta", "Ge_ez", "Glagolitic", "Gurmukhi", "Kannada",
+    "Keble", "Malayalam", "Manipuri", "Mongolian", "Old_Church_Slavonic_(Cyrillic)", "Oriya", "Sylheti",
+    "Syriac_(Serto)", "Tengwar", "Tibetan", "ULOG",
+}  # fmt: skip
+BACKGROUND_SIZES = {"train": 964, "test": 659}  # characters
+
 STREAMS = {"train": 0, "val": 1, "test": 2}  # keeps the three sequences of episodes apart
 
 
@@ -40,8 +48,11 @@ class Dataset:
     splits: dict[str, Split]  # "train", "test", and "val" where the source has validation classes
 
 
-def load(data_dir: str, name: str) -> Dataset:
-    """Read DATA_DIR/<name>/. UserError where it is missing, or not what its manifest says."""
+def load(data_dir: str, name: str, background: bool = False) -> Dataset:
+    """Read DATA_DIR/<name>/, dealt anew where `background` (see there).
+
+    UserError where it is missing, or not what its manifest says.
+    """
     folder = Path(data_dir) / name
     manifest = read_manifest(folder)
     shape, splits = tuple(manifest["image_shape"]), {}
@@ -53,7 +64,26 @@ def load(data_dir: str, name: str) -> Dataset:
                 f"make it again with python get_data.py --dataset {name} --data_dir {data_dir} --force"
             )
         splits[split] = Split(pixels, manifest["rotations"], manifest["scale"])
+    if background:
+        names = {split: entry["names"] for split, entry in manifest["splits"].items()}
+        splits = by_alphabet(splits, names, f"{folder} is not the whole of Omniglot from its originals")
     return Dataset(name, shape, splits)
+
+
+def by_alphabet(splits: dict[str, Split], names: dict[str, list[str]], fault: str) -> dict[str, Split]:
+    """Omniglot's own two sets: train, its background alphabets, and test, its evaluation alphabets.
+
+    names: of a split's characters, as alphabet/characterNN. Characters are in the order of their names, and
+    upright: a class is a character. UserError (`fault`) where they are not all there.
+    """
+    places = {name: (split, i) for split, of in names.items() for i, name in enumerate(of)}
+    chosen = {"train": [], "test": []}
+    for name in sorted(places):
+        chosen["test" if name.split("/")[0] in EVALUATION else "train"].append(places[name])
+    if {split: len(of) for split, of in chosen.items()} != BACKGROUND_SIZES:
+        raise UserError(f"{fault}: --split background needs that, see get_data.py --help")
+    scale = splits["train"].scale
+    return {k: Split(np.stack([splits[s].pixels[i] for s, i in of]), 1, scale) for k, of in chosen.items()}
 
 
 def trainval(dataset: Dataset) -> Split:

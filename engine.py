@@ -9,10 +9,11 @@ import tensorflow as tf
 
 import data
 import model
-from model import Params, fold
+from perturbations import Params, fold, task_noise
 
-CLIP = 3.0  # every element of the meta-gradient is clipped to [-CLIP, CLIP]
+CLIP = 3.0  # every element of the meta-gradient is clipped to [-CLIP, CLIP], unless its norm is clipped
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's; Keras' default epsilon is 1e-7
+MOMENTUM, PASSES = 0.1, 2  # of running averages, for each of a task's two passes, over its support and query set
 
 
 class Engine:
@@ -22,20 +23,28 @@ class Engine:
     metabatch: tasks of one call. Where the learner is made for jit, XLA compiles all tasks into one program;
     else they go one by one, `parallel` of them at the same time. A tf.distribute `strategy` gives each of its
     replicas an equal share of a training step's tasks; ValueError where the metabatch cannot be shared so.
+    clip_norm: the largest norm of a meta-gradient, all parameters together; None: clip its elements to CLIP.
     """
 
-    def __init__(self, learner, *, shot, query, metabatch, seed, meta_lr=1e-3, parallel=1, strategy=None):
+    def __init__(
+        self, learner, *, shot, query, metabatch, seed, meta_lr=1e-3, clip_norm=None, parallel=1, strategy=None
+    ):
         self.learner, self.seed, self.meta_lr, self.parallel = learner, seed, meta_lr, parallel
+        self.clip_norm = clip_norm
         self.shot, self.query, self.metabatch = shot, query, metabatch
         self.strategy = strategy or tf.distribute.get_strategy()
         self.replicas = self.strategy.num_replicas_in_sync
         if metabatch % self.replicas:
             raise ValueError(f"a metabatch of {metabatch} cannot be shared by {self.replicas} replicas")
         initial = learner.init(seed)
-        size = sum(v.shape.num_elements() for v in initial.values())
+        trained = [not k.startswith("running/") for k in initial]
+        if trained != sorted(trained, reverse=True):
+            raise ValueError("the learner's running averages do not come last")
+        self.trained = sum(v.shape.num_elements() for v, t in zip(initial.values(), trained, strict=True) if t)
         with self.strategy.scope():
             self.params = {k: tf.Variable(v, name=k) for k, v in initial.items()}
-            self.slots = {"m": tf.Variable(tf.zeros(size)), "v": tf.Variable(tf.zeros(size)), "t": tf.Variable(0.0)}
+            zeros = tf.zeros(self.trained)
+            self.slots = {"m": tf.Variable(zeros), "v": tf.Variable(zeros), "t": tf.Variable(0.0)}
         self.compiled = partial(tf.function, autograph=False, jit_compile=learner.jit)
 
     def episode(self, split, stream, index, tasks=1, shared=False):
@@ -101,7 +110,7 @@ class Engine:
         """Means over these tasks, of which `first` is the number of the first one in the metabatch: the
         meta-gradient, all parameters in a row, then loss and accuracy. float64; dtype: that of the computation."""
         x_s, x_q = data.gather(pixels, classes, images, split.rotations, split.scale, self.shot)
-        x_s, x_q, noise_of = tf.cast(x_s, dtype), tf.cast(x_q, dtype), partial(model.task_noise, dtype=dtype)
+        x_s, x_q, noise_of = tf.cast(x_s, dtype), tf.cast(x_q, dtype), partial(task_noise, dtype=dtype)
         seed = fold(tf.stack([seed[0], data.STREAMS["train"]]), seed[1])
         tasks = classes.shape[0]
         seeds = tf.stack([fold(seed, first + task) for task in range(tasks)])
@@ -110,17 +119,21 @@ class Engine:
         return flat([*grads.values(), loss, acc])
 
     def update(self, params: Params, slots: Params, means: tf.Tensor):
-        """Adam on the clipped meta-gradient (Keras' formula; Keras cannot apply it as a pure function)."""
-        grads, (loss, acc) = tf.cast(means[:-2], tf.float32), tf.unstack(means[-2:])
+        """Adam on the clipped meta-gradient (Keras' formula; Keras cannot apply it as a pure function), and the
+        running averages where this metabatch's passes move them on average."""
         finite = tf.reduce_all(tf.math.is_finite(means))
-        grads, t = tf.clip_by_value(grads, -CLIP, CLIP), slots["t"] + 1
+        loss, acc = tf.unstack(tf.cast(means[-2:], tf.float32))
+        grads, distance = tf.split(tf.cast(means[:-2], tf.float32), [self.trained, -1])
+        grads = tf.clip_by_norm(grads, self.clip_norm) if self.clip_norm else tf.clip_by_value(grads, -CLIP, CLIP)
+        t = slots["t"] + 1
         m = slots["m"] + (grads - slots["m"]) * (1 - BETA_1)
         v = slots["v"] + (tf.square(grads) - slots["v"]) * (1 - BETA_2)
         rate = self.meta_lr * tf.sqrt(1 - BETA_2**t) / (1 - BETA_1**t)
+        follow = distance / PASSES * (1 - (1 - MOMENTUM) ** (PASSES * self.metabatch))
         sizes = [p.shape.num_elements() for p in params.values()]
-        steps = tf.split(m * rate / (tf.sqrt(v) + EPSILON), sizes)
+        steps = tf.split(tf.concat([m * rate / (tf.sqrt(v) + EPSILON), follow], 0), sizes)
         params = {k: p - tf.reshape(s, p.shape) for (k, p), s in zip(params.items(), steps, strict=True)}
-        return params, {"m": m, "v": v, "t": t}, tf.cast(loss, tf.float32), tf.cast(acc, tf.float32), finite
+        return params, {"m": m, "v": v, "t": t}, loss, acc, finite
 
     def test_step(self, split: data.Split, stream: str, samples: int):
         """-> step(first, tasks): losses and accuracies [tasks] of the episodes first, first + 1, ..."""
@@ -134,7 +147,7 @@ class Engine:
             params = read(self.params)
 
             def group(x_s, x_q, seeds):
-                return list(model.evaluate(self.learner, params, x_s, x_q, model.task_noise(seeds), samples))
+                return list(model.evaluate(self.learner, params, x_s, x_q, task_noise(seeds), samples))
 
             at_once = self.metabatch if self.learner.jit else 1
             out = model.by_task(group, [x_s, x_q, seeds], [tf.float32] * 2, at_once, self.parallel)

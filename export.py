@@ -15,6 +15,7 @@ import layers
 import model
 from engine import Engine, read
 from errors import UserError
+from perturbations import Draw, fold, task_noise
 from records import Stop, progress
 from results import write_atomically
 from train import load_parameters
@@ -78,11 +79,9 @@ def probe(engine: Engine, split: data.Split, *, way: int, samples: int, copies: 
     def compiled(pixels, classes, images, index):
         x_s, x_q = data.gather(pixels, classes, images, split.rotations, split.scale, shot)
         # the seed of this episode in meta_test; its adaptation is that test's
-        noise = model.task_noise(model.fold(tf.constant([engine.seed, data.STREAMS["test"]]), index)[None])
-
-        def still(layer, shape):  # noise that no inner step draws, and the same in every snapshot
-            return noise(learner.n_steps, layer, shape)
-
+        noise = task_noise(fold(tf.constant([engine.seed, data.STREAMS["test"]]), index)[None])
+        # noise that no inner step draws, and the same in every snapshot; masks as in training
+        still = Draw(noise, learner.n_steps, masked=True)
         params = learner.narrow(read(engine.params), way)
         steps = learner.trajectory(params, x_s, y_s, noise, samples)
         shots = [snapshot(params, adapted, x_s, x_q, still) for adapted in steps]

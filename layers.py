@@ -6,14 +6,16 @@ A weight is shared by all tasks (its natural rank) or has a leading task axis.
 Products are computed in the dtype of the maps (bfloat16, for example) and returned in that of the weights.
 """
 
+import numpy as np
 import tensorflow as tf
 
 FEW = 8  # input channels below which a bias' gradient takes longer than the kernel's, on a CPU
 EPSILON = 1e-3  # contrib batch_norm's default in the TF1 code; it matters where the weights' std is 0.02
+GAINED_EPSILON = 1e-5  # PyTorch's, where there is a gain
 
 
-def conv(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """3x3 convolution, stride 1, SAME padding, with bias.
+def conv(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
+    """3x3 convolution, stride 1, SAME padding, with bias (None: without, for kernels that tasks share).
 
     x [T,N,H,W,C]; w [3,3,C,D] and b [D], or w [T,3,3,C,D] and b [T,D] -> [T,N,H,W,D].
     """
@@ -23,7 +25,9 @@ def conv(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     dtype, w = w.dtype, tf.cast(w, x.dtype)
     if w.shape.rank == 4:
         rows = tf.reshape(x, [tasks * n, height, width, channels])
-        if channels < FEW and x.dtype == dtype:
+        if b is None:
+            y = tf.cast(tf.nn.conv2d(rows, w, 1, "SAME"), dtype)
+        elif channels < FEW and x.dtype == dtype:
             # The bias as the kernel of a channel of ones: its gradient comes with the kernel's.
             rows = tf.concat([rows, tf.ones_like(rows[..., :1])], -1)
             bias = tf.pad(b[None, None, None], [[1, 1], [1, 1], [0, 0], [0, 0]])
@@ -33,11 +37,16 @@ def conv(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         return tf.reshape(y, [tasks, n, height, width, -1])
     # A kernel for every task: the nine shifts side by side, then one batched matrix product.
     # (tf.vectorized_map cannot do this, and a grouped conv2d has no gradient on the CPU.)
-    padded = tf.pad(x, [[0, 0], [0, 0], [1, 1], [1, 1], [0, 0]])
-    shifts = [padded[:, :, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-    columns = tf.reshape(tf.concat(shifts, -1), [tasks, n * height * width, 9 * channels])
-    y = tf.cast(columns @ tf.reshape(w, [tasks, 9 * channels, -1]), dtype) + b[:, None]
+    rows = tf.reshape(columns(x), [tasks, n * height * width, 9 * channels])
+    y = tf.cast(rows @ tf.reshape(w, [tasks, 9 * channels, -1]), dtype) + b[:, None]
     return tf.reshape(y, [tasks, n, height, width, -1])
+
+
+def columns(x: tf.Tensor) -> tf.Tensor:
+    """The pixels under a 3x3 kernel at every place, side by side: [T,N,H,W,C] -> [T,N,H,W,9C]."""
+    height, width = x.shape[2:4]
+    padded = tf.pad(x, [[0, 0], [0, 0], [1, 1], [1, 1], [0, 0]])
+    return tf.concat([padded[:, :, i : i + height, j : j + width] for i in range(3) for j in range(3)], -1)
 
 
 def dense(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
@@ -93,6 +102,59 @@ def batch_norm_held(x: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
         return tf.stop_gradient(dx), tf.reduce_sum(dy, [0, 1, 2, 3])
 
     return normal + beta, backward
+
+
+def batch_norm_gained(x, gamma, beta):
+    """`batch_norm` with a gain gamma [C] and PyTorch's epsilon -> it, and the mean and unbiased variance [G,C]."""
+    if _one_kernel(x):
+        rows = tf.reshape(x, x.shape[1:])  # x[0] would copy the map, and again in the backward pass
+        y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=rows, scale=gamma, offset=beta, mean=[], variance=[], epsilon=GAINED_EPSILON
+        )
+        return tf.reshape(y, x.shape), mean[None], variance[None]
+    mean = _mean(x)
+    variance = _mean(tf.square(x - mean))
+    y = (x - mean) * tf.math.rsqrt(variance + GAINED_EPSILON) * gamma + beta
+    return y, mean[:, 0, 0, 0], _unbiased(variance[:, 0, 0, 0], x.shape)
+
+
+def conv_batch_norm(x, w, gamma, beta):
+    """batch_norm_gained(conv(x)), every task a group. x [T,N,H,W,C], w [3,3,C,D] -> [T,N,H,W,D], [T,D], [T,D].
+
+    The statistics of a linear map's output are those of its input: of the 9 C pixels under the kernel. Where C is
+    1, that is a 9 x 9 covariance in place of four passes over a map of D channels, and their derivatives.
+    """
+    tasks, n, height, width, channels = x.shape
+    if channels >= FEW:
+        return batch_norm_gained(conv(x, w, None), gamma, beta)
+    count, under = n * height * width, tf.reshape(tf.eye(9 * channels, dtype=w.dtype), [3, 3, channels, -1])
+    inputs = tf.reshape(conv(tf.cast(x, w.dtype), under, None), [tasks, count, -1])  # on a CPU faster than `columns`
+    centre = tf.reduce_mean(inputs, 1, keepdims=True)
+    covariance = tf.matmul(inputs, inputs, transpose_a=True) / count - tf.matmul(centre, centre, transpose_a=True)
+    kernel = tf.reshape(w, [9 * channels, -1])
+    mean = (centre @ kernel)[:, 0]
+    variance = tf.reduce_sum(kernel * (covariance @ kernel), 1)
+    gain = gamma * tf.math.rsqrt(variance + GAINED_EPSILON)  # [T,D]
+    y = conv(x, w * gain[:, None, None, None], beta - mean * gain)
+    return y, mean, _unbiased(variance, x.shape)
+
+
+def _unbiased(variance, shape):
+    count = int(np.prod(shape[1:4]))
+    return variance * (count / max(count - 1, 1))
+
+
+def conv_normalised(x, w, gamma, beta, mean, variance):
+    """batch_norm_gained(conv(x)) with given statistics [C], in one convolution. w [3,3,C,D] -> as `conv`."""
+    gain = gamma * tf.math.rsqrt(variance + GAINED_EPSILON)
+    return conv(x, w * gain, beta - mean * gain)
+
+
+@tf.custom_gradient
+def follow(running: tf.Tensor, met: tf.Tensor) -> tf.Tensor:
+    """0, whose derivative by `running` [C] is, whatever it is multiplied by, its distance from what was `met`, [G,C],
+    summed over G: added to a loss, it lets a step against the gradient move a running average."""
+    return tf.zeros([], met.dtype), lambda _: (tf.reduce_sum(running - met, 0), None)
 
 
 def _one_kernel(x):
@@ -161,18 +223,35 @@ def _max_pool_kernel(x):
     return y, backward
 
 
-def norm_relu_pool(x: tf.Tensor, beta: tf.Tensor, samples: int, held: bool, jit: bool) -> tf.Tensor:
-    """max_pool(relu(batch_norm(x))), each noise sample of each task normalised on its own.
+def norm_relu_pool(x: tf.Tensor, beta: tf.Tensor, samples: int, held: bool, jit: bool, mask=None) -> tf.Tensor:
+    """max_pool(mask * relu(batch_norm(x))), each noise sample of each task normalised on its own.
 
-    x [T,N,H,W,C] with N = samples * images, sample-major; beta [C] -> [T,N,H//2,W//2,C].
-    The maximum commutes with relu, so relu comes last, on a map four times smaller.
+    x [T,N,H,W,C] with N = samples * images, sample-major; beta [C]; mask as `relu_pool` -> [T,N,H//2,W//2,C].
     `held`: batch norm's backward pass is a constant to the second derivative (the published gradient).
     """
+    tasks, n, *rest = x.shape
+    groups = tf.reshape(x, [tasks * samples, n // samples, *rest])
+    normal = (batch_norm_held if held else batch_norm)(groups, beta)
+    return relu_pool(tf.reshape(normal, x.shape), mask, jit)
+
+
+def relu_pool(x: tf.Tensor, mask: tf.Tensor | None, jit: bool) -> tf.Tensor:
+    """max_pool(mask * relu(x)): x [T,N,H,W,C]; mask [T,M,1 or N/M,H,W,C] >= 0, or None -> [T,N,H//2,W//2,C].
+
+    The maximum and a factor of at least 0 commute with relu, so relu comes last, on a map four times smaller.
+    """
     tasks, n, height, width, channels = x.shape
-    x = tf.reshape(x, [tasks * samples, n // samples, height, width, channels])
-    x = (batch_norm_held if held else batch_norm)(x, beta)
-    x = max_pool(tf.reshape(x, [tasks * n, height, width, channels]), jit)
+    x = max_pool(tf.reshape(masked(x, mask), [tasks * n, height, width, channels]), jit)
     return tf.reshape(tf.nn.relu(x), [tasks, n, height // 2, width // 2, channels])
+
+
+def masked(x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
+    """x [T,N,H,W,C] times mask [T,M,1 or N/M,H,W,C], if there is one."""
+    if mask is None:
+        return x
+    tasks, n, *rest = x.shape
+    groups = mask.shape[1]
+    return tf.reshape(tf.reshape(x, [tasks, groups, n // groups, *rest]) * mask, x.shape)
 
 
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -17,7 +17,7 @@ DEFAULTS = {}
 # What a test may choose for itself; everything else that config.json holds is the trained model's.
 TEST_CHOICES = {
     "shot", "query", "metabatch", "n_steps", "inner_lr", "seed", "n_test_iters", "n_test_mc_samp",
-    "checkpoint", "data_dir", "gpu_id", "jit", "precision", "remat",
+    "checkpoint", "data_dir", "gpu_id", "jit", "precision", "remat", "test_statistics",
 }  # fmt: skip
 RESUME_CHOICES = {
     "n_train_iters", "save_freq", "data_dir", "gpu_id", "jit", "remat", "checkpoint", "n_test_iters", "n_test_mc_samp",
@@ -55,6 +55,18 @@ def positive(text: str) -> float:
     return value
 
 
+def rates(text: str) -> list[float]:
+    try:
+        values = [float(rate) for rate in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (3, 4) or not all(0 <= rate < 1 for rate in values):
+        raise argparse.ArgumentTypeError(
+            f"must be three or four rates from 0 to below 1, as in 0.05,0.1,0.15, not {text!r}"
+        )
+    return values
+
+
 def parser() -> Parser:
     p = Parser(
         prog="main.py",
@@ -83,6 +95,8 @@ def parser() -> Parser:
     tasks = p.add_argument_group("data and tasks")
     flag(tasks, "dataset", "omniglot", "as made by get_data.py", choices=["omniglot", "mimgnet", "glyphs"])
     flag(tasks, "data_dir", "data", "folder that holds the datasets", metavar="DIR")
+    flag(tasks, "split", "shuffled", "background: Omniglot's own, 964 characters to train on and 659 to test, upright; "
+         "shuffled: as the dataset was dealt", choices=["shuffled", "background"])  # fmt: skip
     flag(tasks, "train_split", "train", "classes to train on: trainval adds the validation classes (Omniglot: "
          "the paper's 4800), which are then not monitored", choices=["train", "trainval"])  # fmt: skip
     flag(tasks, "way", 20, "classes a task", type=whole(2), metavar="N")
@@ -94,8 +108,20 @@ def parser() -> Parser:
          "code's last revision", action="store_true")  # fmt: skip
 
     learner = p.add_argument_group("learner")
-    flag(learner, "model", "metadrop", "which learner", choices=["maml", "metadrop"])
+    flag(learner, "model", "metadrop", "which learner; metadrop is maml with the perturbation noise",
+         choices=["maml", "metadrop", "metanet_embedding", "metanet_original"])  # fmt: skip
     flag(learner, "maml", False, "the same as --model maml", action="store_true")
+    flag(learner, "perturbation", None, "noise: learned (Meta-dropout); mask: of activations, the same for all of a "
+         "task's images, in training only (default: noise for metadrop, none for the others)",
+         choices=["none", "noise", "mask"])  # fmt: skip
+    flag(learner, "mask_rates", [0.05, 0.1, 0.15], "shares that a mask takes away in blocks 1, 2, 3, and perhaps 4",
+         type=rates, metavar="P,P,P[,P]")  # fmt: skip
+    flag(learner, "mask_scaled", False, "multiply what a mask leaves by 1 / (1 - P)", action="store_true")
+    flag(learner, "mask_support_only", False, "no mask on the query set", action="store_true")
+    flag(learner, "mask_per_sample", False, "a mask for every image in every pass: ordinary dropout",
+         action="store_true")  # fmt: skip
+    flag(learner, "test_statistics", "running", "batch norm of Meta Networks in testing: by running averages, or by "
+         "each batch", choices=["running", "batch"])  # fmt: skip
     flag(learner, "channels", None, "channels of a convolution (default: 64 for grey images, 32 for colour)",
          type=whole(1), metavar="N")  # fmt: skip
     flag(learner, "n_steps", 5, "inner gradient steps", type=whole(0), metavar="N")
@@ -109,6 +135,8 @@ def parser() -> Parser:
 
     train = p.add_argument_group("meta_train")
     flag(train, "meta_lr", 1e-3, "Adam's step size in the outer loop", type=positive, metavar="X")
+    flag(train, "clip_norm", None, "clip the meta-gradient's norm to X (default: every element to 3)", type=positive,
+         metavar="X")  # fmt: skip
     flag(train, "n_train_iters", 60000, "meta-iterations (one update more, as in the TF1 code)",
          type=whole(0), metavar="N")  # fmt: skip
     flag(train, "save_freq", 1000, "iterations between checkpoints", type=whole(1), metavar="N")
@@ -154,8 +182,11 @@ def merge(given: dict, config: dict, may_differ: set[str], remedy: str) -> dict:
     return config | given
 
 
-def build_engine(settings: dict, image_shape: tuple[int, int, int], distribute: bool = False):
-    """Set TensorFlow up, and make the engine of these settings; -> it, and the devices."""
+def build_engine(settings: dict, image_shape: tuple[int, int, int], given=(), distribute: bool = False):
+    """Set TensorFlow up, and make the engine of these settings; -> it, and the devices.
+
+    given: names of the flags on the command line; UserError where one means nothing to this learner.
+    """
     found = devices.start(settings["gpu_id"], settings["metabatch"], settings["precision"], distribute)
     replicas = found.strategy.num_replicas_in_sync
     if settings["metabatch"] % replicas:
@@ -164,19 +195,28 @@ def build_engine(settings: dict, image_shape: tuple[int, int, int], distribute: 
             f"choose a multiple of {replicas}"
         )
     import engine
-    import model
+    import learners
 
-    learner = model.LEARNERS[settings["model"]](
-        image_shape=image_shape,
-        channels=settings["channels"] or (64 if image_shape[-1] == 1 else 32),
-        way=settings["way"],
-        n_steps=settings["n_steps"],
-        inner_lr=settings["inner_lr"],
-        meta_gradient=settings["meta_gradient"],
-        remat=settings["remat"],
-        bf16=settings["precision"] == devices.BF16,
-        jit=found.gpu if settings["jit"] == "auto" else settings["jit"] == "on",
-    )
+    name = settings["model"], settings["perturbation"]
+    try:
+        taken = learners.settings_of(*name)
+        if idle := sorted((learners.SPECIAL - taken) & set(given)):
+            raise UserError(
+                f"--{idle[0]} has no meaning for --model {name[0]}"
+                + (f" --perturbation {name[1]}" if name[1] else "")
+                + ": leave it out, or choose another"
+            )
+        learner = learners.make(
+            *name,
+            image_shape=image_shape,
+            channels=settings["channels"] or (64 if image_shape[-1] == 1 else 32),
+            way=settings["way"],
+            bf16=settings["precision"] == devices.BF16,
+            jit=found.gpu if settings["jit"] == "auto" else settings["jit"] == "on",
+            **{k: settings[k] for k in taken},
+        )
+    except ValueError as fault:
+        raise UserError(f"{fault}") from fault
     made = engine.Engine(
         learner,
         shot=settings["shot"],
@@ -184,20 +224,21 @@ def build_engine(settings: dict, image_shape: tuple[int, int, int], distribute: 
         metabatch=settings["metabatch"],
         seed=settings["seed"],
         meta_lr=settings["meta_lr"],
+        clip_norm=settings["clip_norm"],
         parallel=found.parallel,
         strategy=found.strategy,
     )
     return made, found
 
 
-def build(settings: dict, distribute: bool = False):
+def build(settings: dict, given=(), distribute: bool = False):
     """-> the engine, the dataset, which must be able to give such episodes, and the devices."""
     import data
 
-    dataset = data.load(settings["data_dir"], settings["dataset"])
+    dataset = data.load(settings["data_dir"], settings["dataset"], settings["split"] == "background")
     for name, split in dataset.splits.items():
         data.check_episode(split, name, settings["way"], settings["shot"], settings["query"])
-    engine, found = build_engine(settings, dataset.image_shape, distribute)
+    engine, found = build_engine(settings, dataset.image_shape, given, distribute)
     return engine, dataset, found
 
 
@@ -214,7 +255,7 @@ def meta_train(savedir: Path, given: dict) -> int:
             )
     import data
 
-    engine, dataset, found = build(settings, distribute=True)
+    engine, dataset, found = build(settings, given, distribute=True)
     both = settings["train_split"] == "trainval"
     split = data.trainval(dataset) if both else dataset.splits["train"]
     val = None if both or not settings["val_every"] else dataset.splits.get("val")
@@ -248,11 +289,14 @@ def meta_train(savedir: Path, given: dict) -> int:
 
 def meta_test(savedir: Path, given: dict) -> int:
     config = read_trained(savedir)
-    settings = merge(given, config, TEST_CHOICES, "it cannot be changed in a test")
-    engine, dataset, _ = build(settings)
+    remedy = "it cannot be changed in a test"
+    settings = merge(given, config, TEST_CHOICES | {"way"}, remedy)
+    engine, dataset, _ = build(settings, given)
+    if not engine.learner.any_way:
+        merge({"way": settings["way"]}, config, set(), remedy)
     import train
 
-    shown = ("dataset", "model", "way", "shot", "query", "n_steps", "inner_lr", "meta_gradient", "seed")
+    shown = shown_of(settings)
     return train.meta_test(
         engine,
         dataset.splits["test"],
@@ -260,22 +304,30 @@ def meta_test(savedir: Path, given: dict) -> int:
         n_test_iters=settings["n_test_iters"],
         samples=settings["n_test_mc_samp"],
         checkpoint=settings["checkpoint"],
-        settings={k: settings[k] for k in shown},
+        settings=shown,
     )
+
+
+def shown_of(settings: dict) -> dict:
+    """The settings that tell what was tested."""
+    import learners
+
+    names = ("dataset", "split", "model", "perturbation", "way", "shot", "query", "seed", "n_test_mc_samp")
+    own = sorted(learners.settings_of(settings["model"], settings["perturbation"]))
+    return {k: settings[k] for k in (*names, *own)}
 
 
 def export(savedir: Path, given: dict) -> int:
     config = read_trained(savedir)
     way = given.pop("way", 2)
-    if way > config["way"]:
-        raise UserError(f"--way {way} is more than the {config['way']} classes the run was trained for: export fewer")
     if "metabatch" in given:
         raise UserError("--metabatch has no meaning in an export, which takes its tasks one by one: leave it out")
     settings = DEFAULTS | merge(given, config, TEST_CHOICES, "it cannot be changed in an export")
-    engine, dataset, _ = build(settings | {"metabatch": 1})
+    engine, dataset, _ = build(settings | {"metabatch": 1}, given)
+    if way > config["way"] and not engine.learner.any_way:
+        raise UserError(f"--way {way} is more than the {config['way']} classes the run was trained for: export fewer")
     import export as exporter
 
-    shown = ("dataset", "model", "shot", "query", "n_steps", "inner_lr", "meta_gradient", "seed", "n_test_mc_samp")
     return exporter.export(
         engine,
         dataset.splits["test"],
@@ -287,7 +339,7 @@ def export(savedir: Path, given: dict) -> int:
         channels=settings["export_channels"],
         samples=settings["n_test_mc_samp"],
         checkpoint=settings["checkpoint"],
-        settings={"way": way, "trained_way": config["way"]} | {k: settings[k] for k in shown},
+        settings=shown_of(settings) | {"way": way, "trained_way": config["way"]},
     )
 
 

@@ -4,118 +4,27 @@ Source of the equations: Lee, Nam, Yang and Hwang, "Meta Dropout: Learning to Pe
 Generalization", ICLR 2020, and its TF1 code. Shapes: T tasks, S support and Q query images, M noise samples.
 
 A learner has
-    init(seed, dtype)                      -> {name: tensor}, the meta-learned parameters
-    adapt(params, x, y, noise, samples)    -> whatever it has learnt from the support set
-    logits(params, adapted, x)             -> [T,Q,way] for the query set
-and the loops see nothing else. A new learner or perturbation is one class and one line in LEARNERS.
+    init(seed, dtype)                                -> {name: tensor}, the meta-learned parameters
+    adapt(params, x, y, noise, samples, training)    -> whatever it has learnt from the support set
+    logits(params, adapted, x, noise)                -> [T,Q,way] for the query set; noise: in training only
+and the loops see nothing else. A new learner or perturbation is one class and one line in learners.py.
+Running averages are parameters too, come last, and are named running/...: their gradient is their distance from
+what they follow, and the engine moves them by it.
 A learner with a linear head over features can be looked into (export.py) when it also has
-    narrow(params, way)                               -> params whose head has the first `way` classes only
-    trajectory(params, x, y, noise, samples)          -> what adapt had before each inner step and at the end
-    features(params, adapted, x, noise, samples)      -> [T,N,D], the input of the last layer
-    linear(adapted)                                   -> that layer, [T,D,way] and [T,way]
-    maps(params, adapted, x, noise, samples)          -> {layer: its map, and the noise multiplied in or None}
+    narrow(params, way)                              -> params whose head has the first `way` classes only
+    trajectory(params, x, y, noise, samples)         -> what adapt had before each inner step and at the end
+    features(params, adapted, x, draw, samples)      -> [T,N,D], the input of the last layer
+    linear(adapted)                                  -> that layer, [T,D,way] and [T,way]
+    maps(params, adapted, x, draw, samples)          -> {layer: its map, and what multiplied it or None}
 """
-
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 import layers
+from perturbations import BLOCKS, Draw, Noise, NoPerturbation, Params, conv_net, task_noise
 
-Params = dict[str, tf.Tensor]
-Noise = Callable[[int, str, tf.TensorShape], tf.Tensor]  # (inner step, layer, [T,N,...]) -> N(0, 1)
-
-BLOCKS = 4
 META_GRADIENTS = ("published", "exact", "first_order")
-
-
-def task_noise(seeds: tf.Tensor, dtype=tf.float32) -> Noise:
-    """Standard normal noise from one seed a task, seeds [T,2]: the same however the tasks are grouped."""
-
-    def draw(step, layer, shape):
-        place = step * (BLOCKS + 1) + (BLOCKS if layer == "dense" else int(layer[-1]) - 1)
-        return tf.stack([standard_normal(shape[1:], fold(s, place), dtype) for s in tf.unstack(seeds)])
-
-    return draw
-
-
-def fold(seed: tf.Tensor, number) -> tf.Tensor:
-    """The seed [2] of the number-th thing that `seed` has."""
-    return tf.random.experimental.stateless_fold_in(seed, number, alg="philox")
-
-
-def standard_normal(shape, seed: tf.Tensor, dtype=tf.float32) -> tf.Tensor:
-    """N(0, 1) by Box and Muller's transform of Philox' integers.
-
-    Those are the same on every device, with and without XLA; TensorFlow's own normals are not, and take
-    twice the time on a CPU.
-    """
-    count = int(np.prod(shape))
-    bits = tf.random.stateless_uniform([2, (count + 1) // 2], seed, None, None, tf.int32, alg="philox")
-    u, v = tf.unstack(tf.cast(bits, dtype) * 2.0**-32)  # in [-1/2, 1/2], ends included
-    radius = tf.sqrt(-2 * tf.math.log(0.5 - u * (1 - 2.0**-24)))  # of a number in (0, 1)
-    angle = 2 * np.pi * v
-    return tf.reshape(tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], 0)[:count], shape)
-
-
-def conv_net(net: str, image_shape: tuple[int, int, int], channels: int, outputs: int) -> dict[str, tuple]:
-    """Shapes of a four-block network's weights by name, `net`/conv1_w to `net`/dense_b."""
-    height, width, depth = image_shape
-    shapes = {}
-    for block in range(1, BLOCKS + 1):
-        shapes[f"{net}/conv{block}_w"] = (3, 3, depth, channels)
-        shapes[f"{net}/conv{block}_b"] = (channels,)
-        depth, height, width = channels, height // 2, width // 2
-    shapes[f"{net}/dense_w"] = (height * width * depth, outputs)
-    shapes[f"{net}/dense_b"] = (outputs,)
-    return shapes
-
-
-class NoPerturbation:
-    """Plain MAML."""
-
-    def shapes(self, image_shape, channels) -> dict[str, tuple]:
-        """Shapes of the perturbation's own meta-learned parameters."""
-        return {}
-
-    def block(self, params, layer, x, mu, noise):
-        """Perturb the convolution `mu` [T,N,H,W,C] of x, before batch norm. `noise` is None on the query."""
-        return mu
-
-    def factor(self, params, layer, x, noise):
-        """What `block` multiplies the convolution of x by, [T,N,H,W,C], for figures; None: it does not."""
-        return None
-
-    def head(self, params, x, logits, noise):
-        """Perturb the logits [T,N,way] of the features x [T,N,D]."""
-        return logits
-
-
-class LearnedNoise(NoPerturbation):
-    """Meta-dropout: multiplicative noise on the convolutions, additive on the logits, both input-dependent.
-
-    block: a ~ N(conv(x; phi), 1) on the support, a = conv(x; phi) on the query; mu * softplus(a).
-    head: N(logits, softplus(phi_w x + phi_b)) on the support, a standard deviation shared by the classes.
-    """
-
-    def shapes(self, image_shape, channels):
-        return conv_net("phi", image_shape, channels, 1)
-
-    def factor(self, params, layer, x, noise):
-        a = layers.conv(x, params[f"phi/{layer}_w"], params[f"phi/{layer}_b"])
-        if noise is not None:
-            a += noise(layer, a.shape)
-        return layers.softplus(a)
-
-    def block(self, params, layer, x, mu, noise):
-        return mu * self.factor(params, layer, x, noise)
-
-    def head(self, params, x, logits, noise):
-        if noise is None:
-            return logits
-        sigma = layers.softplus(layers.dense(x, params["phi/dense_w"], params["phi/dense_b"]))
-        return logits + sigma * noise("dense", logits.shape)
 
 
 class MAML:
@@ -128,6 +37,9 @@ class MAML:
     parameters, batch norm and losses stay as they are. jit: will XLA compile it? The right pooling depends on that.
     Only theta is adapted; phi and batch norm's offsets are not.
     """
+
+    settings = ("n_steps", "inner_lr", "meta_gradient", "remat")  # main.py's flags that it takes
+    any_way = False  # the head has a column a class
 
     def __init__(
         self,
@@ -148,7 +60,7 @@ class MAML:
         self.n_steps, self.inner_lr = n_steps, inner_lr
         self.perturbation, self.meta_gradient = perturbation, meta_gradient
         self.remat, self.bf16, self.jit = remat, bf16, jit
-        self.stochastic = type(perturbation) is not NoPerturbation
+        self.stochastic = perturbation.stochastic
 
     def init(self, seed: int, dtype=tf.float32) -> Params:
         """Conv kernels: truncated normal, std 0.02; dense: normal, std 0.02; biases and offsets: zeros."""
@@ -168,38 +80,39 @@ class MAML:
         """Maps as convolutions and matrix products take them."""
         return tf.cast(x, tf.bfloat16) if self.bf16 else x
 
-    def blocks(self, params, theta, x, noise=None, samples=1):
-        """Yield each block's name, input, perturbed convolution and output. noise(layer, shape), or None."""
+    def blocks(self, params, theta, x, draw, samples):
+        """Yield each block's name, input, perturbed convolution, mask (or None) and output."""
         for block in range(1, BLOCKS + 1):
             layer, x = f"conv{block}", self.rounded(x)
             mu = layers.conv(x, theta[f"{layer}_w"], theta[f"{layer}_b"])
-            mu = self.perturbation.block(params, layer, x, mu, noise)
+            mu = self.perturbation.block(params, layer, x, mu, draw)
+            mask = self.perturbation.mask(layer, mu.shape, samples, draw)
             held = self.meta_gradient == "published"
-            out = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples, held, self.jit)
-            yield layer, x, mu, out
+            out = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples, held, self.jit, mask)
+            yield layer, x, mu, mask, out
             x = out
 
-    def features(self, params, theta, x, noise=None, samples=1) -> tf.Tensor:
-        """Input of the last layer: x [T,N,H,W,C] -> [T,N,D]. noise(layer, shape), or None for the query."""
-        *_, (_, _, _, x) = self.blocks(params, theta, x, noise, samples)
+    def features(self, params, theta, x, draw: Draw | None = None, samples=1) -> tf.Tensor:
+        """Input of the last layer: x [T,N,H,W,C] -> [T,N,D]; unperturbed without `draw`."""
+        *_, (*_, x) = self.blocks(params, theta, x, draw, samples)
         return tf.reshape(x, [x.shape[0], x.shape[1], -1])  # NHWC order
 
-    def maps(self, params, theta, x, noise=None, samples=1) -> dict[str, tuple]:
-        """By layer: relu(batch_norm(.)) of the perturbed convolution, before pooling, [T,N,H,W,C], and the
-        noise it was multiplied by (or None)."""
+    def maps(self, params, theta, x, draw: Draw | None = None, samples=1) -> dict[str, tuple]:
+        """By layer: mask * relu(batch_norm(.)) of the perturbed convolution, before pooling, [T,N,H,W,C], and
+        what the perturbation multiplied by (or None)."""
         found = {}
-        for layer, inputs, mu, _ in self.blocks(params, theta, x, noise, samples):
+        for layer, inputs, mu, mask, _ in self.blocks(params, theta, x, draw, samples):
             groups = tf.reshape(mu, [mu.shape[0] * samples, -1, *mu.shape[2:]])
             normal = layers.batch_norm(groups, params[f"{layer}_bn/beta"])
-            factor = self.perturbation.factor(params, layer, inputs, noise)
-            found[layer] = tf.nn.relu(tf.reshape(normal, mu.shape)), factor
+            factor = self.perturbation.factor(params, layer, inputs, mu.shape, samples, draw)
+            found[layer] = layers.masked(tf.nn.relu(tf.reshape(normal, mu.shape)), mask), factor
         return found
 
-    def head(self, params, theta, x, noise=None) -> tf.Tensor:
+    def head(self, params, theta, x, draw: Draw | None = None) -> tf.Tensor:
         """Features [T,N,D] -> logits [T,N,way]."""
         x = self.rounded(x)
         logits = layers.dense(x, theta["dense_w"], theta["dense_b"])
-        return self.perturbation.head(params, x, logits, noise)
+        return self.perturbation.head(params, x, logits, draw)
 
     def linear(self, theta: Params) -> tuple[tf.Tensor, tf.Tensor]:
         """The last layer's weights [T,D,way] and biases [T,way]."""
@@ -210,19 +123,19 @@ class MAML:
         heads = ("theta/dense_w", "theta/dense_b")
         return {k: v[..., :way] if k in heads else v for k, v in params.items()}
 
-    def adapt(self, params: Params, x: tf.Tensor, y: tf.Tensor, noise: Noise, samples: int = 1) -> Params:
+    def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False) -> Params:
         """theta of every task after n_steps gradient steps on its support set; see `trajectory`."""
-        return self.trajectory(params, x, y, noise, samples)[-1]
+        return self.trajectory(params, x, y, noise, samples, training)[-1]
 
-    def trajectory(self, params: Params, x: tf.Tensor, y: tf.Tensor, noise: Noise, samples: int = 1) -> list[Params]:
+    def trajectory(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False) -> list[Params]:
         """theta of every task before the first and after each of n_steps gradient steps on its support set.
 
         x [T,S,H,W,C] in [0,1], y one-hot [S,way]. The LOSS is averaged over `samples` noise samples, which
-        are drawn afresh in every step and normalised apart from each other.
+        are drawn afresh in every step and normalised apart from each other. training: masks apply.
         """
         tasks = x.shape[0]
-        if not self.stochastic:
-            samples = 1
+        if not (training or self.perturbation.in_testing):
+            samples = 1  # all would be equal
         x, y = tf.tile(x, [1, samples, 1, 1, 1]), tf.tile(y, [samples, 1])
         theta = {
             name.removeprefix("theta/"): tf.broadcast_to(value, [tasks, *value.shape])
@@ -235,46 +148,43 @@ class MAML:
             def one(*values, step=step):
                 given = dict(zip(params, values, strict=False))
                 theta = dict(zip(thetas[0], values[len(params) :], strict=True))
-                return list(self.inner_step(given, theta, x, y, lambda *place: noise(step, *place), samples).values())
+                draw = Draw(noise, step, masked=training)
+                return list(self.inner_step(given, theta, x, y, draw, samples).values())
 
             one = tf.recompute_grad(one) if self.remat else one
             theta = dict(zip(theta, one(*params.values(), *theta.values()), strict=True))
             thetas.append(theta)
         return thetas
 
-    def inner_step(self, params: Params, theta: Params, x, y, noise, samples: int) -> Params:
-        """One gradient step on the support loss. noise(layer, shape)."""
-        h = self.features(params, theta, x, noise, samples)
-        loss = layers.cross_entropy(self.head(params, theta, h, noise), y)
+    def inner_step(self, params: Params, theta: Params, x, y, draw: Draw, samples: int) -> Params:
+        """One gradient step on the support loss."""
+        h = self.features(params, theta, x, draw, samples)
+        loss = layers.cross_entropy(self.head(params, theta, h, draw), y)
         grads = tf.gradients(loss, list(theta.values()))
         if self.meta_gradient == "first_order":
             grads = [tf.stop_gradient(g) for g in grads]
         return {k: v - self.inner_lr * g for (k, v), g in zip(theta.items(), grads, strict=True)}
 
-    def logits(self, params: Params, theta: Params, x: tf.Tensor) -> tf.Tensor:
-        """Noise-free logits [T,Q,way] of the query images x [T,Q,H,W,C]."""
-        return self.head(params, theta, self.features(params, theta, x))
-
-
-LEARNERS = {
-    "maml": lambda **settings: MAML(perturbation=NoPerturbation(), **settings),
-    "metadrop": lambda **settings: MAML(perturbation=LearnedNoise(), **settings),
-}
+    def logits(self, params: Params, theta: Params, x: tf.Tensor, noise: Noise | None = None) -> tf.Tensor:
+        """Logits [T,Q,way] of the query images x [T,Q,H,W,C]; with `noise`, in training, masks apply."""
+        draw = Draw(noise, self.n_steps, query=True, masked=True) if noise else None
+        return self.head(params, theta, self.features(params, theta, x, draw), draw)
 
 
 def labels(way: int, images: int, dtype=tf.float32) -> tf.Tensor:
     """One-hot labels [way*images,way] of an episode's rows, which are ordered by class."""
-    return tf.repeat(tf.eye(way, dtype=dtype), images, axis=0)
+    return tf.constant(np.repeat(np.eye(way), images, axis=0), dtype)
 
 
-def evaluate(learner, params: Params, x_s, x_q, noise: Noise, samples: int = 1):
+def evaluate(learner, params: Params, x_s, x_q, noise: Noise, samples: int = 1, training: bool = False):
     """Adapt to the support sets x_s [T,S,H,W,C] and classify the query sets x_q [T,Q,H,W,C].
 
     -> query loss [T] (nats), query accuracy [T] (0 to 1).
     """
     way, dtype = learner.way, x_s.dtype
-    adapted = learner.adapt(params, x_s, labels(way, x_s.shape[1] // way, dtype), noise, samples)
-    logits, y_q = learner.logits(params, adapted, x_q), labels(way, x_q.shape[1] // way, dtype)
+    adapted = learner.adapt(params, x_s, labels(way, x_s.shape[1] // way, dtype), noise, samples, training)
+    logits = learner.logits(params, adapted, x_q, noise if training else None)
+    y_q = labels(way, x_q.shape[1] // way, dtype)
     return layers.cross_entropy(logits, y_q), layers.accuracy(logits, y_q)
 
 
@@ -303,7 +213,7 @@ def meta_gradients(
     """
 
     def group(x_s, x_q, seeds):
-        loss, acc = evaluate(learner, params, x_s, x_q, noise_of(seeds))
+        loss, acc = evaluate(learner, params, x_s, x_q, noise_of(seeds), training=True)
         grads = tf.gradients(loss, list(params.values()), unconnected_gradients="zero")
         return [tf.reduce_sum(loss), tf.reduce_sum(acc), *grads]
 

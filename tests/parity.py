@@ -85,6 +85,7 @@ def compute(s: dict, dtype: str, jit=False, tasks_at_once: int | None = None, re
     """
     import tensorflow as tf
 
+    import learners
     import model
 
     tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -98,11 +99,11 @@ def compute(s: dict, dtype: str, jit=False, tasks_at_once: int | None = None, re
         "meta_gradient": "published" if s["as_shipped"] else "exact",
         "jit": jit,
     }
-    weights, x_s, x_q, noise = redraw(s, model.LEARNERS["metadrop"](**settings), variables())
+    weights, x_s, x_q, noise = redraw(s, learners.make("metadrop", **settings), variables())
     if reverse:
         weights = reverse_channels(weights, channels)
         noise = {k: v if k[1] == "dense" else v[..., ::-1] for k, v in noise.items()}
-    learner = model.LEARNERS["maml" if s["maml"] else "metadrop"](**settings)
+    learner = learners.make("maml" if s["maml"] else "metadrop", **settings)
     params = {k: tf.constant(weights[k], dtype) for k in learner.init(0)}
     x_s, x_q = tf.constant(x_s, dtype), tf.constant(x_q, dtype)
     noise = {k: tf.constant(v, dtype) for k, v in noise.items()}

@@ -105,13 +105,13 @@ def test_a_tf_config_that_cannot_be_used_is_refused(data_dir, tmp_path, monkeypa
 
 MIRRORED = """
 import numpy as np, tensorflow as tf
-import data, engine, model
+import data, engine, learners, model
 devices = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
 split = data.Split(np.random.default_rng(0).integers(0, 256, (6, 5, 16, 16, 1), np.uint8), 4, 1 / 255)
 runs = []
 for strategy in (None, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
-    learner = model.LEARNERS["metadrop"](image_shape=(16, 16, 1), channels=3, way=3, n_steps=1, inner_lr=0.4)
+    learner = learners.make("metadrop", image_shape=(16, 16, 1), channels=3, way=3, n_steps=1, inner_lr=0.4)
     made = engine.Engine(learner, shot=1, query=2, metabatch=4, seed=3, strategy=strategy)
     step = made.train_step(split)
     losses = [float(step(i)[0]) for i in range(3)]

@@ -9,6 +9,7 @@ import tensorflow as tf
 import data
 import engine
 import layers
+import learners
 import model
 
 LEARNER = {"image_shape": (16, 16, 1), "channels": 3, "way": 3, "n_steps": 1, "inner_lr": 0.4}
@@ -22,7 +23,7 @@ def split():
 
 
 def make(name="maml", jit=False, **settings):
-    return engine.Engine(model.LEARNERS[name](**LEARNER, jit=jit), **(TASKS | settings))
+    return engine.Engine(learners.make(name, **LEARNER, jit=jit), **(TASKS | settings))
 
 
 def parameters(made):
@@ -64,7 +65,7 @@ def error(found, exact):
     return np.linalg.norm(found - exact) / np.linalg.norm(exact)
 
 
-@pytest.mark.parametrize("name", model.LEARNERS)
+@pytest.mark.parametrize("name", learners.LEARNERS)
 def test_the_gradient_of_one_xla_program_is_that_of_float64_task_by_task(split, name):
     """The path of a GPU against the oracle, with the same noise. Every fourth image is blank: pooling meets ties."""
     split.pixels[:, ::4] = 0
@@ -86,7 +87,7 @@ def test_bf16_rounds_products_and_nothing_else(split):
     assert out.dtype == tf.float32 and float(out[0, 0, 0]) == 2 + 2.0**-10  # the bias is added in float32
 
 
-@pytest.mark.parametrize("name", model.LEARNERS)
+@pytest.mark.parametrize("name", learners.LEARNERS)
 def test_inner_steps_computed_again_have_the_same_gradient(split, name):
     made = make(name)
     exact = gradient(made, split, tf.float64)

@@ -11,7 +11,9 @@ import engine
 import export
 import exported
 import layers
+import learners
 import model
+import perturbations
 from conftest import SMALL, cli
 from errors import UserError
 from test_main import refused
@@ -24,7 +26,7 @@ def export_of(savedir, name: str, shot: int, image_shape, inner_lr=0.1, **change
     """An untrained three-way learner's export of two two-way tasks -> the arrays, the engine, the split."""
     rng = np.random.default_rng(0)
     split = data.Split(rng.integers(0, 256, (4, shot + QUERY, *image_shape), dtype=np.uint8), 4, 1 / 255)
-    learner = model.LEARNERS[name](image_shape=image_shape, channels=6, way=3, n_steps=STEPS, inner_lr=inner_lr)
+    learner = learners.make(name, image_shape=image_shape, channels=6, way=3, n_steps=STEPS, inner_lr=inner_lr)
     e = engine.Engine(learner, shot=shot, query=QUERY, metabatch=1, seed=SEED)
     tf.train.Checkpoint(params=e.params).save(str(savedir / "checkpoints/last/ckpt"))
     settings = {"tasks": 2, "way": 2, "copies": COPIES, "images": 3, "channels": 4, "samples": 1} | changed
@@ -74,8 +76,8 @@ def test_the_arrays_are_what_the_learner_does(name, shot, image_shape, tmp_path,
     @tf.function(autograph=False)
     def again():
         params = {k: v[..., :2] if "theta/dense" in k else v.value() for k, v in e.params.items()}
-        seed = model.fold(tf.constant([SEED, data.STREAMS["test"]]), tf.constant(1))
-        noise = model.task_noise(seed[None])
+        seed = perturbations.fold(tf.constant([SEED, data.STREAMS["test"]]), tf.constant(1))
+        noise = perturbations.task_noise(seed[None])
         theta = e.learner.adapt(params, tf.constant(x_s), model.labels(2, shot), noise)
         logits = e.learner.logits(params, theta, tf.constant(x_q))
         return logits, layers.cross_entropy(logits, model.labels(2, QUERY)), theta["conv1_w"], theta["conv1_b"]
@@ -128,7 +130,7 @@ def test_the_command_line_exports_the_episodes_of_meta_test(data_dir, capsys, mo
     assert done.returncode == 0 and "export.npz: 3 tasks" in done.stdout, done.stderr
     found = exported.read(d)
     # meta_test's own compiled step, on the same three episodes
-    learner = model.LEARNERS["metadrop"](image_shape=(28, 28, 1), channels=4, way=3, n_steps=1, inner_lr=0.1)
+    learner = learners.make("metadrop", image_shape=(28, 28, 1), channels=4, way=3, n_steps=1, inner_lr=0.1)
     e = engine.Engine(learner, shot=1, query=2, metabatch=3, seed=0)
     load_parameters(e, d)
     losses, accuracies = e.test_step(data.load(data_dir, "glyphs").splits["test"], "test", 2)(0, 3)

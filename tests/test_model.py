@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import learners
 import model
+import perturbations
 
 WAY, SHOT, QUERY, TASKS = 3, 2, 2, 2
 SHAPE, CHANNELS, STEPS = (16, 18, 2), 3, 1  # tests/golden has five steps
@@ -12,7 +14,7 @@ SHAPE, CHANNELS, STEPS = (16, 18, 2), 3, 1  # tests/golden has five steps
 
 def learner_of(name="metadrop", meta_gradient="published", jit=False):
     settings = {"image_shape": SHAPE, "channels": CHANNELS, "way": WAY, "inner_lr": 0.3}
-    return model.LEARNERS[name](**settings, n_steps=STEPS, meta_gradient=meta_gradient, jit=jit)
+    return learners.make(name, **settings, n_steps=STEPS, meta_gradient=meta_gradient, jit=jit)
 
 
 def inputs(name, dtype="float64", tasks=TASKS):
@@ -25,7 +27,7 @@ def inputs(name, dtype="float64", tasks=TASKS):
 
 def compute(name, meta_gradient, dtype="float64", tasks_at_once=1, jit=False, noise_of=None):
     """Loss and {name: gradient} as numpy arrays."""
-    noise_of = noise_of or (lambda seeds: model.task_noise(seeds, dtype))
+    noise_of = noise_of or (lambda seeds: perturbations.task_noise(seeds, dtype))
 
     @tf.function(autograph=False, jit_compile=jit)
     def run(*args):
@@ -59,7 +61,7 @@ def assert_close(a, b, tolerance):
         assert np.linalg.norm(a[1][k] - b[1][k]) <= tolerance * max(np.linalg.norm(a[1][k]), 1e-3), k
 
 
-@pytest.mark.parametrize("name", list(model.LEARNERS))
+@pytest.mark.parametrize("name", list(learners.LEARNERS))
 def test_exact_meta_gradient_is_that_of_finite_differences(name):
     """Every parameter, along a random direction, in float64."""
     params, x_s, x_q, seeds = inputs(name)
@@ -67,7 +69,7 @@ def test_exact_meta_gradient_is_that_of_finite_differences(name):
 
     @tf.function(autograph=False)
     def loss_of(params):
-        return tf.reduce_mean(model.evaluate(learner, params, x_s, x_q, model.task_noise(seeds, "float64"))[0])
+        return tf.reduce_mean(model.evaluate(learner, params, x_s, x_q, perturbations.task_noise(seeds, "float64"))[0])
 
     _, grads = compute(name, "exact", tasks_at_once=TASKS)
     rng, step = np.random.default_rng(4), 1e-6
@@ -94,7 +96,7 @@ def test_fused_batch_norm_one_task_at_a_time_is_the_formula_of_all_tasks(meta_gr
     assert_close(single, compute("metadrop", meta_gradient, "float32", tasks_at_once=TASKS), 1e-3)
 
 
-@pytest.mark.parametrize("name", list(model.LEARNERS))
+@pytest.mark.parametrize("name", list(learners.LEARNERS))
 def test_the_three_meta_gradients_differ_and_their_loss_does_not(name):
     found = {kind: compute(name, kind) for kind in model.META_GRADIENTS}
     for a, b in (("published", "exact"), ("published", "first_order"), ("exact", "first_order")):
@@ -110,7 +112,7 @@ def test_first_order_is_the_gradient_at_the_adapted_weights():
     @tf.function(autograph=False)
     def at_adapted():
         y_s, y_q = (model.labels(WAY, n, tf.float64) for n in (SHOT, QUERY))
-        theta = learner.adapt(params, x_s, y_s, model.task_noise(seeds, "float64"))
+        theta = learner.adapt(params, x_s, y_s, perturbations.task_noise(seeds, "float64"))
         loss = tf.reduce_mean(model.layers.cross_entropy(learner.logits(params, theta, x_q), y_q))
         return {k: tf.reduce_sum(tf.gradients(loss, [v])[0], 0) for k, v in theta.items()}
 
@@ -120,7 +122,7 @@ def test_first_order_is_the_gradient_at_the_adapted_weights():
 
 
 def test_parameters_are_those_of_the_reference():
-    params = model.LEARNERS["metadrop"](image_shape=(84, 84, 3), channels=32, way=5, n_steps=5, inner_lr=0.01).init(1)
+    params = learners.make("metadrop", image_shape=(84, 84, 3), channels=32, way=5, n_steps=5, inner_lr=0.01).init(1)
     assert len(params) == 24 and len(learner_of("maml").init(0)) == 14
     assert params["theta/dense_w"].shape == (800, 5) and params["phi/dense_w"].shape == (800, 1)
     assert params["phi/conv1_w"].shape == (3, 3, 3, 32) and params["conv4_bn/beta"].shape == (32,)
@@ -134,10 +136,10 @@ def test_parameters_are_those_of_the_reference():
 
 
 def test_noise_is_standard_normal_and_differs_by_task_step_layer_and_seed():
-    noise = model.task_noise(tf.constant([[0, 1], [0, 2]]))
+    noise = perturbations.task_noise(tf.constant([[0, 1], [0, 2]]))
     shape = tf.TensorShape([2, 5, 30, 30, 8])
     draws = [noise(0, "conv1", shape), noise(1, "conv1", shape), noise(0, "conv2", shape)]
-    draws.append(model.task_noise(tf.constant([[1, 1], [1, 2]]))(0, "conv1", shape))
+    draws.append(perturbations.task_noise(tf.constant([[1, 1], [1, 2]]))(0, "conv1", shape))
     flat = np.stack([d[t].numpy().ravel() for d in draws for t in range(2)])
     assert np.abs(flat.mean(1)).max() < 4 / np.sqrt(flat.shape[1])
     assert np.abs(flat.std(1) - 1).max() < 4 / np.sqrt(2 * flat.shape[1])
@@ -148,7 +150,7 @@ def test_noise_is_standard_normal_and_differs_by_task_step_layer_and_seed():
 
 def test_noise_is_the_same_under_xla_and_in_float64():
     def draw(dtype):
-        return model.task_noise(tf.constant([[0, 1], [5, 2]]), dtype)(3, "conv2", tf.TensorShape([2, 7, 5, 3]))
+        return perturbations.task_noise(tf.constant([[0, 1], [5, 2]]), dtype)(3, "conv2", tf.TensorShape([2, 7, 5, 3]))
 
     a, b = (tf.function(draw, autograph=False, jit_compile=jit)(tf.float32) for jit in (False, True))
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -158,7 +160,7 @@ def test_noise_is_the_same_under_xla_and_in_float64():
 def test_support_noise_is_the_equation_and_the_query_has_none():
     """mu * softplus(N(a, 1)) on a block, N(logits, softplus(.)) on the head; softplus(a), and nothing, on the query."""
     params, x_s, _, seeds = inputs("metadrop")
-    perturbation, noise = model.LearnedNoise(), model.task_noise(seeds, "float64")
+    perturbation, noise = perturbations.LearnedNoise(), perturbations.task_noise(seeds, "float64")
 
     def draw(layer, shape):
         return noise(0, layer, shape)
@@ -184,7 +186,7 @@ def test_adaptation_is_random_and_averages_the_loss_over_samples():
 
     @tf.function(autograph=False)
     def adapt(seeds, samples):
-        return learner.adapt(params, x_s, y, model.task_noise(seeds, "float64"), samples)
+        return learner.adapt(params, x_s, y, perturbations.task_noise(seeds, "float64"), samples)
 
     first, second = adapt(seeds, 1), adapt(seeds + 1, 1)
     assert not np.allclose(first["conv2_w"], second["conv2_w"])
@@ -193,7 +195,7 @@ def test_adaptation_is_random_and_averages_the_loss_over_samples():
 
     @tf.function(autograph=False)
     def both():
-        noise = model.task_noise(seeds, "float64")
+        noise = perturbations.task_noise(seeds, "float64")
         together = learner.adapt(params, x_s, y, noise, 3)
         apart = []
         for m in range(3):
@@ -216,7 +218,7 @@ def test_maml_has_no_noise():
 
     @tf.function(autograph=False)
     def loss(seeds):
-        return model.evaluate(learner, params, x_s, x_q, model.task_noise(seeds, "float64"), 5)[0]
+        return model.evaluate(learner, params, x_s, x_q, perturbations.task_noise(seeds, "float64"), 5)[0]
 
     np.testing.assert_array_equal(loss(seeds), loss(seeds + 9))
 

@@ -1,0 +1,345 @@
+"""Meta Networks against numpy, finite differences and the four checks of the original; and the mask of a task."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import layers
+import learners
+import model
+import perturbations
+
+WAY, SHOT, QUERY, TASKS = 3, 2, 4, 2
+SHAPE, CHANNELS = (19, 16, 1), 4  # odd, as 105 is
+NAMES = ["metanet_embedding", "metanet_original"]
+RATES = [0.2, 0.3, 0.1, 0.4]
+# What adds the same number to all logits of an image has no gradient.
+IDLE = {"metanet_embedding": {"e"}, "metanet_original": {"weight/dense2_b", "bias/dense2_b"}}
+
+
+def make(name, perturbation="none", image_shape=SHAPE, channels=CHANNELS, way=WAY, **settings):
+    if name == "maml":
+        settings = {"n_steps": 2, "inner_lr": 0.3, "meta_gradient": "exact"} | settings
+    return learners.make(name, perturbation, image_shape=image_shape, channels=channels, way=way, **settings)
+
+
+def inputs(learner, dtype="float64", tasks=TASKS):
+    """Parameters large enough that every gradient counts, images, a seed a task."""
+    rng = np.random.default_rng(3)
+    params = {}
+    for name, value in learner.init(0).items():
+        size = 0.3 if value.shape.rank > 1 else 0.2
+        params[name] = tf.cast(value, dtype) + tf.constant(size * rng.standard_normal(value.shape), dtype)
+        if name.endswith("variance"):
+            params[name] = tf.abs(params[name]) + 0.5
+    x_s, x_q = (tf.constant(rng.random((tasks, WAY * n, *learner.image_shape)), dtype) for n in (SHOT, QUERY))
+    return params, x_s, x_q, tf.constant([[5, i] for i in range(tasks)])
+
+
+def graph(f, *args, jit=False):
+    """f(*args) as it is called in a step: in a graph, where tf.gradients works."""
+    return tf.function(f, autograph=False, jit_compile=jit)(*args)
+
+
+# ---- the formulas, in numpy
+
+
+def numpy_embedding(params, x, statistics=None):
+    """x [N,H,W,C] -> [N,64]; statistics: (mean, variance) by layer, or None for the batch's."""
+    p = {k: np.asarray(v) for k, v in params.items()}
+    for block in range(1, 5):
+        n, height, width, _ = x.shape
+        padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+        y = sum(
+            padded[:, i : i + height, j : j + width] @ p[f"conv{block}_w"][i, j] for i in range(3) for j in range(3)
+        )
+        if statistics:
+            mean, variance = (p[f"running/conv{block}_bn/{k}"] for k in ("mean", "variance"))
+        else:
+            mean, variance = y.mean((0, 1, 2)), y.var((0, 1, 2))
+        y = (y - mean) / np.sqrt(variance + 1e-5) * p[f"conv{block}_bn/gamma"] + p[f"conv{block}_bn/beta"]
+        y = np.maximum(y, 0)[:, : height // 2 * 2, : width // 2 * 2]
+        x = y.reshape(n, height // 2, 2, width // 2, 2, -1).max((2, 4))
+    return x.reshape(len(x), -1) @ p["dense_w"] + p["dense_b"]
+
+
+def numpy_logits(name, params, h_s, h_q):
+    """The equations as their source writes them."""
+    p = {k: np.asarray(v) for k, v in params.items()}
+    y = np.repeat(np.arange(WAY), SHOT)
+    if name == "metanet_embedding":
+        w = np.array([p["U"] @ h + p["e"] for h in h_s])  # w_i = U h_i + e
+        classes = [w[y == c].mean(0) for c in range(WAY)]
+        return np.array([[(p["V"] @ h) @ w_c for w_c in classes] for h in h_q])
+    r = np.array([np.tanh(p["U"] @ h + p["e"]) for h in h_s])
+    classes = np.array([r[y == c].mean(0) for c in range(WAY)])
+
+    def generate(name):
+        hidden = np.maximum(classes @ p[f"{name}/dense1_w"] + p[f"{name}/dense1_b"], 0)
+        return hidden @ p[f"{name}/dense2_w"] + p[f"{name}/dense2_b"]
+
+    return h_q @ generate("weight").T + generate("bias")[:, 0]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_are_the_formula_in_numpy(name, training):
+    learner = make(name)
+    params, x_s, x_q, seeds = inputs(learner)
+    noise = perturbations.task_noise(seeds, tf.float64)
+    adapted = learner.adapt(params, x_s, model.labels(WAY, SHOT, tf.float64), noise, 1, training)
+    found = learner.logits(params, adapted, x_q, noise if training else None)
+    for t in range(TASKS):
+        h_s, h_q = (numpy_embedding(params, x[t].numpy(), statistics=not training) for x in (x_s, x_q))
+        np.testing.assert_allclose(found[t], numpy_logits(name, params, h_s, h_q), rtol=1e-8, atol=1e-10)
+
+
+def test_batch_statistics_on_request():
+    params, x_s, x_q, _ = inputs(make("metanet_original"))
+    learner = make("metanet_original", test_statistics="batch")
+    adapted = learner.adapt(params, x_s, model.labels(WAY, SHOT, tf.float64), None)
+    h_s, h_q = (numpy_embedding(params, x[0].numpy()) for x in (x_s, x_q))
+    expected = numpy_logits("metanet_original", params, h_s, h_q)
+    np.testing.assert_allclose(learner.logits(params, adapted, x_q)[0], expected, rtol=1e-8, atol=1e-10)
+
+
+# ---- gradients
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("name", [*NAMES, "maml"])
+def test_the_gradient_with_a_mask_is_that_of_finite_differences(name, per_sample):
+    """Of every parameter, along a random direction; a running average's is its distance from what it follows."""
+    learner = make(name, "mask", mask_rates=RATES, mask_per_sample=per_sample)
+    params, x_s, x_q, seeds = inputs(learner)
+    noise = perturbations.task_noise(seeds, "float64")
+
+    @tf.function(autograph=False)
+    def loss_of(params):
+        return tf.reduce_mean(model.evaluate(learner, params, x_s, x_q, noise, training=True)[0])
+
+    def gradients():
+        return model.meta_gradients(
+            learner, params, x_s, x_q, seeds, 1, 1, lambda s: perturbations.task_noise(s, "float64")
+        )
+
+    grads, rng, step = graph(gradients)[2], np.random.default_rng(4), 1e-7  # kinks are near
+    for k, v in params.items():
+        if k.startswith("running/"):
+            continue
+        direction = rng.standard_normal(v.shape)
+        direction /= np.linalg.norm(direction)
+        plus, minus = (loss_of(params | {k: v + s * direction}).numpy() for s in (step, -step))
+        expected = (plus - minus) / (2 * step)
+        assert name == "maml" or (abs(expected) < 1e-7) == (k in IDLE[name]), k
+        assert abs((grads[k].numpy() * direction).sum() - expected) <= 1e-5 * abs(expected) + 3e-8, k
+    if name != "maml" and not per_sample:
+        x = np.asarray(x_s), np.asarray(x_q)
+        padded = [np.pad(a, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)]) for a in x]
+        w = params["conv1_w"].numpy()
+        maps = [sum(p[:, :, i : i + 19, j : j + 16] @ w[i, j] for i in range(3) for j in range(3)) for p in padded]
+        for statistic, f in (("mean", lambda m: m.mean((1, 2, 3))), ("variance", lambda m: variance(m))):
+            distance = sum(params[f"running/conv1_bn/{statistic}"].numpy() - f(m).mean(0) for m in maps)
+            np.testing.assert_allclose(grads[f"running/conv1_bn/{statistic}"], distance, rtol=1e-9)
+
+
+def variance(maps):
+    """Unbiased, by task and channel."""
+    return np.stack([m.reshape(-1, m.shape[-1]).var(0, ddof=1) for m in maps])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("jit", [False, True])
+def test_float32_fused_and_under_xla_is_the_formula_in_float64(name, jit):
+    def gradient(dtype, at_once, jit):
+        learner = make(name, "mask", mask_rates=RATES, channels=8, jit=jit)
+        params, x_s, x_q, seeds = inputs(learner, dtype)
+        f = lambda *a: model.meta_gradients(learner, *a, at_once, 1, lambda s: perturbations.task_noise(s, dtype))  # noqa: E731
+        return graph(f, params, x_s, x_q, seeds, jit=jit)[2]
+
+    exact = gradient("float64", TASKS, False)
+    found = gradient("float32", TASKS if jit else 1, jit)
+    for k, g in exact.items():
+        assert np.linalg.norm(found[k] - g) <= 2e-4 * max(np.linalg.norm(g), 0.05), k
+
+
+def test_the_first_layers_statistics_from_its_inputs_are_those_of_its_output():
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.random((2, 6, 11, 9, 2)), tf.float64)
+    w = tf.constant(rng.standard_normal((3, 3, 2, 5)), tf.float64)
+    gamma, beta = (tf.constant(rng.standard_normal(5), tf.float64) for _ in range(2))
+    found = layers.conv_batch_norm(x, w, gamma, beta)
+    expected = layers.batch_norm_gained(layers.conv(x, w, None), gamma, beta)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+# ---- the original's four checks (its tests print them and assert nothing), and symmetries
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_images_have_equal_embeddings_in_support_and_query(name):
+    """Check 1, the mask is the same: with the same images as support and query set, and batch norm thus equal."""
+    learner = make(name, "mask", mask_rates=RATES)
+    params, x, _, seeds = inputs(learner)
+    noise = perturbations.task_noise(seeds, "float64")
+    passes = [perturbations.Draw(noise, step, query, masked=True) for step, query in ((0, False), (1, True))]
+    support, query = (learner.embed(params, x, draw, 1, True) for draw in passes)
+    np.testing.assert_array_equal(support, query)
+    unmasked = learner.embed(params, x, None, 1, True)
+    assert np.linalg.norm(support - unmasked) > 0.1 * np.linalg.norm(unmasked)
+    x = tf.repeat(x[:, :1], 3, 1)  # and inside a set
+    same = learner.embed(params, x, passes[0], 1, True)
+    np.testing.assert_allclose(same[:, :1] + 0 * same, same, rtol=1e-12)
+
+
+def masks(learner, count, layer="conv2", **draw):
+    """[count,H,W,C], those of as many tasks."""
+    noise = perturbations.task_noise(tf.stack([tf.range(count), 7 * tf.range(count)], 1))
+    made = perturbations.Draw(noise, draw.pop("step", 0), masked=True, **draw)
+    return learner.perturbation.mask(layer, tf.TensorShape([count, 5, 9, 7, 6]), 1, made).numpy()[:, 0, 0]
+
+
+def test_masks_differ_between_tasks_as_independent_draws_do():
+    """Check 2, over all pairs of 60 tasks; check 3: the share that is kept."""
+    learner = make("maml", "mask", mask_rates=[0.05, 0.3, 0.15])
+    found = masks(learner, 60).reshape(60, -1)
+    assert set(np.unique(found)) == {0, 1}
+    n, p = found.size, 0.7
+    assert abs(found.mean() - p) < 4 * np.sqrt(p * (1 - p) / n)
+    agree = [(found[i] == found[j]).mean() for i in range(60) for j in range(i)]
+    expected, deviation = p**2 + (1 - p) ** 2, np.sqrt(0.58 * 0.42 / found.shape[1])
+    assert abs(np.mean(agree) - expected) < 0.01
+    assert np.abs(np.array(agree) - expected).max() < 5 * deviation
+    correlation = np.corrcoef(found.T)  # pixels and channels are masked apart from each other
+    assert abs(correlation[~np.eye(len(correlation), dtype=bool)].mean()) < 0.01
+    for layer, rate in (("conv1", 0.05), ("conv3", 0.15)):
+        kept = masks(learner, 60, layer)
+        assert abs(kept.mean() - (1 - rate)) < 4 * np.sqrt(rate * (1 - rate) / kept.size)
+        assert abs(np.corrcoef(kept.ravel(), found.ravel())[0, 1]) < 0.03  # and from layer to layer
+    shape = tf.TensorShape([60, 5, 9, 7, 6])
+    assert learner.perturbation.mask("conv4", shape, 1, None) is None
+
+
+@pytest.mark.parametrize("name", [*NAMES, "maml"])
+def test_no_mask_in_testing(name):
+    """Check 4: with and without, the same weights give the same test, whatever the seed; in training they do not."""
+    plain, masked = make(name), make(name, "mask", mask_rates=RATES)
+    params, x_s, x_q, seeds = inputs(plain)
+
+    def loss(learner, seeds, training):
+        noise = perturbations.task_noise(seeds, "float64")
+        return graph(lambda: model.evaluate(learner, params, x_s, x_q, noise, 3, training)[0])
+
+    np.testing.assert_array_equal(loss(plain, seeds, False), loss(masked, seeds, False))
+    np.testing.assert_array_equal(loss(masked, seeds, False), loss(masked, seeds + 1, False))
+    first, second = loss(masked, seeds, True), loss(masked, seeds + 1, True)
+    assert np.abs(first - second).min() > 1e-4
+    np.testing.assert_array_equal(first, loss(masked, seeds, True))
+
+
+def test_the_mask_of_a_task_is_held_over_the_inner_steps_and_the_query():
+    learner = make("maml", "mask")
+    first = masks(learner, 3)
+    np.testing.assert_array_equal(first, masks(learner, 3, step=4))
+    np.testing.assert_array_equal(first, masks(learner, 3, step=5, query=True))
+
+
+def test_options_of_the_mask():
+    shape, noise = tf.TensorShape([2, 6, 8, 8, 5]), perturbations.task_noise(tf.constant([[1, 2], [1, 3]]))
+    support, query = (perturbations.Draw(noise, step, step == 1, masked=True) for step in (0, 1))
+
+    def mask(draw, layer="conv2", **settings):
+        return perturbations.Mask(RATES, **settings).mask(layer, shape, 1, draw)
+
+    plain = mask(support).numpy()
+    np.testing.assert_allclose(mask(support, mask_scaled=True), plain / 0.7, rtol=1e-6)
+    only = mask(support, mask_support_only=True), mask(query, mask_support_only=True)
+    np.testing.assert_array_equal(only[0], plain)
+    assert only[1] is None
+    ordinary = mask(support, mask_per_sample=True).numpy()
+    assert ordinary.shape == (2, 1, 6, 8, 8, 5) and ordinary.mean() == pytest.approx(0.7, abs=0.03)
+    assert not np.array_equal(ordinary[:, :, 0], ordinary[:, :, 1])
+    assert not np.array_equal(ordinary, mask(query, mask_per_sample=True))
+    assert mask(support, "conv4").numpy().mean() == pytest.approx(0.6, abs=0.1)  # the fourth rate is used
+    assert perturbations.Mask([0, 0, 0]).mask("conv1", shape, 1, support) is None
+    for rates in ([0.1, 0.1, 1.0], [0.1, -0.1, 0.1], [0.1, 0.1], [0.1] * 5, [0.1, 0.1, float("nan")]):
+        with pytest.raises(ValueError, match="mask_rates"):
+            perturbations.Mask(rates)
+
+
+def test_a_mask_multiplies_what_relu_leaves_before_pooling():
+    rng = np.random.default_rng(1)
+    x = tf.constant(rng.standard_normal((2, 6, 7, 8, 3)), tf.float64)
+    mask = tf.constant(rng.integers(0, 2, (2, 2, 1, 7, 8, 3)) * 1.25, tf.float64)
+    found = layers.relu_pool(x, mask, jit=False)
+    expected = np.maximum(x, 0) * np.repeat(mask[:, :, 0], 3, 1)
+    expected = expected[:, :, :6].reshape(2, 6, 3, 2, 4, 2, 3).max((3, 5))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    np.testing.assert_array_equal(found, layers.relu_pool(x, mask, jit=True))
+
+
+@pytest.mark.parametrize("perturbation", ["none", "mask"])
+@pytest.mark.parametrize("name", NAMES)
+def test_permutations_permute_the_logits_and_nothing_else(name, perturbation):
+    learner = make(name, perturbation)
+    params, x_s, x_q, seeds = inputs(learner)
+    noise, y = perturbations.task_noise(seeds, "float64"), model.labels(WAY, SHOT, tf.float64).numpy()
+
+    def logits(order, relabel, queries):
+        adapted = learner.adapt(
+            params, tf.gather(x_s, order, axis=1), tf.constant(y[order][:, relabel]), noise, 1, True
+        )
+        return learner.logits(params, adapted, tf.gather(x_q, queries, axis=1), noise).numpy()
+
+    rows, classes, queries = np.arange(WAY * SHOT), np.arange(WAY), np.arange(WAY * QUERY)
+    rng = np.random.default_rng(2)
+    plain = logits(rows, classes, queries)
+    np.testing.assert_allclose(logits(rng.permutation(rows), classes, queries), plain, rtol=1e-9)
+    np.testing.assert_allclose(logits(rows, [2, 0, 1], queries), plain[:, :, [2, 0, 1]], rtol=1e-9)
+    shuffled = rng.permutation(queries)
+    np.testing.assert_allclose(logits(rows, classes, shuffled), plain[:, shuffled], rtol=1e-9)
+    assert np.ptp(plain) > 1e-3
+
+
+# ---- shapes, and what is refused
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("image_shape", [(105, 105, 1), (28, 28, 1), (84, 84, 3), (16, 33, 1)])
+def test_any_image_size_way_and_shot(name, image_shape):
+    learner = make(name, "mask", image_shape=image_shape, channels=2, way=5)
+    params = learner.init(0)
+    height, width = (side // 16 for side in image_shape[:2])
+    assert params["dense_w"].shape == (height * width * 2, 64)
+    x = tf.zeros([1, 4 * 3, *image_shape])
+    adapted = learner.adapt(params, x, model.labels(4, 3), None)
+    assert learner.logits(params, adapted, x[:, :7]).shape == (1, 7, 4)
+
+
+def test_initial_values():
+    params = make("metanet_original", image_shape=(105, 105, 1), channels=64).init(1)
+    assert params["dense_w"].shape == (2304, 64)
+    for name, inputs in (("conv2_w", 576), ("dense_w", 2304), ("weight/dense1_w", 128), ("dense_b", 2304)):
+        bound = inputs**-0.5
+        values = params[name].numpy()
+        assert np.abs(values).max() <= bound and values.std() == pytest.approx(bound / np.sqrt(3), rel=0.2), name
+    assert params["U"].numpy().std() == pytest.approx(0.01, rel=0.05)
+    assert all(np.all(v == 1) for k, v in params.items() if k.endswith(("gamma", "variance")))
+    assert all(np.all(v == 0) for k, v in params.items() if k.endswith(("beta", "mean")))
+
+
+def test_wrong_settings_and_supports_are_refused():
+    with pytest.raises(ValueError, match="leave nothing"):
+        make("metanet_original", image_shape=(15, 28, 1))
+    with pytest.raises(ValueError, match="test_statistics"):
+        make("metanet_original", test_statistics="none")
+    with pytest.raises(ValueError, match="takes none or mask"):
+        make("metanet_original", "noise")
+    learner = make("metanet_embedding")
+    params, x_s, *_ = inputs(learner)
+    y = model.labels(WAY, SHOT, tf.float64).numpy()
+    with pytest.raises(ValueError, match=r"no image of the classes \[3\]"):
+        learner.adapt(params, x_s, tf.constant(np.pad(y, [(0, 0), (0, 1)])), None)
+    with pytest.raises(ValueError, match="not one-hot"):
+        learner.adapt(params, x_s, tf.constant(y * 2), None)
