@@ -103,11 +103,10 @@ class MetaNetwork:
 
     def embed(self, params: Params, x: tf.Tensor, draw: Draw | None, samples: int, batch: bool) -> tf.Tensor:
         """x [T,N,H,W,C] -> embeddings [T,N,E]."""
-        bias = params["dense_b"]
-        for *_, out, follow in self.blocks(params, x, draw, samples, batch):  # noqa: B007
-            bias += follow
-        out = tf.reshape(out, [x.shape[0], x.shape[1], -1])
-        return layers.dense(tf.cast(out, tf.bfloat16) if self.bf16 else out, params["dense_w"], bias)
+        *_, outs, follows = zip(*self.blocks(params, x, draw, samples, batch), strict=True)
+        out = tf.reshape(outs[-1], [x.shape[0], x.shape[1], -1])
+        out = tf.cast(out, tf.bfloat16) if self.bf16 else out
+        return layers.dense(out, params["dense_w"], params["dense_b"] + sum(follows))
 
     def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False) -> Params:
         """The classifier of the support set x [T,S,H,W,C], y one-hot [S,way]. ValueError where y is of other than

@@ -18,7 +18,7 @@ for seed in ${SEEDS:-0 1 2}; do
       case $model in # the original's metabatches; updates are one more than --n_train_iters
         metanet_embedding) settings="--metabatch 8 --n_train_iters 249" ;;
         metanet_original) settings="--metabatch 16 --n_train_iters 124" ;;
-        maml) settings="--metabatch 4 --n_train_iters 499 --n_steps 5 --inner_lr 0.01 --meta_gradient exact" ;;
+        maml) settings="--metabatch 16 --n_train_iters 124 --n_steps 5 --inner_lr 0.01 --meta_gradient exact" ;;
       esac
       case $kind in
         none) ;;
