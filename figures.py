@@ -105,7 +105,8 @@ def boundary_strip(scenes: dict[str, Scene], names: tuple[str, str]) -> Figure:
             ax.set_axis_off()
         for step, ax in enumerate(row[: len(scene.boundary)]):
             draw_plane(ax, scene, step, window(scene))
-            ax.set_title(f"step {step}: {percent(scene.accuracy[step])} correct")
+            steps = f"step {step}: " if len(scene.boundary) > 1 else ""
+            ax.set_title(f"{steps}{percent(scene.accuracy[step])} correct")
         row[0].set_ylabel(f"{name}\nt-SNE of the rest")
     for ax in axes[-1]:
         ax.set_xlabel("projection on $w_A - w_B$")
@@ -114,7 +115,7 @@ def boundary_strip(scenes: dict[str, Scene], names: tuple[str, str]) -> Figure:
 
 
 def boundary_tasks(scenes: dict[str, dict[int, Scene]], names: tuple[str, str]) -> Figure:
-    """After the last inner step: a row for every run, a column for every task."""
+    """After adaptation: a row for every run, a column for every task."""
     columns = len(next(iter(scenes.values())))
     fig = Figure(figsize=(max(WIDTH, 0.5 + 2.2 * columns), 0.9 + 2.0 * len(scenes)))
     axes = fig.subplots(len(scenes), columns, squeeze=False)
@@ -142,8 +143,10 @@ def boundary_frames(scenes: dict[str, Scene], names: tuple[str, str], moves: int
         for ax, (name, scene) in zip(axes, scenes.items(), strict=True):
             ax.clear()
             draw_plane(ax, scene, step, window(scene))
-            at = min(round(step), len(scene.boundary) - 1)
-            ax.set_title(f"{name}, inner step {at} of {last}: {percent(scene.accuracy[at])} correct")
+            own = len(scene.boundary) - 1
+            at = min(round(step), own)
+            steps = f", inner step {at} of {own}" if own else ""
+            ax.set_title(f"{name}{steps}: {percent(scene.accuracy[at])} correct")
             ax.set(xlabel="projection on $w_A - w_B$", ylabel="t-SNE of the rest")
         yield fig, (80 if part else 2000 if whole == last else 900)
 

@@ -23,7 +23,7 @@ RESUME_CHOICES = {
     "n_train_iters", "save_freq", "data_dir", "gpu_id", "jit", "remat", "checkpoint", "n_test_iters", "n_test_mc_samp",
 }  # fmt: skip
 # What config.json has to say; a setting that is newer than the run has its default.
-NEEDED = ("dataset", "model", "way", "shot", "query", "n_steps", "inner_lr", "seed")
+NEEDED = ("dataset", "model", "way", "shot", "query", "seed")
 NOT_KEPT = {"seed", "gpu_id", "jit", "checkpoint", "n_test_iters"}  # so that all runs meet the same test episodes
 
 
@@ -259,8 +259,11 @@ def meta_train(savedir: Path, given: dict) -> int:
     both = settings["train_split"] == "trainval"
     split = data.trainval(dataset) if both else dataset.splits["train"]
     val = None if both or not settings["val_every"] else dataset.splits.get("val")
-    kept = trained_settings(settings)
+    import learners
     import train
+
+    idle = learners.SPECIAL - learners.settings_of(settings["model"], settings["perturbation"])
+    kept = {k: v for k, v in trained_settings(settings).items() if k not in idle}
 
     kept |= {"python": platform.python_version(), "tensorflow": train.tf.__version__}
     if found.chief:
@@ -312,7 +315,7 @@ def shown_of(settings: dict) -> dict:
     """The settings that tell what was tested."""
     import learners
 
-    names = ("dataset", "split", "model", "perturbation", "way", "shot", "query", "seed", "n_test_mc_samp")
+    names = ("dataset", "split", "model", "perturbation", "way", "shot", "query", "seed")
     own = sorted(learners.settings_of(settings["model"], settings["perturbation"]))
     return {k: settings[k] for k in (*names, *own)}
 
@@ -339,7 +342,8 @@ def export(savedir: Path, given: dict) -> int:
         channels=settings["export_channels"],
         samples=settings["n_test_mc_samp"],
         checkpoint=settings["checkpoint"],
-        settings=shown_of(settings) | {"way": way, "trained_way": config["way"]},
+        settings=shown_of(settings | {"way": way})
+        | {"trained_way": config["way"], "n_test_mc_samp": settings["n_test_mc_samp"]},
     )
 
 

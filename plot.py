@@ -19,7 +19,10 @@ import results
 from errors import Parser, UserError, run
 from page import Page
 
-NAMES = {"maml": "MAML", "metadrop": "Meta-dropout"}
+NAMES = {
+    "maml": "MAML", "metadrop": "Meta-dropout", "metanet_embedding": "Meta Network (embedding)",
+    "metanet_original": "Meta Network (original)",
+}  # fmt: skip
 FIGURES = {
     "boundary": "Decision boundaries",
     "features": "Stochastic features",
@@ -69,9 +72,11 @@ def parser() -> Parser:
 
 
 def name_runs(runs: list[Run]) -> None:
-    """A learner's name; with the folder's where two runs would have the same."""
+    """A learner's name, and how it is perturbed; with the folder's name where two runs would have the same."""
     for run_ in runs:
         run_.name = NAMES.get(run_.config["model"], run_.config["model"])
+        if (perturbation := run_.config.get("perturbation") or "none") != "none":
+            run_.name += f", {perturbation}"
     names = [run_.name for run_ in runs]
     for run_, name in zip(runs, names, strict=True):
         if names.count(name) > 1:
@@ -149,12 +154,15 @@ def draw_boundaries(runs: list[Run], page: Page, tasks: list[int], pair: tuple[i
     page.add(
         FIGURES["boundary"],
         "boundary_tasks",
-        f"After the last inner step. {what}",
+        f"After adaptation. {what}",
         figures.boundary_tasks(scenes, names),
     )
     bar.update()
     for task in tasks:
         here = {name: by_task[task] for name, by_task in scenes.items()}
+        if max(len(scene.boundary) for scene in here.values()) == 1:  # no steps, nothing moves
+            bar.update(2)
+            continue
         caption = f"Task {task}, from before the first inner step to after the last, one t-SNE for all steps."
         page.add(section, f"boundary_task{task}", caption, figures.boundary_strip(here, names))
         bar.update()

@@ -30,13 +30,14 @@ def found(folder: Path) -> dict[tuple[str, str], dict[int, Path]]:
     return runs
 
 
-def over_seeds(values) -> str:
-    """Mean and 95 % interval by Student's t."""
+def over_seeds(values, sign: str = "-") -> str:
+    """Mean and 95 % interval by Student's t; sign "+": a plus is shown."""
     values = np.asarray(values)
+    mean = f"{values.mean():{sign}.2f}"
     if len(values) < 2:
-        return f"{values.mean():.2f}"
+        return mean
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return f"{values.mean():.2f} ± {half:.2f}"
+    return f"{mean} ± {half:.2f}"
 
 
 def table(results: Path) -> None:

@@ -186,6 +186,68 @@ def test_best_checkpoint_can_be_tested_and_shot_changed(run, tmp_path):
     assert result["checkpoint"] == "best" and result["settings"]["shot"] == 2
 
 
+META_NETWORK = ("--model", "metanet_original", "--perturbation", "mask", "--mask_rates", "0.1,0.2,0.3,0.1")
+
+
+@pytest.fixture(scope="module")
+def meta_network(data_dir, tmp_path_factory) -> Path:
+    """A masked Meta Network, interrupted and resumed, tested, exported and drawn beside the same never interrupted."""
+    folder = tmp_path_factory.mktemp("metanet")
+    at = SMALL.index("--n_steps")
+    flags = [*SMALL[:at], *SMALL[at + 2 :], *META_NETWORK, "--data_dir", data_dir, "--clip_norm", 1, "--save_freq", 5]
+    for name, iterations in (("whole", [20]), ("cut", [7, 20])):
+        for n in iterations:
+            done = cli("main.py", "--savedir", folder / name, *flags, "--n_train_iters", n, "--resume")
+            assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_meta_network_goes_the_way_of_every_learner(meta_network, tested, tmp_path):
+    whole, cut = meta_network / "whole", meta_network / "cut"
+    a, b = checkpoint(whole), checkpoint(cut)
+    differing = [n for n in a if not np.array_equal(a[n], b[n]) and not n.startswith(("window", "reported", "best"))]
+    assert a.keys() == b.keys() and not differing
+    assert np.abs(a["params/running.Sconv2_bn.Smean/.ATTRIBUTES/VARIABLE_VALUE"]).max() > 0.01
+    config = json.loads((whole / "config.json").read_text())
+    assert config["mask_rates"] == [0.1, 0.2, 0.3, 0.1] and "inner_lr" not in config
+    done = cli("main.py", "--mode", "meta_test", "--savedir", whole, "--n_test_iters", 7)
+    assert done.returncode == 0, done.stderr
+    assert "perturbation: mask\n" in (whole / "meta_test.log").read_text()
+    done = cli("main.py", "--mode", "compare", "--savedir", tested, whole)
+    assert done.returncode == 0 and "better in" in done.stdout, done.stderr
+    exports = [cli("main.py", "--mode", "export", "--savedir", d, "--export_tasks", 1) for d in (whole, tested)]
+    assert [e.returncode for e in exports] == [0, 0], exports[0].stderr
+    done = cli("plot.py", "--savedir", whole, tested, "--tasks", 0, "--format", "png")
+    assert done.returncode == 0, done.stderr
+    page = (whole / "plot/index.html").read_text()
+    assert "Meta Network (original), mask" in page and "Meta-dropout" in page
+
+
+def test_a_meta_network_is_tested_at_any_way_and_by_batch_statistics(meta_network, tmp_path):
+    shutil.copytree(meta_network / "whole", tmp_path / "a")
+    flags = ("--mode", "meta_test", "--savedir", tmp_path / "a", "--n_test_iters", 4, "--way", 6)
+    assert cli("main.py", *flags).returncode == 0
+    one = json.loads((tmp_path / "a/meta_test.json").read_text())
+    assert cli("main.py", *flags, "--test_statistics", "batch").returncode == 0
+    other = json.loads((tmp_path / "a/meta_test.json").read_text())
+    assert one["settings"]["way"] == 6 and one["losses"] != other["losses"]
+    assert one["episodes_sha256"] == other["episodes_sha256"]
+
+
+def test_flags_that_mean_nothing_to_the_learner_are_refused(meta_network, run, data_dir, tmp_path):
+    settings = ("--savedir", tmp_path / "a", "--dataset", "glyphs", "--data_dir", data_dir, "--way", 3)
+    for flags, words in (
+        ((*META_NETWORK, "--inner_lr", 0.1), "--inner_lr has no meaning for --model metanet_original"),
+        (("--maml", "--mask_scaled"), "--mask_scaled has no meaning for --model maml: leave it out"),
+        (("--model", "metanet_embedding", "--perturbation", "noise"), "it takes none or mask"),
+        (("--maml", "--split", "background"), "is not the whole of Omniglot"),
+    ):
+        assert_refused(cli("main.py", *settings, *flags), words)
+    assert not (tmp_path / "a").exists()
+    done = cli("main.py", "--mode", "meta_test", "--savedir", run, "--way", 5)
+    assert_refused(done, "--way 5 contradicts the run, which has 3")
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data_dir, tmp_path):
     flags = ("--n_train_iters", 50, "--save_freq", 1, "--val_every", 0, "--meta_lr", "1e30")
     done = train(data_dir, tmp_path / "a", *flags)
@@ -252,6 +314,11 @@ def refused(capsys, monkeypatch, *argv) -> str:
         (["--savedir", "a", "--seed", "4294967296"], "at most 2147483647"),
         (["--savedir", "a", "--jit", "yes"], "'yes'"),
         (["--savedir", "a", "--precision", "fp16"], "'fp16'"),
+        (["--savedir", "a", "--perturbation", "masks"], "'masks'"),
+        (["--savedir", "a", "--mask_rates", "0.1,0.1"], "three or four rates from 0 to below 1"),
+        (["--savedir", "a", "--mask_rates", "0.1,0.1,1"], "not '0.1,0.1,1'"),
+        (["--savedir", "a", "--mask_rates", "0.1,-0.1,nan"], "not '0.1,-0.1,nan'"),
+        (["--savedir", "a", "--clip_norm", "0"], "above 0, not '0'"),
         (["--mode", "meta_train"], "--savedir is missing"),
         (["--mode", "meta_test", "--savedir", "a", "b"], "takes one --savedir"),
         (["--mode", "compare", "--savedir", "a"], "two or more"),
@@ -271,7 +338,6 @@ def test_a_mistyped_command_line_is_one_sentence(flags, words, capsys, monkeypat
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--mode", "meta_test", "--way", 5], "--way 5 contradicts the run, which has 3"),
         (["--mode", "meta_test", "--maml"], "--model maml contradicts the run, which has metadrop"),
         (["--mode", "meta_test", "--meta_lr", 0.5], "--meta_lr 0.5 contradicts"),
         (["--mode", "meta_test", "--dataset", "omniglot"], "contradicts the run"),

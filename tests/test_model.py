@@ -61,7 +61,7 @@ def assert_close(a, b, tolerance):
         assert np.linalg.norm(a[1][k] - b[1][k]) <= tolerance * max(np.linalg.norm(a[1][k]), 1e-3), k
 
 
-@pytest.mark.parametrize("name", list(learners.LEARNERS))
+@pytest.mark.parametrize("name", ["maml", "metadrop"])
 def test_exact_meta_gradient_is_that_of_finite_differences(name):
     """Every parameter, along a random direction, in float64."""
     params, x_s, x_q, seeds = inputs(name)
@@ -96,7 +96,7 @@ def test_fused_batch_norm_one_task_at_a_time_is_the_formula_of_all_tasks(meta_gr
     assert_close(single, compute("metadrop", meta_gradient, "float32", tasks_at_once=TASKS), 1e-3)
 
 
-@pytest.mark.parametrize("name", list(learners.LEARNERS))
+@pytest.mark.parametrize("name", ["maml", "metadrop"])
 def test_the_three_meta_gradients_differ_and_their_loss_does_not(name):
     found = {kind: compute(name, kind) for kind in model.META_GRADIENTS}
     for a, b in (("published", "exact"), ("published", "first_order"), ("exact", "first_order")):
@@ -162,9 +162,7 @@ def test_support_noise_is_the_equation_and_the_query_has_none():
     params, x_s, _, seeds = inputs("metadrop")
     perturbation, noise = perturbations.LearnedNoise(), perturbations.task_noise(seeds, "float64")
 
-    def draw(layer, shape):
-        return noise(0, layer, shape)
-
+    draw = perturbations.Draw(noise, 0)
     softplus = lambda a: np.log1p(np.exp(a))  # noqa: E731
     mu = tf.random.stateless_normal([TASKS, WAY * SHOT, 16, 18, CHANNELS], [1, 1], dtype=tf.float64)
     a = model.layers.conv(x_s, params["phi/conv1_w"], params["phi/conv1_b"]).numpy()
@@ -177,7 +175,11 @@ def test_support_noise_is_the_equation_and_the_query_has_none():
     sigma = softplus(h.numpy() @ params["phi/dense_w"].numpy() + params["phi/dense_b"].numpy())  # one for all classes
     noisy = perturbation.head(params, h, logits, draw)
     np.testing.assert_allclose(noisy, logits + sigma * draw("dense", logits.shape).numpy(), rtol=1e-10)
-    assert perturbation.head(params, h, logits, None) is logits
+    for query in (None, perturbations.Draw(noise, 2, query=True, masked=True)):
+        assert perturbation.head(params, h, logits, query) is logits
+        np.testing.assert_array_equal(
+            perturbation.block(params, "conv1", x_s, mu, query), perturbation.block(params, "conv1", x_s, mu, None)
+        )
 
 
 def test_adaptation_is_random_and_averages_the_loss_over_samples():

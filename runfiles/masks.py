@@ -1,0 +1,88 @@
+"""Tables of the runs that runfiles/masks.sh leaves: each learner with and without a mask, and their difference.
+
+python runfiles/masks.py [RESULTS]
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "runfiles")]
+
+from omni_5way import over_seeds  # noqa: E402
+
+from errors import Parser, UserError, run  # noqa: E402
+from results import read_test, summary  # noqa: E402
+
+LEARNERS = {"metanet_embedding": "Embedding-based", "metanet_original": "Original", "maml": "MAML"}
+KINDS = {
+    "none": "none", "mask": "one a task", "scaled": "one a task, scaled by 1/(1-p)",
+    "support_only": "one a task, support only", "per_sample": "one an image (dropout)",
+}  # fmt: skip
+COLUMNS = (
+    "learner", "mask", "seeds", "accuracy", "std of tasks", "tasks above 50 / 80 / 90 %", "loss", "difference",
+    "difference by seed",
+)  # fmt: skip
+TASKS = (200, 1000)  # the original's number of test tasks, and this project's
+
+
+def found(folder: Path) -> dict[str, dict[int, dict]]:
+    """kind -> seed -> meta_test.json, of the tested runs KIND_SEED in folder."""
+    tests = {}
+    for path in sorted(folder.glob("*_*/meta_test.json")):
+        kind, seed = path.parent.name.rsplit("_", 1)
+        tests.setdefault(kind, {})[int(seed)] = read_test(path.parent)
+    if len({t["episodes_sha256"] for of in tests.values() for t in of.values()}) > 1:
+        raise UserError(f"the runs in {folder} were tested on different episodes: run meta_test again")
+    return tests
+
+
+def tables(results: Path) -> None:
+    runs = {model: found(results / model) for model in LEARNERS}
+    if not any(runs.values()):
+        raise UserError(f"there are no tested runs in {results}: run runfiles/masks.sh first")
+    for tasks in TASKS:
+        print(f"\nThe first {tasks} test tasks:\n")
+        print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
+        for model, tests in runs.items():
+            for kind in [k for k in KINDS if k in tests]:
+                row(LEARNERS[model], KINDS[kind], tests[kind], tests.get("none", {}), tasks)
+
+
+def row(learner: str, kind: str, tests: dict[int, dict], plain: dict[int, dict], tasks: int) -> None:
+    """One line: means over seeds; the difference from the runs without a mask, paired by seed and by task."""
+    accuracies = {seed: test["accuracies"][:tasks] for seed, test in tests.items()}
+    values = np.array(list(accuracies.values()))  # [seeds,tasks], percent
+    if values.shape[1] < tasks:
+        return
+    above = " / ".join(f"{100 * np.mean(values > share):.1f}" for share in (50, 80, 90))
+    loss = np.mean([test["losses"][:tasks] for test in tests.values()])
+    cells = [
+        learner,
+        kind,
+        str(len(values)),
+        over_seeds(values.mean(1)),
+        f"{values.std(1).mean():.2f}",
+        above,
+        f"{loss:.4f}",
+    ]
+    seeds = sorted(tests.keys() & plain.keys())
+    if tests is plain or not seeds:
+        cells += ["", ""]
+    else:
+        pairs = [accuracies[s] - plain[s]["accuracies"][:tasks] for s in seeds]
+        each = ["{:+.2f} ± {:.2f}".format(*summary(pair / 100)) for pair in pairs]
+        cells += [over_seeds(np.mean(pairs, 1), "+"), ", ".join(each)]
+    print(f"| {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = Parser(prog="masks.py", description=__doc__.split("\n\n")[0])
+    parser.add_argument("results", nargs="?", default=ROOT / "results/masks/28", type=Path, help="folder of the runs")
+    tables(parser.parse_args().results)
+
+
+if __name__ == "__main__":
+    run(main)
