@@ -1,7 +1,7 @@
 """What export.npz holds: its layout, its version, and how it is read. Needs no TensorFlow.
 
 Version 1, numpy.load(allow_pickle=False) reads it. Sizes: K tasks, P = n_steps + 1 snapshots (before the first
-inner step, and after each), N classes a task, S = N * shot support and Q = N * query rows ordered by class, M
+inner step, and after each; 1 for a learner that takes none), N classes a task, S = N * shot support and Q = N * query rows ordered by class, M
 perturbed copies (0 for a learner without noise), D features, H W C the input, h w a layer's map, I chosen
 support images, J chosen channels. Floats are float32 but where noted; accuracies are 0 to 1, losses nats.
 
@@ -21,8 +21,8 @@ support images, J chosen channels. Floats are float32 but where noted; accuracie
     clean_LAYER           [K,I,h,w,J] float16, noise-free map after batch norm and relu, before pooling, at the
                           last snapshot; LAYER is conv1 to conv4
     perturbed_LAYER       [K,M,I,h,w,J] float16, the same with noise
-    noise_LAYER           [K,M,I,h,w,J] float16, softplus(a), what the convolution was multiplied by; M is 0
-                          where the learner multiplies by nothing
+    noise_LAYER           [K,M,I,h,w,J] float16, what was multiplied: softplus(a), by the convolution, or a mask, by
+                          the map; M is 0 where the learner multiplies by nothing
 """
 
 import json

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import exported
 import main
 from conftest import ROOT, SMALL, assert_refused, cli
 
@@ -217,6 +218,10 @@ def test_a_meta_network_goes_the_way_of_every_learner(meta_network, tested, tmp_
     assert done.returncode == 0 and "better in" in done.stdout, done.stderr
     exports = [cli("main.py", "--mode", "export", "--savedir", d, "--export_tasks", 1) for d in (whole, tested)]
     assert [e.returncode for e in exports] == [0, 0], exports[0].stderr
+    found = exported.read(whole)
+    assert found["support_features"].shape[1] == 1 and set(np.unique(found["noise_conv2"])) == {0, 1}
+    assert found["noise_conv2"].mean() == pytest.approx(0.8, abs=0.05)
+    assert not found["perturbed_conv2"][found["noise_conv2"] == 0].any() and found["perturbed_conv2"].any()
     done = cli("plot.py", "--savedir", whole, tested, "--tasks", 0, "--format", "png")
     assert done.returncode == 0, done.stderr
     page = (whole / "plot/index.html").read_text()
