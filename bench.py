@@ -173,7 +173,7 @@ def export(engine, split, path: Path) -> None:
     arguments = [*variables, *(tf.constant(x) for x in others.values())]
     step = tf.function(functools.partial(engine.pure_step, split), autograph=False, jit_compile=True)
     program = step.experimental_get_compiler_ir(*arguments)(
-        stage="hlo_serialized", device_name=arguments[0]["theta/dense_b"].device
+        stage="hlo_serialized", device_name=next(iter(arguments[0].values())).device
     )
     results = step.get_concrete_function(*arguments).structured_outputs
     names = [name for group in variables for name in sorted(group)]  # as tf.nest orders a dictionary
