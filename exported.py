@@ -1,9 +1,10 @@
 """What export.npz holds: its layout, its version, and how it is read. Needs no TensorFlow.
 
 Version 1, numpy.load(allow_pickle=False) reads it. Sizes: K tasks, P = n_steps + 1 snapshots (before the first
-inner step, and after each; 1 for a learner that takes none), N classes a task, S = N * shot support and Q = N * query rows ordered by class, M
-perturbed copies (0 for a learner without noise), D features, H W C the input, h w a layer's map, I chosen
-support images, J chosen channels. Floats are float32 but where noted; accuracies are 0 to 1, losses nats.
+inner step, and after each; 1 for a learner that takes none), N classes a task, S = N * shot support and
+Q = N * query rows ordered by class, M perturbed copies (0 for a learner without noise), D features, H W C the
+input, h w a layer's map, I chosen support images, J chosen channels. Floats are float32 but where noted;
+accuracies are 0 to 1, losses nats.
 
     format                int64, 1
     settings              str, JSON: the run's and the export's settings, the checkpoint and its iteration
