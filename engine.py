@@ -111,8 +111,8 @@ class Engine:
         meta-gradient, all parameters in a row, then loss and accuracy. float64; dtype: that of the computation."""
         x_s, x_q = data.gather(pixels, classes, images, split.rotations, split.scale, self.shot)
         x_s, x_q, noise_of = tf.cast(x_s, dtype), tf.cast(x_q, dtype), partial(task_noise, dtype=dtype)
-        seed = fold(tf.stack([seed[0], data.STREAMS["train"]]), seed[1])
         tasks = classes.shape[0]
+        seed = fold(tf.stack([seed[0], data.STREAMS["train"]]), seed[1])
         seeds = tf.stack([fold(seed, first + task) for task in range(tasks)])
         at_once = tasks if self.learner.jit else 1
         loss, acc, grads = model.meta_gradients(self.learner, params, x_s, x_q, seeds, at_once, self.parallel, noise_of)
@@ -162,6 +162,29 @@ class Engine:
             return [x.numpy()[:tasks] for x in out]
 
         return step
+
+    def probe_step(self, split: data.Split, samples: int):
+        """-> step(classes [1,way], images [1,way,shot+query], seed [2]): what the learner makes of one task, as in
+        testing: {"support", "query": {layer: [P,N,D]}, "head": (weights [P,D,way], biases [P,way])} at the P
+        snapshots before the first inner step and after each."""
+        pixels, learner = tf.constant(split.pixels), self.learner
+
+        @tf.function(autograph=False)
+        def compiled(pixels, classes, images, seed):
+            x_s, x_q = data.gather(pixels, classes, images, split.rotations, split.scale, self.shot)
+            params, y = read(self.params), model.labels(learner.way, self.shot)
+            steps = learner.trajectory(params, x_s, y, task_noise(seed[None]), samples)
+            found = [
+                {
+                    "support": learner.activations(params, adapted, x_s),
+                    "query": learner.activations(params, adapted, x_q),
+                    "head": learner.linear(adapted),
+                }
+                for adapted in steps
+            ]
+            return tf.nest.map_structure(lambda *snapshots: tf.concat(snapshots, 0), *found)
+
+        return lambda *task: tf.nest.map_structure(lambda x: x.numpy(), compiled(pixels, *map(tf.constant, task)))
 
 
 def read(variables: dict[str, tf.Variable]) -> Params:

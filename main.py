@@ -1,4 +1,4 @@
-"""Meta-train, meta-test, export and compare few-shot learners: python main.py --mode MODE --savedir D [flags].
+"""Meta-train, test, export, measure and compare few-shot learners: python main.py --mode MODE --savedir D [flags].
 
 meta_train writes D/config.json; the other modes read it and need no other flag.
 """
@@ -20,7 +20,8 @@ TEST_CHOICES = {
     "checkpoint", "data_dir", "gpu_id", "jit", "precision", "remat", "test_statistics",
 }  # fmt: skip
 RESUME_CHOICES = {
-    "n_train_iters", "save_freq", "data_dir", "gpu_id", "jit", "remat", "checkpoint", "n_test_iters", "n_test_mc_samp",
+    "n_train_iters", "save_freq", "collapse_every", "data_dir", "gpu_id", "jit", "remat", "checkpoint", "n_test_iters",
+    "n_test_mc_samp",
 }  # fmt: skip
 # What config.json has to say; a setting that is newer than the run has its default.
 NEEDED = ("dataset", "model", "way", "shot", "query", "seed")
@@ -143,8 +144,11 @@ def parser() -> Parser:
     flag(train, "val_every", 1000, "iterations between validations; 0 for none", type=whole(0), metavar="N")
     flag(train, "n_val_tasks", 200, "episodes of a validation", type=whole(1), metavar="N")
 
-    test = p.add_argument_group("meta_test")
-    flag(test, "n_test_iters", 1000, "test episodes", type=whole(1), metavar="N")
+    flag(train, "collapse_every", 0, "iterations between measurements of neural collapse, into collapse.csv; 0 for "
+         "none", type=whole(0), metavar="N")  # fmt: skip
+
+    test = p.add_argument_group("meta_test and collapse")
+    flag(test, "n_test_iters", 1000, "test episodes, or tasks", type=whole(1), metavar="N")
     flag(test, "n_test_mc_samp", 1, "noise samples of an inner step's loss, in testing (the paper: 30; "
          "training takes 1)", type=whole(1), metavar="N")  # fmt: skip
     flag(test, "checkpoint", "last", "last: the paper's choice; best: highest validation accuracy",
@@ -274,6 +278,12 @@ def meta_train(savedir: Path, given: dict) -> int:
             raise UserError(f"cannot write into {savedir} ({fault.strerror}): choose another --savedir") from fault
         if val is None:
             print("no validation: training is not monitored, and there will be no best checkpoint")
+    watch = None
+    if settings["collapse_every"] and found.chief:
+        import study
+
+        study.refuse_unfit(engine, settings)
+        watch = study.Watch(engine, split, savedir, settings["legacy_shared_classes"])
     return train.meta_train(
         engine,
         split,
@@ -287,6 +297,8 @@ def meta_train(savedir: Path, given: dict) -> int:
         shared_classes=settings["legacy_shared_classes"],
         alone=found.alone,
         chief=found.chief,
+        watch=watch,
+        watch_every=settings["collapse_every"],
     )
 
 
@@ -347,13 +359,32 @@ def export(savedir: Path, given: dict) -> int:
     )
 
 
+def collapse(savedir: Path, given: dict) -> int:
+    config = read_trained(savedir)
+    if "metabatch" in given:
+        raise UserError("--metabatch has no meaning in collapse, which takes its tasks one by one: leave it out")
+    settings = DEFAULTS | merge(given, config, TEST_CHOICES, "it cannot be changed in a measurement")
+    engine, dataset, _ = build(settings | {"metabatch": 1}, given)
+    import study
+
+    return study.over_tests(
+        engine,
+        dataset.splits["test"],
+        savedir,
+        tasks=settings["n_test_iters"],
+        samples=settings["n_test_mc_samp"],
+        checkpoint=settings["checkpoint"],
+        settings=shown_of(settings),
+    )
+
+
 def compare(savedirs: list[Path]) -> int:
     if len(savedirs) < 2:
         raise UserError("--mode compare takes two or more folders: --savedir A B")
     return results.compare(savedirs)
 
 
-MODES = {"meta_train": meta_train, "meta_test": meta_test, "export": export, "compare": compare}
+MODES = {"meta_train": meta_train, "meta_test": meta_test, "export": export, "collapse": collapse, "compare": compare}
 
 
 def main() -> int:

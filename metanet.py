@@ -135,6 +135,12 @@ class MetaNetwork:
         """Embeddings [T,N,E] of x [T,N,H,W,C] in testing, with the masks of `draw`."""
         return self.embed(params, x, draw, samples, self.test_statistics == "batch")
 
+    def activations(self, params, adapted, x) -> dict[str, tf.Tensor]:
+        """In testing: by block, its unmasked output, and the embedding, as `dense`, [T,N,D]."""
+        outs = {layer: out for layer, *_, out, _ in self.blocks(params, x, None, 1, self.test_statistics == "batch")}
+        outs = {layer: tf.reshape(out, [*x.shape[:2], -1]) for layer, out in outs.items()}
+        return outs | {"dense": self.features(params, adapted, x)}
+
     def maps(self, params, adapted, x, draw: Draw | None = None, samples=1) -> dict[str, tuple]:
         """By layer, in testing: mask * relu(batch_norm(.)) before pooling [T,N,H,W,C], and the mask or None."""
         found = {}

@@ -14,6 +14,7 @@ A learner with a linear head over features can be looked into (export.py) when i
     narrow(params, way)                              -> params whose head has the first `way` classes only
     trajectory(params, x, y, noise, samples)         -> what adapt had before each inner step and at the end
     features(params, adapted, x, draw, samples)      -> [T,N,D], the input of the last layer
+    activations(params, adapted, x)                  -> {layer: [T,N,D]}, what each layer puts out, the features last
     linear(adapted)                                  -> that layer, [T,D,way] and [T,way]
     maps(params, adapted, x, draw, samples)          -> {layer: its map, and what multiplied it or None}
 """
@@ -96,6 +97,11 @@ class MAML:
         """Input of the last layer: x [T,N,H,W,C] -> [T,N,D]; unperturbed without `draw`."""
         *_, (*_, x) = self.blocks(params, theta, x, draw, samples)
         return tf.reshape(x, [x.shape[0], x.shape[1], -1])  # NHWC order
+
+    def activations(self, params, theta, x) -> dict[str, tf.Tensor]:
+        """By block, its unperturbed output [T,N,D]; that of the last is `features`."""
+        outs = {layer: out for layer, *_, out in self.blocks(params, theta, x, None, 1)}
+        return {layer: tf.reshape(out, [*x.shape[:2], -1]) for layer, out in outs.items()}
 
     def maps(self, params, theta, x, draw: Draw | None = None, samples=1) -> dict[str, tuple]:
         """By layer: mask * relu(batch_norm(.)) of the perturbed convolution, before pooling, [T,N,H,W,C], and

@@ -1,6 +1,7 @@
 """Draw what runs have left in their savedirs: python plot.py --savedir D [D2 ...], which writes D/plot/index.html.
 
-Decision boundaries and stochastic features need main.py --mode export, the histogram --mode meta_test.
+Decision boundaries and stochastic features need main.py --mode export, the histogram --mode meta_test; neural
+collapse needs --mode collapse, or training with --collapse_every.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 import exported
 import figures
+import figures_collapse
 import geometry
 import results
 from errors import Parser, UserError, run
@@ -28,6 +30,7 @@ FIGURES = {
     "features": "Stochastic features",
     "curves": "Learning curves",
     "histogram": "Accuracies of the test episodes",
+    "collapse": "Neural collapse",
 }
 
 
@@ -41,6 +44,7 @@ class Run:
     export: dict = field(default_factory=dict)
     curves: dict = field(default_factory=dict)
     test: dict = field(default_factory=dict)
+    collapse: dict = field(default_factory=dict)
 
 
 def number(text: str) -> int:
@@ -230,6 +234,49 @@ def draw_histogram(runs: list[Run], page: Page, bar) -> None:
     bar.update()
 
 
+def draw_collapse(runs: list[Run], page: Page, bar) -> None:
+    """What all runs have been watched, and what all have been tested."""
+    section = FIGURES["collapse"]
+    watched, tested = (
+        {run_.name: run_.collapse[kind] for run_ in runs} if all(kind in run_.collapse for run_ in runs) else {}
+        for kind in ("watched", "tested")
+    )
+    first = next(iter(runs)).collapse
+    layers = {
+        run_.name: list(dict.fromkeys(row["layer"] for row in next(iter(run_.collapse.values())))) for run_ in runs
+    }
+    features, logits = ({name: of[at] for name, of in layers.items()} for at in (-2, -1))
+    if watched:
+        what = f"mean and standard deviation over the {first['watched'][0]['tasks']} training tasks of an iteration"
+        for name, part, layer, kind in (
+            ("query", "query", features, "features of the query set"),
+            ("support", "support", features, "features of the support set"),
+            ("logits", "query", logits, "logits of the query set"),
+        ):
+            caption = f"Traces of the covariances within and between classes, and their shares: {kind}; {what}."
+            page.add(section, f"collapse_traces_{name}", caption, figures_collapse.traces(watched, part, layer))
+        for part in ("query", "support"):
+            caption = f"NC1 to NC4 of the features of the {part} set by meta-iterations; {what}."
+            page.add(
+                section, f"collapse_iterations_{part}", caption, figures_collapse.by_iteration(watched, part, features)
+            )
+    if tested:
+        latest, what = tested, "mean and 95 % interval over test tasks"
+    else:
+        latest = {
+            name: [r for r in rows if r["iter"] == max(r["iter"] for r in rows)] for name, rows in watched.items()
+        }
+        what = "mean and standard deviation over the training tasks of the last iteration measured"
+    if latest:
+        caption = f"NC1 to NC4 of the features by inner steps; {what}."
+        page.add(section, "collapse_steps", caption, figures_collapse.by_step(latest, features))
+        caption = f"NC1 to NC4 of the query set by layer, blocks' outputs after pooling; {what}."
+        page.add(section, "collapse_layers", caption, figures_collapse.by_layer(latest, "query"))
+    else:
+        page.note(section, "Not drawn: some runs were watched in training, and the others measured in testing.")
+    bar.update()
+
+
 def main() -> int:
     args = parser().parse_args()
     if not args.savedir:
@@ -243,7 +290,11 @@ def main() -> int:
     page = Page(runs[0].savedir / "plot", list(FIGURES.values()), args.format, args.dpi)
     if {"boundary", "features"} & set(wanted):
         tasks = read_exports(runs, args.tasks and list(dict.fromkeys(args.tasks)), pair)
-    for name, key, read in (("curves", "curves", read_curves), ("histogram", "test", results.read_test)):
+    for name, key, read in (
+        ("curves", "curves", read_curves),
+        ("histogram", "test", results.read_test),
+        ("collapse", "collapse", results.read_collapse),
+    ):
         if name not in wanted:
             continue
         try:
@@ -262,7 +313,7 @@ def main() -> int:
             names = ", ".join(run_.name for run_ in runs)
             raise UserError(f"{names}: nothing is perturbed, so there are no stochastic features")
     total = (1 + 3 * len(tasks)) * ("boundary" in wanted) + len(tasks) * len(runs) * ("features" in wanted)
-    total += ("curves" in wanted) + ("histogram" in wanted)
+    total += ("curves" in wanted) + ("histogram" in wanted) + ("collapse" in wanted)
     slow = 0.5 if sys.stderr.isatty() else 15
     with tqdm(total=total, unit="figure", desc="plot", dynamic_ncols=True, mininterval=slow) as bar:
         if "boundary" in wanted:
@@ -273,6 +324,8 @@ def main() -> int:
             draw_curves(runs, page, bar)
         if "histogram" in wanted:
             draw_histogram(runs, page, bar)
+        if "collapse" in wanted:
+            draw_collapse(runs, page, bar)
     command = {"--tasks": tasks, "--classes": pair, "--seed": args.seed}
     command = {k: " ".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in command.items()}
     settings = {run_.name: run_.config | run_.export.get("settings", {}) for run_ in runs}

@@ -1,6 +1,8 @@
 """Results on disk: their mean and interval, and the paired comparison of runs. Needs no TensorFlow."""
 
+import csv
 import json
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,6 +51,38 @@ def read_test(savedir: Path) -> dict:
     except (ValueError, KeyError, TypeError) as fault:
         raise UserError(f"{path} cannot be read ({fault}): run meta_test again") from fault
     return test
+
+
+def read_collapse(savedir: Path) -> dict[str, list[dict]]:
+    """What there is of "watched", the rows of collapse.csv, and "tested", those of collapse.json.
+
+    A row is a dict of set, step, layer, the measures and their spread (NaN where undefined), and iter if watched.
+    """
+    found, path = {}, savedir / "collapse.csv"
+    try:
+        if path.is_file():
+            with open(path, newline="") as file:
+                found["watched"] = [numbers(row) for row in csv.DictReader(file)]
+        path = savedir / "collapse.json"
+        if path.is_file():
+            found["tested"] = [numbers(row) for row in json.loads(path.read_text())["rows"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
+        raise UserError(f"{path} cannot be read ({fault!r}): measure again") from fault
+    if not any(found.values()):
+        raise UserError(
+            f"there is no neural collapse in {savedir}: run main.py --mode collapse --savedir {savedir}, or train with "
+            f"--collapse_every 100"
+        )
+    return {kind: rows for kind, rows in found.items() if rows}
+
+
+def numbers(row: dict) -> dict:
+    """Text as numbers, but for the places' names; nothing as NaN."""
+    whole = ("iter", "step", "tasks")
+    return {
+        k: v if k in ("set", "layer") else int(v) if k in whole else math.nan if v in ("", None) else float(v)
+        for k, v in row.items()
+    }
 
 
 def compare(savedirs: list[Path]) -> int:

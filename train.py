@@ -5,6 +5,7 @@ import json
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,14 @@ def meta_train(
     shared_classes: bool = False,
     alone: bool = True,
     chief: bool = True,
+    watch: Callable[[int], None] | None = None,
+    watch_every: int = 0,
 ) -> int:
     """Meta-train from savedir's last checkpoint, or from the start, to iteration n_train_iters (inclusive,
     as in the TF1 code: n + 1 updates). Returns the exit code: 0, or 130 when interrupted and saved.
 
     val: the classes that are monitored every val_every iterations, or None. settings: the log's first lines.
+    watch: called with the number of every watch_every-th iteration, and of the last, after its update.
     alone: no other process shares the metabatch. chief: this is the process that writes; the others only read.
     """
     state = State(engine, savedir, chief)
@@ -110,6 +114,8 @@ def meta_train(
             bar.update()
             rate = (bar.format_dict["rate"] or 0) * engine.metabatch
             bar.set_postfix_str(f"loss {float(loss):.3f}, acc {float(acc):.3f}, {rate:.1f} tasks/s", refresh=False)
+            if watch and (i % watch_every == 0 or i == n_train_iters):
+                watch(i)
             report(i)
     stopped = agreed or (alone and stop.asked)
     if (stopped and int(state.next) <= n_train_iters) or int(state.reported) < int(state.next) - 1:

@@ -128,9 +128,7 @@ def test_a_classifier_trained_past_zero_error_collapses():
     x, y = (digits.data / 16).astype(np.float32), digits.target
     rng = np.random.default_rng(0)
     sizes = (64, 128, 64, 32)
-    weights = [
-        tf.Variable(rng.standard_normal(s).astype("f") * (2 / s[0]) ** 0.5) for s in zip(sizes, sizes[1:], strict=False)
-    ]
+    weights = [tf.Variable(rng.standard_normal(s).astype("f") * (2 / s[0]) ** 0.5) for s in pairwise(sizes)]
     head = tf.Variable(rng.standard_normal((32, 10)).astype("f") * 0.1)
     variables = [*weights, head]
     adam = tf.keras.optimizers.Adam(2e-3)

@@ -1,0 +1,186 @@
+"""Neural collapse of a learner: watched while it trains, and measured over test tasks.
+
+Rows are the places of a measurement: a set (support, query), a snapshot of the adaptation (0: the meta-model; n: after
+the n-th inner step), a layer (each block's pooled output, the features last, then the logits). All is as in testing:
+features are unperturbed, learned noise perturbs the adaptation, masks are off.
+"""
+
+import csv
+import io
+import json
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+import collapse
+import data
+from engine import Engine
+from errors import UserError
+from perturbations import fold
+from records import Stop, progress
+from results import write_atomically
+from train import load_parameters
+
+NEEDS = ("activations", "trajectory", "linear")
+CSV, JSON = "collapse.csv", "collapse.json"
+PLACE = ("set", "step", "layer")
+
+
+def measure(found: dict, shot: int, query: int) -> tuple[list[tuple], np.ndarray]:
+    """Of one task, as Engine.probe_step leaves it -> the rows' places, and collapse.NAMES of each [R,M], NaN where
+    there is none."""
+    rows, values = [], []
+    w, b = found["head"]
+    for part, images in (("support", shot), ("query", query)):
+        labels = np.repeat(np.arange(w.shape[-1]), images)
+        *_, last = found[part]
+        for step in range(len(w)):
+            here = {layer: h[step] for layer, h in found[part].items()}
+            logits = here[last] @ w[step] + b[step]
+            for layer, h in (here | {"logits": logits}).items():
+                head = w[step] if layer == last else None
+                values.append(collapse.measures(h, labels, head, logits.argmax(-1)))
+                rows.append((part, step, layer))
+    return rows, np.array([[of.get(name, np.nan) for name in collapse.NAMES] for of in values])
+
+
+def summarise(rows: list[tuple], values: np.ndarray, spread: str) -> list[dict]:
+    """values [T,R,M] of T tasks -> a dict a row: its place, and each measure's mean and `spread` (std, or ci95:
+    1.96 std / sqrt(tasks)) over the tasks where it is defined; None where there is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of nothing defined
+        mean, deviation = np.nanmean(values, 0), np.nanstd(values, 0)
+    if spread == "ci95":
+        deviation = 1.96 * deviation / np.sqrt(np.maximum(np.isfinite(values).sum(0), 1))
+    out = []
+    for place, centre, around in zip(rows, mean, deviation, strict=True):
+        row = dict(zip(PLACE, place, strict=True))
+        for name, m, s in zip(collapse.NAMES, centre, around, strict=True):
+            row |= {name: float(m), f"{name}_{spread}": float(s)} if np.isfinite(m) else {name: None}
+        out.append(row)
+    return out
+
+
+def refuse_unfit(engine: Engine, settings: dict) -> None:
+    if not all(hasattr(engine.learner, name) for name in NEEDS):
+        raise UserError(f"the learner {settings['model']} declares no features whose collapse could be measured")
+
+
+class Watch:
+    """Measures every task of an iteration's metabatch, with the parameters after its update, into collapse.csv and
+    TensorBoard (there: features and logits, before and after adaptation).
+
+    A resumed run writes again what it does again.
+    """
+
+    def __init__(self, engine: Engine, split: data.Split, savedir: Path, shared_classes: bool = False):
+        self.engine, self.split, self.savedir, self.shared = engine, split, savedir, shared_classes
+        self.step, self.board = engine.probe_step(split, 1), None
+
+    def __call__(self, iteration: int) -> None:
+        e = self.engine
+        classes, images = e.episode(self.split, "train", iteration, e.metabatch, self.shared)
+        seed = fold(tf.constant([e.seed, data.STREAMS["train"]]), iteration)
+        values = []
+        for task in range(e.metabatch):
+            found = self.step(classes[task : task + 1], images[task : task + 1], fold(seed, task))
+            try:
+                rows, one = measure(found, e.shot, e.query)
+            except ValueError as fault:
+                raise UserError(
+                    f"iteration {iteration}: {fault}, so that their collapse cannot be measured: lower --meta_lr or "
+                    f"--inner_lr"
+                ) from fault
+            values.append(one)
+        self._write(iteration, summarise(rows, np.array(values), "std"))
+
+    def _write(self, iteration: int, rows: list[dict]) -> None:
+        columns = ["iter", *PLACE, "tasks", *(f"{name}{s}" for name in collapse.NAMES for s in ("", "_std"))]
+        path = self.savedir / CSV
+        if self.board is None:
+            self.board = tf.summary.create_file_writer(str(self.savedir / "tensorboard"))
+            with open(path, newline="") if path.exists() else io.StringIO() as file:
+                kept = [row for row in csv.DictReader(file) if int(row["iter"]) < iteration]
+            text = io.StringIO()
+            writer = csv.DictWriter(text, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(kept)
+            write_atomically(path, text.getvalue())
+        with open(path, "a", newline="") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            for row in rows:
+                cells = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
+                writer.writerow(cells | {"iter": iteration, "tasks": self.engine.metabatch})
+        last, (*_, features, logits) = rows[-1]["step"], dict.fromkeys(row["layer"] for row in rows)
+        with self.board.as_default(step=iteration):
+            for row in rows:
+                if row["layer"] in (features, logits) and row["step"] in (0, last):
+                    when = "adapted" if row["step"] else "meta"
+                    for name in collapse.NAMES:
+                        if row[name] is not None:
+                            tag = f"collapse_{row['set']}_{when}/{row['layer']}_{name}"
+                            tf.summary.scalar(tag, row[name])
+        self.board.flush()
+
+
+def over_tests(
+    engine: Engine, split: data.Split, savedir: Path, *, tasks: int, samples: int, checkpoint: str, settings: dict
+) -> int:
+    """Measure savedir's checkpoint over the first `tasks` test tasks; writes collapse.json. Returns 0, or 130.
+
+    What is done so far is kept in collapse.part.npz, and an interrupted measurement goes on from there.
+    """
+    refuse_unfit(engine, settings)
+    iteration = load_parameters(engine, savedir, checkpoint)
+    identity = {"settings": settings, "checkpoint": checkpoint, "iteration": iteration, "n_test_mc_samp": samples}
+    part, step = savedir / "collapse.part.npz", engine.probe_step(split, samples)
+    values, rows, saved = done_before(part, identity)[:tasks], [], time.time()
+    with Stop() as stop, progress(total=tasks, initial=len(values), unit="task", desc="collapse") as bar:
+        while not rows or (len(values) < tasks and not stop.asked):
+            index = min(len(values), tasks - 1)
+            seed = fold(tf.constant([engine.seed, data.STREAMS["test"]]), index)
+            try:
+                rows, one = measure(step(*engine.episode(split, "test", index), seed), engine.shot, engine.query)
+            except ValueError as fault:
+                raise UserError(f"test task {index}: {fault}; the checkpoint {checkpoint} is of no use") from fault
+            if len(values) < tasks:
+                values.append(one)
+                bar.update()
+            if stop.asked or time.time() - saved > 10:
+                file = io.BytesIO()
+                np.savez(file, identity=np.array(json.dumps(identity)), values=np.array(values))
+                write_atomically(part, file.getvalue())
+                saved = time.time()
+    if len(values) < tasks:
+        print(f"interrupted after {len(values)} tasks; the same command goes on from there", file=sys.stderr)
+        return 130
+    table = summarise(rows, np.array(values), "ci95")
+    write_atomically(savedir / JSON, json.dumps(identity | {"tasks": tasks, "rows": table}, indent=1) + "\n")
+    part.unlink(missing_ok=True)
+    print_table(table)
+    return 0
+
+
+def done_before(part: Path, identity: dict) -> list[np.ndarray]:
+    try:
+        with np.load(part, allow_pickle=False) as file:
+            same = json.loads(str(file["identity"])) == json.loads(json.dumps(identity))
+            return list(file["values"]) if same else []
+    except Exception:  # of another measurement, or damaged: it is only time that is lost
+        return []
+
+
+def print_table(table: list[dict]) -> None:
+    """The features' row of each set and snapshot."""
+    *_, features, _ = dict.fromkeys(row["layer"] for row in table)
+    shown = ("nc1", "nc2_norm_means", "nc2_angle_means", "nc2_norm_weights", "nc2_angle_weights", "nc3", "nc4")
+    print(f"features ({features}), mean +- 95 % interval over tasks")
+    print("set     step  " + "  ".join(f"{name:>17}" for name in shown))
+    for row in table:
+        if row["layer"] == features:
+            cells = (f"{row[n]:.3g} +- {row[n + '_ci95']:.2g}" if row[n] is not None else "undefined" for n in shown)
+            print(f"{row['set']:7} {row['step']:4}  " + "  ".join(f"{cell:>17}" for cell in cells))
