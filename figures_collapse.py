@@ -122,7 +122,7 @@ def by_iteration(runs: Runs, part: str, layer: dict[str, str]) -> Figure:
         for step, style in ((0, META), (-1, ADAPTED)):
             yield style, select(rows, set=part, step=step, layer=layer[name]), lambda row: row["iter"]
 
-    return four(runs, curves, FOUR, {"meta-model": META, "adapted": ADAPTED}, "meta-iteration")
+    return six(runs, curves, FOUR, {"meta-model": META, "adapted": ADAPTED}, "meta-iteration")
 
 
 def by_step(runs: Runs, layer: dict[str, str]) -> Figure:
@@ -130,7 +130,7 @@ def by_step(runs: Runs, layer: dict[str, str]) -> Figure:
         for part, style in (("support", ":"), ("query", "-")):
             yield style, select(rows, set=part, layer=layer[name]), lambda row: row["step"]
 
-    return four(runs, curves, FOUR, {"support": ":", "query": "-"}, "inner steps done")
+    return six(runs, curves, FOUR, {"support": ":", "query": "-"}, "inner steps done")
 
 
 def by_layer(runs: Runs, part: str) -> Figure:
@@ -141,4 +141,4 @@ def by_layer(runs: Runs, part: str) -> Figure:
         for step, style in ((0, META), (-1, ADAPTED)):
             yield style, select(rows, set=part, step=step), lambda row: layers.index(row["layer"])
 
-    return four(runs, curves, LAYERS, {"meta-model": META, "adapted": ADAPTED}, "layer", layers)
+    return six(runs, curves, LAYERS, {"meta-model": META, "adapted": ADAPTED}, "layer", layers)

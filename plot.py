@@ -241,13 +241,11 @@ def draw_collapse(runs: list[Run], page: Page, bar) -> None:
         {run_.name: run_.collapse[kind] for run_ in runs} if all(kind in run_.collapse for run_ in runs) else {}
         for kind in ("watched", "tested")
     )
-    first = next(iter(runs)).collapse
-    layers = {
-        run_.name: list(dict.fromkeys(row["layer"] for row in next(iter(run_.collapse.values())))) for run_ in runs
-    }
+    some = {run_.name: next(iter(run_.collapse.values())) for run_ in runs}
+    layers = {name: list(dict.fromkeys(row["layer"] for row in rows)) for name, rows in some.items()}
     features, logits = ({name: of[at] for name, of in layers.items()} for at in (-2, -1))
     if watched:
-        what = f"mean and standard deviation over the {first['watched'][0]['tasks']} training tasks of an iteration"
+        what = f"mean and standard deviation over the {runs[0].collapse['watched'][0]['tasks']} training tasks of an iteration"
         for name, part, layer, kind in (
             ("query", "query", features, "features of the query set"),
             ("support", "support", features, "features of the support set"),
@@ -257,15 +255,12 @@ def draw_collapse(runs: list[Run], page: Page, bar) -> None:
             page.add(section, f"collapse_traces_{name}", caption, figures_collapse.traces(watched, part, layer))
         for part in ("query", "support"):
             caption = f"NC1 to NC4 of the features of the {part} set by meta-iterations; {what}."
-            page.add(
-                section, f"collapse_iterations_{part}", caption, figures_collapse.by_iteration(watched, part, features)
-            )
+            figure = figures_collapse.by_iteration(watched, part, features)
+            page.add(section, f"collapse_iterations_{part}", caption, figure)
     if tested:
         latest, what = tested, "mean and 95 % interval over test tasks"
     else:
-        latest = {
-            name: [r for r in rows if r["iter"] == max(r["iter"] for r in rows)] for name, rows in watched.items()
-        }
+        latest = {name: [row for row in rows if row["iter"] == rows[-1]["iter"]] for name, rows in watched.items()}
         what = "mean and standard deviation over the training tasks of the last iteration measured"
     if latest:
         caption = f"NC1 to NC4 of the features by inner steps; {what}."
