@@ -95,9 +95,7 @@ def traces(runs: Runs, part: str, layer: dict[str, str]) -> Figure:
     return finish(fig, axes[1], runs, {"within classes": "-", "between classes": ":"}, "meta-iteration")
 
 
-def four(
-    runs: Runs, curves: Callable, panels: dict[str, tuple], styles: dict[str, str], label: str, ticks=()
-) -> Figure:
+def six(runs: Runs, curves: Callable, panels: dict[str, tuple], styles: dict, label: str, ticks=()) -> Figure:
     """`panels` of NC1 to NC4; curves(name, rows) -> (style, rows, x) of each curve of a run."""
     fig = Figure(figsize=(7.5, 8.2))
     axes = fig.subplots(3, 2, sharex=True)

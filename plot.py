@@ -245,7 +245,8 @@ def draw_collapse(runs: list[Run], page: Page, bar) -> None:
     layers = {name: list(dict.fromkeys(row["layer"] for row in rows)) for name, rows in some.items()}
     features, logits = ({name: of[at] for name, of in layers.items()} for at in (-2, -1))
     if watched:
-        what = f"mean and standard deviation over the {runs[0].collapse['watched'][0]['tasks']} training tasks of an iteration"
+        tasks = runs[0].collapse["watched"][0]["tasks"]
+        what = f"mean and standard deviation over the {tasks} training tasks of an iteration"
         for name, part, layer, kind in (
             ("query", "query", features, "features of the query set"),
             ("support", "support", features, "features of the support set"),
