@@ -1,0 +1,152 @@
+"""Neural collapse of learners: what is measured, in training and over test tasks, and its figures."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import collapse
+import data
+import engine
+import learners
+import model
+import perturbations
+import results
+import study
+from conftest import SMALL, assert_refused, cli
+from errors import UserError
+from test_main import checkpoint
+
+WATCHED = ("--n_train_iters", 12, "--save_freq", 5, "--val_every", 0, "--shot", 2)
+
+
+@pytest.fixture(scope="module")
+def watched(data_dir, tmp_path_factory):
+    """Three runs alike: one watched, one watched that was cut short and resumed, one not watched."""
+    folder = tmp_path_factory.mktemp("study")
+    for name, calls in {
+        "whole": [("--collapse_every", 4)],
+        "cut": [("--collapse_every", 4, "--n_train_iters", 6), ("--collapse_every", 4, "--resume")],
+        "plain": [()],
+    }.items():
+        for flags in calls:
+            done = cli("main.py", "--savedir", folder / name, "--data_dir", data_dir, *SMALL, *WATCHED, *flags)
+            assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "perturbation"), [("metadrop", "noise"), ("maml", "mask"), ("metanet_embedding", "mask")]
+)
+def test_what_is_measured_is_what_the_learner_does_in_testing(name, perturbation):
+    rng = np.random.default_rng(0)
+    split = data.Split(rng.integers(0, 256, (4, 5, 18, 18, 1), dtype=np.uint8), 4, 1 / 255)
+    own = {"n_steps": 2, "inner_lr": 0.4} if name != "metanet_embedding" else {}
+    learner = learners.make(name, perturbation, image_shape=(18, 18, 1), channels=5, way=3, **own)
+    e = engine.Engine(learner, shot=2, query=3, metabatch=1, seed=1)
+    classes, images = e.episode(split, "test", 0)
+    seed = tf.constant([8, 9])
+    rows, values = study.measure(e.probe_step(split, 1)(classes, images, seed), 2, 3)
+
+    @tf.function(autograph=False)
+    def expected():
+        x_s, x_q = data.gather(tf.constant(split.pixels), tf.constant(classes), tf.constant(images), 4, 1 / 255, 2)
+        params, noise = engine.read(e.params), perturbations.task_noise(seed[None])
+        adapted = learner.adapt(params, x_s, model.labels(3, 2), noise)
+        return learner.features(params, adapted, x_q), learner.logits(params, adapted, x_q), learner.linear(adapted)[0]
+
+    h, logits, w = (x[0].numpy() for x in expected())
+    labels = np.repeat(np.arange(3), 3)
+    steps, features = learner.n_steps, "dense" if name == "metanet_embedding" else "conv4"
+    for layer, material in (
+        (features, (h, labels, w, logits.argmax(1))),
+        ("logits", (logits, labels, None, logits.argmax(1))),
+    ):
+        found = dict(zip(collapse.NAMES, values[rows.index(("query", steps, layer))], strict=True))
+        for key, value in collapse.measures(*material).items():
+            assert found[key] == pytest.approx(value, rel=1e-3, abs=1e-6), (layer, key)
+    layers = 5 + (name == "metanet_embedding")
+    assert len(rows) == len(set(rows)) == 2 * (steps + 1) * layers
+    assert np.isfinite(values[[r[2] == features for r in rows]]).all()
+    first = values[rows.index(("support", 0, "conv1"))]
+    if steps:  # adaptation changes what there is
+        assert not np.allclose(first[:4], values[rows.index(("support", steps, "conv1"))][:4])
+
+
+def test_means_and_spreads_leave_out_what_is_undefined():
+    values = np.full((3, 1, len(collapse.NAMES)), np.nan)
+    values[:, 0, 0] = [1, 2, 6]
+    values[:2, 0, 1] = [4, 8]
+    (row,) = study.summarise([("query", 0, "conv1")], values, "ci95")
+    assert row["trace_within"] == 3 and row["trace_within_ci95"] == pytest.approx(1.96 * np.std([1, 2, 6]) / 3**0.5)
+    assert row["trace_between"] == 6 and row["trace_between_ci95"] == pytest.approx(1.96 * 2 / 2**0.5)
+    assert row["nc1"] is None and (row["set"], row["step"], row["layer"]) == ("query", 0, "conv1")
+
+
+def test_watching_changes_nothing_and_a_resumed_run_watches_the_same(watched):
+    rows = list(csv.DictReader((watched / "whole" / study.CSV).read_text().splitlines()))
+    assert sorted({int(row["iter"]) for row in rows}) == [0, 4, 8, 12]
+    assert len(rows) == 4 * 2 * 2 * 5 and {row["tasks"] for row in rows} == {"2"}
+    kept = [row for row in rows if row["layer"] == "conv4" and row["iter"] == "12"]
+    assert all(float(row["nc1"]) > 0 and float(row["nc3"]) > 0 for row in kept)
+    # The run that was cut short ended, and so measured, at 6 too.
+    cut = list(csv.DictReader((watched / "cut" / study.CSV).read_text().splitlines()))
+    assert [row for row in cut if row["iter"] != "6"] == rows
+    a, b = checkpoint(watched / "whole"), checkpoint(watched / "plain")
+    for name in a:
+        if name.startswith(("params", "adam")):
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    assert not (watched / "plain" / study.CSV).exists()
+
+
+def test_a_killed_runs_rows_are_written_once(watched, tmp_path):
+    """What a run wrote after its last checkpoint is written again when it does that again."""
+    path = tmp_path / study.CSV
+    path.write_text((watched / "whole" / study.CSV).read_text())
+    rows = results.read_collapse(tmp_path)["watched"]
+    watch = study.Watch.__new__(study.Watch)
+    watch.savedir, watch.board, watch.engine = tmp_path, None, type("", (), {"metabatch": 2})
+    new = [{k: v for k, v in row.items() if k not in ("iter", "tasks")} for row in rows if row["iter"] == 8]
+    watch._write(8, new)
+    assert [row["iter"] for row in results.read_collapse(tmp_path)["watched"]] == [0] * 20 + [4] * 20 + [8] * 20
+
+
+def test_mode_collapse_measures_test_tasks_and_goes_on_where_it_was(watched):
+    flags = ("--mode", "collapse", "--savedir", watched / "whole", "--n_test_iters")
+    done = cli("main.py", *flags, 3)
+    assert done.returncode == 0 and "features (conv4)" in done.stdout, done.stderr
+    three = json.loads((watched / "whole" / study.JSON).read_text())
+    assert three["tasks"] == 3 and three["settings"]["model"] == "metadrop" and three["iteration"] == 12
+    identity = {k: three[k] for k in ("settings", "checkpoint", "iteration", "n_test_mc_samp")}
+    values = np.arange(2 * 20 * len(collapse.NAMES), dtype=float).reshape(2, 20, -1)
+    np.savez(watched / "whole/collapse.part.npz", identity=np.array(json.dumps(identity)), values=values)
+    assert cli("main.py", *flags, 3).returncode == 0
+    again = json.loads((watched / "whole" / study.JSON).read_text())
+    assert again["rows"][0]["trace_within"] != three["rows"][0]["trace_within"]  # the two made-up tasks are in it
+    np.savez(watched / "whole/collapse.part.npz", identity=np.array("{}"), values=values)
+    assert cli("main.py", *flags, 3).returncode == 0
+    assert json.loads((watched / "whole" / study.JSON).read_text()) == three
+    assert_refused(cli("main.py", *flags, 3, "--metabatch", 2), "--metabatch has no meaning in collapse")
+
+
+def test_the_figures_are_on_the_runs_page(watched):
+    done = cli("plot.py", "--savedir", watched / "whole", watched / "cut", "--figures", "collapse", "--format", "png")
+    assert done.returncode == 0, done.stderr
+    page = (watched / "whole/plot/index.html").read_text()
+    names = set(re.findall(r'src="(collapse_\w+)\.png"', page))
+    assert names == {
+        "collapse_traces_query", "collapse_traces_support", "collapse_traces_logits", "collapse_iterations_query",
+        "collapse_iterations_support", "collapse_steps", "collapse_layers",
+    }  # fmt: skip
+    done = cli("plot.py", "--savedir", watched / "plain", "--figures", "collapse")
+    assert_refused(done, "there is no neural collapse in", "--mode collapse")
+    (watched / "plain" / study.JSON).write_text('{"rows": 3}')
+    assert_refused(cli("plot.py", "--savedir", watched / "plain", "--figures", "collapse"), "cannot be read")
+
+
+def test_a_learner_without_features_is_refused():
+    with pytest.raises(UserError, match="prototypes declares no features"):
+        study.refuse_unfit(type("", (), {"learner": object()}), {"model": "prototypes"})
