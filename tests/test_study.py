@@ -67,7 +67,8 @@ def test_what_is_measured_is_what_the_learner_does_in_testing(name, perturbation
     ):
         found = dict(zip(collapse.NAMES, values[rows.index(("query", steps, layer))], strict=True))
         for key, value in collapse.measures(*material).items():
-            assert found[key] == pytest.approx(value, rel=1e-3, abs=1e-6), (layer, key)
+            tolerance = 1e-3 if layer == features else 0.03  # untrained logits are nearly equal: ill-conditioned
+            assert found[key] == pytest.approx(value, rel=tolerance, abs=1e-6), (layer, key)
     layers = 5 + (name == "metanet_embedding")
     assert len(rows) == len(set(rows)) == 2 * (steps + 1) * layers
     assert np.isfinite(values[[r[2] == features for r in rows]]).all()
