@@ -270,6 +270,12 @@ def meta_train(savedir: Path, given: dict) -> int:
     kept = {k: v for k, v in trained_settings(settings).items() if k not in idle}
 
     kept |= {"python": platform.python_version(), "tensorflow": train.tf.__version__}
+    watch = None
+    if settings["collapse_every"] and found.chief:
+        import study
+
+        study.refuse_unfit(engine, settings)
+        watch = study.Watch(engine, split, savedir, settings["legacy_shared_classes"])
     if found.chief:
         try:
             savedir.mkdir(parents=True, exist_ok=True)
@@ -278,12 +284,6 @@ def meta_train(savedir: Path, given: dict) -> int:
             raise UserError(f"cannot write into {savedir} ({fault.strerror}): choose another --savedir") from fault
         if val is None:
             print("no validation: training is not monitored, and there will be no best checkpoint")
-    watch = None
-    if settings["collapse_every"] and found.chief:
-        import study
-
-        study.refuse_unfit(engine, settings)
-        watch = study.Watch(engine, split, savedir, settings["legacy_shared_classes"])
     return train.meta_train(
         engine,
         split,

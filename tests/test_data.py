@@ -106,3 +106,25 @@ def test_impossible_episodes_are_refused(split):
         data.check_episode(split, "train", 25, 1, 1)
     with pytest.raises(UserError, match="--shot 5 and --query 5 need 10 images"):
         data.check_episode(split, "train", 5, 5, 5)
+
+
+def test_background_is_omniglots_own_two_sets_upright():
+    rng = np.random.default_rng(0)
+    sizes = {"train": 1100, "val": 100, "test": 423}
+    evaluation = [f"{a}/character{n:02d}" for a in sorted(data.EVALUATION) for n in range(33)][:659]
+    names = evaluation + [f"Alphabet{n // 40}/character{n % 40:02d}" for n in range(964)]
+    pixels, order = np.arange(1623, dtype=np.float32).reshape(-1, 1, 1, 1, 1), rng.permutation(1623)
+    splits, named, at = {}, {}, 0
+    for split, size in sizes.items():
+        rows, at = order[at : at + size], at + size
+        splits[split], named[split] = data.Split(pixels[rows], 4, 0.5), [names[i] for i in rows]
+    found = data.by_alphabet(splits, named, "it")
+    assert {k: (v.classes, v.rotations, v.scale) for k, v in found.items()} == {
+        "train": (964, 1, 0.5),
+        "test": (659, 1, 0.5),
+    }
+    for split, wanted in (("test", evaluation), ("train", names[659:])):
+        assert found[split].pixels.ravel().tolist() == [names.index(name) for name in sorted(wanted)]
+    named["train"][0] = "Tibetan/other" if named["train"][0].startswith("Alphabet") else "Alphabet0/other"
+    with pytest.raises(UserError, match="it: --split background needs that"):
+        data.by_alphabet(splits, named, "it")
