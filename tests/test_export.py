@@ -14,9 +14,8 @@ import layers
 import learners
 import model
 import perturbations
-from conftest import SMALL, cli
+from conftest import SMALL, assert_refused, cli
 from errors import UserError
-from test_main import refused
 from train import load_parameters
 
 SEED, STEPS, COPIES, QUERY = 3, 2, 4, 3
@@ -121,7 +120,7 @@ def test_a_learner_without_features_is_refused(tmp_path):
         export.export(bare, None, tmp_path, settings={"model": "opaque"}, **settings)
 
 
-def test_the_command_line_exports_the_episodes_of_meta_test(data_dir, capsys, monkeypatch, tmp_path):
+def test_the_command_line_exports_the_episodes_of_meta_test(data_dir, tmp_path):
     d = tmp_path / "run"
     done = cli("main.py", "--savedir", d, "--data_dir", data_dir, *SMALL, "--n_train_iters", 0, "--val_every", 0)
     assert done.returncode == 0, done.stderr
@@ -145,4 +144,4 @@ def test_the_command_line_exports_the_episodes_of_meta_test(data_dir, capsys, mo
         (("--export_samples", 0), "at least 1"),
         (("--query", 20), "need 21 images a class"),
     ):
-        assert words in refused(capsys, monkeypatch, "--mode", "export", "--savedir", d, *wrong)
+        assert_refused(cli("main.py", "--mode", "export", "--savedir", d, *wrong), words)

@@ -372,6 +372,6 @@ def test_compare_needs_tests(run, tmp_path):
 
 def test_help_is_grouped_and_tells_the_defaults():
     done = cli("main.py", "--help")
-    assert done.returncode == 0 and "\nlearner:\n" in done.stdout and "\nmeta_test:\n" in done.stdout
+    assert done.returncode == 0 and "\nlearner:\n" in done.stdout and "\nmeta_test and collapse:\n" in done.stdout
     for name in main.DEFAULTS:
         assert re.search(rf"  --{name}\s", done.stdout), name
