@@ -13,15 +13,11 @@ equal, weights that are all 0), it is NaN. Fewer than two classes, or features t
 
 import numpy as np
 
-# What `measures` returns, and how figures call it.
-NAMES = {
-    "trace_within": "Tr S_W", "trace_between": "Tr S_B", "share_within": "share of Tr S_W",
-    "nc1": "NC1: Tr(S_W S_B⁺) / C",
-    "nc2_norm_means": "NC2: equinorm, class means", "nc2_angle_means": "NC2: equiangularity, class means",
-    "nc2_spread_means": "NC2: std of cosines, class means", "nc2_norm_weights": "NC2: equinorm, weights",
-    "nc2_angle_weights": "NC2: equiangularity, weights", "nc2_spread_weights": "NC2: std of cosines, weights",
-    "nc3": "NC3: self-duality", "nc4": "NC4: not the nearest class mean",
-}  # fmt: skip
+# What `measures` returns.
+NAMES = (
+    "trace_within", "trace_between", "share_within", "nc1", "nc2_norm_means", "nc2_angle_means", "nc2_spread_means",
+    "nc2_norm_weights", "nc2_angle_weights", "nc2_spread_weights", "nc3", "nc4",
+)  # fmt: skip
 
 
 def variability(deviations: np.ndarray, means: np.ndarray) -> float:

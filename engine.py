@@ -111,8 +111,8 @@ class Engine:
         meta-gradient, all parameters in a row, then loss and accuracy. float64; dtype: that of the computation."""
         x_s, x_q = data.gather(pixels, classes, images, split.rotations, split.scale, self.shot)
         x_s, x_q, noise_of = tf.cast(x_s, dtype), tf.cast(x_q, dtype), partial(task_noise, dtype=dtype)
-        tasks = classes.shape[0]
         seed = fold(tf.stack([seed[0], data.STREAMS["train"]]), seed[1])
+        tasks = classes.shape[0]
         seeds = tf.stack([fold(seed, first + task) for task in range(tasks)])
         at_once = tasks if self.learner.jit else 1
         loss, acc, grads = model.meta_gradients(self.learner, params, x_s, x_q, seeds, at_once, self.parallel, noise_of)

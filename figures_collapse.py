@@ -43,22 +43,21 @@ def select(rows: Iterable[dict], **place) -> list[dict]:
     return [row for row in rows if all(row[k] == v for k, v in place.items())]
 
 
-def draw(ax, rows: list[dict], x: Callable[[dict], float], measure: str, colour, style="-", mark=None) -> bool:
-    """One curve and the band of its spread; False where it is nowhere defined."""
+def draw(ax, rows: list[dict], x: Callable[[dict], float], measure: str, colour, style="-", mark=None) -> None:
+    """One curve and the band of its spread, where it is defined."""
     points = [(x(row), row[measure], row.get(f"{measure}_std", row.get(f"{measure}_ci95", np.nan))) for row in rows]
     at, centre, spread = np.array(points, float).reshape(-1, 3).T
     if not np.isfinite(centre).any():
-        return False
+        return
     ax.plot(at, centre, style, color=colour, marker=mark, markersize=3, linewidth=1.2)
     ax.fill_between(at, centre - spread, centre + spread, color=colour, alpha=0.13, linewidth=0)
-    return True
 
 
-def logarithmic(ax) -> None:
-    """A logarithmic axis around the curves; their bands may reach below 0."""
-    values = np.concatenate([line.get_ydata() for line in ax.lines] or [[1]])
+def logarithmic(*axes) -> None:
+    """One logarithmic axis around all curves; their bands may reach below 0."""
+    values = np.concatenate([line.get_ydata() for ax in axes for line in ax.lines] or [[1]])
     values = values[np.isfinite(values) & (values > 0)]
-    if values.size:
+    for ax in axes if values.size else ():
         ax.set(yscale="log", ylim=(values.min() / 2, values.max() * 2))
 
 
@@ -87,11 +86,7 @@ def traces(runs: Runs, part: str, layer: dict[str, str]) -> Figure:
                 draw(column[1], shares, lambda row: row["iter"], measure, colour, style)
         column[0].set_title(f"{title}: traces")
         column[1].set(title=f"{title}: shares of both traces", ylim=(0, 1))
-    logarithmic(axes[0, 0])
-    limits = [axes[0, 0].get_ylim()]
-    logarithmic(axes[0, 1])
-    limits.append(axes[0, 1].get_ylim())
-    axes[0, 0].set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    logarithmic(*axes[0])
     return finish(fig, axes[1], runs, {"within classes": "-", "between classes": ":"}, "meta-iteration")
 
 

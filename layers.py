@@ -14,6 +14,11 @@ EPSILON = 1e-3  # contrib batch_norm's default in the TF1 code; it matters where
 GAINED_EPSILON = 1e-5  # PyTorch's, where there is a gain
 
 
+def rounded(x: tf.Tensor, bf16: bool) -> tf.Tensor:
+    """Maps as convolutions and matrix products take them."""
+    return tf.cast(x, tf.bfloat16) if bf16 else x
+
+
 def conv(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
     """3x3 convolution, stride 1, SAME padding, with bias (None: without, for kernels that tasks share).
 

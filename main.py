@@ -311,7 +311,6 @@ def meta_test(savedir: Path, given: dict) -> int:
         merge({"way": settings["way"]}, config, set(), remedy)
     import train
 
-    shown = shown_of(settings)
     return train.meta_test(
         engine,
         dataset.splits["test"],
@@ -319,7 +318,7 @@ def meta_test(savedir: Path, given: dict) -> int:
         n_test_iters=settings["n_test_iters"],
         samples=settings["n_test_mc_samp"],
         checkpoint=settings["checkpoint"],
-        settings=shown,
+        settings=shown_of(settings),
     )
 
 
@@ -332,13 +331,19 @@ def shown_of(settings: dict) -> dict:
     return {k: settings[k] for k in (*names, *own)}
 
 
+def build_single(given: dict, config: dict, what: str):
+    """For a mode that takes its tasks one by one -> the settings, the engine and the dataset."""
+    if "metabatch" in given:
+        raise UserError(f"--metabatch has no meaning in {what}, which takes its tasks one by one: leave it out")
+    settings = DEFAULTS | merge(given, config, TEST_CHOICES, f"it cannot be changed in {what}")
+    engine, dataset, _ = build(settings | {"metabatch": 1}, given)
+    return settings, engine, dataset
+
+
 def export(savedir: Path, given: dict) -> int:
     config = read_trained(savedir)
     way = given.pop("way", 2)
-    if "metabatch" in given:
-        raise UserError("--metabatch has no meaning in an export, which takes its tasks one by one: leave it out")
-    settings = DEFAULTS | merge(given, config, TEST_CHOICES, "it cannot be changed in an export")
-    engine, dataset, _ = build(settings | {"metabatch": 1}, given)
+    settings, engine, dataset = build_single(given, config, "an export")
     if way > config["way"] and not engine.learner.any_way:
         raise UserError(f"--way {way} is more than the {config['way']} classes the run was trained for: export fewer")
     import export as exporter
@@ -360,11 +365,7 @@ def export(savedir: Path, given: dict) -> int:
 
 
 def collapse(savedir: Path, given: dict) -> int:
-    config = read_trained(savedir)
-    if "metabatch" in given:
-        raise UserError("--metabatch has no meaning in collapse, which takes its tasks one by one: leave it out")
-    settings = DEFAULTS | merge(given, config, TEST_CHOICES, "it cannot be changed in a measurement")
-    engine, dataset, _ = build(settings | {"metabatch": 1}, given)
+    settings, engine, dataset = build_single(given, read_trained(savedir), "collapse")
     import study
 
     return study.over_tests(

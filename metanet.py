@@ -87,7 +87,7 @@ class MetaNetwork:
         distance from the running ones. batch: normalise by the batch's own statistics, every sample's apart."""
         for block in range(1, BLOCKS + 1):
             layer = f"conv{block}"
-            x, w = tf.cast(x, tf.bfloat16) if self.bf16 else x, params[f"{layer}_w"]
+            x, w = layers.rounded(x, self.bf16), params[f"{layer}_w"]
             affine = params[f"{layer}_bn/gamma"], params[f"{layer}_bn/beta"]
             running = params[f"running/{layer}_bn/mean"], params[f"running/{layer}_bn/variance"]
             if batch:
@@ -104,9 +104,12 @@ class MetaNetwork:
     def embed(self, params: Params, x: tf.Tensor, draw: Draw | None, samples: int, batch: bool) -> tf.Tensor:
         """x [T,N,H,W,C] -> embeddings [T,N,E]."""
         *_, outs, follows = zip(*self.blocks(params, x, draw, samples, batch), strict=True)
-        out = tf.reshape(outs[-1], [x.shape[0], x.shape[1], -1])
-        out = tf.cast(out, tf.bfloat16) if self.bf16 else out
-        return layers.dense(out, params["dense_w"], params["dense_b"] + sum(follows))
+        return self.last(params, outs[-1]) + sum(follows)
+
+    def last(self, params: Params, out: tf.Tensor) -> tf.Tensor:
+        """The last block's output [T,N,h,w,C] -> embeddings [T,N,E]."""
+        out = layers.rounded(tf.reshape(out, [*out.shape[:2], -1]), self.bf16)
+        return layers.dense(out, params["dense_w"], params["dense_b"])
 
     def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False) -> Params:
         """The classifier of the support set x [T,S,H,W,C], y one-hot [S,way]. ValueError where y is of other than
@@ -138,14 +141,14 @@ class MetaNetwork:
     def activations(self, params, adapted, x) -> dict[str, tf.Tensor]:
         """In testing: by block, its unmasked output, and the embedding, as `dense`, [T,N,D]."""
         outs = {layer: out for layer, *_, out, _ in self.blocks(params, x, None, 1, self.test_statistics == "batch")}
-        outs = {layer: tf.reshape(out, [*x.shape[:2], -1]) for layer, out in outs.items()}
-        return outs | {"dense": self.features(params, adapted, x)}
+        flat = {layer: tf.reshape(out, [*x.shape[:2], -1]) for layer, out in outs.items()}
+        return flat | {"dense": self.last(params, outs[f"conv{BLOCKS}"])}
 
     def maps(self, params, adapted, x, draw: Draw | None = None, samples=1) -> dict[str, tuple]:
         """By layer, in testing: mask * relu(batch_norm(.)) before pooling [T,N,H,W,C], and the mask or None."""
         found = {}
         for layer, mu, mask, *_ in self.blocks(params, x, draw, samples, self.test_statistics == "batch"):
-            factor = self.perturbation.factor(params, layer, None, mu.shape, samples, draw)
+            factor = None if mask is None else layers.masked(tf.ones_like(mu), mask)
             found[layer] = layers.masked(tf.nn.relu(mu), mask), factor
         return found
 

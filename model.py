@@ -77,14 +77,10 @@ class MAML:
                 params[name] = normal(shape, [seed, i], stddev=0.02, dtype=dtype)
         return params
 
-    def rounded(self, x: tf.Tensor) -> tf.Tensor:
-        """Maps as convolutions and matrix products take them."""
-        return tf.cast(x, tf.bfloat16) if self.bf16 else x
-
     def blocks(self, params, theta, x, draw, samples):
         """Yield each block's name, input, perturbed convolution, mask (or None) and output."""
         for block in range(1, BLOCKS + 1):
-            layer, x = f"conv{block}", self.rounded(x)
+            layer, x = f"conv{block}", layers.rounded(x, self.bf16)
             mu = layers.conv(x, theta[f"{layer}_w"], theta[f"{layer}_b"])
             mu = self.perturbation.block(params, layer, x, mu, draw)
             mask = self.perturbation.mask(layer, mu.shape, samples, draw)
@@ -110,13 +106,16 @@ class MAML:
         for layer, inputs, mu, mask, _ in self.blocks(params, theta, x, draw, samples):
             groups = tf.reshape(mu, [mu.shape[0] * samples, -1, *mu.shape[2:]])
             normal = layers.batch_norm(groups, params[f"{layer}_bn/beta"])
-            factor = self.perturbation.factor(params, layer, inputs, mu.shape, samples, draw)
+            if mask is None:
+                factor = self.perturbation.factor(params, layer, inputs, draw)
+            else:
+                factor = layers.masked(tf.ones_like(mu), mask)
             found[layer] = layers.masked(tf.nn.relu(tf.reshape(normal, mu.shape)), mask), factor
         return found
 
     def head(self, params, theta, x, draw: Draw | None = None) -> tf.Tensor:
         """Features [T,N,D] -> logits [T,N,way]."""
-        x = self.rounded(x)
+        x = layers.rounded(x, self.bf16)
         logits = layers.dense(x, theta["dense_w"], theta["dense_b"])
         return self.perturbation.head(params, x, logits, draw)
 

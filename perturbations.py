@@ -89,8 +89,8 @@ class NoPerturbation:
         or None."""
         return None
 
-    def factor(self, params, layer, x, shape, samples, draw):
-        """What `block` or `mask` multiplies a map of `shape` by, [T,N,H,W,C], for figures; None: nothing."""
+    def factor(self, params, layer, x, draw):
+        """What `block` multiplies the convolution of x by, [T,N,H,W,C], for figures; None: nothing."""
         return None
 
     def head(self, params, x, logits, draw):
@@ -110,14 +110,14 @@ class LearnedNoise(NoPerturbation):
     def shapes(self, image_shape, channels):
         return conv_net("phi", image_shape, channels, 1)
 
-    def factor(self, params, layer, x, shape, samples, draw):
+    def factor(self, params, layer, x, draw):
         a = layers.conv(x, params[f"phi/{layer}_w"], params[f"phi/{layer}_b"])
         if draw is not None and not draw.query:
             a += draw(layer, a.shape)
         return layers.softplus(a)
 
     def block(self, params, layer, x, mu, draw):
-        return mu * self.factor(params, layer, x, mu.shape, 1, draw)
+        return mu * self.factor(params, layer, x, draw)
 
     def head(self, params, x, logits, draw):
         if draw is None or draw.query:
@@ -158,12 +158,6 @@ class Mask(NoPerturbation):
             z = draw.of_task(layer, [tasks, samples, *pixels])[:, :, None]
         kept = tf.cast(z > NormalDist().inv_cdf(rate), z.dtype)
         return kept / (1 - rate) if self.scaled else kept
-
-    def factor(self, params, layer, x, shape, samples, draw):
-        mask = self.mask(layer, shape, samples, draw)
-        if mask is None:
-            return None
-        return tf.reshape(tf.broadcast_to(mask, [shape[0], samples, shape[1] // samples, *shape[2:]]), shape)
 
 
 PERTURBATIONS = {"none": NoPerturbation, "noise": LearnedNoise, "mask": Mask}

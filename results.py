@@ -11,6 +11,8 @@ import numpy as np
 
 from errors import UserError
 
+COLLAPSE_CSV, COLLAPSE_JSON = "collapse.csv", "collapse.json"  # watched in training; measured over test tasks
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     part = path.with_name(path.name + ".part")
@@ -58,12 +60,12 @@ def read_collapse(savedir: Path) -> dict[str, list[dict]]:
 
     A row is a dict of set, step, layer, the measures and their spread (NaN where undefined), and iter if watched.
     """
-    found, path = {}, savedir / "collapse.csv"
+    found, path = {}, savedir / COLLAPSE_CSV
     try:
         if path.is_file():
             with open(path, newline="") as file:
                 found["watched"] = [numbers(row) for row in csv.DictReader(file)]
-        path = savedir / "collapse.json"
+        path = savedir / COLLAPSE_JSON
         if path.is_file():
             found["tested"] = [numbers(row) for row in json.loads(path.read_text())["rows"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:

@@ -22,11 +22,12 @@ from engine import Engine
 from errors import UserError
 from perturbations import fold
 from records import Stop, progress
+from results import COLLAPSE_CSV as CSV
+from results import COLLAPSE_JSON as JSON
 from results import write_atomically
 from train import load_parameters
 
 NEEDS = ("activations", "trajectory", "linear")
-CSV, JSON = "collapse.csv", "collapse.json"
 PLACE = ("set", "step", "layer")
 
 

@@ -109,9 +109,10 @@ import data, engine, learners, model
 devices = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
 split = data.Split(np.random.default_rng(0).integers(0, 256, (6, 5, 16, 16, 1), np.uint8), 4, 1 / 255)
+name, perturbation, own = {own}
 runs = []
 for strategy in (None, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
-    learner = learners.make("metadrop", image_shape=(16, 16, 1), channels=3, way=3, n_steps=1, inner_lr=0.4)
+    learner = learners.make(name, perturbation, image_shape=(16, 16, 1), channels=3, way=3, **own)
     made = engine.Engine(learner, shot=1, query=2, metabatch=4, seed=3, strategy=strategy)
     step = made.train_step(split)
     losses = [float(step(i)[0]) for i in range(3)]
@@ -120,7 +121,13 @@ print(max(np.abs(np.subtract(a, b)).max() for a, b in zip(*runs)))
 """
 
 
-def test_two_devices_of_one_process_train_as_one():
-    done = subprocess.run([sys.executable, "-c", MIRRORED], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize(
+    "own", [("metadrop", "noise", {"n_steps": 1, "inner_lr": 0.4}), ("metanet_original", "mask", {})]
+)
+def test_two_devices_of_one_process_train_as_one(own):
+    """Parameters, running averages among them, and Adam's slots."""
+    done = subprocess.run(
+        [sys.executable, "-c", MIRRORED.replace("{own}", repr(own))], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert float(done.stdout) < 1e-6

@@ -23,9 +23,9 @@ def split():
     return data.Split(pixels, rotations=4, scale=1 / 255)
 
 
-def make(name="maml", jit=False, **settings):
+def make(name="maml", jit=False, perturbation=None, **settings):
     own = {k: v for k, v in MAML.items() if k in learners.settings_of(name)}
-    return engine.Engine(learners.make(name, **LEARNER, **own, jit=jit), **(TASKS | settings))
+    return engine.Engine(learners.make(name, perturbation, **LEARNER, **own, jit=jit), **(TASKS | settings))
 
 
 def parameters(made):
@@ -85,9 +85,10 @@ def test_the_gradient_of_one_xla_program_is_that_of_float64_task_by_task(split, 
     assert error(gradient(make(name), split), exact) < 1e-4
 
 
-def test_bf16_rounds_products_and_nothing_else(split):
-    exact = gradient(make("metadrop"), split)
-    made = make("metadrop")
+@pytest.mark.parametrize("name", ["metadrop", "metanet_original"])
+def test_bf16_rounds_products_and_nothing_else(split, name):
+    exact = gradient(make(name), split)
+    made = make(name)
     made.learner.bf16 = True
     assert 1e-3 < error(gradient(made, split), exact) < 0.5
     step = made.train_step(split)
@@ -98,9 +99,9 @@ def test_bf16_rounds_products_and_nothing_else(split):
     assert out.dtype == tf.float32 and float(out[0, 0, 0]) == 2 + 2.0**-10  # the bias is added in float32
 
 
-@pytest.mark.parametrize("name", ["maml", "metadrop"])
-def test_inner_steps_computed_again_have_the_same_gradient(split, name):
-    made = make(name)
+@pytest.mark.parametrize(("name", "perturbation"), [("maml", "none"), ("metadrop", "noise"), ("maml", "mask")])
+def test_inner_steps_computed_again_have_the_same_gradient(split, name, perturbation):
+    made = make(name, perturbation=perturbation)
     exact = gradient(made, split, tf.float64)
     made.learner.remat = True
     assert error(gradient(made, split, tf.float64), exact) < 1e-12

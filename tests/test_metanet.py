@@ -148,7 +148,7 @@ def variance(maps):
     return np.stack([m.reshape(-1, m.shape[-1]).var(0, ddof=1) for m in maps])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "maml"])
 @pytest.mark.parametrize("jit", [False, True])
 def test_float32_fused_and_under_xla_is_the_formula_in_float64(name, jit):
     def gradient(dtype, at_once, jit):
