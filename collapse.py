@@ -71,12 +71,14 @@ def measures(features, labels, weights=None, predictions=None) -> dict[str, floa
         raise ValueError(f"features of the shape {h.shape} and labels of the shape {labels.shape} do not go together")
     if not np.isfinite(h).all():
         raise ValueError("the features are not finite")
+    h = h - h[:1]  # changes no measure, and a constant feature is exactly 0
     names, place = np.unique(labels, return_inverse=True)
     if len(names) < 2:
         raise ValueError(f"neural collapse is between classes, and here is {len(names)}")
     member = np.eye(len(names))[place]
     mu = member.T @ h / member.sum(0)[:, None]
     deviations, means = h - mu[place], mu - mu.mean(0)
+    means[np.abs(means) <= 8 * np.finfo(float).eps * np.abs(h).max()] = 0  # of equal means, their rounding
 
     within, between = np.square(deviations).sum(1).mean(), np.square(means).sum(1).mean()
     found = {"trace_within": float(within), "trace_between": float(between)}

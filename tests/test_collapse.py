@@ -101,11 +101,14 @@ def test_what_is_degenerate_has_a_defined_value_or_a_clear_error():
     h, labels = rng.standard_normal((6, 4)), np.arange(6)
     one_row = collapse.measures(h, labels)
     assert one_row["trace_within"] == one_row["nc1"] == one_row["share_within"] == 0
-    constant = collapse.measures(np.ones((6, 4)), labels % 2, np.zeros((4, 2)))
+    constant = collapse.measures(np.full((6, 4), 0.1), labels % 2, np.zeros((4, 2)))
     assert constant["trace_within"] == constant["trace_between"] == 0
     assert all(np.isnan(constant[k]) for k in ("nc1", "share_within", "nc2_norm_means", "nc2_angle_weights", "nc3"))
-    equal = collapse.measures(np.concatenate([h, h]), np.repeat([0, 1], 6))  # the same cloud twice
+    equal = collapse.measures(np.concatenate([h, h[rng.permutation(6)]]), np.repeat([0, 1], 6))  # the same cloud twice
     assert np.isnan(equal["nc1"]) and equal["share_within"] == 1
+    part = np.where(np.arange(4) == 2, 0.1, rng.standard_normal((12, 4)))  # one feature is constant
+    both = (collapse.measures(x, np.tile(labels, 2)) for x in (part, np.delete(part, 2, 1)))
+    assert next(both) == pytest.approx(next(both), rel=1e-12)
     for bad, words in (
         ((h, np.zeros(6)), "between classes"),
         ((h, labels[:5]), "do not go together"),
