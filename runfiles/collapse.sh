@@ -11,7 +11,7 @@ SHOT=${SHOT:-5}
 D=results/collapse/${DATASET}_${SHOT}shot
 case $DATASET in
   mimgnet) inner="--n_steps 5 --inner_lr 0.01" ;;
-  *) inner="--n_steps 5 --inner_lr 0.4" ;;
+  *) inner="--n_steps 5 --inner_lr 0.1" ;;
 esac
 folders=
 for seed in ${SEEDS:-0}; do
