@@ -54,7 +54,8 @@ def summarise(rows: list[tuple], values: np.ndarray, spread: str) -> list[dict]:
     1.96 std / sqrt(tasks)) over the tasks where it is defined; None where there is none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of nothing defined
-        mean, deviation = np.nanmean(values, 0), np.nanstd(values, 0)
+        mean = np.nanmean(values, 0)
+        deviation = np.nanstd(values - np.nanmin(values, 0), 0)  # of a constant exactly 0
     if spread == "ci95":
         deviation = 1.96 * deviation / np.sqrt(np.maximum(np.isfinite(values).sum(0), 1))
     out = []

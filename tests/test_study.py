@@ -81,9 +81,11 @@ def test_means_and_spreads_leave_out_what_is_undefined():
     values = np.full((3, 1, len(collapse.NAMES)), np.nan)
     values[:, 0, 0] = [1, 2, 6]
     values[:2, 0, 1] = [4, 8]
+    values[:, 0, 2] = 0.1
     (row,) = study.summarise([("query", 0, "conv1")], values, "ci95")
     assert row["trace_within"] == 3 and row["trace_within_ci95"] == pytest.approx(1.96 * np.std([1, 2, 6]) / 3**0.5)
     assert row["trace_between"] == 6 and row["trace_between_ci95"] == pytest.approx(1.96 * 2 / 2**0.5)
+    assert row["share_within_ci95"] == 0
     assert row["nc1"] is None and (row["set"], row["step"], row["layer"]) == ("query", 0, "conv1")
 
 
