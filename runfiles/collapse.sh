@@ -27,5 +27,5 @@ for seed in ${SEEDS:-0}; do
     done
   done
 done
-"$PYTHON" main.py --mode compare --savedir $folders
+case $folders in " "*" "*) "$PYTHON" main.py --mode compare --savedir $folders ;; esac
 "$PYTHON" plot.py --savedir $folders --figures collapse curves histogram

@@ -89,6 +89,8 @@ def test_collapse_has_the_studys_settings(tmp_path):
     wanted = {"dataset": "mimgnet", "way": 5, "shot": 1, "query": 15, "metabatch": 4, "inner_lr": 0.01, "n_steps": 5}
     assert {k: made[0][k] for k in wanted} == wanted and made[0]["collapse_every"] == 100
     assert made[3]["model"] == "metanet_original" and made[2]["n_test_iters"] == 1000
+    alone = calls("collapse.sh", tmp_path / "alone", LEARNERS="maml")
+    assert [s["mode"] for s in alone] == ["meta_train", "meta_test", "collapse"]
 
 
 def test_the_table_shows_what_there_is(tmp_path):
