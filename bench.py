@@ -51,14 +51,18 @@ def settings_of(argv: list[str]) -> tuple[dict, set[str]]:
     )
     p.add_argument("--export", type=Path, metavar="P", help="write the training step as an XLA program (--jit "
                    "on): P.hlo, with its arguments and results in P.json and P.npz")  # fmt: skip
-    given = vars(p.parse_args(argv))
-    if given.pop("maml", False):
-        given["model"] = "maml"
+    given = main.read_flags(p, argv)
     settings = main.DEFAULTS | given | {"own_data": "data_dir" in given}
     if settings["mode"] not in ("meta_train", "meta_test"):
         raise UserError(f"bench.py times meta_train and meta_test, not {settings['mode']}")
+    for mode in ("bench", settings["mode"]):
+        main.refuse_unused(given.keys() & main.USED_BY.keys(), mode)
     if settings["mode"] != "meta_train" and (given.get("check") or given.get("export")):
         raise UserError("--check and --export are of the training step: leave --mode out")
+    if settings["own_data"] and "size" in given:
+        raise UserError("--size is of random pixels: leave it or --data_dir out")
+    if not settings["own_data"] and (idle := {"train_split", "split"} & given.keys()):
+        raise UserError(f"--{min(idle)} is of a dataset: give its --data_dir, or leave it out")
     if given.get("export"):
         if settings["jit"] == "off":
             raise UserError("--export writes an XLA program: leave --jit off out")
@@ -199,10 +203,11 @@ def bench() -> int:
     import data
 
     if settings["own_data"]:
-        engine, dataset, found = main.build(settings, given, distribute=True)
-        split, image_shape = dataset.splits["train"], dataset.image_shape
+        dataset, splits = main.load_data(settings, "train")
+        split, image_shape = splits["train"], dataset.image_shape
+        engine, machine = main.build_engine(settings, image_shape, given, distribute=True)
     else:
-        engine, found = main.build_engine(settings, image_shape, given, distribute=True)
+        engine, machine = main.build_engine(settings, image_shape, given, distribute=True)
         pixels = np.random.default_rng(0).integers(0, 256, (CLASSES, IMAGES, *image_shape), np.uint8)
         split = data.Split(pixels, rotations=1, scale=1 / 255)
     more = check(engine, split) if settings.get("check") else {}
@@ -233,8 +238,8 @@ def bench() -> int:
         "gflop_per_step": round(work / 1e9, 4),
         "ms_fastest": round(1e3 * min(seconds[2:]), 1),
     }
-    if found.chief:
-        print(json.dumps(result | more | {k: settings[k] for k in KEPT}))
+    if machine.chief:
+        print(json.dumps(result | more | {k: settings[k] for k in KEPT} | {"device": machine.name}))
     return 0
 
 

@@ -5,6 +5,8 @@ A dataset is `DATA_DIR/<name>/` as get_data.py leaves it: train.npy, test.npy an
 classes: class c is character c // 4 turned by c % 4 quarter turns.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +48,7 @@ class Dataset:
     name: str
     image_shape: tuple[int, int, int]
     splits: dict[str, Split]  # "train", "test", and "val" where the source has validation classes
+    sha256: str  # of the manifest's checksums and of how its arrays are read
 
 
 def load(data_dir: str, name: str, background: bool = False) -> Dataset:
@@ -67,7 +70,14 @@ def load(data_dir: str, name: str, background: bool = False) -> Dataset:
     if background:
         names = {split: entry["names"] for split, entry in manifest["splits"].items()}
         splits = by_alphabet(splits, names, f"{folder} is not the whole of Omniglot from its originals")
-    return Dataset(name, shape, splits)
+    return Dataset(name, shape, splits, digest(manifest))
+
+
+def digest(manifest: dict) -> str:
+    """SHA-256 of what decides the pixels of every class: the arrays' checksums and how they are read."""
+    arrays = {split: entry["sha256"] for split, entry in manifest["splits"].items()}
+    facts = [arrays, *(manifest[name] for name in ("image_shape", "rotations", "scale"))]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def by_alphabet(splits: dict[str, Split], names: dict[str, list[str]], fault: str) -> dict[str, Split]:

@@ -3,18 +3,28 @@
 import contextlib
 import json
 import os
+import platform
+import re
+import shlex
+import subprocess
 import sys
+import threading
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import NamedTuple
 
 from errors import UserError
 
 FLOAT32, TF32, BF16 = PRECISIONS = ("float32", "tf32", "bf16")
+PATIENCE = 300  # seconds that a worker waits for the others
+NO_CUDA = 'install CUDA\'s libraries with: .venv/bin/pip install ".[cuda]"'
 
 
 class Devices(NamedTuple):
-    """gpu: is there one? parallel: tasks that a CPU computes side by side. strategy: tf.distribute's, which
-    shares a metabatch out. alone: is this the only process? chief: does this process write?"""
+    """name: what computes, for people. gpu: is it a GPU? parallel: tasks that a CPU computes side by side.
+    strategy: tf.distribute's, which shares a metabatch out. alone: is this the only process? chief: does it write?"""
 
+    name: str
     gpu: bool
     parallel: int
     strategy: object
@@ -25,8 +35,9 @@ class Devices(NamedTuple):
 def start(gpu_id: str | None, metabatch: int, precision: str, distribute: bool) -> Devices:
     """Import TensorFlow as these settings want it; call it once, before anything computes.
 
-    gpu_id: numbers of the GPUs to use, "-1" for none; None: CUDA_VISIBLE_DEVICES, or the first.
+    gpu_id: numbers of the GPUs to use, "-1" for none; None: CUDA_VISIBLE_DEVICES, or the first, if there is one.
     distribute: over all GPUs in use, and over the processes that TF_CONFIG names.
+    UserError where a GPU that gpu_id names cannot be used, or where the other processes do not come.
     """
     if gpu_id is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu_id
@@ -36,7 +47,11 @@ def start(gpu_id: str | None, metabatch: int, precision: str, distribute: bool) 
     with quiet():
         import tensorflow as tf
 
-        gpus = len(tf.config.list_physical_devices("GPU"))
+        gpus = tf.config.list_physical_devices("GPU")
+    if gpu_id not in (None, "-1") and len(gpus) < len(gpu_id.split(",")):
+        have = f"only {len(gpus)} of these" if gpus else "none of these"
+        remedy = NO_CUDA if nvidia() and not gpus else "choose others, or leave --gpu_id out"
+        raise UserError(f"--gpu_id {gpu_id}: TensorFlow can use {have}: {remedy}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # By the whole metabatch, also where processes share it: the number of threads decides how sums are rounded.
     parallel = min(cores, metabatch)
@@ -46,13 +61,83 @@ def start(gpu_id: str | None, metabatch: int, precision: str, distribute: bool) 
     tf.config.experimental.enable_tensor_float_32_execution(precision == TF32)
     if workers > 1:
         print(f"worker {index} of {workers}: waiting for the others", file=sys.stderr)
-        with quiet():
+        with quiet() as stderr, patience(index, stderr):
             strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    elif gpus > 1 and distribute:
+    elif len(gpus) > 1 and distribute:
         strategy = tf.distribute.MirroredStrategy()
     else:
         strategy = tf.distribute.get_strategy()
-    return Devices(gpus > 0, parallel, strategy, workers == 1, index == 0)
+    return Devices(name_of(tf, gpus, cores), bool(gpus), parallel, strategy, workers == 1, index == 0)
+
+
+def name_of(tf, gpus: list, cores: int) -> str:
+    """The devices in use, such as `2 cores of an AMD EPYC 7763`, and a hint where a GPU lies idle for want of CUDA."""
+    if gpus:
+        names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
+        return " and ".join(names)
+    try:
+        processor = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1].strip()
+    except (OSError, TypeError):
+        processor = platform.processor() or platform.machine()
+    cpu = f"CPU, {cores} {'core' if cores == 1 else 'cores'} of {processor}"
+    idle = nvidia() and os.environ["CUDA_VISIBLE_DEVICES"] != "-1"
+    return f"{cpu}; there is a GPU that TensorFlow cannot use: {NO_CUDA}" if idle else cpu
+
+
+def nvidia() -> bool:
+    """Is there an NVIDIA GPU, whether or not TensorFlow can use it?"""
+    return Path("/proc/driver/nvidia/gpus").is_dir() or Path("/dev/nvidia0").exists()
+
+
+@contextlib.contextmanager
+def patience(index: int, stderr: int):
+    """End this process where the others have not come within PATIENCE seconds: TensorFlow itself waits for ever,
+    in a call that nothing can interrupt. stderr: the file descriptor to say so on."""
+
+    def give_up():
+        sentence = f"error: worker {index}: the others have not come within {PATIENCE} s; see what they say, and start "
+        os.write(stderr, (sentence + "all of them again with the same command\n").encode())
+        os._exit(2)
+
+    timer = threading.Timer(PATIENCE, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def provenance(device: str) -> dict:
+    """What makes a result here and now: this program's version and git revision, TensorFlow's, the device, the
+    command, the time."""
+    from importlib.metadata import version
+
+    return {
+        "program": revision(),
+        "tensorflow": sys.modules["tensorflow"].__version__,
+        "python": platform.python_version(),
+        "numpy": version("numpy"),
+        "device": device,
+        "command": shlex.join(sys.argv),
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def revision() -> str:
+    """This program's version, and its git commit where it stands in a repository of its own."""
+    root = Path(__file__).resolve().parent
+    name = re.search(r'^version = "(.*)"', (root / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    if not (root / ".git").exists():
+        return name
+    try:
+        git = [
+            subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, timeout=10, check=True).stdout
+            for words in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return name
+    return f"{name}, git {git[0].strip()}{' with changes' if git[1] else ''}"
 
 
 def cluster() -> tuple[int, int]:
@@ -75,13 +160,15 @@ def cluster() -> tuple[int, int]:
 
 @contextlib.contextmanager
 def quiet():
-    """TensorFlow reports on its start to file descriptor 2, before any log level holds: keep it off."""
+    """TensorFlow reports on its start to file descriptor 2, before any log level holds: keep it off.
+
+    Yields a copy of the descriptor, for what has to be said meanwhile."""
     sys.stderr.flush()
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    spoken, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:
-        yield
+        yield spoken
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(spoken, 2)
+        os.close(spoken)
         os.close(null)

@@ -35,6 +35,12 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             raise
         print(f"error: cannot write {fault.filename or 'to the disk'}: {fault.strerror}", file=sys.stderr)
         sys.exit(2)
+    except Exception as fault:
+        if type(fault).__name__ != "ResourceExhaustedError":  # TensorFlow's, which is not imported here
+            raise
+        remedy = "lower --metabatch, or add --remat in training; what was saved before is whole"
+        print(f"error: the device's memory is not enough: {remedy}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -15,10 +15,10 @@ import layers
 import model
 from engine import Engine, read
 from errors import UserError
+from files import write_atomically
 from perturbations import Draw, fold, task_noise
 from records import Stop, progress
-from results import write_atomically
-from train import load_parameters
+from train import load_parameters, weights_digest
 
 NEEDS = ("narrow", "trajectory", "features", "linear", "maps")
 
@@ -139,6 +139,7 @@ def export(
     arrays = same | {name: np.stack([task[name] for task in found]) for name in found[0]}
     exported.check(arrays)
     settings = settings | {"checkpoint": checkpoint, "iteration": iteration, "stochastic": learner.stochastic}
+    settings |= {"weights_sha256": weights_digest(engine)}
     file = io.BytesIO()
     np.savez_compressed(file, format=np.int64(exported.FORMAT), settings=np.array(json.dumps(settings)), **arrays)
     write_atomically(savedir / exported.NAME, file.getvalue())

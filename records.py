@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from engine import Engine
 from errors import UserError
+from files import sync
 
 # What TensorFlow raises at a checkpoint that is truncated, or of another model.
 UNREADABLE = (tf.errors.OpError, AssertionError, ValueError, IndexError)
@@ -104,10 +105,20 @@ class State:
             params=engine.params, adam=engine.slots, next=self.next, secs=self.secs,
             window=self.window, best=self.best, reported=self.reported, lengths=self.lengths,
         )  # fmt: skip
-        self.managers = {
-            kind: tf.train.CheckpointManager(self.checkpoint, str(savedir / "checkpoints" / kind), keep)
-            for kind, keep in (("last", 2), ("best", 1))
-        }
+        self.folders = {kind: savedir / "checkpoints" / kind for kind in ("last", "best")}
+        self.managers = {}
+        if not writes:
+            return
+        for kind, keep in (("last", 2), ("best", 1)):
+            folder = self.folders[kind]
+            # TensorFlow goes by its list of a folder's checkpoints; ours is what is there.
+            if names := [Path(path).name for path in checkpoints(folder)]:
+                tf.train.update_checkpoint_state(str(folder), names[-1], names)
+            elif kind == "last" and were_there(folder):
+                raise UserError(f"no checkpoint of {folder} can be read; train again in a new savedir")
+            else:
+                (folder / "checkpoint").unlink(missing_ok=True)
+            self.managers[kind] = tf.train.CheckpointManager(self.checkpoint, str(folder), keep)
 
     def save(self, kind: str, logs: Logs) -> None:
         """Write the checkpoint `last` or `best`; an earlier one stays until this one is whole."""
@@ -116,7 +127,9 @@ class State:
         manager = self.managers[kind]
         self.lengths.assign(logs.lengths())
         try:
-            manager.save(checkpoint_number=int(self.next) - 1)
+            path = Path(manager.save(checkpoint_number=int(self.next) - 1))
+            for file in (*path.parent.glob(f"{path.name}.*"), path.parent):
+                sync(file)
         except (tf.errors.OpError, OSError) as fault:
             raise UserError(
                 f"cannot write a checkpoint into {manager.directory} ({str(fault).splitlines()[0]}): make room there "
@@ -124,19 +137,32 @@ class State:
             ) from fault
 
     def kept(self) -> str:
-        path = tf.train.latest_checkpoint(self.managers["last"].directory)
-        return f"the last good checkpoint is {path}" if path else "no checkpoint was made yet"
+        paths = checkpoints(self.folders["last"])
+        return f"the last good checkpoint is {paths[-1]}" if paths else "no checkpoint was made yet"
 
     def restore(self) -> bool:
-        """Go back to the last checkpoint that can be read; False where there is none."""
-        paths = self.managers["last"].checkpoints
-        for path in reversed(paths):
+        """Go back to the last checkpoint that can be read; False where there never was one."""
+        folder = self.folders["last"]
+        for path in reversed(checkpoints(folder)):
             try:
                 self.checkpoint.restore(path).assert_consumed()
                 return True
             except UNREADABLE as fault:
                 first = str(fault).splitlines()[0]
                 print(f"warning: {path} is damaged ({first}); trying the one before", file=sys.stderr)
-        if paths:
-            raise UserError(f"no checkpoint of {Path(paths[0]).parent} can be read; train again in a new savedir")
+        if were_there(folder):
+            raise UserError(f"no checkpoint of {folder} can be read; train again in a new savedir")
         return False
+
+
+def checkpoints(folder: Path) -> list[str]:
+    """The checkpoints in a folder, by iteration. TensorFlow writes a checkpoint's index last."""
+    paths = [path.with_suffix("") for path in folder.glob("ckpt-*.index") if path.stem[5:].isdigit()]
+    return [str(path) for path in sorted(paths, key=lambda path: int(path.name[5:]))]
+
+
+def were_there(folder: Path) -> bool:
+    """Was there ever a whole checkpoint in this folder? What a kill leaves of the very first one does not count."""
+    return folder.is_dir() and any(
+        not path.name.startswith("ckpt-0") or path.suffix == ".index" for path in folder.iterdir()
+    )

@@ -1,23 +1,79 @@
-"""Results on disk: their mean and interval, and the paired comparison of runs. Needs no TensorFlow."""
+"""Results on disk: where they are kept, their mean and interval, and the paired comparison of runs. Needs no
+TensorFlow.
+
+A result is identified by all that decides it: settings, data, weights, episodes, precision, kind of device. The latest
+one of a mode is D/<mode>.json. Every one stays in D/tests/ under its identity's digest, so that none is lost, and one
+that is there is not computed again.
+"""
 
 import csv
+import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from errors import UserError
+from files import write_atomically
 
 COLLAPSE_CSV, COLLAPSE_JSON = "collapse.csv", "collapse.json"  # watched in training; measured over test tasks
+# What identifies a result; a mode has those that it knows of.
+IDENTITY = (
+    "settings", "checkpoint", "iteration", "weights_sha256", "n_test_mc_samp", "episodes", "episodes_sha256", "tasks",
+)  # fmt: skip
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(part, path)
+class Store:
+    """Where the result of one identity is kept: in savedir/<mode>.json and savedir/tests/<mode>-<digest>.json."""
+
+    def __init__(self, savedir: Path, mode: str, identity: dict):
+        self.latest = savedir / f"{mode}.json"
+        self.identity = json.loads(json.dumps(identity))  # as it reads from a file
+        self.own = self._place(self.identity)
+        self.part = self.own.with_suffix(".part")  # for what is done so far
+
+    def _place(self, identity: dict) -> Path:
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return self.latest.parent / "tests" / f"{self.latest.stem}-{digest[:12]}.json"
+
+    def read(self) -> dict | None:
+        """The result of this identity, if it is there."""
+        result = read_json(self.own)
+        return result if result and identity_of(result) == self.identity else None
+
+    def write_part(self, content: str | bytes) -> None:
+        """Keep what is done so far."""
+        self.part.parent.mkdir(exist_ok=True)
+        write_atomically(self.part, content)
+
+    def write(self, result: dict) -> None:
+        """Make `result` the latest one, with its identity; the latest one so far stays in tests/."""
+        self.own.parent.mkdir(exist_ok=True)
+        before = read_json(self.latest)
+        if before and identity_of(before) != self.identity:
+            place = self._place(identity_of(before))
+            if not place.exists():  # a version of this program that kept one result alone
+                write_atomically(place, self.latest.read_bytes())
+            print(f"{self.latest} held the result of another test, which is in {place}")
+        content = json.dumps(result | self.identity, indent=1) + "\n"
+        write_atomically(self.own, content)
+        write_atomically(self.latest, content)
+        self.part.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict | None:
+    """The object in this file; None where there is none, or something else."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def identity_of(result: dict) -> dict:
+    return {name: result[name] for name in IDENTITY if name in result}
 
 
 def read_config(savedir: Path, wanted: Iterable[str]) -> dict:

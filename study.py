@@ -7,7 +7,6 @@ features are unperturbed, learned noise perturbs the adaptation, masks are off.
 
 import csv
 import io
-import json
 import sys
 import time
 import warnings
@@ -20,12 +19,13 @@ import collapse
 import data
 from engine import Engine
 from errors import UserError
+from files import write_atomically
 from perturbations import fold
 from records import Stop, progress
 from results import COLLAPSE_CSV as CSV
 from results import COLLAPSE_JSON as JSON
-from results import write_atomically
-from train import load_parameters
+from results import Store
+from train import load_parameters, weights_digest
 
 NEEDS = ("activations", "trajectory", "linear")
 PLACE = ("set", "step", "layer")
@@ -130,17 +130,53 @@ class Watch:
 
 
 def over_tests(
-    engine: Engine, split: data.Split, savedir: Path, *, tasks: int, samples: int, checkpoint: str, settings: dict
+    engine: Engine,
+    split: data.Split,
+    savedir: Path,
+    *,
+    tasks: int,
+    samples: int,
+    checkpoint: str,
+    settings: dict,
+    provenance: dict,
 ) -> int:
     """Measure savedir's checkpoint over the first `tasks` test tasks; writes collapse.json. Returns 0, or 130.
 
-    What is done so far is kept in collapse.part.npz, and an interrupted measurement goes on from there.
+    A result that is there already is not measured again (results.Store); what is done so far is kept, and an
+    interrupted measurement goes on from there.
     """
     refuse_unfit(engine, settings)
     iteration = load_parameters(engine, savedir, checkpoint)
-    identity = {"settings": settings, "checkpoint": checkpoint, "iteration": iteration, "n_test_mc_samp": samples}
-    part, step = savedir / "collapse.part.npz", engine.probe_step(split, samples)
-    values, rows, saved = done_before(part, identity)[:tasks], [], time.time()
+    store = Store(
+        savedir,
+        Path(JSON).stem,
+        {
+            "settings": settings,
+            "checkpoint": checkpoint,
+            "iteration": iteration,
+            "weights_sha256": weights_digest(engine),
+            "n_test_mc_samp": samples,
+            "tasks": tasks,
+        },
+    )
+    result = store.read()
+    if result is None:
+        rows, values = measure_tasks(engine, split, store, tasks, samples, checkpoint)
+        if len(values) < tasks:
+            print(f"interrupted after {len(values)} tasks; the same command goes on from there", file=sys.stderr)
+            return 130
+        result = {"rows": summarise(rows, np.array(values), "ci95"), "provenance": provenance}
+    else:
+        print(f"measured before: {store.own} is taken as it is (delete it to measure again)")
+    store.write(result)
+    print_table(result["rows"])
+    return 0
+
+
+def measure_tasks(engine: Engine, split: data.Split, store: Store, tasks: int, samples: int, checkpoint: str):
+    """-> `measure`'s rows, and the values of every task; of fewer where it was interrupted: the store has those."""
+    step = engine.probe_step(split, samples)
+    values, rows, saved = done_before(store.part)[:tasks], [], time.time()
     with Stop() as stop, progress(total=tasks, initial=len(values), unit="task", desc="collapse") as bar:
         while not rows or (len(values) < tasks and not stop.asked):
             index = min(len(values), tasks - 1)
@@ -154,25 +190,17 @@ def over_tests(
                 bar.update()
             if stop.asked or time.time() - saved > 10:
                 file = io.BytesIO()
-                np.savez(file, identity=np.array(json.dumps(identity)), values=np.array(values))
-                write_atomically(part, file.getvalue())
+                np.save(file, np.array(values))
+                store.write_part(file.getvalue())
                 saved = time.time()
-    if len(values) < tasks:
-        print(f"interrupted after {len(values)} tasks; the same command goes on from there", file=sys.stderr)
-        return 130
-    table = summarise(rows, np.array(values), "ci95")
-    write_atomically(savedir / JSON, json.dumps(identity | {"tasks": tasks, "rows": table}, indent=1) + "\n")
-    part.unlink(missing_ok=True)
-    print_table(table)
-    return 0
+    return rows, values
 
 
-def done_before(part: Path, identity: dict) -> list[np.ndarray]:
+def done_before(part: Path) -> list[np.ndarray]:
+    """The values of the tasks that an interrupted measurement left."""
     try:
-        with np.load(part, allow_pickle=False) as file:
-            same = json.loads(str(file["identity"])) == json.loads(json.dumps(identity))
-            return list(file["values"]) if same else []
-    except Exception:  # of another measurement, or damaged: it is only time that is lost
+        return list(np.load(part, allow_pickle=False))
+    except Exception:  # there is none, or it is damaged: it is only time that is lost
         return []
 
 

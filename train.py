@@ -14,8 +14,9 @@ import tensorflow as tf
 import data
 from engine import Engine
 from errors import UserError
-from records import UNREADABLE, Logs, State, Stop, progress
-from results import summary, write_atomically
+from files import write_atomically
+from records import UNREADABLE, Logs, State, Stop, checkpoints, progress
+from results import Store, read_json, summary
 
 LOG_EVERY = 50  # iterations, as in the TF1 code
 
@@ -30,6 +31,7 @@ def meta_train(
     save_freq: int,
     val_every: int,
     n_val_tasks: int,
+    val_samples: int,
     settings: dict,
     shared_classes: bool = False,
     alone: bool = True,
@@ -40,7 +42,8 @@ def meta_train(
     """Meta-train from savedir's last checkpoint, or from the start, to iteration n_train_iters (inclusive,
     as in the TF1 code: n + 1 updates). Returns the exit code: 0, or 130 when interrupted and saved.
 
-    val: the classes that are monitored every val_every iterations, or None. settings: the log's first lines.
+    val: the classes that are monitored every val_every iterations with n_val_tasks episodes, and val_samples noise
+    samples in adaptation, or None. settings: the log's first lines.
     watch: called with the number of every watch_every-th iteration, and of the last, after its update.
     alone: no other process shares the metabatch. chief: this is the process that writes; the others only read.
     """
@@ -48,17 +51,28 @@ def meta_train(
     resumed = state.restore()
     if not alone:
         shared = {k: v for k, v in settings.items() if k not in ("data_dir", "gpu_id")}
-        if not engine.agree(int(state.next), shared, zlib.crc32(train.pixels)):
+        try:
+            alike = engine.agree(int(state.next), shared, zlib.crc32(train.pixels))
+        except tf.errors.OpError as fault:
+            raise UserError(
+                f"another worker has not begun ({type(fault).__name__}): see what it says, and start all of them again"
+            ) from fault
+        if not alike:
             raise UserError(
                 "the workers have other flags, other data or another checkpoint than each other: start all with the "
                 "same command, in folders that all of them share"
             )
+    if int(state.next) > n_train_iters + 1:
+        raise UserError(
+            f"{savedir} is trained to iteration {int(state.next) - 1} already, which is past --n_train_iters "
+            f"{n_train_iters}: choose more iterations, or another --savedir"
+        )
     logs = Logs(savedir if chief else None, settings, list(state.lengths.numpy()) if resumed else None)
     first, lr = int(state.next), engine.meta_lr
     if resumed:
         print(f"resumed at iteration {first}")
     step = engine.train_step(train, shared_classes)
-    validate = engine.test_step(val, "val", 1) if val else None
+    validate = engine.test_step(val, "val", val_samples) if val else None
     start = time.time() - float(state.secs)
     bar = progress(total=n_train_iters + 1, initial=first, unit="it", desc="meta_train", disable=not chief)
 
@@ -144,16 +158,33 @@ def run_episodes(step, metabatch: int, episodes: int, stop: Stop | None, losses=
 def load_parameters(engine: Engine, savedir: Path, kind: str = "last") -> int:
     """Read the parameters of savedir's checkpoint, `last` or `best`; returns its iteration."""
     folder = savedir / "checkpoints" / kind
-    path = tf.train.latest_checkpoint(str(folder))
-    if path is None:
+    paths = checkpoints(folder)
+    if not paths:
         what = "meta-train first" if kind == "last" else "the run had no validation classes, or none was validated yet"
         raise UserError(f"there is no checkpoint in {folder}: {what}")
     try:
-        reader = tf.train.Checkpoint(params=engine.params).restore(path)
+        reader = tf.train.Checkpoint(params=engine.params).restore(paths[-1])
         reader.assert_existing_objects_matched().expect_partial()
     except UNREADABLE as fault:
-        raise UserError(f"{path} is damaged or of another model ({str(fault).splitlines()[0]})") from fault
-    return int(path.rsplit("-", 1)[1])
+        raise UserError(f"{paths[-1]} is damaged or of another model ({str(fault).splitlines()[0]})") from fault
+    return int(paths[-1].rsplit("-", 1)[1])
+
+
+def weights_digest(engine: Engine) -> str:
+    """SHA-256 of all parameters, by name."""
+    digest = hashlib.sha256()
+    for name in sorted(engine.params):
+        digest.update(name.encode() + engine.params[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def episodes_digest(engine: Engine, split: data.Split, episodes: int) -> str:
+    """SHA-256 of the first test episodes: of their images, and which of those are support and which are query."""
+    digest = hashlib.sha256(f"{zlib.crc32(split.pixels)} {engine.learner.way} {engine.shot} {engine.query}".encode())
+    for i in range(episodes):
+        for indices in engine.episode(split, "test", i):
+            digest.update(indices.tobytes())
+    return digest.hexdigest()
 
 
 def meta_test(
@@ -165,33 +196,52 @@ def meta_test(
     samples: int,
     checkpoint: str,
     settings: dict,
+    provenance: dict,
 ) -> int:
     """Test savedir's checkpoint on n_test_iters episodes of `split`; writes meta_test.log and meta_test.json.
 
-    What is done so far is kept in meta_test.part.json, and an interrupted test goes on from there.
+    A result that is there already is not computed again (results.Store); what is done so far is kept, and an
+    interrupted test goes on from there. settings: what tells this test from another; provenance: what made it.
     Returns the exit code: 0, or 130 when interrupted.
     """
     iteration = load_parameters(engine, savedir, checkpoint)
-    digest = hashlib.sha256(f"{zlib.crc32(split.pixels)}".encode())  # the same indices of other data are other episodes
-    for i in range(n_test_iters):
-        for part in engine.episode(split, "test", i):
-            digest.update(part.tobytes())
-    identity = {
-        "settings": settings,
-        "checkpoint": checkpoint,
-        "iteration": iteration,
-        "n_test_mc_samp": samples,
-        "episodes": n_test_iters,
-        "episodes_sha256": digest.hexdigest(),
-    }
-    identity = json.loads(json.dumps(identity))
-    part, done = savedir / "meta_test.part.json", {}
-    try:
-        done = json.loads(part.read_text())
-        done = done if done.pop("identity") == identity else {}
-    except (OSError, ValueError, KeyError, AttributeError):
-        pass
-    bar = progress(total=n_test_iters, initial=len(done.get("accs", ())), unit="episode", desc="meta_test")
+    store = Store(
+        savedir,
+        "meta_test",
+        {
+            "settings": settings,
+            "checkpoint": checkpoint,
+            "iteration": iteration,
+            "weights_sha256": weights_digest(engine),
+            "n_test_mc_samp": samples,
+            "episodes": n_test_iters,
+            "episodes_sha256": episodes_digest(engine, split, n_test_iters),
+        },
+    )
+    result = store.read()
+    if result is None:
+        losses, accs = test_episodes(engine, split, store, n_test_iters, samples)
+        if len(accs) < n_test_iters:
+            print(f"interrupted after {len(accs)} episodes; the same command goes on from there", file=sys.stderr)
+            return 130
+        mean, interval = summary(accs)
+        result = {"accuracy": mean, "interval95": interval, "loss": float(np.mean(losses)), "provenance": provenance}
+        result |= {"accuracies": [100 * a for a in accs], "losses": losses}
+    else:
+        print(f"tested before: {store.own} is taken as it is (delete it to test again)")
+    line = f"accuracy : {result['accuracy']:f} +- {result['interval95']:f}"
+    head = [f"{k}: {v}" for k, v in (settings | result["provenance"]).items()]
+    head.append(f"checkpoint: {checkpoint}, iteration {iteration}")
+    store.write(result)
+    write_atomically(savedir / "meta_test.log", "\n".join([*head, "", line]) + "\n")
+    print(line)
+    return 0
+
+
+def test_episodes(engine: Engine, split: data.Split, store: Store, episodes: int, samples: int):
+    """Losses and accuracies of the test episodes; fewer where it was interrupted, and then the store has them."""
+    done = {name: (read_json(store.part) or {}).get(name, []) for name in ("losses", "accs")}
+    bar = progress(total=episodes, initial=len(done["accs"]), unit="episode", desc="meta_test")
     saved = time.time()
 
     def after(losses, accs):
@@ -199,22 +249,9 @@ def meta_test(
         bar.update(len(accs) - bar.n)
         bar.set_postfix_str("accuracy {:.2f} +- {:.2f} %".format(*summary(accs)), refresh=False)
         if time.time() - saved > 10 or stop.asked:
-            write_atomically(part, json.dumps({"identity": identity, "losses": losses, "accs": accs}))
+            store.write_part(json.dumps({"losses": losses, "accs": accs}))
             saved = time.time()
 
     step = engine.test_step(split, "test", samples)
     with Stop() as stop, bar:
-        losses, accs = run_episodes(step, engine.metabatch, n_test_iters, stop, **done, after=after)
-    if len(accs) < n_test_iters:
-        print(f"interrupted after {len(accs)} episodes; the same command goes on from there", file=sys.stderr)
-        return 130
-    mean, interval = summary(accs)
-    result = f"accuracy : {mean:f} +- {interval:f}"
-    print(result)
-    lines = [f"{k}: {v}" for k, v in settings.items()] + [f"checkpoint: {checkpoint}, iteration {iteration}"]
-    write_atomically(savedir / "meta_test.log", "\n".join([*lines, "", result]) + "\n")
-    numbers = {"accuracy": mean, "interval95": interval, "loss": float(np.mean(losses))}
-    per_episode = {"accuracies": [100 * a for a in accs], "losses": losses}
-    write_atomically(savedir / "meta_test.json", json.dumps(numbers | identity | per_episode, indent=1) + "\n")
-    part.unlink(missing_ok=True)
-    return 0
+        return run_episodes(step, engine.metabatch, episodes, stop, **done, after=after)

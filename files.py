@@ -1,0 +1,69 @@
+"""Files that last: written whole or not at all, kept through a power cut, and locked against a second process."""
+
+import os
+import secrets
+import shlex
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has this file, or the names in this folder (where the file system can tell)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write the file `path`: a reader, or whoever comes after a power cut, finds all of the old one or of the new."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold the lock file `path`, whose folder is made if need be; the lock goes with its process, however that ends.
+
+    UserError where another process holds it: who that is, and `busy`, which says what to do about it; and where the
+    file cannot be written.
+    """
+    if fcntl is None:
+        raise UserError("this program locks its folders by fcntl, which Windows has not: run it in WSL")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")  # noqa: SIM115 (closed below)
+    except OSError as fault:
+        raise UserError(f"cannot write into {path.parent} ({fault.strerror}): choose another folder") from fault
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"{file.read().strip() or 'another process'} {busy}") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} ({shlex.join(sys.argv)})")
+        file.flush()
+        yield
