@@ -1,8 +1,8 @@
 """A dataset's folder: large .npy arrays and manifest.json, there whole or not at all."""
 
-import fcntl
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -13,13 +13,17 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import PIL
 
 from errors import UserError
+from files import locked, sync, write_atomically
 
 SCALE = 1 / 255  # from stored uint8 to pixels in [0, 1]
+FIELDS = {"format", "dataset", "source", "rotations", "scale", "split_seed", "image_shape", "splits"}  # of a manifest
+SPLIT_FIELDS = {"file", "base_classes", "classes", "images_per_class", "bytes", "sha256", "names"}
 Names = dict[str, list[str]]  # split -> names of its base classes, in the order of the array
 
 
@@ -58,18 +62,45 @@ def save(path: Path, images: np.ndarray) -> None:
 
 
 def open_npy(path: Path) -> np.ndarray:
-    """The array in an .npy file, memory-mapped. UserError: no such file, no .npy, cut short, not numbers."""
+    """The array in an .npy file, memory-mapped.
+
+    UserError: no such file, no .npy, not numbers, or not of the size that its header says.
+    """
     if not path.is_file():
         raise UserError(f"there is no file {path}")
-    with open(path, "rb") as file:
-        refuse_other_than_npy(file.read(512), str(path))
     try:
-        array = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, EOFError) as fault:
+        with open(path, "rb") as file:
+            _, size = npy_header(file, str(path))
+        if path.stat().st_size != size:
+            raise ValueError(f"its header says {size} bytes, and it has {path.stat().st_size}")
+        return np.lib.format.open_memmap(path, mode="r")
+    except ValueError as fault:
         raise UserError(f"{path} is damaged or cut short ({fault}): delete it and get it again") from None
-    if array.dtype.kind not in "buif":
-        raise UserError(f"{path} holds {array.dtype}, not numbers: it is not the file that is wanted")
-    return array
+
+
+def npy_header(file: BinaryIO, where: str) -> tuple[tuple[int, ...], int]:
+    """The shape of the array in an .npy file, and the size of the whole file in bytes, as its header says.
+
+    ValueError: a header that is damaged or cut short. UserError: no .npy file, or one that holds no numbers.
+    """
+    refuse_other_than_npy(file.read(512), where)
+    file.seek(0)
+    try:
+        one = np.lib.format.read_magic(file) == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if one else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    except Exception as fault:  # numpy's reader lets pass what its parsers raise: SyntaxError, TokenError, ...
+        raise ValueError(str(fault).partition("\n")[0]) from None
+    if dtype.kind not in "buif":
+        raise UserError(f"{where} holds {dtype}, not numbers: it is not the file that is wanted")
+    return shape, file.tell() + math.prod(shape) * dtype.itemsize
+
+
+def refuse_other_shape(shape: tuple[int, ...], wanted: tuple[int, ...], where: str) -> None:
+    """UserError unless shape differs from the wanted one only by axes merged with their neighbours."""
+    ends = set(np.cumprod(wanted).tolist())
+    if math.prod(shape) != math.prod(wanted) or not set(np.cumprod(shape).tolist()) <= ends:
+        raise UserError(f"{where} has shape {shape}, not {wanted}: give the authors' file")
 
 
 def refuse_other_than_npy(beginning: bytes, where: str) -> None:
@@ -97,33 +128,36 @@ def checksum(path: Path) -> dict:
 def making(target: Path) -> Iterator[Path]:
     """A new folder beside target, which becomes target if the block ends well, and else goes away.
 
-    One process at a time: the lock goes with its process, and what a killed one left is cleared away. A
-    target that holds anything that this program did not make is refused, never replaced.
+    One process at a time; what a killed one left is cleared away, and what it was about to replace comes
+    back. A target that holds anything that this program did not make is refused, never replaced.
     """
     target = target.resolve()  # DATA_DIR/<dataset> may be a link to a larger disk
     if target.exists():
         ours = {"manifest.json", "train.npy", "val.npy", "test.npy"}
-        found = {file.name for file in target.iterdir()}
-        if found and ("manifest.json" not in found or found - ours):
+        present = {file.name for file in target.iterdir()}
+        if present and ("manifest.json" not in present or present - ours):
             raise UserError(f"{target} holds files that get_data.py did not make: move them elsewhere")
     lock, new, old = (target.with_name(f".{target.name}.{word}") for word in ("lock", "new", "old"))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w") as file:
+    with locked(lock, f"is making {target}: wait for it"):
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another get_data.py is making {target}: wait for it") from None
-        try:
-            for folder in (new, old):
-                shutil.rmtree(folder, ignore_errors=True)
+            _clear_away(target, new, old)
             new.mkdir()
             yield new
+            sync(new)
             if target.exists():
                 target.rename(old)
             new.rename(target)
+            sync(target.parent)
         finally:
-            for folder in (new, old):
-                shutil.rmtree(folder, ignore_errors=True)
+            _clear_away(target, new, old)
+
+
+def _clear_away(target: Path, new: Path, old: Path) -> None:
+    """Remove new and old, but where nothing took the place of old, it goes back to target."""
+    if old.exists() and not target.exists():
+        old.rename(target)
+    for folder in (new, old):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_manifest(
@@ -167,10 +201,7 @@ def write_manifest(
         "versions": versions,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    with open(folder / "manifest.json", "w") as file:
-        json.dump(manifest, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+    write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1))
     return manifest
 
 
@@ -186,7 +217,8 @@ def read_manifest(folder: Path, checksums: bool = False) -> dict:
     try:
         manifest = json.loads(path.read_text())
         splits = [(folder / s["file"], s["bytes"], s["sha256"]) for s in manifest["splits"].values()]
-        if manifest["format"] != 1:
+        whole = manifest.keys() >= FIELDS and all(s.keys() >= SPLIT_FIELDS for s in manifest["splits"].values())
+        if not whole or manifest["format"] != 1:
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is damaged: make it again with {make} --force") from None

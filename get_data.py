@@ -32,7 +32,18 @@ import requests
 from PIL import Image
 from tqdm import tqdm
 
-from arrays import SCALE, ArrayFile, Names, checksum, making, open_npy, read_manifest, save, write_manifest
+from arrays import (
+    SCALE,
+    ArrayFile,
+    Names,
+    checksum,
+    making,
+    open_npy,
+    read_manifest,
+    refuse_other_shape,
+    save,
+    write_manifest,
+)
 from download import contents, decode, download, system_error
 from errors import Parser, UserError, run
 from glyphs import draw_glyphs
@@ -161,9 +172,7 @@ def write_omniglot(folder: Path, found: Drawings, seed: int, splits: dict[str, i
 
 def make_omniglot(folder: Path, args: argparse.Namespace) -> dict:
     """Make it in folder; returns its manifest."""
-    if args.source and (args.source / "train.npy").is_file():
-        if args.size != 28:
-            raise UserError("the authors' arrays are 28 x 28 pixels: another --size needs the originals")
+    if holds_authors_arrays(args.source):
         return from_authors(folder, args, args.source, OMNIGLOT_AUTHORS)
     found, source = read_omniglot(args.source, args.size) if args.source else fetch_omniglot(args.size)
     names = write_omniglot(folder, found, args.seed)
@@ -176,10 +185,12 @@ def make_omniglot(folder: Path, args: argparse.Namespace) -> dict:
 def read_tables(source: Path, splits: dict[str, int] = MIMGNET_SPLITS) -> dict[str, dict[str, list[str]]]:
     """split -> class -> its images' file names, from SPLIT.csv (filename,label) in a folder or an archive.
 
-    UserError: a missing or malformed table, a wrong number of classes, unequal classes, a repeated file name.
+    UserError: a missing or malformed table, a wrong number of classes, unequal classes, a repeated file name, a
+    class that is in two tables.
     """
     tables: dict[str, dict[str, list[str]]] = {}
     seen: set[str] = set()
+    split_of: dict[str, str] = {}  # class -> the first split that has it
     table_of = {f"{split}.csv": split for split in splits}
     for name, data, split in contents(source, lambda name: table_of.get(posixpath.basename(name))):
         where = f"{name} in {source}"
@@ -190,6 +201,8 @@ def read_tables(source: Path, splits: dict[str, int] = MIMGNET_SPLITS) -> dict[s
         for file, label in rows:
             if file in seen:
                 raise UserError(f"{where} names {file} a second time: give the original tables")
+            if split_of.setdefault(label, split) != split:
+                raise UserError(f"{where} has the class {label} of {split_of[label]}.csv: give the original tables")
             seen.add(file)
             classes[label].append(file)
         if len(classes) != splits[split]:
@@ -222,7 +235,8 @@ def write_mimgnet(folder: Path, source: Path, splits: dict[str, int] = MIMGNET_S
             if image.size != (side, side):
                 image = image.resize((side, side), Image.Resampling.LANCZOS)
             arrays[split].put(number, np.asarray(image))
-            missing.pop((split, number), None)
+            if missing.pop((split, number), None) is None:
+                raise UserError(f"{name} in {source} is a second image of that name: leave one of them there")
     if missing:
         raise UserError(
             f"{source} lacks {len(missing)} of the {len(places)} images that its tables name, "
@@ -238,9 +252,10 @@ def make_mimgnet(folder: Path, args: argparse.Namespace) -> dict:
         source = args.data_dir / "downloads" / "mimgnet"
         for split, url in MIMGNET_URLS.items():
             address = f"{args.mirror.rstrip('/')}/{split}.npy" if args.mirror else url
-            download(address, source / f"{split}.npy", args.retries, args.timeout)
+            shape = MIMGNET_AUTHORS[split]
+            download(address, source / f"{split}.npy", shape, retries=args.retries, timeout=args.timeout)
         print(f"{source} keeps the originals; it may be deleted")
-    if (source / "train.npy").is_file():
+    if holds_authors_arrays(source):
         return from_authors(folder, args, source, MIMGNET_AUTHORS)
     if source.is_dir() and not (source / "train.csv").is_file():
         archive = re.compile(r"mini.*\.(tar|tgz|tar\.\w+|zip)$", re.IGNORECASE)
@@ -257,6 +272,10 @@ def make_mimgnet(folder: Path, args: argparse.Namespace) -> dict:
 
 
 # --- the authors' .npy files ---
+
+
+def holds_authors_arrays(source: Path | None) -> bool:
+    return source is not None and os.path.isfile(source / "train.npy")
 
 
 def from_authors(folder: Path, args: argparse.Namespace, source: Path, shapes: Shapes) -> dict:
@@ -276,7 +295,11 @@ def write_authors(folder: Path, sources: dict[str, Path], shapes: Shapes) -> tup
     that are multiples of 1/255 in [0, 1] or whole numbers in 0..255 are stored as uint8 with scale 1/255;
     others stay as they are, float32 with scale 1. UserError: another shape, or a pixel that is not finite.
     """
-    arrays = {split: unfold(open_npy(path), shapes[split], path) for split, path in sources.items()}
+    arrays = {}
+    for split, path in sources.items():
+        array = open_npy(path)
+        refuse_other_shape(array.shape, shapes[split], str(path))
+        arrays[split] = array.reshape(shapes[split])
     factors = [255, 1]  # those that make every pixel so far a whole number in 0..255
     for split, array in arrays.items():
         for images in tqdm(array, desc=f"reading {split}", unit="class", disable=None):
@@ -301,15 +324,6 @@ def are_bytes(values: np.ndarray) -> bool:
     return bool(whole.min() >= 0 and whole.max() <= 255 and (np.abs(values - whole) <= 1e-2).all())
 
 
-def unfold(array: np.ndarray, shape: tuple[int, ...], path: Path) -> np.ndarray:
-    """array in the wanted shape, if it differs from it only by axes merged with their neighbours."""
-    ends = set(np.cumprod(shape).tolist())
-    if array.size != np.prod(shape) or not set(np.cumprod(array.shape).tolist()) <= ends:
-        wanted = (*shape[:2], int(np.prod(shape[2:])))
-        raise UserError(f"{path} has shape {array.shape}, not {wanted}: give the authors' file")
-    return array.reshape(shape)
-
-
 # --- glyphs ---
 
 
@@ -329,39 +343,60 @@ def make_glyphs(folder: Path, args: argparse.Namespace) -> dict:
 
 MAKERS = {"omniglot": make_omniglot, "mimgnet": make_mimgnet, "glyphs": make_glyphs}
 
+# What is asked for -> the flags that it takes beside --dataset and --data_dir, and their defaults. All others, which
+# it would not heed, are refused.
+FLAGS = {
+    "--verify": {"verify": True},
+    "omniglot": {"source": None, "seed": 0, "size": 28, "force": False},
+    "omniglot from the authors' arrays": {"source": None, "force": False},
+    "mimgnet": {"mirror": None, "timeout": 60.0, "retries": 5, "force": False},
+    "mimgnet from --source": {"source": None, "force": False},
+    "glyphs": {"seed": 0, "force": False},
+}
+LIMITS = {"seed": (0, 2**32 - 1), "size": (1, OMNIGLOT_SIDE), "timeout": (0.001, 86400), "retries": (0, 1000)}
+
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description="Make DATA_DIR/<dataset>/.")
+    """The flags, those that are not in question as None; leaves with a sentence and exit code 2 where one is wrong."""
+    parser = Parser(description="Make DATA_DIR/<dataset>/.", argument_default=argparse.SUPPRESS)
     add = parser.add_argument
     add("--dataset", required=True, choices=MAKERS)
-    add("--data_dir", type=Path, default=Path("data"), help="default: data")
-    add("--source", type=Path, help="originals that you have: a folder or an archive (see README.md)")
+    add("--data_dir", type=folder_name, default=Path("data"), help="default: data")
+    add("--source", type=folder_name, help="originals that you have: a folder or an archive (see README.md)")
     add("--seed", type=int, help="of the split (omniglot) or of the drawings (glyphs); default: 0")
     add("--size", type=int, help="omniglot: side of the images in pixels; default: 28")
     add("--mirror", metavar="URL", help="mimgnet: a folder with train.npy and test.npy, not the authors'")
-    add("--timeout", type=float, default=60.0, help="mimgnet: seconds to wait for a byte; default: 60")
-    add("--retries", type=int, default=5, help="mimgnet: failures in a row to bear; default: 5")
+    add("--timeout", type=float, help="mimgnet: seconds to wait for a byte; default: 60")
+    add("--retries", type=int, help="mimgnet: failures in a row to bear; default: 5")
     add("--force", action="store_true", help="make it again even if it is there")
     add("--verify", action="store_true", help="only check the files against the manifest's checksums")
-    args = parser.parse_args(argv)
+    asked = vars(parser.parse_args(argv))
 
-    if args.source and args.dataset == "glyphs":
-        parser.error("--source: glyphs are drawn here, from nothing")
-    if args.source and args.mirror:
-        parser.error("give --source or --mirror, not both")
-    if args.mirror and args.dataset != "mimgnet":
-        parser.error("--mirror is for mimgnet only")
-    if args.size is not None and (args.dataset != "omniglot" or not 1 <= args.size <= OMNIGLOT_SIDE):
-        parser.error("--size is for omniglot only, from 1 to 105")
-    if args.seed is not None and (args.dataset == "mimgnet" or not 0 <= args.seed < 2**32):
-        parser.error("--seed is for omniglot and glyphs only, from 0 to 4294967295")
-    if args.timeout <= 0 or args.retries < 0:
-        parser.error("--timeout must be above 0 and --retries at least 0")
-    if args.source and not args.source.exists():
-        parser.error(f"--source: there is no {args.source}")
-    args.size = args.size or (28 if args.dataset == "omniglot" else None)
-    args.seed = args.seed or (None if args.dataset == "mimgnet" else 0)
-    return args
+    task, source = asked["dataset"], asked.get("source")
+    if "verify" in asked:
+        task = "--verify"
+    elif task == "omniglot" and holds_authors_arrays(source):
+        task = "omniglot from the authors' arrays"
+    elif task == "mimgnet" and source:
+        task = "mimgnet from --source"
+    for flag in asked.keys() - {"dataset", "data_dir"} - FLAGS[task].keys():
+        takes = ", ".join(f"--{name}" for name in FLAGS[task])
+        parser.error(f"--{flag} has no meaning for {task}, which takes --dataset, --data_dir, {takes}")
+    for flag, (low, high) in LIMITS.items():
+        if flag in asked and not low <= asked[flag] <= high:  # nan is not
+            parser.error(f"--{flag} {asked[flag]} is not from {low} to {high}")
+    if source and not (os.path.isdir(source) or os.path.isfile(source)):
+        parser.error(f"--source: there is no folder and no file {source}")
+    if not re.match(r"https?://[^/]", asked.get("mirror", "http://-")):
+        parser.error(f"--mirror {asked['mirror']} is not an address like https://HOST/FOLDER")
+    nothing = dict.fromkeys(flag for flags in FLAGS.values() for flag in flags)
+    return argparse.Namespace(**nothing | FLAGS[task] | asked)
+
+
+def folder_name(text: str) -> Path:
+    if not text:  # an unset variable of the shell; it would be the current folder
+        raise argparse.ArgumentTypeError("it is empty")
+    return Path(text)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -372,11 +407,12 @@ def main(argv: list[str] | None = None) -> None:
         if args.verify:
             manifest, how = read_manifest(target, checksums=True), "; checksums agree"
         elif (target / "manifest.json").is_file() and not args.force:
-            manifest, how = read_manifest(target), "; it is complete"
-            for option, made in (("seed", manifest["split_seed"]), ("size", manifest["image_shape"][0])):
-                asked = vars(args)[option]
-                if None not in (made, asked) and made != asked:
-                    raise UserError(f"{target} has --{option} {made}, not {asked}: make it again with --force")
+            manifest = read_manifest(target)
+            how = f"; it is complete, made from {manifest['source']['given']} (--force makes it again)"
+            for option, present in (("seed", manifest["split_seed"]), ("size", manifest["image_shape"][0])):
+                wanted = vars(args)[option]
+                if None not in (present, wanted) and present != wanted:
+                    raise UserError(f"{target} has --{option} {present}, not {wanted}: make it again with --force")
         elif args.source and args.source.resolve().is_relative_to(target.resolve()):
             raise UserError(f"--source {args.source} is what would be replaced: move it elsewhere")
         else:

@@ -1,7 +1,6 @@
 """An HTTP server on loopback that serves one file and misbehaves as it is told, one manner a request."""
 
 import threading
-import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -15,6 +14,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.body, self.etag, self.manners = body, '"first"', manners
         self.asked: list[str | None] = []
+        self.stopping = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def change(self) -> None:
@@ -26,6 +26,8 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    """A manner is a number (the status it answers), "html", or phrases of those below, such as "drops, no length"."""
+
     def do_GET(self) -> None:
         server, wanted = self.server, self.headers.get("Range")
         manner = server.manners[min(len(server.asked), len(server.manners) - 1)]
@@ -38,29 +40,35 @@ class Handler(BaseHTTPRequestHandler):
             return
         if manner == "html":
             return self.answer(200, b"<!DOCTYPE html><html><body>This link has expired</body></html>")
-        fresh = self.headers.get("If-Range") in (None, server.etag) or manner == "ignores If-Range"
-        if wanted and fresh and manner not in ("ignores Range", "drops and ignores Range"):
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        fresh = self.headers.get("If-Range") in (None, server.etag) or "ignores If-Range" in manner
+        if wanted and fresh and "ignores Range" not in manner:
+            start = int(wanted.removeprefix("bytes=").removesuffix("-")) + ("begins a byte later" in manner)
             return self.answer(206, server.body[start:], start, manner)
         return self.answer(200, server.body, 0, manner)
 
     def answer(self, code: int, body: bytes, start: int = 0, manner: str = "") -> None:
         total = len(self.server.body)
         self.send_response(code)
-        if manner != "no ETag":
+        if "no ETag" not in manner:
             self.send_header("ETag", self.server.etag)
         if code == 206:
             self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
-        if manner != "no length":
-            self.send_header("Content-Length", str(len(body) + (100 if manner == "claims more" else 0)))
+        if "in chunks" in manner:
+            self.send_header("Transfer-Encoding", "chunked")
+        elif "no length" not in manner:
+            self.send_header("Content-Length", str(len(body) + (100 if "claims more" in manner else 0)))
         self.end_headers()
-        half = len(body) // 2
+        half = 0 if "sends nothing" in manner else len(body) // 2
+        if "in chunks" in manner:  # the first ones of a byte each
+            for chunk in (*(body[i : i + 1] for i in range(200)), body[200:], b""):
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+            return
         self.wfile.write(body[:half])
-        if manner == "stalls":
-            time.sleep(2)
-        if not manner.startswith("drops") and manner != "stalls":
-            self.wfile.write(body[half:])
-        if manner == "drops, then changes":
+        if "stalls" in manner:
+            self.server.stopping.wait(2)
+        elif "drops" not in manner and "sends nothing" not in manner:
+            self.wfile.write(body[half:] + (bytes(9) if "goes on" in manner else b""))
+        if "then changes" in manner:
             self.server.change()
 
     def log_message(self, *_: object) -> None:
@@ -73,6 +81,9 @@ def serve(body: bytes, *manners: str):
     with Server(body, list(manners or ["well"])) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:  # else the thread of a test that failed would poll the closed socket for ever
+            server.stopping.set()
+            server.shutdown()
+            thread.join()

@@ -1,26 +1,34 @@
 """get_data.py as a user meets it: what it makes, and how it ends when input, network or disk fail."""
 
 import errno
+import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
 import time
+import types
+import warnings
 import zipfile
+import zlib
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import download
+import files
 import get_data
-from arrays import making, save
-from download import download
+from arrays import making, open_npy, save
 from errors import UserError, run
 from glyphs import draw_glyphs
 from misbehaving_server import serve
@@ -29,15 +37,8 @@ PROGRAM = Path(__file__).parents[1] / "get_data.py"
 REAL = Path(__file__).parents[2] / "shared" / "data"
 
 
-def process(*args, **kwargs):
-    """The program, as a process of its own."""
-    return subprocess.run(
-        [sys.executable, PROGRAM, *map(str, args)], capture_output=True, text=True, timeout=60, check=False, **kwargs
-    )
-
-
 def command(*args):
-    """The same in this process, which saves its start; an exception that would be a traceback passes through."""
+    """The program, in this process, which saves its start; an exception that would be a traceback passes through."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
         run(lambda: get_data.main([str(arg) for arg in args]))
@@ -59,6 +60,13 @@ def npy(array):
     return file.getvalue()
 
 
+def replace(monkeypatch, **tables):
+    """Other entries in get_data's tables, which are default arguments too."""
+    for name, table in tables.items():
+        for key, value in table.items():
+            monkeypatch.setitem(getattr(get_data, name), key, value)
+
+
 def leftovers(folder):
     """What a later run could take for a dataset, or a half of one."""
     return [path for path in folder.rglob("*") if path.suffix == ".npy" or path.name == "manifest.json"]
@@ -66,7 +74,11 @@ def leftovers(folder):
 
 # --- downloading ---
 
-BODY = npy(np.random.RandomState(0).randint(0, 256, (1000, 500), np.uint8))
+SHAPE = (1000, 500)
+BODY = npy(np.random.RandomState(0).randint(0, 256, SHAPE, np.uint8))
+DIGEST = hashlib.sha256(BODY).hexdigest()
+HALF = len(BODY) // 2
+fetch = partial(download.download, shape=SHAPE, wait=0.001)
 
 
 @pytest.mark.parametrize(
@@ -74,18 +86,25 @@ BODY = npy(np.random.RandomState(0).randint(0, 256, (1000, 500), np.uint8))
     [
         (["well"], [False]),
         (["no length"], [False]),
+        (["in chunks"], [False]),
         (["no ETag"], [False]),
         (["drops", "drops", "well"], [False, True, True]),
+        (["drops, no length", "no length"], [False, True]),
+        (["drops, no ETag", "well"], [False, False]),
+        (["sends nothing, no length", "well"], [False, False]),
         (["drops", "ignores Range"], [False, True]),
         (["drops", "500", "429", "503", "well"], [False, True, True, True, True]),
         (["stalls", "well"], [False, True]),
         (["drops", "416", "well"], [False, True, False]),
+        (["drops", "begins a byte later", "well"], [False, True, False]),
     ],
 )
 def test_a_download_survives(tmp_path, manners, ranges):
+    path = tmp_path / "x.npy"
     with serve(BODY, *manners) as server:
-        download(f"{server.url}/x.npy", tmp_path / "x.npy", timeout=0.5, wait=0.01)
-    assert (tmp_path / "x.npy").read_bytes() == BODY
+        fetch(f"{server.url}/x.npy", path, timeout=0.5)
+        assert path.read_bytes() == BODY
+        fetch(f"{server.url}/x.npy", path)  # asks nothing
     assert not (tmp_path / "x.npy.part").exists()
     assert [bool(asked) for asked in server.asked] == ranges
 
@@ -93,7 +112,7 @@ def test_a_download_survives(tmp_path, manners, ranges):
 @pytest.mark.parametrize("second", ["well", "ignores If-Range"])
 def test_two_versions_of_a_file_are_never_joined(tmp_path, second):
     with serve(BODY, "drops, then changes", second) as server:
-        download(f"{server.url}/x.npy", tmp_path / "x.npy", wait=0.01)
+        fetch(f"{server.url}/x.npy", tmp_path / "x.npy")
         assert (tmp_path / "x.npy").read_bytes() == server.body != BODY
     assert server.asked[1]
 
@@ -106,27 +125,46 @@ def test_two_versions_of_a_file_are_never_joined(tmp_path, second):
         ("html", "web page"),
         ("500", "500"),
         ("429", "429"),
-        ("stalls", "nothing arrived for 0.3 seconds"),
+        ("stalls", r"nothing arrived for 0\.1 seconds"),
         ("drops and ignores Range", "of 500128 bytes"),
-        ("claims more", "of 500228 bytes"),
+        ("drops and ignores Range, no length", "only 250064 of 500128 bytes"),
+        ("sends nothing, no length", "nothing arrived"),
+        ("claims more", r"500228 bytes, and its \.npy header says 500128"),
+        ("goes on, no length", "goes on after the 500128 bytes"),
     ],
 )
 def test_a_download_gives_up_with_a_sentence(tmp_path, manner, words):
     with serve(BODY, manner) as server, pytest.raises(UserError, match=words):
-        download(f"{server.url}/x.npy", tmp_path / "x.npy", retries=2, timeout=0.3, wait=0.01)
+        fetch(f"{server.url}/x.npy", tmp_path / "x.npy", retries=2, timeout=0.1)
     assert not (tmp_path / "x.npy").exists()
 
 
-def test_a_later_run_goes_on_and_a_third_asks_nothing(tmp_path):
+def test_a_download_of_another_array_is_refused_at_its_beginning(tmp_path):
+    with serve(BODY, "stalls") as server, pytest.raises(UserError, match=r"shape \(1000, 500\), not \(500, 900\)"):
+        fetch(f"{server.url}/x.npy", tmp_path / "x.npy", shape=(500, 900), timeout=1)
+    with serve(BODY[:3] + BODY, "well") as server, pytest.raises(UserError, match=r"not an \.npy"):
+        fetch(f"{server.url}/x.npy", tmp_path / "x.npy")
+    with serve(BODY[:100], "well") as server, pytest.raises(UserError, match="header is damaged or cut short"):
+        fetch(f"{server.url}/x.npy", tmp_path / "x.npy", retries=1)
+    assert len(server.asked) == 2 and [file.name for file in tmp_path.iterdir()] == ["x.npy.lock"]
+
+
+def test_only_failures_in_a_row_count(tmp_path):
+    with serve(BODY, "drops", "500", "drops", "500", "well") as server:
+        fetch(f"{server.url}/x.npy", tmp_path / "x.npy", retries=2)
+    with serve(BODY, "500") as server, pytest.raises(UserError):
+        fetch(f"{server.url}/x.npy", tmp_path / "x.npy", retries=2)
+    assert len(server.asked) == 3
+
+
+def test_a_later_run_goes_on_from_the_very_byte(tmp_path):
     path = tmp_path / "x.npy"
     with serve(BODY, "drops", "well") as server:
-        url = f"{server.url}/x.npy"
         with pytest.raises(UserError, match="goes on where"):
-            download(url, path, retries=0)
+            fetch(f"{server.url}/x.npy", path, retries=0)
         begun = (tmp_path / "x.npy.part").stat().st_size
         assert 0 < begun < len(BODY)
-        download(url, path)
-        download(url, path)
+        fetch(f"{server.url}/x.npy", path)
     assert path.read_bytes() == BODY
     assert server.asked == [None, f"bytes={begun}-"]
 
@@ -134,9 +172,77 @@ def test_a_later_run_goes_on_and_a_third_asks_nothing(tmp_path):
 def test_another_address_starts_afresh(tmp_path):
     with serve(BODY, "drops", "well") as server:
         with pytest.raises(UserError):
-            download(f"{server.url}/x.npy", tmp_path / "x.npy", retries=0)
-        download(f"{server.url}/y.npy", tmp_path / "x.npy")
+            fetch(f"{server.url}/x.npy", tmp_path / "x.npy", retries=0)
+        fetch(f"{server.url}/y.npy", tmp_path / "x.npy")
     assert server.asked == [None, None]
+
+
+def test_a_note_that_is_not_one_starts_afresh(tmp_path):
+    with serve(BODY) as server:
+        url = f"{server.url}/x.npy"
+        for note in ("", "{", "[]", '"x"', json.dumps({"url": url}), json.dumps({"url": url, "bytes": None})):
+            (tmp_path / "x.npy.json").write_text(note)
+            (tmp_path / "x.npy.part").write_bytes(b"something")
+            fetch(url, tmp_path / "x.npy")
+            assert (tmp_path / "x.npy").read_bytes() == BODY
+    assert server.asked == [None] * 6
+
+
+@pytest.mark.parametrize("damaged", [BODY[:-1] + bytes([BODY[-1] ^ 1]), BODY[:HALF], BODY + b"x", b""])
+def test_a_file_that_was_damaged_later_is_not_taken_for_whole(tmp_path, damaged):
+    path = tmp_path / "x.npy"
+    with serve(BODY) as server:
+        fetch(f"{server.url}/x.npy", path)
+        path.write_bytes(damaged)
+        fetch(f"{server.url}/x.npy", path)
+    assert path.read_bytes() == BODY and len(server.asked) == 2
+
+
+def test_a_known_digest_decides(tmp_path):
+    path = tmp_path / "x.npy"
+    with serve(BODY) as server:
+        for _ in range(2):
+            fetch(f"{server.url}/x.npy", path, sha256=DIGEST)
+        assert len(server.asked) == 1
+        with pytest.raises(UserError, match=f"{DIGEST}, not 0123"):  # the file that is there will not do either
+            fetch(f"{server.url}/x.npy", path, sha256="0123")
+        assert len(server.asked) == 2 and not (tmp_path / "x.npy.part").exists()
+        path.unlink()
+        with pytest.raises(UserError, match=f"{DIGEST}, not 0123"):
+            fetch(f"{server.url}/x.npy", path, sha256="0123")
+        assert not path.exists()
+
+
+def test_two_downloads_of_one_file(tmp_path):
+    with files.locked(tmp_path / "x.npy.lock", ""), pytest.raises(UserError, match=r"is downloading .*x\.npy: wait"):
+        fetch("http://127.0.0.1:9/x.npy", tmp_path / "x.npy", retries=0)
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """What is asked of the disk, in order: ("sync", inode, bytes) and ("rename", the new path)."""
+    events, fsync = [], os.fsync
+
+    def record(name):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda a, b: (events.append(("rename", str(b))), real(a, b)))
+
+    monkeypatch.setattr(
+        os, "fsync", lambda f: (events.append(("sync", os.fstat(f).st_ino, os.fstat(f).st_size)), fsync(f))
+    )
+    record("rename")
+    record("replace")
+    return events
+
+
+def test_a_download_survives_a_power_cut(tmp_path, disk):
+    path = tmp_path / "x.npy"
+    with serve(BODY) as server:
+        fetch(f"{server.url}/x.npy", path)
+    there = disk.index(("rename", str(path)))
+    assert ("sync", path.stat().st_ino, len(BODY)) in disk[:there]
+    assert ("sync", path.stat().st_ino, 0) in disk[: disk.index(("rename", f"{path}.json"))]  # emptied before its note
+    assert [event[1] for event in disk[there + 1 :]] == [tmp_path.stat().st_ino]
 
 
 AUTHORS = {"train": (5, 4, 6, 6, 3), "test": (3, 4, 6, 6, 3)}
@@ -172,8 +278,9 @@ def test_the_authors_arrays(tmp_path, kind, scale, stored):
 
 def test_mimgnet_from_a_mirror(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(get_data, "MIMGNET_AUTHORS", AUTHORS)
+    originals = authors_arrays()
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    train, test = map(npy, authors_arrays().values())
+    train, test = map(npy, originals.values())
     size = AUTHORS["train"][0]
     with serve(train, "drops", "well", "404") as server:
         args = ["--dataset", "mimgnet", "--data_dir", str(tmp_path), "--mirror", server.url + "/"]
@@ -189,6 +296,8 @@ def test_mimgnet_from_a_mirror(tmp_path, monkeypatch, capsys):
     assert list(manifest["splits"]) == ["train", "test"] and manifest["splits"]["train"]["base_classes"] == size
     assert manifest["rotations"] == 1 and manifest["split_seed"] is None and manifest["image_shape"] == [6, 6, 3]
     assert sorted(os.listdir(tmp_path / "mimgnet")) == ["manifest.json", "test.npy", "train.npy"]
+    for split, array in originals.items():
+        np.testing.assert_array_equal(np.load(tmp_path / "mimgnet" / f"{split}.npy"), array.reshape(AUTHORS[split]))
 
 
 @pytest.mark.parametrize(
@@ -199,6 +308,7 @@ def test_mimgnet_from_a_mirror(tmp_path, monkeypatch, capsys):
         (npy(np.full((5, 4, 108), np.nan)), "not finite"),
         (npy(np.full((5, 4, 108), "x")), "not numbers"),
         (npy(np.zeros((5, 4, 108)))[:-9], "cut short"),
+        (npy(np.zeros((5, 4, 108))) + b"x", "its header says 17408 bytes, and it has 17409"),
         (npy(np.zeros((5, 4, 108)))[:40], "cut short"),
         (b"", r"not an \.npy"),
         (b"PK\x03\x04 a zip", r"not an \.npy"),
@@ -214,24 +324,46 @@ def test_the_authors_arrays_refused(tmp_path, data, words):
         get_data.write_authors(tmp_path / "out", sources, AUTHORS)
 
 
-def test_the_command_line_on_a_bad_network(tmp_path):
-    args = ["--dataset", "mimgnet", "--data_dir", tmp_path, "--retries", 0, "--timeout", 1, "--mirror"]
-    refused(process(*args, "http://127.0.0.1:9"), "connection refused", "--source", "--mirror")
-    refused(command(*args, "nonsense"), "check the address")
+def test_a_damaged_header_is_one_sentence(tmp_path):
+    whole = npy(np.zeros((2, 3)))
+    for i in range(80):  # the rest is padding
+        for byte in (40, whole[i] ^ 1):
+            (tmp_path / "x.npy").write_bytes(whole[:i] + bytes([byte]) + whole[i + 1 :])
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    assert open_npy(tmp_path / "x.npy").nbytes == 48
+            except UserError as fault:
+                assert re.search(r"damaged or cut short|not an \.npy|not numbers", str(fault))
+
+
+BODYS = {"train": SHAPE, "test": SHAPE}  # stand for the authors' arrays
+
+
+def test_the_command_line_on_a_bad_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(get_data, "MIMGNET_AUTHORS", BODYS)
+    args = ["--dataset", "mimgnet", "--data_dir", tmp_path, "--retries", 0, "--timeout", 0.2, "--mirror"]
+    refused(command(*args, "http://127.0.0.1:9"), "connection refused", "--source", "--mirror")
+    for nonsense in ("http://[::1", "http://a..b", "http://127.0.0.1:99999", "http://127.0.0.1:x", "http://%zz"):
+        refused(command(*args, nonsense), "check the address")
     with serve(BODY, "404", "html", "stalls", "drops") as server:
         refused(command(*args, server.url), "404")
         refused(command(*args, server.url), "web page")
-        refused(command(*args, server.url), "nothing arrived for 1 seconds")
+        refused(command(*args, server.url), "nothing arrived for 0.2 seconds")
         refused(command(*args, server.url), "bytes")
     assert not leftovers(tmp_path)
 
 
 @pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_stopped_in_the_middle(tmp_path, sign, code):
+def test_stopped_in_the_middle(tmp_path, monkeypatch, sign, code):
+    monkeypatch.setattr(get_data, "MIMGNET_AUTHORS", BODYS)
+    script = f"import errors, get_data; get_data.MIMGNET_AUTHORS = {BODYS}; errors.run(get_data.main)"
     with serve(BODY, "stalls", "well", "404") as server:
-        args = ["--dataset", "mimgnet", "--data_dir", tmp_path, "--mirror", server.url, "--retries", "0"]
+        args = ["--dataset", "mimgnet", "--data_dir", str(tmp_path), "--mirror", server.url, "--retries", "0"]
         heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # a background job ignores Ctrl-C
-        program = subprocess.Popen([sys.executable, PROGRAM, *map(str, args)], stderr=subprocess.PIPE, **heed)
+        program = subprocess.Popen(
+            [sys.executable, "-c", script, *args], cwd=PROGRAM.parent, stderr=subprocess.PIPE, **heed
+        )
         part = tmp_path / "downloads" / "mimgnet" / "train.npy.part"
         while not (part.is_file() and part.stat().st_size):
             assert program.poll() is None
@@ -297,23 +429,51 @@ def test_omniglot_is_the_same_from_zips_folders_and_tfds(tmp_path):
     found = {"tfds": get_data.read_omniglot_tfds(examples, alphabets.__getitem__, 28)}
     for source in ("zips", "zips/images_evaluation.zip", "folders", "folders/images_background"):
         found[source], _ = get_data.read_omniglot(tmp_path / source, 28, PARTS, 2)
+    names = [
+        "Arcadian/character01",
+        "Greek/character09",
+        "Greek/character10",
+        "Zulu/character01",
+        "Zulu/character02",
+    ]
+    dealt = [names[i] for i in np.random.RandomState(3).permutation(5)]
     for route, drawings in found.items():
         (tmp_path / "out" / route).mkdir(parents=True)
-        names = get_data.write_omniglot(tmp_path / "out" / route, drawings, 3, SPLITS)
-        assert sorted(name for split in names.values() for name in split) == [
-            "Arcadian/character01",
-            "Greek/character09",
-            "Greek/character10",
-            "Zulu/character01",
-            "Zulu/character02",
-        ]
-        for split, count in SPLITS.items():
+        wanted = {"train": dealt[:3], "val": dealt[3:4], "test": dealt[4:]}
+        assert get_data.write_omniglot(tmp_path / "out" / route, drawings, 3, SPLITS) == wanted
+        for split, its_names in wanted.items():
             made = np.load(tmp_path / "out" / route / f"{split}.npy")
-            assert made.shape == (count, 2, 28, 28, 1) and made.dtype == np.uint8
-            np.testing.assert_array_equal(made, np.load(tmp_path / "out" / "tfds" / f"{split}.npy"))
+            np.testing.assert_array_equal(made, np.stack([shrunk(files, name, 28) for name in its_names]))
     assert made.mean() < 100  # ink is 255 and rare, paper 0
-    other = get_data.write_omniglot(tmp_path / "out", found["zips"], 4, SPLITS)
-    assert other != names
+
+
+def shrunk(originals, name, size):
+    """The drawings of a character as they should be stored, uint8 [drawings, size, size, 1]."""
+    images = [Image.open(io.BytesIO(data)).convert("L") for path, data in originals.items() if f"{name}/" in path]
+    inks = sorted((255 - np.asarray(image) for image in images), key=lambda ink: hashlib.sha256(ink.tobytes()).digest())
+    small = [Image.fromarray(ink).resize((size, size), Image.Resampling.LANCZOS) for ink in inks]
+    return np.stack(small)[..., None]
+
+
+@pytest.mark.parametrize("size", [28, 14])
+def test_omniglot_by_the_command_line(tmp_path, monkeypatch, size):
+    replace(monkeypatch, OMNIGLOT_PARTS=PARTS, OMNIGLOT_SPLITS=SPLITS)
+    originals = fake_omniglot(20)
+    lay(tmp_path / "zips", originals, True)
+    args = ["--dataset", "omniglot", "--data_dir", tmp_path, "--source", tmp_path / "zips", "--seed", 3]
+    made = command(*args, "--size", size)
+    assert made.returncode == 0, made.stderr
+    manifest = json.loads((tmp_path / "omniglot" / "manifest.json").read_text())
+    assert (manifest["rotations"], manifest["split_seed"], manifest["image_shape"]) == (4, 3, [size, size, 1])
+    assert manifest["source"]["given"] == str(tmp_path / "zips") and len(manifest["source"]["files"]) == 2
+    for split, entry in manifest["splits"].items():
+        array = np.load(tmp_path / "omniglot" / f"{split}.npy")
+        np.testing.assert_array_equal(array, np.stack([shrunk(originals, name, size) for name in entry["names"]]))
+        assert entry["sha256"] == hashlib.sha256((tmp_path / "omniglot" / f"{split}.npy").read_bytes()).hexdigest()
+    if size == 14:
+        refused(command(*args), "--size 14, not 28", "--force")
+    else:
+        refused(command(*args[:-1], 4), "--seed 3, not 4", "--force")
 
 
 def test_omniglot_refused(tmp_path):
@@ -347,39 +507,39 @@ def test_omniglot_refused(tmp_path):
             get_data.read_omniglot(tmp_path / "t", 28, PARTS, 2)
 
 
-STANDS_FOR_TFDS = """
-import types, numpy
-def disable_progress_bar(): pass
-def as_numpy(examples): return examples
-class builder:
-    def __init__(self, name):
-        self.data_dir, self.url_infos = {folder!r}, {{"http://127.0.0.1:9/x.zip": None}}
-        features = {{"alphabet": types.SimpleNamespace(int2str=str)}}
-        self.info = types.SimpleNamespace(features=features, full_name=name)
-    def download_and_prepare(self): print("download_and_prepare")
-    def as_dataset(self, split):
-        image = numpy.zeros((105, 105, 1), numpy.uint8)
-        return [{{"image": image, "alphabet": 0, "alphabet_char_id": 0}}]
-"""
+def test_tfds_that_fails_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # which the program sets
+    drawn = {"image": np.zeros((105, 105, 1), np.uint8), "alphabet": 0, "alphabet_char_id": 0}
+    builder = types.SimpleNamespace(
+        data_dir=str(tmp_path),
+        url_infos={"http://127.0.0.1:9/x.zip": None},
+        info=types.SimpleNamespace(features={"alphabet": types.SimpleNamespace(int2str=str)}, full_name="omniglot"),
+        download_and_prepare=lambda: print("download_and_prepare"),
+        as_dataset=lambda split: [drawn],
+    )
+    tfds = types.SimpleNamespace(disable_progress_bar=lambda: None, as_numpy=lambda examples: examples)
 
-
-def test_tfds_that_fails_is_one_sentence(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-
-    def omniglot(tfds):
-        (tmp_path / "tensorflow_datasets.py").write_text(tfds)
-        result = process("--dataset", "omniglot", "--data_dir", tmp_path / "data", env=environment)
+    def omniglot(module):
+        monkeypatch.setitem(sys.modules, "tensorflow_datasets", module)
+        result = command("--dataset", "omniglot", "--data_dir", tmp_path / "data")
         assert not leftovers(tmp_path / "data")
         return result
 
-    refused(omniglot("raise ConnectionError('no\\nnetwork')"), "ConnectionError", "--source")
-    offline = omniglot(STANDS_FOR_TFDS.format(folder=str(tmp_path)))
+    refused(omniglot(None), "ModuleNotFoundError", "--source")
+    tfds.builder = {"omniglot": builder}.__getitem__
+    offline = omniglot(tfds)
     refused(offline, "connection refused", "--source")
     assert "download_and_prepare" not in offline.stdout  # which would try again for minutes
     (tmp_path / "dataset_info.json").write_text("{}")  # prepared by an earlier run: needs no network
-    prepared = omniglot(STANDS_FOR_TFDS.format(folder=str(tmp_path)))
+    prepared = omniglot(tfds)
     refused(prepared, "holds 1 characters, not 1623")
     assert "download_and_prepare" in prepared.stdout
+    monkeypatch.setattr(builder, "download_and_prepare", lambda: raise_it(ConnectionError("no\nnetwork")))
+    refused(omniglot(tfds), "ConnectionError: no)", "--source")
+
+
+def raise_it(fault):
+    raise fault
 
 
 @pytest.mark.skipif(not (REAL / "images_background.zip").exists(), reason="needs the real Omniglot")
@@ -394,8 +554,11 @@ def test_the_real_omniglot(tmp_path):
     }
     assert len({name for split in splits.values() for name in split["names"]}) == 1623
     assert manifest["image_shape"] == [28, 28, 1] and manifest["scale"] == 1 / 255 and manifest["rotations"] == 4
-    train = np.load(tmp_path / "omniglot" / "train.npy")
-    assert train.shape == (1100, 20, 28, 28, 1) and 5 < train.mean() < 40 and train.max() == 255
+    assert {name: split["sha256"][:16] for name, split in splits.items()} == {
+        "train": "9d29b947a0281e26",
+        "val": "cfc1b3639ccdf5bc",
+        "test": "a97717bc357195cd",
+    }
 
 
 # --- miniImageNet ---
@@ -467,6 +630,9 @@ def test_mimgnet_refused(tmp_path):
     assert "a second time" in fault(**{"train.csv": table + b"\n" + table.splitlines()[1]})
     assert "filename,label" in fault(**{"train.csv": b"\x89PNG"})
     assert "filename,label" in fault(**{"train.csv": b""})
+    shared = fault(**{"test.csv": files["mini/test.csv"].replace(b"ntest1", b"ntrain2")})
+    assert "test.csv" in shared and "has the class ntrain2 of train.csv" in shared
+    assert "old/val0_0.jpg in" in fault(**{"old/val0_0.jpg": files["mini/images/val0_0.jpg"]})
     lost = fault(**{"images/train1_0.jpg": None, "images/test0_0.jpg": None})
     assert "lacks 2 of the 14" in lost and "train1_0.jpg" in lost
     assert "images/val0_0.jpg" in fault(**{"images/val0_0.jpg": files["mini/images/val0_0.jpg"][:-200]})
@@ -477,6 +643,91 @@ def test_mimgnet_refused(tmp_path):
             path.write_bytes(data[:cut])
             with pytest.raises(UserError, match=r"not a whole|lacks|no test"):
                 get_data.write_mimgnet(tmp_path, path, CLASSES, side=8)
+
+
+def test_mimgnet_by_the_command_line(tmp_path, monkeypatch):
+    replace(monkeypatch, MIMGNET_SPLITS=CLASSES)
+    originals = fake_mimgnet()
+    (tmp_path / "in").mkdir()
+    pack(tmp_path / "in" / "mini-imagenet.tar", originals)
+    args = ["--dataset", "mimgnet", "--data_dir", tmp_path, "--source", tmp_path / "in"]
+    assert command(*args).returncode == 0
+    manifest = json.loads((tmp_path / "mimgnet" / "manifest.json").read_text())
+    assert (manifest["rotations"], manifest["split_seed"], manifest["image_shape"]) == (1, None, [84, 84, 3])
+    assert [file["name"] for file in manifest["source"]["files"]] == ["mini-imagenet.tar"]
+    assert manifest["splits"]["val"]["names"] == ["nval0", "nval1"]
+    original = Image.open(io.BytesIO(originals["mini/images/val1_1.jpg"]))
+    wanted = np.asarray(original.resize((84, 84), Image.Resampling.LANCZOS))
+    np.testing.assert_array_equal(np.load(tmp_path / "mimgnet" / "val.npy")[1, 1], wanted)
+    again = command(*args)
+    assert "is complete" in again.stdout and f"made from {tmp_path / 'in'}" in again.stdout
+    (tmp_path / "in" / "mini-imagenet.zip").write_bytes(b"")
+    refused(command(*args, "--force"), "2 archives named like")
+
+
+# --- files of absurd size, and folders that cannot be read ---
+
+
+def zip_that_declares(path, size, data):
+    """A zip of one member, train.csv; its directory declares this size, whatever data is."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train.csv", data)
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<I", content, content.index(b"PK\1\2") + 24, size)
+    path.write_bytes(content)
+
+
+def test_a_file_of_absurd_size_is_not_read(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with open(folder / "train.csv", "wb") as file:
+        file.truncate(1 << 40)  # a hole: it takes no space
+    member = tarfile.TarInfo("train.csv")
+    member.size = 1 << 40
+    (tmp_path / "x.tar").write_bytes(member.tobuf())
+    zip_that_declares(tmp_path / "x.zip", (1 << 32) - 2, b"")
+    for source in (folder, tmp_path / "x.tar", tmp_path / "x.zip"):
+        with pytest.raises(UserError, match=r"train\.csv in .* has more than 64 MiB"):
+            get_data.read_tables(source)
+
+
+def test_a_file_that_is_larger_than_it_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "LARGEST", 1 << 20)
+    zip_that_declares(tmp_path / "x.zip", 10, bytes(1 << 22))
+    with pytest.raises(UserError, match="not a whole zip"):
+        get_data.read_tables(tmp_path / "x.zip")
+    endless = types.SimpleNamespace(read=bytes)
+    with pytest.raises(UserError, match="more than 1 MiB"):
+        download._read(endless, 10, "x", tmp_path)
+
+
+@pytest.mark.parametrize("side", [10000, 20000])
+def test_an_image_of_absurd_size_is_not_decoded(side):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+    image = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    with pytest.raises(UserError, match=f"x.png is refused .*{side * side} pixels"):
+        download.decode(image, "x.png", "L")
+
+
+def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    lay(tmp_path / "in", fake_mimgnet(), False)
+    scandir = os.scandir
+
+    def scan(path):
+        if str(path).endswith("images"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    args = ["--dataset", "mimgnet", "--source", tmp_path / "in" / "mini", "--data_dir", tmp_path / "data"]
+    refused(command(*args), "mini/images: Permission denied")
+    assert not leftovers(tmp_path / "data")
+
+
+# --- the command line ---
 
 
 def test_refusals_on_the_command_line(tmp_path):
@@ -491,21 +742,81 @@ def test_refusals_on_the_command_line(tmp_path):
     )
     refused(command("--dataset", "omniglot", "--source", tmp_path / "in17", *out), "neither images_background.zip")
     refused(command("--dataset", "omniglot", "--source", tmp_path / "nowhere", *out), "there is no")
-    refused(process("--dataset", "omnigolt", *out), "omnigolt", "--help")
+    refused(command("--dataset", "mimgnet", "--source", "/dev/null", *out), "there is no folder and no file")
+    refused(command("--dataset", "omnigolt", *out), "omnigolt", "--help")
     refused(command("--dataset", "glyphs", "--sed", 3, *out), "--sed")
-    refused(command("--dataset", "glyphs", "--size", 28, *out), "--size")
     refused(command("--dataset", "glyphs", "--verify", *out), "there is no")
     assert not leftovers(tmp_path / "data")
+
+
+VALUES = {
+    "source": ".",
+    "seed": "0",
+    "size": "28",
+    "mirror": "http://127.0.0.1:9",
+    "timeout": "60",
+    "retries": "5",
+    "force": None,
+    "verify": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "taken"),
+    [
+        ("--dataset omniglot", "source seed size force verify"),
+        ("--dataset omniglot --source SOURCE", "source force verify"),
+        ("--dataset mimgnet", "source mirror timeout retries force verify"),
+        ("--dataset mimgnet --source SOURCE", "source force verify"),
+        ("--dataset glyphs", "seed force verify"),
+        ("--dataset omniglot --verify", "verify"),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(tmp_path, words, taken):
+    np.save(tmp_path / "train.npy", np.zeros(1))  # SOURCE holds what may be the authors' arrays
+    words = words.replace("SOURCE", str(tmp_path)).split()
+    for flag, value in VALUES.items():
+        asked = [*words, f"--{flag}", *([value] if value else [])]
+        if flag not in taken.split():
+            refused(command(*asked, "--data_dir", tmp_path), f"--{flag} has no meaning for")
+        elif flag != "verify" or "--source" not in words:  # which --verify does not take
+            assert value is None or str(vars(get_data.parse(asked))[flag]).startswith(value)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "flag", "values"),
+    [
+        ("mimgnet", "timeout", "nan inf -inf 0 -1 1e+300 x"),
+        ("mimgnet", "retries", "-1 1001 1.5 nan x"),
+        ("mimgnet", "mirror", "nonsense ftp://x file:///x http:// HTTP:/x"),
+        ("omniglot", "size", "0 -1 106 nan 28.0 x"),
+        ("omniglot", "seed", "-1 4294967296 nan x"),
+        ("glyphs", "seed", "-1 4294967296 nan x"),
+    ],
+)
+def test_a_mistyped_value_is_refused(tmp_path, dataset, flag, values):
+    for value in values.split():
+        refused(command("--dataset", dataset, f"--{flag}={value}", "--data_dir", tmp_path), f"--{flag}", value)
+    for name in ("source", "data_dir"):
+        refused(command("--dataset", "omniglot", f"--{name}="), f"--{name}", "empty")
+    assert not leftovers(tmp_path)
 
 
 # --- glyphs, and what all datasets have in common ---
 
 
-@pytest.fixture(scope="module")
-def glyphs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("glyphs")
-    assert process("--dataset", "glyphs", "--data_dir", folder).returncode == 0
-    return folder / "glyphs"
+@pytest.fixture
+def glyphs(data_dir):
+    return data_dir / "glyphs"
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Seven characters where there are 150."""
+    replace(monkeypatch, GLYPHS_SPLITS=FEW)
+
+
+FEW = {"train": 4, "val": 2, "test": 1}
 
 
 def test_glyphs(glyphs):
@@ -513,9 +824,25 @@ def test_glyphs(glyphs):
     assert manifest["split_seed"] == 0 and manifest["rotations"] == 4 and manifest["scale"] == 1 / 255
     arrays = [np.load(glyphs / f"{split}.npy") for split in ("train", "val", "test")]
     assert [len(array) for array in arrays] == [100, 20, 30]
-    np.testing.assert_array_equal(np.concatenate(arrays)[:10], draw_glyphs(10, 20, seed=0))
-    assert (draw_glyphs(10, 20, seed=1) != draw_glyphs(10, 20, seed=0)).any()
+    np.testing.assert_array_equal(np.concatenate(arrays)[:3], draw_glyphs(3, 20, seed=0))
     assert np.concatenate(arrays).mean(axis=(2, 3, 4)).min() > 2  # no drawing is all but empty
+
+
+def test_glyphs_by_the_command_line(tmp_path, few):
+    assert command("--dataset", "glyphs", "--data_dir", tmp_path, "--seed", 1).returncode == 0
+    manifest = json.loads((tmp_path / "glyphs" / "manifest.json").read_text())
+    assert manifest["split_seed"] == 1 and manifest["source"] == {"given": "glyphs.py", "files": []}
+    start, drawn = 0, draw_glyphs(7, 20, seed=1)
+    for split, count in FEW.items():
+        np.testing.assert_array_equal(np.load(tmp_path / "glyphs" / f"{split}.npy"), drawn[start : start + count])
+        assert manifest["splits"][split]["names"] == [f"glyph{c:03d}" for c in range(start, start + count)]
+        start += count
+
+
+def test_glyphs_are_the_same_bytes_everywhere():
+    """The README's demo is quoted from these drawings."""
+    digest = hashlib.sha256(draw_glyphs(12, 4, seed=5).tobytes()).hexdigest()
+    assert digest[:16] == "184816f1294c8776"
 
 
 def test_glyphs_are_neither_hopeless_nor_easy(glyphs):
@@ -539,20 +866,23 @@ def test_a_complete_dataset_is_left_alone(glyphs):
     refused(command("--dataset", "glyphs", "--data_dir", glyphs.parent, "--seed", 1), "--seed 0, not 1", "--force")
 
 
-def test_damage_is_seen_and_mended(glyphs, tmp_path):
-    folder = shutil.copytree(glyphs, tmp_path / "glyphs")
-    args = ["--dataset", "glyphs", "--data_dir", tmp_path]
-    with open(folder / "val.npy", "r+b") as file:
-        file.seek(-1, os.SEEK_END)
-        file.write(b"\x07")
+def test_damage_is_seen_and_mended(tmp_path, few):
+    args, folder = ["--dataset", "glyphs", "--data_dir", tmp_path], tmp_path / "glyphs"
+    assert command(*args).returncode == 0
+    manifest, whole = (folder / "manifest.json").read_text(), (folder / "val.npy").read_bytes()
+    (folder / "val.npy").write_bytes(whole[:-1] + b"\x07")
     assert command(*args).returncode == 0  # a look at the sizes only
     refused(command(*args, "--verify"), "val.npy", "checksum")
     (folder / "val.npy").write_bytes(b"")
     refused(command(*args), "val.npy", "--force")
-    (folder / "manifest.json").write_text("{}")
-    refused(command(*args), "manifest.json", "--force")
+    for field in json.loads(manifest).keys() - {"versions", "created"}:
+        (folder / "manifest.json").write_text(manifest.replace(f'"{field}"', '"other"'))
+        refused(command(*args), "manifest.json is damaged", "--force")
+    for text in ("", "[]", "{}", '"x"', manifest.replace('"names"', '"other"'), manifest[:-9]):
+        (folder / "manifest.json").write_text(text)
+        refused(command(*args), "manifest.json is damaged", "--force")
     assert command(*args, "--force").returncode == 0
-    assert (folder / "val.npy").read_bytes() == (glyphs / "val.npy").read_bytes()
+    assert (folder / "val.npy").read_bytes() == whole and command(*args, "--verify").returncode == 0
 
 
 def test_files_of_others_are_never_replaced(tmp_path):
@@ -562,24 +892,54 @@ def test_files_of_others_are_never_replaced(tmp_path):
     assert (tmp_path / "glyphs" / "train.npy").read_bytes() == b"precious"
 
 
-def test_killed_while_it_writes(tmp_path):
+def test_killed_while_it_writes(tmp_path, few):
     """A process that dies between the arrays and the manifest leaves nothing in place or in the way."""
     script = (
-        "import os, sys, get_data\n"
+        "import os, get_data\n"
         "get_data.GLYPHS_SPLITS = {'train': 2, 'test': 1}\n"
-        "if sys.argv[1:]: get_data.write_manifest = lambda *_, **__: os.kill(os.getpid(), 9)\n"
+        "get_data.write_manifest = lambda *_, **__: os.kill(os.getpid(), 9)\n"
         f"get_data.main(['--dataset', 'glyphs', '--data_dir', {str(tmp_path)!r}])\n"
     )
-    died = subprocess.run([sys.executable, "-c", script, "die"], cwd=PROGRAM.parent, check=False)
+    died = subprocess.run([sys.executable, "-c", script], cwd=PROGRAM.parent, check=False)
     assert died.returncode == -signal.SIGKILL
     assert not (tmp_path / "glyphs").exists() and (tmp_path / ".glyphs.new" / "test.npy").exists()
-    subprocess.run([sys.executable, "-c", script], cwd=PROGRAM.parent, check=True)
+    assert command("--dataset", "glyphs", "--data_dir", tmp_path).returncode == 0
     assert (tmp_path / "glyphs" / "manifest.json").exists() and not (tmp_path / ".glyphs.new").exists()
+
+
+def test_a_dataset_outlives_what_was_to_replace_it(tmp_path, few, monkeypatch):
+    target, args = tmp_path / "glyphs", ["--dataset", "glyphs", "--data_dir", tmp_path]
+    assert command(*args).returncode == 0
+    target.rename(tmp_path / ".glyphs.old")  # as when it was killed between the two renames
+    with pytest.raises(KeyError), making(target):
+        raise KeyError
+    assert command(*args, "--verify").returncode == 0 and not (tmp_path / ".glyphs.old").exists()
+    rename = Path.rename
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(Path, "rename", lambda a, b: raise_it(full) if a.name == ".glyphs.new" else rename(a, b))
+    refused(command(*args, "--force"), "No space left", "free some space")
+    assert command(*args, "--verify").returncode == 0
+
+
+def test_a_dataset_survives_a_power_cut(tmp_path, few, disk):
+    folder = tmp_path / "glyphs"
+    for force in ((), ("--force",)):
+        del disk[:]
+        assert command("--dataset", "glyphs", "--data_dir", tmp_path, *force).returncode == 0
+        there = disk.index(("rename", str(folder)))
+        before, after = ({event[1] for event in events} for events in (disk[:there], disk[there + 1 :]))
+        assert before >= {path.stat().st_ino for path in (folder, *folder.iterdir())}
+        assert tmp_path.stat().st_ino in after
 
 
 def test_two_at_once(tmp_path):
     with making(tmp_path / "glyphs"):
-        refused(process("--dataset", "glyphs", "--data_dir", tmp_path), "another get_data.py")
+        refused(command("--dataset", "glyphs", "--data_dir", tmp_path), "is making", "wait for it")
+
+
+def test_a_system_without_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "fcntl", None)
+    refused(command("--dataset", "glyphs", "--data_dir", tmp_path), "Windows", "WSL")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -604,7 +964,7 @@ def test_a_full_disk(tmp_path):
 
 def test_an_unusable_data_dir(tmp_path):
     (tmp_path / "file").write_text("")
-    refused(command("--dataset", "glyphs", "--data_dir", tmp_path / "file"), "--data_dir")
+    refused(command("--dataset", "glyphs", "--data_dir", tmp_path / "file"), "cannot write into", "file")
     if os.geteuid():
         (tmp_path / "locked").mkdir(mode=0o500)
         refused(command("--dataset", "glyphs", "--data_dir", tmp_path / "locked"), "Permission denied")
