@@ -128,8 +128,9 @@ def checksum(path: Path) -> dict:
 def making(target: Path) -> Iterator[Path]:
     """A new folder beside target, which becomes target if the block ends well, and else goes away.
 
-    One process at a time; what a killed one left is cleared away, and what it was about to replace comes
-    back. A target that holds anything that this program did not make is refused, never replaced.
+    The block ends with write_manifest, which puts the folder's names on the disk. One process at a time; what a
+    killed one left is cleared away, and what it was about to replace comes back. A target that holds anything that
+    this program did not make is refused, never replaced.
     """
     target = target.resolve()  # DATA_DIR/<dataset> may be a link to a larger disk
     if target.exists():
@@ -143,7 +144,6 @@ def making(target: Path) -> Iterator[Path]:
             _clear_away(target, new, old)
             new.mkdir()
             yield new
-            sync(new)
             if target.exists():
                 target.rename(old)
             new.rename(target)

@@ -6,7 +6,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server(ThreadingHTTPServer):
-    """manners: what to do at the 1st, 2nd, ... request, the last one for ever. asked: their Range headers."""
+    """manners: what to do at the 1st, 2nd, ... request, the last one for ever.
+
+    asked, conditions: the requests' Range and If-Range headers.
+    """
 
     daemon_threads = True
 
@@ -14,27 +17,31 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.body, self.etag, self.manners = body, '"first"', manners
         self.asked: list[str | None] = []
+        self.conditions: list[str | None] = []
         self.stopping = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def change(self) -> None:
-        """From now on it is another file of the same size."""
-        self.body, self.etag = self.body[:-1] + bytes([self.body[-1] ^ 1]), '"second"'
+        """From now on it is another file of the same size, in its beginning too."""
+        self.body, self.etag = self.body[:200] + bytes(byte ^ 1 for byte in self.body[200:]), '"second"'
 
     def handle_error(self, *_: object) -> None:
         """The client hung up: not worth a traceback."""
 
 
 class Handler(BaseHTTPRequestHandler):
-    """A manner is a number (the status it answers), "html", or phrases of those below, such as "drops, no length"."""
+    """A manner: a status ("503", or "503 after 7" seconds), "html", or phrases from below, as in "drops, no length"."""
 
     def do_GET(self) -> None:
         server, wanted = self.server, self.headers.get("Range")
         manner = server.manners[min(len(server.asked), len(server.manners) - 1)]
         server.asked.append(wanted)
-        if manner.isdigit():
-            self.send_response(int(manner))
-            self.send_header("Retry-After", "0")
+        server.conditions.append(self.headers.get("If-Range"))
+        status, _, after = manner.partition(" after ")
+        if status.isdigit():
+            self.send_response(int(status))
+            if after:
+                self.send_header("Retry-After", after)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return

@@ -157,6 +157,17 @@ def test_only_failures_in_a_row_count(tmp_path):
     assert len(server.asked) == 3
 
 
+def test_the_pauses_grow_or_are_the_servers(tmp_path, monkeypatch, capsys):
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    with serve(BODY, *["500"] * 8, "429 after 7", "503 after 86400", "503 after Monday", "well") as server:
+        fetch(f"{server.url}/x.npy", tmp_path / "x.npy", retries=11, wait=0.5)
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
+    with serve(BODY, "429 after 7", "well") as server:
+        fetch(f"{server.url}/y.npy", tmp_path / "y.npy", wait=0.5)
+    assert pauses[11:] == [7] and "trying again in 7 s" in capsys.readouterr().out
+
+
 def test_a_later_run_goes_on_from_the_very_byte(tmp_path):
     path = tmp_path / "x.npy"
     with serve(BODY, "drops", "well") as server:
@@ -166,7 +177,7 @@ def test_a_later_run_goes_on_from_the_very_byte(tmp_path):
         assert 0 < begun < len(BODY)
         fetch(f"{server.url}/x.npy", path)
     assert path.read_bytes() == BODY
-    assert server.asked == [None, f"bytes={begun}-"]
+    assert server.asked == [None, f"bytes={begun}-"] and server.conditions == [None, server.etag]
 
 
 def test_another_address_starts_afresh(tmp_path):
@@ -429,22 +440,21 @@ def test_omniglot_is_the_same_from_zips_folders_and_tfds(tmp_path):
     found = {"tfds": get_data.read_omniglot_tfds(examples, alphabets.__getitem__, 28)}
     for source in ("zips", "zips/images_evaluation.zip", "folders", "folders/images_background"):
         found[source], _ = get_data.read_omniglot(tmp_path / source, 28, PARTS, 2)
-    names = [
-        "Arcadian/character01",
-        "Greek/character09",
-        "Greek/character10",
-        "Zulu/character01",
-        "Zulu/character02",
-    ]
-    dealt = [names[i] for i in np.random.RandomState(3).permutation(5)]
+    wanted = deal(3)
     for route, drawings in found.items():
         (tmp_path / "out" / route).mkdir(parents=True)
-        wanted = {"train": dealt[:3], "val": dealt[3:4], "test": dealt[4:]}
         assert get_data.write_omniglot(tmp_path / "out" / route, drawings, 3, SPLITS) == wanted
         for split, its_names in wanted.items():
             made = np.load(tmp_path / "out" / route / f"{split}.npy")
             np.testing.assert_array_equal(made, np.stack([shrunk(files, name, 28) for name in its_names]))
     assert made.mean() < 100  # ink is 255 and rare, paper 0
+
+
+def deal(seed):
+    """split -> names of its characters, of the five of fake_omniglot."""
+    names = ["Arcadian/character01", "Greek/character09", "Greek/character10", "Zulu/character01", "Zulu/character02"]
+    dealt = [names[i] for i in np.random.RandomState(seed).permutation(5)]
+    return {"train": dealt[:3], "val": dealt[3:4], "test": dealt[4:]}
 
 
 def shrunk(originals, name, size):
@@ -466,6 +476,8 @@ def test_omniglot_by_the_command_line(tmp_path, monkeypatch, size):
     manifest = json.loads((tmp_path / "omniglot" / "manifest.json").read_text())
     assert (manifest["rotations"], manifest["split_seed"], manifest["image_shape"]) == (4, 3, [size, size, 1])
     assert manifest["source"]["given"] == str(tmp_path / "zips") and len(manifest["source"]["files"]) == 2
+    assert {split: entry["names"] for split, entry in manifest["splits"].items()} == deal(3) != deal(0)
+    assert [entry["classes"] for entry in manifest["splits"].values()] == [12, 4, 4]
     for split, entry in manifest["splits"].items():
         array = np.load(tmp_path / "omniglot" / f"{split}.npy")
         np.testing.assert_array_equal(array, np.stack([shrunk(originals, name, size) for name in entry["names"]]))
@@ -574,8 +586,8 @@ def fake_mimgnet(count=2):
         for name, _ in rows:
             side = 12 if name == "train0_0.jpg" else 8
             image = io.BytesIO()
-            colour = np.random.RandomState(len(files)).randint(0, 256, 3)
-            Image.new("RGB", (side, side), tuple(colour.tolist())).save(image, "jpeg")
+            pixels = np.random.RandomState(len(files)).randint(0, 256, (side, side, 3), np.uint8)
+            Image.fromarray(pixels).save(image, "jpeg")
             files[f"mini/images/{name}"] = image.getvalue()
         files[f"mini/{split}.csv"] = "\n".join(map(",".join, [("filename", "label"), *rows])).encode()
     return files
@@ -609,8 +621,13 @@ def test_mimgnet_is_the_same_from_a_folder_and_archives(tmp_path):
             np.testing.assert_array_equal(made, np.load(tmp_path / "0" / f"{split}.npy"))
             for c in range(classes):
                 for i in range(2):
-                    original = Image.open(io.BytesIO(files[f"mini/images/{split}{c}_{i}.jpg"]))
-                    assert abs(np.asarray(original)[0, 0].astype(int) - made[c, i, 4, 4]).max() <= 2
+                    original = files[f"mini/images/{split}{c}_{i}.jpg"]
+                    np.testing.assert_array_equal(made[c, i], resized(original, 8))
+
+
+def resized(original, side):
+    image = Image.open(io.BytesIO(original))
+    return np.asarray(image.resize((side, side), Image.Resampling.LANCZOS))
 
 
 def test_mimgnet_refused(tmp_path):
@@ -656,9 +673,8 @@ def test_mimgnet_by_the_command_line(tmp_path, monkeypatch):
     assert (manifest["rotations"], manifest["split_seed"], manifest["image_shape"]) == (1, None, [84, 84, 3])
     assert [file["name"] for file in manifest["source"]["files"]] == ["mini-imagenet.tar"]
     assert manifest["splits"]["val"]["names"] == ["nval0", "nval1"]
-    original = Image.open(io.BytesIO(originals["mini/images/val1_1.jpg"]))
-    wanted = np.asarray(original.resize((84, 84), Image.Resampling.LANCZOS))
-    np.testing.assert_array_equal(np.load(tmp_path / "mimgnet" / "val.npy")[1, 1], wanted)
+    made = np.load(tmp_path / "mimgnet" / "val.npy")[1, 1]
+    np.testing.assert_array_equal(made, resized(originals["mini/images/val1_1.jpg"], 84))
     again = command(*args)
     assert "is complete" in again.stdout and f"made from {tmp_path / 'in'}" in again.stdout
     (tmp_path / "in" / "mini-imagenet.zip").write_bytes(b"")
@@ -890,6 +906,11 @@ def test_files_of_others_are_never_replaced(tmp_path):
     (tmp_path / "glyphs" / "train.npy").write_bytes(b"precious")
     refused(command("--dataset", "glyphs", "--data_dir", tmp_path, "--force"), "did not make")
     assert (tmp_path / "glyphs" / "train.npy").read_bytes() == b"precious"
+    (tmp_path / "glyphs" / "train.npy").unlink()
+    (tmp_path / "glyphs" / "manifest.json").write_text("{}")
+    (tmp_path / "glyphs" / "notes.txt").write_text("precious")
+    refused(command("--dataset", "glyphs", "--data_dir", tmp_path, "--force"), "did not make")
+    assert (tmp_path / "glyphs" / "notes.txt").read_text() == "precious"
 
 
 def test_killed_while_it_writes(tmp_path, few):
