@@ -911,6 +911,11 @@ def test_files_of_others_are_never_replaced(tmp_path):
     (tmp_path / "glyphs" / "notes.txt").write_text("precious")
     refused(command("--dataset", "glyphs", "--data_dir", tmp_path, "--force"), "did not make")
     assert (tmp_path / "glyphs" / "notes.txt").read_text() == "precious"
+    (tmp_path / "mimgnet").mkdir()
+    (tmp_path / "mimgnet" / "train.npy").write_bytes(b"precious")
+    source = ["--source", tmp_path / "mimgnet"]
+    refused(command("--dataset", "mimgnet", "--data_dir", tmp_path, *source), "what would be replaced")
+    assert (tmp_path / "mimgnet" / "train.npy").read_bytes() == b"precious"
 
 
 def test_killed_while_it_writes(tmp_path, few):
