@@ -138,7 +138,8 @@ def conv_batch_norm(x, w, gamma, beta):
     covariance = tf.matmul(inputs, inputs, transpose_a=True) / count - tf.matmul(centre, centre, transpose_a=True)
     kernel = tf.reshape(w, [9 * channels, -1])
     mean = (centre @ kernel)[:, 0]
-    variance = tf.reduce_sum(kernel * (covariance @ kernel), 1)
+    # A variance of 0 is rounded to either side of it; there its derivative is 0, as that of the maximum is.
+    variance = tf.maximum(tf.reduce_sum(kernel * (covariance @ kernel), 1), 0)
     gain = gamma * tf.math.rsqrt(variance + GAINED_EPSILON)  # [T,D]
     y = conv(x, w * gain[:, None, None, None], beta - mean * gain)
     return y, mean, _unbiased(variance, x.shape)

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 import layers
-from perturbations import BLOCKS, Draw, Noise, NoPerturbation, Params
+from perturbations import BLOCKS, Draw, Noise, NoPerturbation, Params, check_size
 
 EMBEDDING, HIDDEN = 64, 128
 STATISTICS = ("running", "batch")
@@ -44,8 +44,7 @@ class MetaNetwork:
     ):
         if test_statistics not in STATISTICS:
             raise ValueError(f"test_statistics is {test_statistics!r}, wanted one of {STATISTICS}")
-        if min(image_shape[:2]) < 2**BLOCKS:
-            raise ValueError(f"images of {image_shape[0]} x {image_shape[1]} leave nothing after {BLOCKS} poolings")
+        check_size(image_shape)
         self.image_shape, self.channels, self.way = tuple(image_shape), channels, way
         self.perturbation, self.test_statistics = perturbation, test_statistics
         self.stochastic, self.bf16, self.jit = perturbation.stochastic, bf16, jit

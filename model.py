@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 import layers
-from perturbations import BLOCKS, Draw, Noise, NoPerturbation, Params, conv_net, task_noise
+from perturbations import BLOCKS, Draw, Noise, NoPerturbation, Params, check_size, conv_net, task_noise
 
 META_GRADIENTS = ("published", "exact", "first_order")
 
@@ -31,8 +31,8 @@ META_GRADIENTS = ("published", "exact", "first_order")
 class MAML:
     """Second-order MAML over four conv blocks and a dense head, with a perturbation of the support pass.
 
-    image_shape: (H, W, C). inner_lr: step size of the inner loop. meta_gradient: `published` holds batch
-    norm's backward pass constant when the inner gradient is differentiated, `exact` is the full second
+    image_shape: (H, W, C), from 16 x 16. inner_lr: step size of the inner loop. meta_gradient: `published`
+    holds batch norm's backward pass constant when the inner gradient is differentiated, `exact` is the full second
     order, `first_order` none. remat: keep no maps of the inner steps; the backward pass computes them again.
     bf16: the factors of convolutions and matrix products are rounded to bfloat16;
     parameters, batch norm and losses stay as they are. jit: will XLA compile it? The right pooling depends on that.
@@ -57,6 +57,7 @@ class MAML:
     ):
         if meta_gradient not in META_GRADIENTS:
             raise ValueError(f"meta_gradient is {meta_gradient!r}, wanted one of {META_GRADIENTS}")
+        check_size(image_shape)
         self.image_shape, self.channels, self.way = tuple(image_shape), channels, way
         self.n_steps, self.inner_lr = n_steps, inner_lr
         self.perturbation, self.meta_gradient = perturbation, meta_gradient

@@ -163,6 +163,13 @@ class Mask(NoPerturbation):
 PERTURBATIONS = {"none": NoPerturbation, "noise": LearnedNoise, "mask": Mask}
 
 
+def check_size(image_shape: tuple[int, int, int]) -> None:
+    """ValueError where images (H, W, C) are too small for four blocks."""
+    height, width, _ = image_shape
+    if min(height, width) < 2**BLOCKS:
+        raise ValueError(f"images of {height} x {width} leave nothing after {BLOCKS} poolings")
+
+
 def conv_net(net: str, image_shape: tuple[int, int, int], channels: int, outputs: int) -> dict[str, tuple]:
     """Shapes of a four-block network's weights by name, `net`/conv1_w to `net`/dense_b."""
     height, width, depth = image_shape

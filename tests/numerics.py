@@ -1,0 +1,59 @@
+"""What rounding may do to a result: bounds that follow from an error analysis, and not from what one machine gave.
+
+A sum of n terms is off by at most n eps of its terms' size, and by about sqrt(n) eps where the terms' errors are
+independent (Higham, Accuracy and Stability of Numerical Algorithms, 2002, chapter 4). The longest sums of the
+nets in these tests are batch norm's, of 1000 to 4000 terms, so that sqrt(n) is 32 to 64; a loss has gone through four
+of them in the support and four in the query pass, whose errors are independent too: sqrt(8) as much.
+"""
+
+from unittest import mock
+
+import numpy as np
+import tensorflow as tf
+
+import layers
+
+SUMS = 128  # the rounding error of a loss or of a normalised pixel, in units of eps times its size
+STEP = 1e-7  # so short that no pixel of these tests' nets passes a maximum or relu's 0
+
+
+def central_difference(f):
+    """f's derivative at 0, and how far rounding and the step may take it from that: f(number) -> float64 array.
+
+    Rounding: two values, each off by SUMS eps |f|, divided by twice the step. Truncation is h^2 f'''/6, a third
+    of the distance from the difference over twice the step.
+    """
+    values = {h: np.asarray(f(h)) for h in (STEP, -STEP, 2 * STEP, -2 * STEP)}
+    slope, wider = ((values[h] - values[-h]) / (2 * h) for h in (STEP, 2 * STEP))
+    size = max(np.abs(value).max() for value in values.values())
+    bound = SUMS * np.finfo(float).eps * size / STEP + np.abs(slope - wider).max() / 3
+    return slope, bound
+
+
+def decided(f, *args):
+    """f(*args) in a graph, where float32 would flip no maximum and no relu: f computes in float64, pools normalised
+    maps, and has no loop.
+
+    One flip moves a meta-gradient by 5 to 30 %, and what flips depends on the processor. So a window's largest pixel
+    has to be further from the next one, and from relu's 0, than float32's rounding. Pixels that are equal (blank
+    paper, masked ones) have equal gradients whichever is chosen.
+    """
+    distances, pool, far = [], layers.max_pool, tf.constant(np.inf, tf.float64)
+
+    def watched(x, jit):
+        n, height, width, channels = x.shape
+        windows = tf.reshape(x[:, : height // 2 * 2, : width // 2 * 2], [n, height // 2, 2, width // 2, 2, channels])
+        windows = tf.reshape(tf.transpose(windows, [0, 1, 3, 5, 2, 4]), [-1, 4])
+        first, second = tf.unstack(tf.math.top_k(windows, 2).values, axis=1)
+        relu = tf.where(first == 0, far, tf.abs(first))
+        gap = tf.where((first <= 0) | (first - second < 1e-12), far, first - second)
+        distances.append(tf.reduce_min(tf.minimum(relu, gap)))
+        return pool(x, jit)
+
+    def nearest(*args):
+        return f(*args), tf.reduce_min(distances)
+
+    with mock.patch.object(layers, "max_pool", watched):
+        result, distance = tf.function(nearest, autograph=False)(*args)
+    assert distance > SUMS * np.finfo(np.float32).eps, f"{distance:.1e}: choose other inputs"
+    return result
