@@ -4,13 +4,15 @@
 
 FILE.npz holds `settings` (a printed list of pairs), `query_loss`, `query_acc` and, for a training case,
 `grad/<variable>` (whole, or flattened with every k-th element kept, as in tests/golden). Weights, images and
-noise are redrawn from numpy.random.RandomState(seed). Prints the relative error of the loss and of each gradient
-(norm of the difference over the norm, of tensors whose norm is over 1e-4), in float64 and float32, the worst
-last; exits 0 only where every error is within the tolerance.
+noise are redrawn from numpy.random.RandomState(seed). Prints relative errors (norm of the difference over the norm,
+of the loss and of tensors whose norm is over 1e-4) in float32, then in float64, each sorted, and in the last line the
+worst of those that count: float64's. Exits 0 only where every one of these is within the tolerance.
 
-Two pixels of a pooling window that differ by less than float32's rounding (about one window in a million) fall
-either way, and one such flip can move a gradient by 5 %. So float32 is computed up to four times, in ways that
-differ in nothing but the order of summation, and one of them has to agree.
+Float64 decides, alone. Two pixels of a pooling window that differ by less than float32's rounding (about one window
+in a million) fall either way, and one such flip moves a gradient by up to 30 %. In float32, what flips depends on the
+processor, so that its errors are reported and not judged. The reference itself computed in float32: on fresh files
+it agrees with float64 to 3e-5, except where one of its own maxima flipped; such a file fails, and is to be made
+again from another seed (of those in tests/golden, that of miniImageNet has a few, 3e-3).
 """
 
 import argparse
@@ -65,24 +67,8 @@ def variables() -> list[str]:
     return nets + [f"conv{b}_bn/beta" for b in (1, 2, 3, 4)]
 
 
-def reverse_channels(weights: dict, channels: int) -> dict:
-    """The same network with its hidden channels in reverse order, which permutes the order of summation."""
-    out = {}
-    for name, w in weights.items():
-        if name.endswith("dense_w"):
-            w = w.reshape(-1, channels, w.shape[-1])[:, ::-1].reshape(w.shape)
-        elif not name.endswith("dense_b"):
-            w = w[..., ::-1]
-            w = w[..., ::-1, :] if w.ndim == 4 and "conv1" not in name else w
-        out[name] = w
-    return out
-
-
-def compute(s: dict, dtype: str, jit=False, tasks_at_once: int | None = None, reverse=False) -> dict:
-    """What the project computes on the same inputs, under the same names as `read` gives.
-
-    tasks_at_once: how many tasks one call computes (all); reverse: the hidden channels in reverse order.
-    """
+def compute(s: dict, dtype: str) -> dict:
+    """What the project computes on the same inputs, task by task, under the same names as `read` gives."""
     import tensorflow as tf
 
     import learners
@@ -97,12 +83,8 @@ def compute(s: dict, dtype: str, jit=False, tasks_at_once: int | None = None, re
         "n_steps": s["n_steps"],
         "inner_lr": s["inner_lr"],
         "meta_gradient": "published" if s["as_shipped"] else "exact",
-        "jit": jit,
     }
     weights, x_s, x_q, noise = redraw(s, learners.make("metadrop", **settings), variables())
-    if reverse:
-        weights = reverse_channels(weights, channels)
-        noise = {k: v if k[1] == "dense" else v[..., ::-1] for k, v in noise.items()}
     learner = learners.make("maml" if s["maml"] else "metadrop", **settings)
     params = {k: tf.constant(weights[k], dtype) for k in learner.init(0)}
     x_s, x_q = tf.constant(x_s, dtype), tf.constant(x_q, dtype)
@@ -114,20 +96,17 @@ def compute(s: dict, dtype: str, jit=False, tasks_at_once: int | None = None, re
 
         return draw
 
-    @tf.function(autograph=False, jit_compile=jit)
+    @tf.function(autograph=False)
     def run(params, x_s, x_q):
         if s["test"]:
             return model.evaluate(learner, params, x_s, x_q, noise_of(None), s["mc"])
         tasks = tf.zeros([s["metabatch"], 2], tf.int32)
-        at_once = tasks_at_once or s["metabatch"]
-        return model.meta_gradients(learner, params, x_s, x_q, tasks, at_once, 1, noise_of)
+        return model.meta_gradients(learner, params, x_s, x_q, tasks, noise_of=noise_of)
 
     loss, acc, *grads = run(params, x_s, x_q)
     out = {"query_loss": np.mean(loss), "query_acc": np.mean(acc)}
     if grads:
-        found = {k: v.numpy() for k, v in grads[0].items()}
-        found = reverse_channels(found, channels) if reverse else found
-        out |= {f"grad/{k}": v for k, v in found.items()}
+        out |= {f"grad/{k}": v.numpy() for k, v in grads[0].items()}
     return out
 
 
@@ -144,9 +123,6 @@ def errors(ours: dict, theirs: dict) -> dict[str, float]:
     return dict(sorted(out.items(), key=lambda item: (np.isnan(item[1]), item[1])))
 
 
-ORDERS = [{"tasks_at_once": t, "reverse": r} for r in (False, True) for t in (1, None)]
-
-
 def largest(found: dict[str, float]) -> float:
     return list(found.values())[-1] if found else np.inf
 
@@ -154,21 +130,16 @@ def largest(found: dict[str, float]) -> float:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("file", help="a golden .npz")
-    parser.add_argument("--tolerance", type=float, default=1e-3, help="largest relative error (1e-3)")
+    parser.add_argument("--tolerance", type=float, default=1e-3, help="largest relative error in float64 (1e-3)")
     args = parser.parse_args()
     settings, theirs = read(args.file)
     print(settings)
-    worst = 0.0
-    for dtype, tries in (("float64", ORDERS[:1]), ("float32", ORDERS)):
-        found = {}
-        for order in tries:
-            found = min(found, errors(compute(settings, dtype, **order), theirs), key=largest)
-            if largest(found) <= args.tolerance:
-                break
+    for dtype in ("float32", "float64"):  # the one that decides comes last
+        found = errors(compute(settings, dtype), theirs)
         for name, error in found.items():
             print(f"{dtype}  {error:9.2e}  {name}")
-        worst = max(worst, largest(found))
-    print(f"worst {worst:.2e}, tolerance {args.tolerance:.2e}")
+    worst = largest(found)
+    print(f"worst of float64 {worst:.2e}, tolerance {args.tolerance:.2e}")
     return 0 if worst <= args.tolerance else 1  # a nan is not within
 
 

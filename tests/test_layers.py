@@ -5,12 +5,14 @@ import pytest
 import tensorflow as tf
 
 import layers
+from numerics import central_difference, decided
 
-rng = np.random.default_rng(0)
 
-
-def normal(*shape):
-    return rng.standard_normal(shape)
+@pytest.fixture
+def normal():
+    """normal(*shape) draws, in every test from the same start: inputs do not depend on which tests ran before."""
+    rng = np.random.default_rng(0)
+    return lambda *shape: rng.standard_normal(shape)
 
 
 def conv_formula(x, w, b):
@@ -38,7 +40,7 @@ def pool_formula(x):
 @pytest.mark.parametrize("tasks", [1, 3])
 @pytest.mark.parametrize("per_task", [False, True])
 @pytest.mark.parametrize("channels", [3, layers.FEW])
-def test_conv_is_the_formula(tasks, per_task, channels):
+def test_conv_is_the_formula(normal, tasks, per_task, channels):
     x, lead = normal(tasks, 2, 5, 6, channels), (tasks,) if per_task else ()
     w, b = normal(*lead, 3, 3, channels, 4), normal(*lead, 4)
     y = layers.conv(*map(tf.constant, (x, w, b)))
@@ -48,7 +50,7 @@ def test_conv_is_the_formula(tasks, per_task, channels):
 
 
 @pytest.mark.parametrize("per_task", [False, True])
-def test_dense_is_the_formula(per_task):
+def test_dense_is_the_formula(normal, per_task):
     x = normal(3, 4, 5)
     w, b = (normal(3, 5, 2), normal(3, 2)) if per_task else (normal(5, 2), normal(2))
     y = layers.dense(*map(tf.constant, (x, w, b)))
@@ -59,7 +61,7 @@ def test_dense_is_the_formula(per_task):
 @pytest.mark.parametrize("norm", [layers.batch_norm, layers.batch_norm_held])
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
-def test_batch_norm_is_the_formula_for_each_group(norm, groups, dtype, tolerance):
+def test_batch_norm_is_the_formula_for_each_group(normal, norm, groups, dtype, tolerance):
     x, beta = normal(groups, 4, 5, 6, 3) * 0.03 + 1, normal(3)  # small variance: epsilon matters
     y = norm(tf.constant(x, dtype), tf.constant(beta, dtype))
     for g in range(groups):
@@ -81,18 +83,18 @@ def test_softplus_and_its_two_derivatives_are_the_formulas(jit):
     wide = x.astype(np.float64)
     s = np.exp(-np.logaddexp(0, -wide))
     for f, exact in zip(found, (np.logaddexp(0, wide), s, s * (1 - s)), strict=True):
-        np.testing.assert_allclose(f, exact, rtol=2e-7, atol=2e-7)
+        np.testing.assert_allclose(f, exact, rtol=5e-7, atol=5e-7)  # four roundings of float32
 
 
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("size", [(6, 6), (7, 5), (3, 3), (21, 2)])
-def test_max_pool_drops_the_odd_row_and_column(size, jit):
+def test_max_pool_drops_the_odd_row_and_column(normal, size, jit):
     x = normal(2, *size, 3)
     np.testing.assert_array_equal(layers.max_pool(tf.constant(x), jit), pool_formula(x))
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_block_is_norm_relu_pool_with_every_sample_normalised_on_its_own(held):
+def test_block_is_norm_relu_pool_with_every_sample_normalised_on_its_own(normal, held):
     x, beta = normal(2, 3 * 4, 6, 7, 5), normal(5)  # 2 tasks, 3 samples of 4 images
     y = layers.norm_relu_pool(tf.constant(x), tf.constant(beta), 3, held, False)
     for t in range(2):
@@ -102,7 +104,7 @@ def test_block_is_norm_relu_pool_with_every_sample_normalised_on_its_own(held):
             np.testing.assert_allclose(y[t, rows], expected, rtol=1e-9, atol=1e-10)
 
 
-def test_cross_entropy_and_accuracy_are_the_formulas():
+def test_cross_entropy_and_accuracy_are_the_formulas(normal):
     logits, labels = normal(2, 6, 3), np.eye(3)[[0, 0, 1, 1, 2, 2]]
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     expected = -(log_p * labels).sum(-1).mean(-1)
@@ -112,7 +114,7 @@ def test_cross_entropy_and_accuracy_are_the_formulas():
 
 
 def directional(f, x, jit):
-    """d/dx of <grad f(x), v> for fixed random v: the second derivative along v."""
+    """-> (f's gradient at x, its derivative along a fixed random v), and the gradient at x + step * v by step."""
     v = np.random.default_rng(7).standard_normal(x.shape)
 
     @tf.function(jit_compile=jit, autograph=False)
@@ -120,28 +122,25 @@ def directional(f, x, jit):
         (g,) = tf.gradients(f(x), [x])
         return g, tf.gradients(tf.reduce_sum(g * tf.cast(v, x.dtype)), [x], unconnected_gradients="zero")[0]
 
-    def finite(dtype="float64", step=1e-5):
-        plus, minus = (second(tf.constant(x + s * v, dtype))[0].numpy() for s in (step, -step))
-        return (plus - minus) / (2 * step)
-
-    return [out.numpy() for out in second(tf.constant(x))], finite
+    return [out.numpy() for out in second(tf.constant(x))], lambda step: second(tf.constant(x + step * v))[0]
 
 
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_second_derivative_of_the_block_is_that_of_finite_differences(groups, jit):
+def test_second_derivative_of_the_block_is_that_of_finite_differences(normal, groups, jit):
     beta, c = tf.constant(normal(3)), tf.constant(normal(groups, 4, 3, 2, 3))
 
     def f(x):
         return tf.reduce_sum(tf.square(layers.norm_relu_pool(x, beta, 1, False, jit)) * c)
 
     x = normal(groups, 4, 6, 5, 3)
-    (_, second), finite = directional(f, x, jit)
-    np.testing.assert_allclose(second, finite(), rtol=1e-5, atol=1e-6)
+    (_, second), gradient_at = directional(f, x, jit)
+    slope, bound = central_difference(gradient_at)
+    assert np.abs(second - slope).max() <= bound < 1e-4 * np.abs(slope).max()
 
 
 @pytest.mark.parametrize("jit", [False, True])
-def test_second_derivative_of_the_fused_kernel_is_right(jit):
+def test_second_derivative_of_the_fused_kernel_is_right(normal, jit):
     """Float32 takes the fused op; float64, checked above, the written-out formula."""
     beta, c, x = normal(3), normal(1, 4, 3, 2, 3), normal(1, 4, 6, 5, 3)
 
@@ -149,6 +148,7 @@ def test_second_derivative_of_the_fused_kernel_is_right(jit):
         y = layers.norm_relu_pool(x, tf.cast(beta, x.dtype), 1, False, jit)
         return tf.reduce_sum(tf.square(y) * tf.cast(c, x.dtype))
 
+    decided(lambda x: f(x, False), tf.constant(x))
     (_, exact), _ = directional(lambda x: f(x, False), x, False)
     (_, single), _ = directional(lambda x: f(x, jit), x.astype("float32"), jit)
     assert np.linalg.norm(single - exact) / np.linalg.norm(exact) < 1e-4
@@ -156,7 +156,7 @@ def test_second_derivative_of_the_fused_kernel_is_right(jit):
 
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize(("groups", "dtype"), [(1, "float32"), (2, "float32"), (2, "float64")])
-def test_held_batch_norm_has_the_same_gradient_and_no_second_derivative(groups, dtype, jit):
+def test_held_batch_norm_has_the_same_gradient_and_no_second_derivative(normal, groups, dtype, jit):
     beta, c, x = normal(3), normal(groups, 4, 6, 5, 3), normal(groups, 4, 6, 5, 3)
 
     def loss(norm):
@@ -186,7 +186,7 @@ def test_gradient_of_equal_pixels_is_shared_out_once(jit):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_second_derivative_of_max_pool_under_jit_is_not_rounded(dtype):
+def test_second_derivative_of_max_pool_under_jit_is_not_rounded(normal, dtype):
     """XLA's own second derivative picks the winner among bfloat16 values."""
     x = (1 + 1e-4 * normal(2, 6, 6, 3)).astype(dtype)  # bfloat16 cannot tell these apart
     c = normal(2, 3, 3, 3)
