@@ -27,7 +27,6 @@ accuracies are 0 to 1, losses nats.
 """
 
 import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +45,17 @@ SHAPES = {
 }  # fmt: skip
 for _layer in LAYERS:
     SHAPES |= {f"clean_{_layer}": "KI..J", f"perturbed_{_layer}": "KMI..J", f"noise_{_layer}": "K.I..J"}
+# Numbers of something else, and the size that they are below.
+INDICES = {"support_labels": "N", "query_labels": "N", "map_images": "S"}
+# What figures show, and has to be finite.
+SHOWN = [name for name in SHAPES if name.endswith("_features") or name.startswith("head_") or "_conv" in name]
 
 
 def check(arrays: dict[str, np.ndarray]) -> None:
-    """ValueError where arrays are not of SHAPES; a letter is one size, and a dot any size."""
+    """ValueError where arrays are not of SHAPES, or numbers not in their range.
+
+    A letter is one size, which only M may have 0 of, and a dot any size.
+    """
     sizes = {}
     for name, letters in SHAPES.items():
         if name not in arrays:
@@ -60,10 +66,29 @@ def check(arrays: dict[str, np.ndarray]) -> None:
         for letter, size in zip(letters, shape, strict=True):
             if letter != "." and sizes.setdefault(letter, size) != size:
                 raise ValueError(f"{name} has the shape {shape}, where another array has {letter} = {sizes[letter]}")
+            if not size and letter not in "M.":
+                raise ValueError(f"{name} has the shape {shape}")
+    for name, letter in INDICES.items():
+        if not np.isin(arrays[name], np.arange(sizes[letter])).all():
+            raise ValueError(f"{name} holds other numbers than 0 to {sizes[letter] - 1}")
+
+
+def refuse_infinite(arrays: dict[str, np.ndarray], path: Path, remedy: str) -> None:
+    """UserError where something that is shown is infinite or no number."""
+    for name in SHOWN:
+        finite = np.isfinite(arrays[name]).reshape(len(arrays[name]), -1).all(1)
+        if not finite.all():
+            raise UserError(
+                f"{path}: {name} of task {finite.argmin()} are not all finite, so the learner diverged on it: {remedy} "
+                f"again with --checkpoint best, or train anew with a lower --inner_lr or --meta_lr"
+            )
 
 
 def read(savedir: Path) -> dict:
-    """savedir's export: arrays by name, and its settings as a dict. UserError: none, or not one of FORMAT."""
+    """savedir's export: arrays by name, and its settings as a dict.
+
+    UserError: there is none, it is not one of FORMAT, damaged, or holds what is not finite where figures show it.
+    """
     path = savedir / NAME
     remedy = f"run main.py --mode export --savedir {savedir}"
     if not path.is_file():
@@ -73,7 +98,7 @@ def read(savedir: Path) -> dict:
             version = int(file["format"])
             if version == FORMAT:
                 arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as fault:
+    except Exception as fault:  # zipfile, numpy and the decompressors have a dozen for a damaged file
         raise UserError(f"{path} cannot be read ({fault}): {remedy} again") from fault
     if version != FORMAT:
         raise UserError(f"{path} is of version {version}, and this program reads version {FORMAT}: {remedy} again")
@@ -81,12 +106,9 @@ def read(savedir: Path) -> dict:
         check(arrays)
         arrays["settings"] = json.loads(str(arrays["settings"]))
         stochastic = arrays["settings"]["stochastic"]
-    except (ValueError, KeyError, TypeError) as fault:
+        refuse_infinite(arrays, path, remedy)
+    except (ValueError, KeyError, TypeError, AttributeError) as fault:
         raise UserError(f"{path} is damaged ({fault}): {remedy} again") from fault
-    copies = arrays["perturbed_features"]
-    if stochastic and not copies.shape[2]:
+    if stochastic and not arrays["perturbed_features"].shape[2]:
         raise UserError(f"{path} holds no perturbed copies, though its learner perturbs: {remedy} --export_samples 10")
-    finite = np.isfinite(copies).all((1, 2, 3, 4))
-    if not finite.all():
-        raise UserError(f"{path}: task {finite.argmin()} has no usable perturbed copies (not finite): {remedy} again")
     return arrays

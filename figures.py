@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 from PIL import Image
 
+from errors import UserError
 from geometry import Scene
 from results import summary
 
@@ -343,7 +344,10 @@ def animation(frames: Iterator[tuple[Figure, int]], dpi: int = 110) -> bytes:
 
 
 def still(fig: Figure, kind: str, dpi: int) -> bytes:
-    """A figure as png, pdf or svg, the same bytes from the same figure."""
+    """A figure as png, pdf or svg, the same bytes from the same figure. UserError: more pixels than a png can be."""
+    width, height = (round(dpi * inches) for inches in fig.get_size_inches())
+    if max(width, height) >= 2**16:  # matplotlib's limit
+        raise UserError(f"--dpi {dpi} makes a figure of {width} x {height} pixels: lower it, or draw fewer --tasks")
     file = io.BytesIO()
     dated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
     with matplotlib.rc_context({"svg.hashsalt": "0"}):

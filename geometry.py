@@ -26,6 +26,7 @@ class Scene:
 def project(features: np.ndarray, w: np.ndarray, b: np.ndarray, pair: tuple[int, int]):
     """features [P,R,D], head w [P,D,N] and b [P,N] -> axis 1 [P,R], what it leaves [P,R,D], the boundary [P]."""
     first, second = pair
+    w, b = w.astype(np.float64), b.astype(np.float64)  # float32's squares overflow where inner steps diverged
     difference = w[..., first] - w[..., second]
     length = np.linalg.norm(difference, axis=-1)
     length = np.where(length > 0, length, 1)  # equal columns: all points are on the boundary

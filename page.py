@@ -1,37 +1,47 @@
 """The page that shows a run's figures: plain, static, opened from disk, and nothing in it comes from elsewhere."""
 
 import html
+import tempfile
 from pathlib import Path
 
-import results
 from errors import UserError
 from figures import animation, still
+from results import write_atomically
 
 
 class Page:
-    """Writes the figures into `folder`, and collects index.html's sections."""
+    """Collects the figures and index.html's sections; finish() writes them into `folder`.
+
+    Nothing is written before all is drawn, a picture is replaced whole, none is deleted, and index.html comes last: a
+    page, old or new, never links to a file that is not there.
+    """
 
     def __init__(self, folder: Path, titles: list[str], kinds: list[str], dpi: int):
         self.folder, self.dpi = folder, dpi
         self.kinds = ["png", *(kind for kind in dict.fromkeys(kinds) if kind != "png")]
         self.sections = {title: [] for title in titles}
+        self.files = {}  # content by name
 
-    def write(self, name: str, content: bytes) -> None:
+    def make_folder(self) -> None:
+        """UserError where it cannot be made or written into, which is better known before the drawing than after."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            results.write_atomically(self.folder / name, content)
+            tempfile.TemporaryFile(dir=self.folder).close()
         except OSError as fault:
-            raise UserError(f"cannot write into {self.folder} ({fault.strerror})") from fault
+            raise self._unwritable(fault) from fault
+
+    def _unwritable(self, fault: OSError) -> UserError:
+        return UserError(f"cannot write into {self.folder} ({fault.strerror}): make room, or mend its permissions")
 
     def add(self, section: str, name: str, caption: str, fig) -> None:
         """A figure in every format, shown by its PNG."""
         for kind in self.kinds:
-            self.write(f"{name}.{kind}", still(fig, kind, self.dpi))
+            self.files[f"{name}.{kind}"] = still(fig, kind, self.dpi)
         links = " ".join(f'<a href="{name}.{kind}">{kind.upper()}</a>' for kind in self.kinds)
         self._show(section, f"{name}.png", caption, links)
 
     def add_animation(self, section: str, name: str, caption: str, frames) -> None:
-        self.write(f"{name}.gif", animation(frames))
+        self.files[f"{name}.gif"] = animation(frames)
         self._show(section, f"{name}.gif", caption, f'<a href="{name}.gif">GIF</a>')
 
     def note(self, section: str, text: str) -> None:
@@ -44,7 +54,7 @@ class Page:
         )
 
     def finish(self, title: str, settings: dict[str, dict], command: dict) -> Path:
-        """Write index.html, with the runs' settings by name, and the flags that it was drawn with."""
+        """Write all, with the runs' settings by name, and the flags that it was drawn with -> index.html's path."""
         keys = dict.fromkeys(key for of_run in settings.values() for key in of_run)
         rows = ""
         for key in keys:
@@ -54,7 +64,11 @@ class Page:
         body = "".join(f"<h2>{name}</h2>\n" + "\n".join(parts) + "\n" for name, parts in self.sections.items() if parts)
         drawn = html.escape(", ".join(f"{key} {value}" for key, value in command.items()))
         text = PAGE.format(title=html.escape(title), body=body, head=head, rows=rows, drawn=drawn)
-        self.write("index.html", text.encode())
+        try:
+            for file, content in (self.files | {"index.html": text.encode()}).items():
+                write_atomically(self.folder / file, content)
+        except OSError as fault:
+            raise self._unwritable(fault) from fault
         return self.folder / "index.html"
 
 
