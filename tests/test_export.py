@@ -14,7 +14,7 @@ import layers
 import learners
 import model
 import perturbations
-from conftest import SMALL, assert_refused, cli
+from conftest import SMALL, assert_refused, call
 from errors import UserError
 from train import load_parameters
 
@@ -33,25 +33,21 @@ def export_of(savedir, name: str, shot: int, image_shape, inner_lr=0.1, **change
     return exported.read(savedir), e, split
 
 
-CASES = [
-    ("metadrop", 1, (84, 84, 3)),
-    ("metadrop", 2, (28, 28, 1)),
-    ("metadrop", 5, (28, 28, 1)),
-    ("maml", 10, (28, 28, 1)),
-    ("maml", 1, (84, 84, 3)),
-]
+CASES = [("metadrop", 1, (84, 84, 3), 0.1), ("metadrop", 2, (28, 28, 1), 1e-4), ("maml", 10, (28, 28, 1), 0.1)]
 
 
-@pytest.mark.parametrize(("name", "shot", "image_shape"), CASES)
-def test_the_arrays_are_what_the_learner_does(name, shot, image_shape, tmp_path, capsys):
-    found, e, split = export_of(tmp_path, name, shot, image_shape)
+@pytest.mark.parametrize(("name", "shot", "image_shape", "inner_lr"), CASES)
+def test_the_arrays_are_what_the_learner_does(name, shot, image_shape, inner_lr, tmp_path, capsys):
+    found, e, split = export_of(tmp_path, name, shot, image_shape, inner_lr)
     copies = COPIES if name == "metadrop" else 0
     height, width, _ = image_shape
     size = (height // 16) * (width // 16) * 6
     assert found["support_features"].shape == (2, STEPS + 1, 2 * shot, size)
     assert found["perturbed_features"].shape == (2, STEPS + 1, copies, 2 * shot, size)
-    assert found["perturbed_conv2"].shape == (2, copies, min(3, 2 * shot), height // 2, width // 2, 4)
-    assert found["noise_conv1"].shape == (2, copies, min(3, 2 * shot), height, width, 4)
+    for block, layer in enumerate(exported.LAYERS):
+        shape = (min(3, 2 * shot), height >> block, width >> block, 4)
+        assert found[f"clean_{layer}"].shape == (2, *shape)
+        assert found[f"perturbed_{layer}"].shape == found[f"noise_{layer}"].shape == (2, copies, *shape)
     assert found["settings"]["iteration"] == 1 and found["settings"]["stochastic"] == (name == "metadrop")
     assert "2 tasks" in capsys.readouterr().out
 
@@ -86,9 +82,27 @@ def test_the_arrays_are_what_the_learner_does(name, shot, image_shape, tmp_path,
     mine = found["query_features"][1, -1] @ found["head_w"][1, -1] + found["head_b"][1, -1]
     np.testing.assert_allclose(mine, logits[0], rtol=1e-3, atol=1e-4)
 
+    # the maps are of the first image of each class, then the second; a noise-free one is
+    # relu(batch_norm(convolution)), where learned noise is at its centre
+    np.testing.assert_array_equal(found["map_images"], [0, shot, 1][: 2 * shot])
+    mu = layers.conv(tf.constant(x_s), w, b).numpy()[0][..., found["map_channels"]]  # [S,H,W,J]
+    h = mu
+    if copies:
+        a = layers.conv(tf.constant(x_s), *(e.params[f"phi/conv1_{what}"] for what in "wb")).numpy()
+        h = mu * np.log1p(np.exp(a[0][..., found["map_channels"]]))
+    clean = np.maximum((h - h.mean((0, 1, 2))) / np.sqrt(h.var((0, 1, 2)) + layers.EPSILON), 0)
+    np.testing.assert_allclose(found["clean_conv1"][1], clean[found["map_images"]], atol=0.02)
+
+    # a copy has the same noise in every snapshot: where the net hardly moves it is itself, and apart from the others
+    if copies and inner_lr == 1e-4:
+        first, last = found["perturbed_features"][0, 0], found["perturbed_features"][0, -1]  # [M,S,D]
+        same = np.linalg.norm(first - last, axis=-1).max()
+        other = np.linalg.norm(first[0] - first[1], axis=-1).min()
+        assert 0 < same < other
+        assert not np.isclose(found["perturbed_features"], found["support_features"][:, :, None]).all()
+
     # a perturbed map is relu(batch_norm(convolution * noise)) of its own sample
-    if copies and shot < 3:
-        mu = layers.conv(tf.constant(x_s), w, b).numpy()[0][..., found["map_channels"]]  # [S,H,W,J]
+    if copies:
         noise = found["noise_conv1"][1].astype(np.float32)  # [M,I,H,W,J]
         assert noise.min() > 0 and 0.3 < noise.std() < 1.2
         assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.1
@@ -98,16 +112,6 @@ def test_the_arrays_are_what_the_learner_does(name, shot, image_shape, tmp_path,
             variance = product.var((1, 2, 3), keepdims=True)
             wanted = np.maximum((product - mean) / np.sqrt(variance + layers.EPSILON), 0)
             np.testing.assert_allclose(found["perturbed_conv1"][1], wanted, atol=0.02)
-
-
-def test_a_copy_has_the_same_noise_in_every_snapshot(tmp_path):
-    found = export_of(tmp_path, "metadrop", 2, (28, 28, 1), inner_lr=1e-4, tasks=1)[0]
-    # the net hardly moves, so a copy is itself in every snapshot, and apart from the other copies
-    first, last = found["perturbed_features"][0, 0], found["perturbed_features"][0, -1]  # [M,S,D]
-    same = np.linalg.norm(first - last, axis=-1).max()
-    other = np.linalg.norm(first[0] - first[1], axis=-1).min()
-    assert 0 < same < other
-    assert not np.isclose(found["perturbed_features"], found["support_features"][:, :, None]).all()
 
 
 def test_a_learner_without_features_is_refused(tmp_path):
@@ -122,10 +126,10 @@ def test_a_learner_without_features_is_refused(tmp_path):
 
 def test_the_command_line_exports_the_episodes_of_meta_test(data_dir, tmp_path):
     d = tmp_path / "run"
-    done = cli("main.py", "--savedir", d, "--data_dir", data_dir, *SMALL, "--n_train_iters", 0, "--val_every", 0)
+    done = call("main.py", "--savedir", d, "--data_dir", data_dir, *SMALL, "--n_train_iters", 0, "--val_every", 0)
     assert done.returncode == 0, done.stderr
     flags = ("--mode", "export", "--savedir", d, "--way", 3, "--export_tasks", 3, "--n_test_mc_samp", 2)
-    done = cli("main.py", *flags)
+    done = call("main.py", *flags)
     assert done.returncode == 0 and "export.npz: 3 tasks" in done.stdout, done.stderr
     found = exported.read(d)
     # meta_test's own compiled step, on the same three episodes
@@ -144,4 +148,4 @@ def test_the_command_line_exports_the_episodes_of_meta_test(data_dir, tmp_path):
         (("--export_samples", 0), "at least 1"),
         (("--query", 20), "need 21 images a class"),
     ):
-        assert_refused(cli("main.py", "--mode", "export", "--savedir", d, *wrong), words)
+        assert_refused(call("main.py", "--mode", "export", "--savedir", d, *wrong), words)
