@@ -55,8 +55,7 @@ def start(gpu_id: str | None, metabatch: int, precision: str, distribute: bool) 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # By the whole metabatch, also where processes share it: the number of threads decides how sums are rounded.
     parallel = min(cores, metabatch)
-    tf.config.threading.set_inter_op_parallelism_threads(parallel)
-    tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // parallel))
+    set_threads(tf, parallel, cores)
     tf.config.experimental.enable_op_determinism()
     tf.config.experimental.enable_tensor_float_32_execution(precision == TF32)
     if workers > 1:
@@ -68,6 +67,12 @@ def start(gpu_id: str | None, metabatch: int, precision: str, distribute: bool) 
     else:
         strategy = tf.distribute.get_strategy()
     return Devices(name_of(tf, gpus, cores), bool(gpus), parallel, strategy, workers == 1, index == 0)
+
+
+def set_threads(tf, parallel: int, cores: int) -> None:
+    """One thread a task, and the cores that are left for its kernels. TensorFlow has to be fresh."""
+    tf.config.threading.set_inter_op_parallelism_threads(parallel)
+    tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // parallel))
 
 
 def name_of(tf, gpus: list, cores: int) -> str:

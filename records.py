@@ -113,7 +113,7 @@ class State:
             folder = self.folders[kind]
             # TensorFlow goes by its list of a folder's checkpoints; ours is what is there.
             if names := [Path(path).name for path in checkpoints(folder)]:
-                tf.train.update_checkpoint_state(str(folder), names[-1], names)
+                tf.compat.v1.train.update_checkpoint_state(str(folder), names[-1], names)
             elif kind == "last" and were_there(folder):
                 raise UserError(f"no checkpoint of {folder} can be read; train again in a new savedir")
             else:

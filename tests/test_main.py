@@ -1,6 +1,7 @@
 """The command line, run as a user runs it: every mode, faults, kills and interruptions."""
 
 import csv
+import functools
 import json
 import re
 import shutil
@@ -13,13 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import bench
 import exported
 import main
-from conftest import ROOT, SMALL, assert_refused, cli
+import results
+from conftest import ROOT, SMALL, assert_refused, call, cli
 
 
-def train(data_dir, savedir, *args, **settings):
-    return cli("main.py", "--savedir", savedir, "--data_dir", data_dir, *SMALL, *args, **settings)
+def train(data_dir, savedir, *args, how=call):
+    return how("main.py", "--savedir", savedir, "--data_dir", data_dir, *SMALL, *args)
 
 
 def checkpoint(savedir, kind="last") -> dict:
@@ -54,9 +57,9 @@ TRAINING = ("--n_train_iters", 120, "--save_freq", 20, "--val_every", 60, "--n_v
 
 @pytest.fixture(scope="module")
 def run(data_dir, tmp_path_factory) -> Path:
-    """A Meta-dropout run that was never interrupted."""
+    """A Meta-dropout run that was never interrupted, in a process of its own: for the same bits, the same threads."""
     savedir = tmp_path_factory.mktemp("runs") / "metadrop"
-    done = train(data_dir, savedir, *TRAINING)
+    done = train(data_dir, savedir, *TRAINING, how=cli)
     assert done.returncode == 0, done.stderr
     return savedir
 
@@ -65,7 +68,8 @@ def run(data_dir, tmp_path_factory) -> Path:
 def tested(run) -> Path:
     done = cli("main.py", "--mode", "meta_test", "--savedir", run, "--n_test_iters", 7, "--n_test_mc_samp", 2)
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"accuracy : \d+\.\d+ \+- \d+\.\d+", done.stdout.strip())
+    device, accuracy = done.stdout.strip().splitlines()
+    assert device.startswith("device: CPU, ") and re.fullmatch(r"accuracy : \d+\.\d+ \+- \d+\.\d+", accuracy)
     return run
 
 
@@ -96,7 +100,7 @@ def test_killed_at_any_moment_and_resumed_is_never_killed(run, data_dir, tmp_pat
         time.sleep(0.05)
         process.kill()
         kills += process.wait() == -signal.SIGKILL
-    done = train(data_dir, tmp_path / "killed", *TRAINING, "--resume")
+    done = train(data_dir, tmp_path / "killed", *TRAINING, "--resume", how=cli)
     assert done.returncode == 0 and kills == 2 and "resumed at iteration" in done.stdout, done.stderr
     assert_same_run(run, tmp_path / "killed")
 
@@ -124,7 +128,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(run, data_dir, t
     assert done.returncode == 0 and "ckpt-120 is damaged" in done.stderr and "resumed at iteration 101" in done.stdout
     assert_same_run(run, tmp_path / "a")
     path.write_bytes(b"")
-    assert_refused(cli("main.py", "--mode", "meta_test", "--savedir", tmp_path / "a"), "ckpt-120", "damaged")
+    assert_refused(call("main.py", "--mode", "meta_test", "--savedir", tmp_path / "a"), "ckpt-120", "damaged")
 
 
 def test_meta_test_writes_its_result(tested):
@@ -136,52 +140,104 @@ def test_meta_test_writes_its_result(tested):
     assert not (tested / "meta_test.part.json").exists()
 
 
+TESTED = ("--n_test_iters", 7, "--n_test_mc_samp", 2)
+
+
+def again(tested, tmp_path, *flags) -> tuple[dict, dict]:
+    """The result of `tested`, and of the same test in a copy where that was not tested."""
+    shutil.copytree(tested, tmp_path / "a", ignore=shutil.ignore_patterns("meta_test*"))
+    done = call("main.py", "--mode", "meta_test", "--savedir", tmp_path / "a", *TESTED, *flags)
+    assert done.returncode == 0, done.stderr
+    return tuple(json.loads((d / "meta_test.json").read_text()) for d in (tested, tmp_path / "a"))
+
+
 def test_meta_test_is_the_same_whatever_the_metabatch(tested, tmp_path):
-    shutil.copytree(tested, tmp_path / "a")
-    before = json.loads((tested / "meta_test.json").read_text())
-    (tmp_path / "a/meta_test.json").unlink()
-    # what is left of another test (3 samples, not 2) is not taken for this one's
-    part = {"identity": {"n_test_mc_samp": 3}, "losses": [0.0] * 5, "accs": [0.0] * 5}
-    (tmp_path / "a/meta_test.part.json").write_text(json.dumps(part))
-    flags = ("--mode", "meta_test", "--savedir", tmp_path / "a", "--n_test_iters", 7, "--n_test_mc_samp", 2)
-    done = cli("main.py", *flags, "--metabatch", 3)
-    after = json.loads((tmp_path / "a/meta_test.json").read_text())
-    assert done.returncode == 0 and after["accuracies"] == before["accuracies"]
+    before, after = again(tested, tmp_path, "--metabatch", 3)
+    assert after["accuracies"] == before["accuracies"]
     np.testing.assert_allclose(after["losses"], before["losses"], rtol=1e-4)
 
 
 def test_meta_test_goes_on_from_what_an_interrupted_one_left(tested, tmp_path):
-    shutil.copytree(tested, tmp_path / "a")
+    """Of the same test: what another identity left, such as another precision's, is another file."""
+    shutil.copytree(tested, tmp_path / "b", ignore=shutil.ignore_patterns("meta_test*"))
     before = json.loads((tested / "meta_test.json").read_text())
-    keys = ("settings", "checkpoint", "iteration", "n_test_mc_samp", "episodes", "episodes_sha256")
-    part = {"identity": {k: before[k] for k in keys}, "losses": [0.0] * 5, "accs": [0.0] * 5}
-    (tmp_path / "a/meta_test.part.json").write_text(json.dumps(part))
-    flags = ("--mode", "meta_test", "--savedir", tmp_path / "a", "--n_test_iters", 7, "--n_test_mc_samp", 2)
-    assert cli("main.py", *flags).returncode == 0
-    after = json.loads((tmp_path / "a/meta_test.json").read_text())
-    assert after["accuracies"] == [0.0] * 5 + before["accuracies"][5:]
+    store = results.Store(tmp_path / "b", "meta_test", results.identity_of(before))
+    store.write_part(json.dumps({"losses": [0.0] * 5, "accs": [0.0] * 5}))
+    for flags, taken in (
+        ((), True),
+        (("--precision", "bf16"), False),
+        (("--jit", "on"), False),
+        (("--seed", 1), False),
+    ):
+        done = call("main.py", "--mode", "meta_test", "--savedir", tmp_path / "b", *TESTED, *flags)
+        assert done.returncode == 0, done.stderr
+        after = json.loads((tmp_path / "b/meta_test.json").read_text())
+        assert (after["losses"][:5] == [0.0] * 5) == taken, flags
+        if taken:
+            assert after["accuracies"] == [0.0] * 5 + before["accuracies"][5:]
+    assert not store.part.exists() and len(list((tmp_path / "b/tests").iterdir())) == 4
+
+
+def test_results_of_other_tests_are_kept_and_one_that_is_there_is_taken(tested, tmp_path):
+    shutil.copytree(tested, tmp_path / "a")
+    path, first = tmp_path / "a/meta_test.json", json.loads((tested / "meta_test.json").read_text())
+    shutil.rmtree(tmp_path / "a/tests")  # as versions of the program left it that kept one result alone
+    flags = ("--mode", "meta_test", "--savedir", tmp_path / "a", "--n_test_mc_samp", 2)
+    done = call("main.py", *flags, "--n_test_iters", 3)
+    assert "held the result of another test, which is in" in done.stdout
+    assert json.loads(path.read_text())["accuracies"] == first["accuracies"][:3]
+    kept = {p: json.loads(p.read_text())["episodes"] for p in (tmp_path / "a/tests").iterdir()}
+    assert sorted(kept.values()) == [3, 7]
+    (seven,) = (p for p, episodes in kept.items() if episodes == 7)
+    seven.write_text(json.dumps(first | {"accuracy": 12.5}))  # so that it shows where a result comes from
+    done = call("main.py", *flags, "--n_test_iters", 7)
+    assert "tested before" in done.stdout and "accuracy : 12.500000" in done.stdout.splitlines()[-1]
+    assert json.loads(path.read_text())["accuracy"] == 12.5
+    assert (tmp_path / "a/meta_test.log").read_text().strip().splitlines()[-1].startswith("accuracy : 12.500000")
+    done = call("main.py", "--savedir", tmp_path / "a", "--resume", "--n_train_iters", 121)
+    assert done.returncode == 0, done.stderr
+    done = call("main.py", *flags, "--n_test_iters", 7)  # other weights: another result
+    assert "tested before" not in done.stdout and json.loads(path.read_text())["iteration"] == 121
+
+
+def test_results_say_what_made_them(tested, tmp_path):
+    result = json.loads((tested / "meta_test.json").read_text())
+    config = json.loads((tested / "config.json").read_text())
+    made = result["provenance"]
+    assert made["tensorflow"].startswith("2.") and "--n_test_iters 7" in made["command"] and "CPU" in made["device"]
+    version = re.search(r'version = "(.*)"', (ROOT / "pyproject.toml").read_text())[1]
+    assert made["program"].startswith(version) and made["time"].startswith("20")
+    if (ROOT / ".git").exists():
+        head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+        assert f"git {head[:12]}" in made["program"]
+    assert result["settings"]["data_sha256"] == config["data_sha256"] and len(config["data_sha256"]) == 64
+    assert (result["settings"]["precision"], result["settings"]["device"]) == ("float32", "CPU")
+    (session,) = config["sessions"]
+    assert {k: session[k] for k in ("program", "device", "tensorflow")} == {
+        k: made[k] for k in ("program", "device", "tensorflow")
+    }
 
 
 def test_every_learner_meets_the_same_test_episodes_and_compare_pairs_them(tested, data_dir, tmp_path):
     maml = tmp_path / "maml"
     assert train(data_dir, maml, "--maml", "--n_train_iters", 10, "--seed", 5, "--val_every", 0).returncode == 0
-    done = cli("main.py", "--mode", "meta_test", "--savedir", maml, "--n_test_iters", 7)
+    done = call("main.py", "--mode", "meta_test", "--savedir", maml, "--n_test_iters", 7)
     assert done.returncode == 0, done.stderr
     a, b = (json.loads((d / "meta_test.json").read_text()) for d in (maml, tested))
     assert a["episodes_sha256"] == b["episodes_sha256"] and a["settings"]["model"] == "maml"
-    done = cli("main.py", "--mode", "compare", "--savedir", maml, tested)
+    done = call("main.py", "--mode", "compare", "--savedir", maml, tested)
     difference = np.array(b["accuracies"]) - np.array(a["accuracies"])
     last = done.stdout.strip().splitlines()[-1]
     assert f"{difference.mean():+.2f} +- {1.96 * difference.std() / np.sqrt(7):.2f}" in last, done.stdout + done.stderr
     (maml / "meta_test.json").write_text(json.dumps(a | {"episodes_sha256": "another"}))
-    assert_refused(cli("main.py", "--mode", "compare", "--savedir", maml, tested), "different episodes")
+    assert_refused(call("main.py", "--mode", "compare", "--savedir", maml, tested), "different episodes")
     assert not (maml / "checkpoints/best").exists() or not list((maml / "checkpoints/best").iterdir())
 
 
 def test_best_checkpoint_can_be_tested_and_shot_changed(run, tmp_path):
     shutil.copytree(run, tmp_path / "a")
     flags = ("--mode", "meta_test", "--savedir", tmp_path / "a", "--n_test_iters", 2)
-    done = cli("main.py", *flags, "--checkpoint", "best", "--shot", 2)
+    done = call("main.py", *flags, "--checkpoint", "best", "--shot", 2)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "a/meta_test.json").read_text())
     assert result["checkpoint"] == "best" and result["settings"]["shot"] == 2
@@ -192,13 +248,13 @@ META_NETWORK = ("--model", "metanet_original", "--perturbation", "mask", "--mask
 
 @pytest.fixture(scope="module")
 def meta_network(data_dir, tmp_path_factory) -> Path:
-    """A masked Meta Network, interrupted and resumed, tested, exported and drawn beside the same never interrupted."""
+    """A masked Meta Network, in one go, and stopped and resumed."""
     folder = tmp_path_factory.mktemp("metanet")
     at = SMALL.index("--n_steps")
     flags = [*SMALL[:at], *SMALL[at + 2 :], *META_NETWORK, "--data_dir", data_dir, "--clip_norm", 1, "--save_freq", 5]
     for name, iterations in (("whole", [20]), ("cut", [7, 20])):
         for n in iterations:
-            done = cli("main.py", "--savedir", folder / name, *flags, "--n_train_iters", n, "--resume")
+            done = call("main.py", "--savedir", folder / name, *flags, "--n_train_iters", n, "--resume")
             assert done.returncode == 0, done.stderr
     return folder
 
@@ -211,18 +267,18 @@ def test_a_meta_network_goes_the_way_of_every_learner(meta_network, tested, tmp_
     assert np.abs(a["params/running.Sconv2_bn.Smean/.ATTRIBUTES/VARIABLE_VALUE"]).max() > 0.01
     config = json.loads((whole / "config.json").read_text())
     assert config["mask_rates"] == [0.1, 0.2, 0.3, 0.1] and "inner_lr" not in config
-    done = cli("main.py", "--mode", "meta_test", "--savedir", whole, "--n_test_iters", 7)
+    done = call("main.py", "--mode", "meta_test", "--savedir", whole, "--n_test_iters", 7)
     assert done.returncode == 0, done.stderr
     assert "perturbation: mask\n" in (whole / "meta_test.log").read_text()
-    done = cli("main.py", "--mode", "compare", "--savedir", tested, whole)
+    done = call("main.py", "--mode", "compare", "--savedir", tested, whole)
     assert done.returncode == 0 and "better in" in done.stdout, done.stderr
-    exports = [cli("main.py", "--mode", "export", "--savedir", d, "--export_tasks", 1) for d in (whole, tested)]
+    exports = [call("main.py", "--mode", "export", "--savedir", d, "--export_tasks", 1) for d in (whole, tested)]
     assert [e.returncode for e in exports] == [0, 0], exports[0].stderr
     found = exported.read(whole)
     assert found["support_features"].shape[1] == 1 and set(np.unique(found["noise_conv2"])) == {0, 1}
     assert found["noise_conv2"].mean() == pytest.approx(0.8, abs=0.05)
     assert not found["perturbed_conv2"][found["noise_conv2"] == 0].any() and found["perturbed_conv2"].any()
-    done = cli("plot.py", "--savedir", whole, tested, "--tasks", 0, "--format", "png")
+    done = call("plot.py", "--savedir", whole, tested, "--tasks", 0, "--format", "png")
     assert done.returncode == 0, done.stderr
     page = (whole / "plot/index.html").read_text()
     assert "Meta Network (original), mask" in page and "Meta-dropout" in page
@@ -231,9 +287,9 @@ def test_a_meta_network_goes_the_way_of_every_learner(meta_network, tested, tmp_
 def test_a_meta_network_is_tested_at_any_way_and_by_batch_statistics(meta_network, tmp_path):
     shutil.copytree(meta_network / "whole", tmp_path / "a")
     flags = ("--mode", "meta_test", "--savedir", tmp_path / "a", "--n_test_iters", 4, "--way", 6)
-    assert cli("main.py", *flags).returncode == 0
+    assert call("main.py", *flags).returncode == 0
     one = json.loads((tmp_path / "a/meta_test.json").read_text())
-    assert cli("main.py", *flags, "--test_statistics", "batch").returncode == 0
+    assert call("main.py", *flags, "--test_statistics", "batch").returncode == 0
     other = json.loads((tmp_path / "a/meta_test.json").read_text())
     assert one["settings"]["way"] == 6 and one["losses"] != other["losses"]
     assert one["episodes_sha256"] == other["episodes_sha256"]
@@ -247,9 +303,9 @@ def test_flags_that_mean_nothing_to_the_learner_are_refused(meta_network, run, d
         (("--model", "metanet_embedding", "--perturbation", "noise"), "it takes none or mask"),
         (("--maml", "--split", "background"), "is not the whole of Omniglot"),
     ):
-        assert_refused(cli("main.py", *settings, *flags), words)
+        assert_refused(call("main.py", *settings, *flags), words)
     assert not (tmp_path / "a").exists()
-    done = cli("main.py", "--mode", "meta_test", "--savedir", run, "--way", 5)
+    done = call("main.py", "--mode", "meta_test", "--savedir", run, "--way", 5)
     assert_refused(done, "--way 5 contradicts the run, which has 3")
 
 
@@ -262,19 +318,24 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data
     assert all(np.isfinite(v).all() for n, v in checkpoint(tmp_path / "a").items() if n.startswith("params"))
 
 
-def test_bench_prints_one_json_line():
-    done = cli("bench.py", *SMALL, "--iterations", 2, "--mode", "meta_test", "--n_test_mc_samp", 2)
+@pytest.fixture
+def small_yardstick(monkeypatch):
+    monkeypatch.setattr(bench, "matmul_gflops", functools.partial(bench.matmul_gflops, size=256))
+
+
+def test_bench_prints_one_json_line(small_yardstick):
+    done = call("bench.py", *SMALL, "--iterations", 2, "--mode", "meta_test", "--n_test_mc_samp", 2)
     assert done.returncode == 0, done.stderr
     line = json.loads(done.stdout)
     numbers = ("ms_per_step", "tasks_per_s", "gflops", "matmul_gflops", "peak_mb", "compile_s")
     assert all(line[k] > 0 for k in numbers) and len(done.stdout.strip().splitlines()) == 1
     assert line["tasks_per_s"] == pytest.approx(2e3 / line["ms_per_step"], rel=0.02)
-    assert_refused(cli("bench.py", "--mode", "compare"), "not compare")
+    assert line["device"].startswith("CPU, ")
 
 
-def test_bench_checks_the_gradient_and_exports_the_step(data_dir, tmp_path):
+def test_bench_checks_the_gradient_and_exports_the_step(small_yardstick, data_dir, tmp_path):
     flags = ("--iterations", 1, "--jit", "on", "--precision", "bf16", "--data_dir", data_dir)
-    done = cli("bench.py", *SMALL, *flags, "--check", "--export", tmp_path / "step")
+    done = call("bench.py", *SMALL, *flags, "--check", "--export", tmp_path / "step")
     assert done.returncode == 0, done.stderr
     line = json.loads(done.stdout)
     assert 1e-3 < line["gradient_error"] < 1 and line["loss_error"] < 0.05  # bfloat16 is that far off at the start
@@ -344,7 +405,7 @@ def test_a_mistyped_command_line_is_one_sentence(flags, words, capsys, monkeypat
     ("flags", "words"),
     [
         (["--mode", "meta_test", "--maml"], "--model maml contradicts the run, which has metadrop"),
-        (["--mode", "meta_test", "--meta_lr", 0.5], "--meta_lr 0.5 contradicts"),
+        (["--mode", "meta_test", "--inner_lr", 0.5, "--meta_gradient", "exact"], "--meta_gradient exact contradicts"),
         (["--mode", "meta_test", "--dataset", "omniglot"], "contradicts the run"),
         (["--mode", "meta_test", "--query", 20], "need 21 images a class"),
         (["--mode", "meta_train"], "holds a run already"),
@@ -366,12 +427,14 @@ def test_a_damaged_config_is_one_sentence(capsys, monkeypatch, tmp_path):
 def test_compare_needs_tests(run, tmp_path):
     shutil.copytree(run, tmp_path / "a")
     (tmp_path / "a/meta_test.json").write_text("{}")
-    assert_refused(cli("main.py", "--mode", "compare", "--savedir", tmp_path / "a", tmp_path), "cannot be read")
-    assert_refused(cli("main.py", "--mode", "compare", "--savedir", tmp_path, tmp_path), "run main.py --mode meta_test")
+    assert_refused(call("main.py", "--mode", "compare", "--savedir", tmp_path / "a", tmp_path), "cannot be read")
+    assert_refused(
+        call("main.py", "--mode", "compare", "--savedir", tmp_path, tmp_path), "run main.py --mode meta_test"
+    )
 
 
 def test_help_is_grouped_and_tells_the_defaults():
-    done = cli("main.py", "--help")
+    done = call("main.py", "--help")
     assert done.returncode == 0 and "\nlearner:\n" in done.stdout and "\nmeta_test and collapse:\n" in done.stdout
     for name in main.DEFAULTS:
         assert re.search(rf"  --{name}\s", done.stdout), name
