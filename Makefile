@@ -1,8 +1,8 @@
-# make demo | test | lint | bench; make .venv only installs. PYTHON=python3.12 make .venv chooses the Python.
+# make demo | test | test-all | lint | bench; make .venv only installs. PYTHON=python3.12 make .venv chooses the Python.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint format bench clean .venv
+.PHONY: demo test test-all lint format bench clean .venv
 
 .venv: .venv/installed
 
@@ -18,6 +18,9 @@ demo: .venv
 	@PYTHON=$(BIN)/python sh runfiles/demo.sh
 
 test: .venv
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: .venv
 	$(BIN)/python -m pytest
 
 lint: .venv

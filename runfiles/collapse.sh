@@ -1,8 +1,9 @@
 #!/bin/sh
 # Neural collapse in MAML and Meta-dropout: Omniglot 5-way 5-shot, watched every 100 iterations, then measured over 1000
-# test tasks, and drawn side by side. Killed, it goes on where it was. Two CPU cores: an hour and a quarter.
+# test tasks, and drawn side by side. Run again, it goes on where it was. Two CPU cores: an hour and a quarter.
 # DATASET=mimgnet: the first study's setting (4 tasks, 15 queries, inner 0.01 x 5); SHOT=1 for 1-shot. ITERATIONS,
-# SEEDS and LEARNERS ("maml metadrop metanet_original") for others. Flags given here go to every command of main.py.
+# SEEDS and LEARNERS ("maml metadrop metanet_original") for others. Flags given here go to all training and tests, those
+# in TRAIN_FLAGS or TEST_FLAGS to one of them.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
@@ -21,9 +22,10 @@ for seed in ${SEEDS:-0}; do
     case $model in metanet*) steps= ;; *) steps=$inner ;; esac
     "$PYTHON" main.py --mode meta_train --savedir "$folder" --resume --model $model --dataset "$DATASET" \
       --way 5 --shot "$SHOT" --query 15 --metabatch 4 $steps --meta_lr 1e-3 --n_train_iters "${ITERATIONS:-2000}" \
-      --collapse_every 100 --val_every 200 --n_val_tasks 100 --save_freq 200 --seed "$seed" "$@"
+      --collapse_every 100 --val_every 200 --n_val_tasks 100 --save_freq 200 --seed "$seed" \
+      ${TRAIN_FLAGS-} "$@"
     for mode in meta_test collapse; do
-      [ -e "$folder/$mode.json" ] || "$PYTHON" main.py --mode $mode --savedir "$folder" --n_test_iters 1000 "$@"
+      "$PYTHON" main.py --mode $mode --savedir "$folder" --n_test_iters 1000 ${TEST_FLAGS-} "$@"
     done
   done
 done

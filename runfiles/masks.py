@@ -3,18 +3,13 @@
 python runfiles/masks.py [RESULTS]
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
+from tables import ADAPTATION, EPISODES, ROOT, TRAINING, over_seeds, read_runs, refuse_mixed, tests_of
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "runfiles")]
-
-from omni_5way import over_seeds  # noqa: E402
-
-from errors import Parser, UserError, run  # noqa: E402
-from results import read_test, summary  # noqa: E402
+from errors import Parser, UserError, run
+from results import summary
 
 LEARNERS = {"metanet_embedding": "Embedding-based", "metanet_original": "Original", "maml": "MAML"}
 KINDS = {
@@ -28,27 +23,19 @@ COLUMNS = (
 TASKS = (200, 1000)  # the original's number of test tasks, and this project's
 
 
-def found(folder: Path) -> dict[str, dict[int, dict]]:
-    """kind -> seed -> meta_test.json, of the tested runs KIND_SEED in folder."""
-    tests = {}
-    for path in sorted(folder.glob("*_*/meta_test.json")):
-        kind, seed = path.parent.name.rsplit("_", 1)
-        tests.setdefault(kind, {})[int(seed)] = read_test(path.parent)
-    if len({t["episodes_sha256"] for of in tests.values() for t in of.values()}) > 1:
-        raise UserError(f"the runs in {folder} were tested on different episodes: run meta_test again")
-    return tests
-
-
 def tables(results: Path) -> None:
-    runs = {model: found(results / model) for model in LEARNERS}
-    if not any(runs.values()):
+    learners = {model: read_runs(results / model) for model in LEARNERS}
+    if not any(learners.values()):
         raise UserError(f"there are no tested runs in {results}: run runfiles/masks.sh first")
+    refuse_mixed([test for runs in learners.values() for test in tests_of(runs)], EPISODES)
+    for runs in learners.values():
+        refuse_mixed(tests_of(runs), TRAINING | ADAPTATION)
     for tasks in TASKS:
         print(f"\nThe first {tasks} test tasks:\n")
         print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
-        for model, tests in runs.items():
-            for kind in [k for k in KINDS if k in tests]:
-                row(LEARNERS[model], KINDS[kind], tests[kind], tests.get("none", {}), tasks)
+        for model, runs in learners.items():
+            for kind in [k for k in KINDS if k in runs]:
+                row(LEARNERS[model], KINDS[kind], runs[kind], runs.get("none", {}), tasks)
 
 
 def row(learner: str, kind: str, tests: dict[int, dict], plain: dict[int, dict], tasks: int) -> None:

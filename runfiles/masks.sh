@@ -1,8 +1,9 @@
 #!/bin/sh
 # One mask a task, and none: Meta Networks and MAML on Omniglot's background set, 2000 tasks of 5-way 1-shot, tested on
-# 1000 of the evaluation set. Killed, it goes on where it was.
+# 1000 of the evaluation set. Run again, it goes on where it was.
 # SIZE=105 for the published image size (8 hours on two CPU cores); SEEDS, LEARNERS, KINDS for a part or for more:
-# KINDS="none mask scaled support_only per_sample". Flags given here go to every command.
+# KINDS="none mask scaled support_only per_sample". Flags given here go to all training and tests, those in TRAIN_FLAGS
+# or TEST_FLAGS to one of them.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
@@ -25,11 +26,10 @@ for seed in ${SEEDS:-0 1 2}; do
         mask) settings="$settings --perturbation mask" ;;
         *) settings="$settings --perturbation mask --mask_$kind" ;;
       esac
-      [ ! -e "$folder/meta_test.json" ] || continue
       "$PYTHON" main.py --mode meta_train --savedir "$folder" --resume --model $model --dataset omniglot \
         --data_dir "$DATA" --split background --way 5 --shot 1 --query 15 --meta_lr 1e-3 --clip_norm 1 --seed "$seed" \
-        --save_freq 50 $settings "$@"
-      "$PYTHON" main.py --mode meta_test --savedir "$folder" --metabatch 4 --n_test_iters 1000 "$@"
+        --save_freq 50 $settings ${TRAIN_FLAGS-} "$@"
+      "$PYTHON" main.py --mode meta_test --savedir "$folder" --metabatch 4 --n_test_iters 1000 ${TEST_FLAGS-} "$@"
     done
   done
 done

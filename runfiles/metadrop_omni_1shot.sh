@@ -1,13 +1,14 @@
 #!/bin/sh
 # Table 1: Meta-dropout, Omniglot 20-way 1-shot. Run again, it goes on from the last checkpoint.
-# Flags given here go to both commands, for example --gpu_id 1 --data_dir /data.
+# Flags go to both commands, for example --gpu_id 1 --data_dir /data; those in TRAIN_FLAGS or TEST_FLAGS to one.
 # The TF1 code's other settings: submission (Oct 2019) and first release (24 Apr 2020): meta_lr 1e-3;
-#   last revision (27 Apr 2020): metabatch 4, n_train_iters 60000 (with --legacy_shared_classes).
+#   last revision (27 Apr 2020): TRAIN_FLAGS="--metabatch 4 --n_train_iters 60000 --legacy_shared_classes"
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 D=results/metadrop/omni_1shot
 "$PYTHON" main.py --mode meta_train --savedir $D --resume --model metadrop --dataset omniglot --train_split trainval \
   --way 20 --shot 1 --query 15 --metabatch 8 --n_steps 5 --inner_lr 0.1 --meta_lr 3e-4 \
-  --n_train_iters 40000 "$@"
-"$PYTHON" main.py --mode meta_test --savedir $D --metabatch 1 --n_test_iters 1000 --n_test_mc_samp 30 "$@"
+  --n_train_iters 40000 ${TRAIN_FLAGS-} "$@"
+"$PYTHON" main.py --mode meta_test --savedir $D --metabatch 1 --n_test_iters 1000 --n_test_mc_samp 30 \
+  ${TEST_FLAGS-} "$@"

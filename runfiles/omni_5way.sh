@@ -1,6 +1,7 @@
 #!/bin/sh
 # Omniglot 5-way on two CPU cores: both learners; 1-shot with the published and the exact meta-gradient, 4 seeds;
-# 5-shot with the published one, 3 seeds. Killed, it goes on where it was. SEEDS="0" for one seed.
+# 5-shot with the published one, 3 seeds. Run again, it goes on where it was. SEEDS="0" for one seed. Flags given
+# here go to all training and tests, those in TRAIN_FLAGS or TEST_FLAGS to one of them.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
@@ -11,9 +12,8 @@ run() { # shot, inner_lr, iterations, model, gradient, seed, more flags
   settings="--dataset omniglot --way 5 --shot $1 --query 15 --metabatch 4 --inner_lr $2 --meta_lr 1e-3 --model $4"
   settings="$settings --meta_gradient $5 --seed $6 --n_train_iters $3 --val_every 200 --n_val_tasks 100 --save_freq 200"
   shift 6
-  "$PYTHON" main.py --mode meta_train --savedir "$folder" --resume $settings "$@"
-  [ -e "$folder/meta_test.json" ] ||
-    "$PYTHON" main.py --mode meta_test --savedir "$folder" --n_test_iters 400 --n_test_mc_samp 10 "$@"
+  "$PYTHON" main.py --mode meta_train --savedir "$folder" --resume $settings ${TRAIN_FLAGS-} "$@"
+  "$PYTHON" main.py --mode meta_test --savedir "$folder" --n_test_iters 400 --n_test_mc_samp 10 ${TEST_FLAGS-} "$@"
 }
 
 for seed in ${SEEDS:-0 1 2 3}; do

@@ -3,14 +3,11 @@
 python runfiles/table1.py [RESULTS]
 """
 
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from tables import DATA, EPISODES, ROOT, SAMPLES, TRAINING, read_run, refuse_mixed
 
-from errors import Parser, run  # noqa: E402
-from results import read_test  # noqa: E402
+from errors import Parser, run
 
 CELLS = ("omni_1shot", "omni_5shot", "mimg_1shot", "mimg_5shot")
 PUBLISHED = {
@@ -22,24 +19,37 @@ PUBLISHED = {
 NAMES = {"maml": "MAML", "metadrop": "Meta-dropout"}
 
 
-def measured(savedir: Path) -> str:
-    """The tested accuracy with its interval, or nothing where there is none yet."""
-    if not (savedir / "meta_test.json").exists():
-        return ""
-    test = read_test(savedir)
-    return f"{test['accuracy']:.2f} ± {test['interval95']:.2f}"
+def read_cells(results: Path) -> dict[tuple[str, str], dict]:
+    """(model, cell) -> its test, where there is one yet. UserError where a cell's two learners, a dataset's cells or a
+    learner's cells cannot be compared."""
+    tests = {
+        (model, cell): read_run(results / model / cell)
+        for model in NAMES
+        for cell in CELLS
+        if (results / model / cell / "meta_test.json").exists()
+    }
+    for column in CELLS:
+        refuse_mixed([test for (_, cell), test in tests.items() if cell == column], EPISODES | TRAINING)
+    for dataset in ("omni", "mimg"):
+        refuse_mixed([test for (_, cell), test in tests.items() if cell.startswith(dataset)], DATA)
+    for learner in NAMES:
+        refuse_mixed([test for (model, _), test in tests.items() if model == learner], SAMPLES)
+    return tests
 
 
 def main() -> None:
     parser = Parser(prog="table1.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("results", nargs="?", default=ROOT / "results", type=Path, help="folder of the runs")
-    results = parser.parse_args().results
+    tests = read_cells(parser.parse_args().results)
     print("| accuracy, % | Omniglot 20-way 1-shot | Omniglot 20-way 5-shot | miniImageNet 5-way 1-shot | 5-shot |")
     print("|---|---|---|---|---|")
     for (model, source), values in PUBLISHED.items():
         print(f"| {NAMES[model]}, {source} | {' | '.join(values)} |")
         if source == "TF1 repository":
-            ours = [measured(results / model / cell) for cell in CELLS]
+            ours = [
+                "{accuracy:.2f} ± {interval95:.2f}".format(**tests[model, cell]) if (model, cell) in tests else ""
+                for cell in CELLS
+            ]
             print(f"| {NAMES[model]}, this project | {' | '.join(ours)} |")
 
 

@@ -17,7 +17,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A net and a task small enough that a subprocess spends its time on starting TensorFlow.
 SETTINGS = {"dataset": "glyphs", "way": 3, "query": 2, "metabatch": 2, "channels": 4, "n_steps": 1, "gpu_id": "-1"}
-SMALL = [word for name, value in SETTINGS.items() for word in (f"--{name}", str(value))]
+
+
+def flags_of(settings: dict) -> list[str]:
+    """As words of the command line; what is None is left out."""
+    return [word for name, value in settings.items() if value is not None for word in (f"--{name}", str(value))]
+
+
+SMALL = flags_of(SETTINGS)
 
 
 @pytest.fixture(scope="session", autouse=True)

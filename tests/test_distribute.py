@@ -11,28 +11,19 @@ import time
 import numpy as np
 import pytest
 
+import files
 from conftest import ROOT, SMALL, assert_refused, cli
 from test_main import checkpoint
 
 TRAINING = ("--metabatch", 4, "--save_freq", 10, "--val_every", 10, "--n_val_tasks", 4)
 
 
-def workers(savedir, data_dir, *flags) -> list[subprocess.Popen]:
+def workers(savedir, data_dir, *flags, program=(ROOT / "main.py",)) -> list[subprocess.Popen]:
     """Two processes that share each metabatch."""
     sockets = [socket.create_server(("localhost", 0)) for _ in range(2)]
     addresses = [f"localhost:{s.getsockname()[1]}" for s in sockets]
     [s.close() for s in sockets]
-    command = [
-        sys.executable,
-        ROOT / "main.py",
-        "--savedir",
-        savedir,
-        "--data_dir",
-        data_dir,
-        *SMALL,
-        *TRAINING,
-        *flags,
-    ]
+    command = [sys.executable, *program, "--savedir", savedir, "--data_dir", data_dir, *SMALL, *TRAINING, *flags]
     started = []
     for index in range(2):
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
@@ -85,13 +76,34 @@ def test_two_workers_killed_interrupted_and_resumed_train_as_one_process(one, da
     a, b = checkpoint(one), checkpoint(savedir)
     for name in a:
         if name.startswith(("params", "adam")):  # Adam's slots hold the gradients
-            np.testing.assert_allclose(a[name], b[name], atol=1e-5, err_msg=name)
+            np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
 def test_a_metabatch_that_cannot_be_shared_is_refused(data_dir, tmp_path):
     pair = workers(tmp_path / "a", data_dir, "--metabatch", 3)
     for code, stderr in map(finish, pair):
         assert code == 2 and "--metabatch 3 cannot be shared evenly by 2 devices" in stderr
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_worker_0_that_refuses_does_not_leave_the_other_waiting(one, data_dir, tmp_path):
+    """All of them look at the savedir; where only worker 0 can know, the other hears that it is gone."""
+    for code, stderr in map(finish, workers(one, data_dir)):
+        assert code == 2 and f"{one} holds a run already: add --resume" in stderr
+    with files.locked(tmp_path / "a/meta_train.lock", ""):
+        (code, stderr), (other, words) = map(finish, workers(tmp_path / "a", data_dir))
+    assert code == 2 and f"process {os.getpid()} on " in stderr and "is training in" in stderr
+    assert other == 2 and "error: another worker has not begun" in words and "see what it says" in words
+
+
+def test_a_worker_does_not_wait_for_ever(data_dir, tmp_path):
+    """For one that never comes: this is worker 0 alone."""
+    impatient = "import devices, main, sys; devices.PATIENCE = 2; main.run(main.main)"
+    pair = workers(tmp_path / "a", data_dir, program=("-c", impatient))
+    pair[1].kill()
+    pair[1].communicate()
+    code, stderr = finish(pair[0])
+    assert code == 2 and "error: worker 0: the others have not come within 2 s; see what they say" in stderr
     assert not (tmp_path / "a").exists()
 
 

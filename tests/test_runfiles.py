@@ -1,4 +1,4 @@
-"""The scripts of Table 1 say what the published README says, and the table shows what they leave."""
+"""The scripts train and test with the published settings, and the tables show what they leave, or refuse it."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 import main
-from conftest import ROOT, assert_refused, cli
+from conftest import ROOT, assert_refused, call, cli
 
 SETTINGS = ("dataset", "way", "shot", "metabatch", "inner_lr", "n_train_iters")
 PUBLISHED = {
@@ -39,14 +39,42 @@ def test_a_cell_has_the_published_settings(model, cell):
 
 
 def calls(script: str, folder, **environment) -> list[dict]:
-    """The settings of main.py's calls that a copy of this script, in an empty folder, makes."""
-    shutil.copytree(ROOT / "runfiles", folder / "runfiles")
+    """The settings of main.py's calls that a copy of this script in `folder` makes; each mode uses its flags."""
+    shutil.copytree(ROOT / "runfiles", folder / "runfiles", dirs_exist_ok=True)
     done = subprocess.run(
         ["sh", str(folder / "runfiles" / script), "--gpu_id", "-1"],
         env=os.environ | {"PYTHON": "echo"} | environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     lines = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("main.py")]
-    return [main.DEFAULTS | vars(main.parser().parse_args(line)) for line in lines]
+    given = [vars(main.parser().parse_args(line)) for line in lines]
+    for flags in given:
+        main.refuse_unused(flags, flags["mode"])
+    return [main.DEFAULTS | flags for flags in given]
+
+
+SCRIPTS = {
+    "maml_omni_1shot.sh": {}, "metadrop_mimg_5shot.sh": {}, "table1.sh": {}, "masks.sh": {}, "omni_5way.sh": {},
+    "collapse.sh": {"ITERATIONS": "300"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_old_results_do_not_stand_for_new_ones(script, tmp_path):
+    """A script run again, perhaps for other settings, leaves it to main.py to know what has been trained and tested."""
+    first = calls(script, tmp_path)
+    for settings in first:
+        for mode in ("meta_test", "collapse"):
+            result = tmp_path / settings["savedir"][0] / f"{mode}.json"
+            result.parent.mkdir(parents=True, exist_ok=True)
+            result.write_text("{}")
+    assert calls(script, tmp_path) == first
+    assert all(settings["resume"] for settings in first if settings["mode"] == "meta_train")
+    tests = [settings for settings in first if settings["mode"] in ("meta_test", "collapse")]
+    again = calls(script, tmp_path, TEST_FLAGS="--checkpoint best", TRAIN_FLAGS="--save_freq 7", **SCRIPTS[script])
+    assert {s["save_freq"] for s in again if s["mode"] == "meta_train"} == {7}
+    if "ITERATIONS" in SCRIPTS[script]:
+        assert {s["n_train_iters"] for s in again if s["mode"] == "meta_train"} == {300}
+    assert [s for s in again if s["mode"] in ("meta_test", "collapse")] == [s | {"checkpoint": "best"} for s in tests]
 
 
 def test_masks_has_the_published_protocol(tmp_path):
@@ -66,14 +94,19 @@ def test_masks_has_the_published_protocol(tmp_path):
     assert all(s["n_test_iters"] == 1000 for s in test)
 
 
+def write_test(savedir, **facts) -> None:
+    """A meta_test.json that says these facts; without them it is as an old version left it."""
+    savedir.mkdir(parents=True, exist_ok=True)
+    test = {"accuracy": 50, "interval95": 0, "accuracies": [0, 100] * 100, "losses": [1] * 200, "episodes_sha256": "a"}
+    (savedir / "meta_test.json").write_text(json.dumps(test | facts))
+
+
 def test_the_masks_table_pairs_by_seed_and_task(tmp_path):
     for kind, seeds in (("none", (0, 1)), ("mask", (0, 1)), ("per_sample", (1,))):
         for seed in seeds:
-            folder = tmp_path / "maml" / f"{kind}_{seed}"
-            folder.mkdir(parents=True)
             accuracies = [60 + seed + 40 * (i % 2) + (kind == "mask") * (1 + seed) for i in range(200)]
-            test = {"accuracy": 0, "interval95": 0, "accuracies": accuracies, "losses": [0.5 + seed] * 200}
-            (folder / "meta_test.json").write_text(json.dumps(test | {"episodes_sha256": "a"}))
+            write_test(tmp_path / "maml" / f"{kind}_{seed}", accuracies=accuracies, losses=[0.5 + seed] * 200)
+    shutil.copytree(tmp_path / "maml" / "none_0", tmp_path / "maml" / "none_0_copy")
     done = cli("runfiles/masks.py", tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("| MAML")]
@@ -93,11 +126,79 @@ def test_collapse_has_the_studys_settings(tmp_path):
     assert [s["mode"] for s in alone] == ["meta_train", "meta_test", "collapse"]
 
 
+def test_the_5way_table_pairs_by_seed(tmp_path):
+    for model, accuracies in (("maml", [60, 100]), ("metadrop", [70, 94])):
+        for seed in (0, 1, 2):
+            test = {"accuracy": sum(accuracies) / 2 + seed, "accuracies": [a + seed for a in accuracies] * 100}
+            write_test(tmp_path / "1shot" / f"{model}_published_{seed}", **test)
+    shutil.rmtree(tmp_path / "1shot" / "metadrop_published_2")
+    done = cli("runfiles/omni_5way.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    row = "| 1shot, published | 2 | 80.50 ± 6.35 | 82.50 ± 6.35 | 2.00 ± 0.00 | +2.00 ± 1.11, +2.00 ± 1.11 |"
+    assert row in done.stdout.splitlines()
+    assert_refused(cli("runfiles/omni_5way.py", tmp_path / "none"), "run runfiles/omni_5way.sh first")
+
+
+MAML, DROP, EXACT = (f"1shot/{kind}_0" for kind in ("maml_published", "metadrop_published", "metadrop_exact"))
+ALIKE = {"episodes_sha256": "a", "n_test_mc_samp": 10, "iteration": 800, "settings": {"data_sha256": "c", "n_steps": 5}}
+EPISODES, SAMPLES, ITERATION = {"episodes_sha256": "b"}, {"n_test_mc_samp": 1}, {"iteration": 400}
+DATA, STEPS = {"settings": {"data_sha256": "d"}}, {"settings": {"n_steps": 1}}
+
+
+@pytest.fixture
+def table(monkeypatch, tmp_path):
+    """Write runs (savedir -> what sets its test apart), and make the table of this program from them."""
+    monkeypatch.syspath_prepend(ROOT / "runfiles")
+
+    def make(program: str, runs: dict[str, dict]):
+        for savedir, facts in runs.items():
+            write_test(tmp_path / savedir, **facts)
+        return call(program, tmp_path)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("program", "first", "second", "facts", "words"),
+    [
+        ("omni_5way.py", MAML, DROP, EPISODES, "test episodes differ (a and b)"),
+        ("omni_5way.py", MAML, DROP, DATA, "data differ (c and d)"),
+        ("omni_5way.py", MAML, DROP, ITERATION, "training iterations differ (800 and 400)"),
+        ("omni_5way.py", EXACT, DROP, SAMPLES, "noise samples differ (10 and 1)"),
+        ("omni_5way.py", EXACT, DROP, STEPS, "inner steps differ (5 and 1)"),
+        ("masks.py", "maml/none_0", "metanet_original/none_0", EPISODES, "test episodes differ"),
+        ("masks.py", "maml/none_0", "metanet_original/none_0", DATA, "data differ"),
+        ("masks.py", "maml/mask_0", "maml/none_0", ITERATION, "training iterations differ"),
+        ("masks.py", "maml/mask_0", "maml/none_0", SAMPLES, "noise samples differ"),
+        ("table1.py", "maml/omni_1shot", "metadrop/omni_1shot", EPISODES, "test episodes differ"),
+        ("table1.py", "maml/omni_1shot", "metadrop/omni_1shot", ITERATION, "training iterations differ"),
+        ("table1.py", "maml/omni_1shot", "metadrop/omni_5shot", DATA, "data differ"),
+        ("table1.py", "maml/mimg_1shot", "maml/omni_5shot", SAMPLES, "noise samples differ"),
+    ],
+)
+def test_a_table_refuses_mixed_runs(table, tmp_path, program, first, second, facts, words):
+    assert_refused(table(program, {first: ALIKE, second: ALIKE | facts}), str(tmp_path / first), words)
+    done = table(program, {second: {"settings": {}}})  # an old version's, which does not say
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "first", "second", "facts"),
+    [
+        ("omni_5way.py", MAML, DROP, SAMPLES),
+        ("omni_5way.py", MAML, "5shot/maml_published_0", EPISODES | ITERATION),
+        ("masks.py", "maml/none_0", "metanet_original/none_0", ITERATION),
+        ("table1.py", "maml/omni_1shot", "metadrop/omni_1shot", SAMPLES),
+        ("table1.py", "maml/omni_1shot", "maml/mimg_5shot", EPISODES | ITERATION | DATA),
+    ],
+)
+def test_a_table_shows_what_may_differ(table, program, first, second, facts):
+    done = table(program, {first: ALIKE, second: ALIKE | facts})
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_table_shows_what_there_is(tmp_path):
-    folder = tmp_path / "metadrop" / "omni_5shot"
-    folder.mkdir(parents=True)
-    test = {"accuracy": 98.7654, "interval95": 0.0612, "accuracies": [98.0], "episodes_sha256": ""}
-    (folder / "meta_test.json").write_text(json.dumps(test))
+    write_test(tmp_path / "metadrop" / "omni_5shot", accuracy=98.7654, interval95=0.0612)
     done = cli("runfiles/table1.py", tmp_path)
     assert done.returncode == 0 and "| Meta-dropout, this project |  | 98.77 ± 0.06 |  |  |" in done.stdout
     assert "| MAML, this project |  |  |  |  |" in done.stdout

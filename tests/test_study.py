@@ -1,6 +1,7 @@
 """Neural collapse of learners: what is measured, in training and over test tasks, and its figures."""
 
 import csv
+import io
 import json
 import re
 
@@ -16,7 +17,7 @@ import model
 import perturbations
 import results
 import study
-from conftest import SMALL, assert_refused, cli
+from conftest import SMALL, assert_refused, call
 from errors import UserError
 from test_main import checkpoint
 
@@ -33,7 +34,7 @@ def watched(data_dir, tmp_path_factory):
         "plain": [()],
     }.items():
         for flags in calls:
-            done = cli("main.py", "--savedir", folder / name, "--data_dir", data_dir, *SMALL, *WATCHED, *flags)
+            done = call("main.py", "--savedir", folder / name, "--data_dir", data_dir, *SMALL, *WATCHED, *flags)
             assert done.returncode == 0, done.stderr
     return folder
 
@@ -118,25 +119,35 @@ def test_a_killed_runs_rows_are_written_once(watched, tmp_path):
 
 
 def test_mode_collapse_measures_test_tasks_and_goes_on_where_it_was(watched):
-    flags = ("--mode", "collapse", "--savedir", watched / "whole", "--n_test_iters")
-    done = cli("main.py", *flags, 3)
+    flags = ("--mode", "collapse", "--savedir", watched / "whole", "--n_test_iters", 3)
+    done = call("main.py", *flags)
     assert done.returncode == 0 and "features (conv4)" in done.stdout, done.stderr
-    three = json.loads((watched / "whole" / study.JSON).read_text())
+    path = watched / "whole" / study.JSON
+    three = json.loads(path.read_text())
     assert three["tasks"] == 3 and three["settings"]["model"] == "metadrop" and three["iteration"] == 12
-    identity = {k: three[k] for k in ("settings", "checkpoint", "iteration", "n_test_mc_samp")}
-    values = np.arange(2 * 20 * len(collapse.NAMES), dtype=float).reshape(2, 20, -1)
-    np.savez(watched / "whole/collapse.part.npz", identity=np.array(json.dumps(identity)), values=values)
-    assert cli("main.py", *flags, 3).returncode == 0
-    again = json.loads((watched / "whole" / study.JSON).read_text())
-    assert again["rows"][0]["trace_within"] != three["rows"][0]["trace_within"]  # the two made-up tasks are in it
-    np.savez(watched / "whole/collapse.part.npz", identity=np.array("{}"), values=values)
-    assert cli("main.py", *flags, 3).returncode == 0
-    assert json.loads((watched / "whole" / study.JSON).read_text()) == three
-    assert_refused(cli("main.py", *flags, 3, "--metabatch", 2), "--metabatch has no meaning in collapse")
+    assert three["settings"]["data_sha256"] == json.loads((watched / "whole/config.json").read_text())["data_sha256"]
+    assert three["provenance"]["tensorflow"] == tf.__version__
+    store = results.Store(watched / "whole", "collapse", results.identity_of(three))
+    store.own.unlink()
+    file = io.BytesIO()
+    np.save(file, np.full((2, 20, len(collapse.NAMES)), 1e6))  # what two tasks never measure
+    store.write_part(file.getvalue())
+    for other, made_up in (((), True), (("--seed", 1), False), (("--n_test_mc_samp", 2), False)):
+        done = call("main.py", *flags, *other)
+        assert done.returncode == 0, done.stderr
+        assert (json.loads(path.read_text())["rows"][0]["trace_within"] > 1e5) == made_up, other
+    assert not store.part.exists()
+    store.own.unlink()
+    store.write_part(b"no array")  # damaged: it is only time that is lost
+    assert call("main.py", *flags).returncode == 0
+    assert json.loads(path.read_text())["rows"] == three["rows"]
+    done = call("main.py", *flags)
+    assert "measured before" in done.stdout and "features (conv4)" in done.stdout
+    assert_refused(call("main.py", *flags, "--metabatch", 2), "--metabatch has no meaning in --mode collapse")
 
 
 def test_the_figures_are_on_the_runs_page(watched):
-    done = cli("plot.py", "--savedir", watched / "whole", watched / "cut", "--figures", "collapse", "--format", "png")
+    done = call("plot.py", "--savedir", watched / "whole", watched / "cut", "--figures", "collapse", "--format", "png")
     assert done.returncode == 0, done.stderr
     page = (watched / "whole/plot/index.html").read_text()
     names = set(re.findall(r'src="(collapse_\w+)\.png"', page))
@@ -144,10 +155,10 @@ def test_the_figures_are_on_the_runs_page(watched):
         "collapse_traces_query", "collapse_traces_support", "collapse_traces_logits", "collapse_iterations_query",
         "collapse_iterations_support", "collapse_steps", "collapse_layers",
     }  # fmt: skip
-    done = cli("plot.py", "--savedir", watched / "plain", "--figures", "collapse")
+    done = call("plot.py", "--savedir", watched / "plain", "--figures", "collapse")
     assert_refused(done, "there is no neural collapse in", "--mode collapse")
     (watched / "plain" / study.JSON).write_text('{"rows": 3}')
-    assert_refused(cli("plot.py", "--savedir", watched / "plain", "--figures", "collapse"), "cannot be read")
+    assert_refused(call("plot.py", "--savedir", watched / "plain", "--figures", "collapse"), "cannot be read")
 
 
 def test_a_learner_without_features_is_refused():

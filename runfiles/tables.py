@@ -1,0 +1,76 @@
+"""What the tables have in common: the runs that they show, and whether those may stand side by side.
+
+Importing it lets a script of this folder import the programs of the one above.
+"""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from errors import UserError  # noqa: E402
+from results import read_test  # noqa: E402
+
+# What a test says of itself, and the words for it where tests that stand in one table differ.
+DATA = {"data_sha256": "data"}
+EPISODES = DATA | {"episodes_sha256": "test episodes", "precision": "precisions"}
+TRAINING = {"iteration": "training iterations"}
+SAMPLES = {"n_test_mc_samp": "noise samples"}
+ADAPTATION = SAMPLES | {
+    "n_steps": "inner steps",
+    "inner_lr": "inner rates",
+    "test_statistics": "statistics of batch norm in testing",
+}
+
+
+def read_runs(folder: Path) -> dict[str, dict[int, dict]]:
+    """kind -> seed -> test (`read_run`), of the tested runs KIND_SEED in `folder`."""
+    runs = {}
+    for path in sorted(folder.glob("*_*/meta_test.json")):
+        kind, seed = path.parent.name.rsplit("_", 1)
+        if seed.isdigit():
+            runs.setdefault(kind, {})[int(seed)] = read_run(path.parent)
+    return runs
+
+
+def read_run(savedir: Path) -> dict:
+    """The run's meta_test.json, and its savedir."""
+    return read_test(savedir) | {"savedir": savedir}
+
+
+def tests_of(runs: dict[str, dict[int, dict]]) -> list[dict]:
+    """All tests in what `read_runs` gives."""
+    return [test for seeds in runs.values() for test in seeds.values()]
+
+
+def refuse_mixed(tests: Iterable[dict], facts: dict[str, str]) -> None:
+    """UserError where two of these tests differ in one of these facts.
+
+    What a test does not say (an older version's may not) agrees with everything.
+    """
+    said = {}  # fact -> the first test that says it, and what
+    for test in tests:
+        facts_of_test = test.get("settings", {}) | test
+        for name in facts.keys() & facts_of_test.keys():
+            first, value = said.setdefault(name, (test["savedir"], facts_of_test[name]))
+            if facts_of_test[name] != value:
+                values = f"{str(value)[:12]} and {str(facts_of_test[name])[:12]}"
+                raise UserError(
+                    f"{first} and {test['savedir']} cannot stand in one table, their {facts[name]} differ ({values}): "
+                    f"train and test both with the same flags"
+                )
+
+
+def over_seeds(values, sign: str = "-") -> str:
+    """Mean and 95 % interval by Student's t; sign "+": a plus is shown."""
+    values = np.asarray(values)
+    mean = f"{values.mean():{sign}.2f}"
+    if len(values) < 2:
+        return mean
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return f"{mean} ± {half:.2f}"

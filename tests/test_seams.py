@@ -1,0 +1,373 @@
+"""The seams between the command line, the data, the engine and the learners: which classes a mode sees, what a flag's
+default is, where its value arrives."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import arrays
+import data
+import devices
+import engine
+import main
+import study
+import train
+from conftest import SETTINGS, assert_refused, call, flags_of
+from test_main import checkpoint
+
+# The base classes of a split, each of one grey that all its images are filled with, whichever way they are turned.
+GREYS = {"train": {10, 20, 30, 40, 50, 60}, "val": {100, 110, 120, 130}, "test": {200, 210, 220, 230, 240}}
+IMAGES = 5
+
+
+def small(**changed) -> list[str]:
+    return flags_of(SETTINGS | {"model": "maml", "channels": 2} | changed)
+
+
+def write_greys(data_dir, dataset="glyphs", depth=1, rotations=4):
+    """data_dir/dataset with GREYS, 16 x 16 x depth."""
+    with arrays.making(data_dir / dataset) as folder:
+        for split, greys in GREYS.items():
+            images = np.array(sorted(greys), np.uint8)[:, None, None, None, None]
+            arrays.save(folder / f"{split}.npy", np.tile(images, (1, IMAGES, 16, 16, depth)))
+        names = {split: [f"{split}{grey}" for grey in sorted(greys)] for split, greys in GREYS.items()}
+        arrays.write_manifest(folder, dataset, names, {"given": "a test", "files": []}, rotations, split_seed=0)
+
+
+@pytest.fixture(scope="module")
+def greys(tmp_path_factory):
+    data_dir = tmp_path_factory.mktemp("greys")
+    write_greys(data_dir)
+    write_greys(data_dir, "mimgnet", depth=3, rotations=1)
+    return data_dir
+
+
+@pytest.fixture
+def seen(monkeypatch) -> list[list[set]]:
+    """For every compiled step, in the order of their tracing, the greys of each task that it has computed."""
+    steps, gather = [], data.gather
+
+    def watched(*args):
+        tasks = []
+        steps.append(tasks)
+
+        def look(x_s, x_q):
+            for support, query in zip(x_s, x_q, strict=True):
+                greys = [set(np.rint(255 * x).astype(int).ravel().tolist()) for x in (support, query)]
+                assert greys[0] == greys[1]  # a task's query images are of its support set's classes
+                tasks.append(greys[0])
+
+        x_s, x_q = gather(*args)
+        with tf.control_dependencies([tf.numpy_function(look, [x_s, x_q], [])]):
+            return tf.identity(x_s), tf.identity(x_q)
+
+    monkeypatch.setattr(data, "gather", watched)
+    return steps
+
+
+def done(*args) -> None:
+    result = call("main.py", *args)
+    assert result.returncode == 0, result.stderr
+
+
+def colours(tasks: list[set]) -> set[int]:
+    return set().union(*tasks)
+
+
+@pytest.fixture
+def run(greys, tmp_path):
+    """A run of two iterations, not validated."""
+    done("--savedir", tmp_path / "run", "--data_dir", greys, *small(), "--n_train_iters", 1,
+         "--val_every", 0)  # fmt: skip
+    return tmp_path / "run"
+
+
+def test_training_sees_the_training_classes_and_validation_those_of_validation(greys, tmp_path, seen):
+    """And no others; as many tasks as the flags say."""
+    flags = ("--n_train_iters", 20, "--val_every", 10, "--n_val_tasks", 6, "--collapse_every", 20)
+    done("--savedir", tmp_path / "a", "--data_dir", greys, *small(), *flags)
+    trained, watched, validated = sorted(seen, key=len, reverse=True)[0], *sorted(seen[1:], key=len)
+    assert (len(trained), len(validated), len(watched)) == (21 * 2, 3 * 6, 2 * 2)
+    assert colours(trained) == GREYS["train"] and colours(watched) <= GREYS["train"]
+    assert colours(validated) == GREYS["val"]
+
+
+def test_trainval_trains_on_the_validation_classes_too_and_validates_on_none(greys, tmp_path, seen):
+    flags = ("--n_train_iters", 20, "--val_every", 10, "--train_split", "trainval")
+    done("--savedir", tmp_path / "a", "--data_dir", greys, *small(), *flags)
+    (trained,) = seen
+    assert colours(trained) == GREYS["train"] | GREYS["val"]
+    seen.clear()
+    done("--mode", "meta_test", "--savedir", tmp_path / "a", "--n_test_iters", 10)
+    assert colours(seen[0]) == GREYS["test"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "flags", "tasks"),
+    [
+        ("meta_test", ("--n_test_iters", 12, "--metabatch", 4), 12),
+        ("collapse", ("--n_test_iters", 12), 12),
+        ("export", ("--export_tasks", 12, "--way", 3), 12),
+    ],
+)
+def test_what_looks_at_a_trained_run_sees_the_test_classes(mode, flags, tasks, run, seen):
+    seen.clear()
+    done("--mode", mode, "--savedir", run, *flags)
+    (tested,) = seen
+    assert len(tested) == tasks and colours(tested) == GREYS["test"]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_classes_are_drawn_for_every_task_or_once_a_metabatch(shared, greys, tmp_path, seen):
+    flags = ("--n_train_iters", 9, "--val_every", 0, *["--legacy_shared_classes"] * shared)
+    done("--savedir", tmp_path / "a", "--data_dir", greys, *small(), *flags)
+    (trained,) = seen
+    assert all(a == b for a, b in zip(trained[::2], trained[1::2], strict=True)) == shared
+    assert len(set(map(frozenset, trained))) > 1
+
+
+@pytest.mark.parametrize(("dataset", "depth", "channels"), [("glyphs", 1, 64), ("mimgnet", 3, 32)])
+def test_channels_are_64_for_grey_images_and_32_for_colour(dataset, depth, channels, greys, tmp_path):
+    flags = small(dataset=dataset, channels=None)
+    done("--savedir", tmp_path / "a", "--data_dir", greys, *flags, "--n_train_iters", 0, "--val_every", 0)
+    weight = checkpoint(tmp_path / "a")["params/theta.Sconv1_w/.ATTRIBUTES/VARIABLE_VALUE"]
+    assert weight.shape == (3, 3, depth, channels)
+
+
+def test_other_data_than_the_runs_are_refused_wherever_they_are(run, greys, tmp_path):
+    """Digests in config.json, results and exports; the same data may move."""
+    flags = ("--n_test_iters", 3)
+    config = json.loads((run / "config.json").read_text())
+    moved = tmp_path / "moved"
+    write_greys(moved)
+    done("--mode", "meta_test", "--savedir", run, *flags, "--data_dir", moved)
+    assert json.loads((run / "meta_test.json").read_text())["settings"]["data_sha256"] == config["data_sha256"]
+    done("--mode", "export", "--savedir", run, "--export_tasks", 1, "--data_dir", moved)
+    with np.load(run / "export.npz") as file:
+        assert json.loads(str(file["settings"]))["data_sha256"] == config["data_sha256"]
+    pixels = np.load(moved / "glyphs/test.npy")
+    with arrays.making(moved / "glyphs") as folder:  # one pixel of the test classes is another
+        manifest = json.loads((greys / "glyphs/manifest.json").read_text())
+        pixels[0, 0, 0, 0] += 1
+        for split in GREYS:
+            arrays.save(folder / f"{split}.npy", pixels if split == "test" else np.load(greys / f"glyphs/{split}.npy"))
+        names = {split: entry["names"] for split, entry in manifest["splits"].items()}
+        arrays.write_manifest(folder, "glyphs", names, manifest["source"], 4, split_seed=0)
+    for mode in ("meta_test", "collapse", "export", "meta_train"):
+        more = ["--resume"] if mode == "meta_train" else []
+        refused = call("main.py", "--mode", mode, "--savedir", run, "--data_dir", moved, *more)
+        assert_refused(refused, "other data than the run was trained on", "--data_dir")
+
+
+def test_only_the_splits_that_a_mode_uses_have_to_give_its_episodes(greys, tmp_path):
+    """Validation has the fewest classes here, 4 of 16 with their turns, and the test 20."""
+    flags = ("--savedir", tmp_path / "a", "--data_dir", greys, *small(way=17))
+    assert_refused(call("main.py", *flags), "--way 17 is more than the 16 val classes")
+    done(*flags, "--n_train_iters", 0, "--val_every", 0)
+    done("--mode", "meta_test", "--savedir", tmp_path / "a", "--n_test_iters", 1)
+
+
+# ---- flags: their defaults, and where they arrive
+
+DEFAULTS = {
+    "mode": "meta_train", "savedir": None, "resume": False, "seed": 0, "gpu_id": None, "jit": "auto",
+    "precision": "float32", "dataset": "omniglot", "data_dir": "data", "split": "shuffled", "train_split": "train",
+    "way": 20, "shot": 1, "query": 5, "metabatch": 16, "legacy_shared_classes": False, "model": "metadrop",
+    "maml": False, "perturbation": None, "mask_rates": [0.05, 0.1, 0.15], "mask_scaled": False,
+    "mask_support_only": False, "mask_per_sample": False, "test_statistics": "running", "channels": None, "n_steps": 5,
+    "inner_lr": 0.1, "meta_gradient": "published", "remat": False, "meta_lr": 1e-3, "clip_norm": None,
+    "n_train_iters": 60000, "save_freq": 1000, "val_every": 1000, "n_val_tasks": 200, "collapse_every": 0,
+    "n_test_iters": 1000, "n_test_mc_samp": 1, "checkpoint": "last", "export_tasks": 10, "export_samples": 10,
+    "export_images": 2, "export_channels": 6,
+}  # fmt: skip
+
+
+def test_the_defaults_are_those_of_the_table():
+    """Those of the TF1 code among them: --way to --inner_lr, --meta_lr, --n_train_iters, --save_freq, --n_test_*."""
+    main.parser()
+    assert main.DEFAULTS == DEFAULTS
+
+
+RUN = "mode savedir seed gpu_id jit precision"
+TASKS = "dataset data_dir split way shot query"
+LEARNER = (
+    "model maml perturbation mask_rates mask_scaled mask_support_only mask_per_sample test_statistics channels n_steps "
+    "inner_lr meta_gradient n_test_mc_samp"
+)
+USED = {
+    "meta_train": f"{RUN} {TASKS} {LEARNER} resume train_split metabatch legacy_shared_classes remat meta_lr clip_norm "
+    "n_train_iters save_freq val_every n_val_tasks collapse_every",
+    "meta_test": f"{RUN} {TASKS} {LEARNER} metabatch n_test_iters checkpoint",
+    "collapse": f"{RUN} {TASKS} {LEARNER} n_test_iters checkpoint",
+    "export": f"{RUN} {TASKS} {LEARNER} checkpoint export_tasks export_samples export_images export_channels",
+    "compare": "mode savedir",
+}
+
+
+@pytest.mark.parametrize("mode", USED)
+def test_a_mode_refuses_every_flag_that_it_does_not_use(mode, tmp_path):
+    main.parser()
+    used = set(USED[mode].split())
+    values = {"clip_norm": 1, "channels": 4, "gpu_id": -1, "perturbation": "mask", "mask_rates": "0.1,0.1,0.1"}
+    for name in main.DEFAULTS:
+        if name in used:
+            main.refuse_unused([name], mode)
+            continue
+        value = [] if main.ACTIONS[name].nargs == 0 else [values.get(name, main.DEFAULTS[name])]
+        refused = call("main.py", "--mode", mode, "--savedir", tmp_path / "a", f"--{name}", *value)
+        assert_refused(refused, f"--{name} has no meaning in --mode {mode}: leave it out")
+
+
+def test_bench_refuses_what_it_does_not_use():
+    for flags, words in (
+        (("--maml", "--model", "metadrop"), "--maml contradicts --model metadrop"),
+        (("--savedir", "a"), "--savedir has no meaning in bench.py"),
+        (("--n_train_iters", 5), "--n_train_iters has no meaning in bench.py"),
+        (("--mode", "meta_test", "--meta_lr", 0.1), "--meta_lr has no meaning in --mode meta_test"),
+        (("--mode", "compare"), "bench.py times meta_train and meta_test, not compare"),
+        (("--train_split", "trainval"), "--train_split is of a dataset"),
+        (("--mode", "meta_test", "--check"), "--check and --export are of the training step"),
+    ):
+        assert_refused(call("bench.py", *flags), words)
+
+
+class Arrived(dict):
+    """What a mode's own function was called with: its engine's and learner's attributes, and its arguments."""
+
+
+@pytest.fixture
+def arrive(monkeypatch, greys, tmp_path):
+    """arrive(flags) -> what the flags became, at the door of train.meta_train or another mode's function."""
+    import export
+
+    caught = []
+
+    def catch(made, split, *args, **settings):
+        caught.append(Arrived(engine=made, learner=made.learner, split=split, args=args, **settings))
+        return 0
+
+    for module, name in ((train, "meta_train"), (train, "meta_test"), (study, "over_tests"), (export, "export")):
+        monkeypatch.setattr(module, name, catch)
+
+    def arrive(*flags, mode="meta_train"):
+        savedir = tmp_path / str(len(caught))
+        base = ("--savedir", savedir, "--data_dir", greys, *small(model=None, n_steps=None))
+        done(*base, *flags) if mode == "meta_train" else done(*base)
+        if mode != "meta_train":
+            done("--mode", mode, "--savedir", savedir, *flags)
+        return caught[-1]
+
+    return arrive
+
+
+def learner(name):
+    return lambda arrived: getattr(arrived["learner"], name)
+
+
+def made(name):
+    return lambda arrived: getattr(arrived["engine"], name)
+
+
+def argument(name):
+    return lambda arrived: arrived[name]
+
+
+def mask(name):
+    return lambda arrived: getattr(arrived["learner"].perturbation, name)
+
+
+MASKED = ("--model", "maml", "--perturbation", "mask")
+# Flags -> the mode, where it arrives, what it is there, and what is there without it.
+FLAGS = {
+    ("--seed", 7): ("meta_train", made("seed"), 7, 0),
+    ("--jit", "on"): ("meta_train", learner("jit"), True, False),
+    ("--precision", "bf16"): ("meta_train", learner("bf16"), True, False),
+    ("--train_split", "trainval"): ("meta_train", lambda a: len(a["split"].pixels), 10, 6),
+    ("--way", 4): ("meta_train", learner("way"), 4, 3),
+    ("--shot", 2): ("meta_train", made("shot"), 2, 1),
+    ("--query", 3): ("meta_train", made("query"), 3, 2),
+    ("--metabatch", 4): ("meta_train", made("metabatch"), 4, 2),
+    ("--legacy_shared_classes",): ("meta_train", argument("shared_classes"), True, False),
+    ("--model", "maml"): ("meta_train", learner("stochastic"), False, True),
+    ("--maml",): ("meta_train", learner("stochastic"), False, True),
+    MASKED: ("meta_train", lambda a: type(a["learner"].perturbation).__name__, "Mask", "LearnedNoise"),
+    (*MASKED, "--mask_rates", "0.1,0.2,0.3,0.4"): (
+        "meta_train", mask("rates"), {"conv1": 0.1, "conv2": 0.2, "conv3": 0.3, "conv4": 0.4},
+        {"conv1": 0.05, "conv2": 0.1, "conv3": 0.15},
+    ),
+    (*MASKED, "--mask_scaled"): ("meta_train", mask("scaled"), True, False),
+    (*MASKED, "--mask_support_only"): ("meta_train", mask("support_only"), True, False),
+    (*MASKED, "--mask_per_sample"): ("meta_train", mask("per_sample"), True, False),
+    ("--model", "metanet_original", "--test_statistics", "batch"): (
+        "meta_train", learner("test_statistics"), "batch", "running",
+    ),
+    ("--channels", 3): ("meta_train", learner("channels"), 3, 2),
+    ("--n_steps", 2): ("meta_train", learner("n_steps"), 2, 5),
+    ("--inner_lr", 0.4): ("meta_train", learner("inner_lr"), 0.4, 0.1),
+    ("--meta_gradient", "exact"): ("meta_train", learner("meta_gradient"), "exact", "published"),
+    ("--remat",): ("meta_train", learner("remat"), True, False),
+    ("--meta_lr", 0.02): ("meta_train", made("meta_lr"), 0.02, 1e-3),
+    ("--clip_norm", 1): ("meta_train", made("clip_norm"), 1, None),
+    ("--n_train_iters", 9): ("meta_train", argument("n_train_iters"), 9, 60000),
+    ("--save_freq", 9): ("meta_train", argument("save_freq"), 9, 1000),
+    ("--val_every", 9): ("meta_train", argument("val_every"), 9, 1000),
+    ("--n_val_tasks", 9): ("meta_train", argument("n_val_tasks"), 9, 200),
+    ("--collapse_every", 9): ("meta_train", argument("watch_every"), 9, 0),
+    ("--n_test_mc_samp", 3): ("meta_train", argument("val_samples"), 3, 1),
+    ("--n_test_iters", 9): ("meta_test", argument("n_test_iters"), 9, 1000),
+    ("--n_test_mc_samp", 4): ("meta_test", argument("samples"), 4, 1),
+    ("--checkpoint", "best"): ("meta_test", argument("checkpoint"), "best", "last"),
+    ("--seed", 8): ("meta_test", made("seed"), 8, 0),
+    ("--shot", 3): ("meta_test", made("shot"), 3, 1),
+    ("--inner_lr", 0.3): ("meta_test", learner("inner_lr"), 0.3, 0.1),
+    ("--n_test_iters", 8): ("collapse", argument("tasks"), 8, 1000),
+    ("--n_test_mc_samp", 5): ("collapse", argument("samples"), 5, 1),
+    ("--way", 3): ("export", argument("way"), 3, 2),
+    ("--export_tasks", 9): ("export", argument("tasks"), 9, 10),
+    ("--export_samples", 9): ("export", argument("copies"), 9, 10),
+    ("--export_images", 9): ("export", argument("images"), 9, 2),
+    ("--export_channels", 9): ("export", argument("channels"), 9, 6),
+    ("--n_test_mc_samp", 6): ("export", argument("samples"), 6, 1),
+}  # fmt: skip
+# What test_main.py, this file's tests above and tests/test_get_data.py show.
+SHOWN_ELSEWHERE = {"mode", "savedir", "resume", "gpu_id", "dataset", "data_dir", "split"}
+
+
+@pytest.mark.parametrize("flags", FLAGS, ids=" ".join("_".join(map(str, f)) for f in FLAGS).split())
+def test_a_flag_arrives(flags, arrive):
+    mode, where, value, default = FLAGS[flags]
+    # what comes before the flag itself, so that it means something, is in both
+    own = [i for i, flag in enumerate(flags) if str(flag).startswith("--")][-1]
+    context = () if flags == MASKED else flags[:own]
+    assert where(arrive(*flags, mode=mode)) == value
+    assert where(arrive(*context, mode=mode)) == default
+
+
+def test_every_flag_is_shown_to_arrive():
+    main.parser()
+    tested = {str(flag)[2:] for flags in FLAGS for flag in flags if str(flag).startswith("--")}
+    assert tested | SHOWN_ELSEWHERE == set(main.DEFAULTS)
+
+
+@pytest.mark.parametrize("precision", devices.PRECISIONS)
+def test_tf32_is_on_where_it_is_asked_for(precision, arrive):
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    try:
+        tf.config.experimental.enable_tensor_float_32_execution(precision != "tf32")
+        arrive("--precision", precision)
+        assert tf.config.experimental.tensor_float_32_execution_enabled() == (precision == "tf32")
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
+def test_an_engine_of_the_defaults_is_the_papers(arrive):
+    """Adam's rate, clipping at 3, five inner steps of 0.1; and what a test takes by itself."""
+    arrived = arrive()
+    assert (engine.CLIP, engine.BETA_1, engine.BETA_2, engine.EPSILON) == (3.0, 0.9, 0.999, 1e-8)
+    assert arrived["engine"].clip_norm is None and arrived["engine"].meta_lr == 1e-3
+    assert (arrived["learner"].n_steps, arrived["learner"].inner_lr) == (5, 0.1)
+    # a test's seed is 0 whatever the training's, so that all runs meet the same episodes
+    assert arrive("--seed", 5)["engine"].seed == 5
+    assert arrive(mode="meta_test")["engine"].seed == 0
