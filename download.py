@@ -39,17 +39,16 @@ def download(
     url: str,
     path: Path,
     shape: tuple[int, ...],
-    sha256: str | None = None,
     retries: int = 5,
     timeout: float = 60.0,
     wait: float = 1.0,
 ) -> None:
     """Fetch the .npy file of an array of this shape (axes may be merged) to path, unless it is there already.
 
-    Nothing stands at path until all of it has arrived: as many bytes as the .npy header says, and of the
-    digest sha256, if that is known. What arrives goes to path.part, and path.json says which file it is
-    (address, ETag or date, bytes), so that this or a later run resumes it and never joins two different
-    files. In the end path.json also gets the file's digest, by which a later call knows it again.
+    Nothing stands at path until all of it has arrived: as many bytes as the .npy header says. What arrives goes to
+    path.part, and path.json says which file it is (address, ETag or date, bytes), so that this or a later run
+    resumes it and never joins two different files. In the end path.json also gets the file's SHA-256, by which a
+    later call knows it again.
 
     A try fails when the connection drops, when nothing arrives for `timeout` seconds, when the server ends too
     early, or on an answer of 408, 429 or 5xx. UserError after more than `retries` failures in a row without a
@@ -59,7 +58,7 @@ def download(
     part, note, lock = (path.with_name(f"{path.name}.{word}") for word in ("part", "json", "lock"))
     with locked(lock, f"is downloading {path}: wait for it"):
         if path.is_file():
-            if _is_whole(path, _read_note(note, url), sha256):
+            if _is_whole(path, _read_note(note, url)):
                 return
             print(f"{path} is not, or not any more, the whole of {url}", flush=True)
         print(f"downloading {url}", flush=True)
@@ -79,20 +78,15 @@ def download(
                 pause = max(fault.after, min(wait * 2 ** (failures - 1), 60.0))
                 print(f"{fault}: trying again in {pause:g} s", flush=True)
                 time.sleep(pause)
-        digest = checksum(part)["sha256"]
-        if sha256 not in (None, digest):
-            part.unlink()
-            raise UserError(f"{url} has the SHA-256 {digest}, not {sha256}: it is damaged, {OTHERWISE}")
         sync(part)
-        write_atomically(note, json.dumps({**_read_note(note, url), "sha256": digest}))
+        write_atomically(note, json.dumps({**_read_note(note, url), "sha256": checksum(part)["sha256"]}))
         os.replace(part, path)
         sync(path.parent)
 
 
-def _is_whole(path: Path, known: dict, sha256: str | None) -> bool:
-    """Is path still what was downloaded, as its note has it, and of the digest that is wanted?"""
-    digest = known.get("sha256")
-    return _size(path) == known.get("bytes") and sha256 in (None, digest) and checksum(path)["sha256"] == digest
+def _is_whole(path: Path, known: dict) -> bool:
+    """Is path still what was downloaded, as its note has it?"""
+    return _size(path) == known.get("bytes") and checksum(path)["sha256"] == known.get("sha256")
 
 
 def _fetch(url: str, part: Path, note: Path, shape: tuple[int, ...], timeout: float) -> None:

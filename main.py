@@ -315,6 +315,15 @@ def meta_train(savedir: Path, given: dict) -> int:
     idle = learners.SPECIAL - learners.settings_of(settings["model"], settings["perturbation"])
     kept = {k: v for k, v in trained_settings(settings).items() if k not in idle} | {"data_sha256": dataset.sha256}
     sessions = kept.pop("sessions", [])
+
+    def begin(first: int) -> None:
+        """Write config.json; a session in which nothing is left to train is not one."""
+        if machine.chief:
+            more = first <= settings["n_train_iters"]
+            trained_by = with_session(sessions, devices.provenance(machine.name)) if more else sessions
+            content = json.dumps(kept | {"sessions": trained_by}, indent=1) + "\n"
+            files.write_atomically(savedir / "config.json", content)
+
     busy = f"is training in {savedir}: wait for it, or choose another --savedir"
     with files.locked(savedir / "meta_train.lock", busy) if machine.chief else contextlib.nullcontext():
         val = splits.get("val") if settings["val_every"] else None
@@ -326,9 +335,6 @@ def meta_train(savedir: Path, given: dict) -> int:
 
                 study.refuse_unfit(engine, settings)
                 watch = study.Watch(engine, splits["train"], savedir, settings["legacy_shared_classes"])
-            sessions = with_session(sessions, devices.provenance(machine.name))
-            content = json.dumps(kept | {"sessions": sessions}, indent=1) + "\n"
-            files.write_atomically(savedir / "config.json", content)
             if val is None:
                 print("no validation: training is not monitored, and there will be no best checkpoint")
         return train.meta_train(
@@ -345,6 +351,7 @@ def meta_train(savedir: Path, given: dict) -> int:
             shared_classes=settings["legacy_shared_classes"],
             alone=machine.alone,
             chief=machine.chief,
+            begin=begin,
             watch=watch,
             watch_every=settings["collapse_every"],
         )

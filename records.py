@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from engine import Engine
 from errors import UserError
-from files import sync
+from files import sync, write_atomically
 
 # What TensorFlow raises at a checkpoint that is truncated, or of another model.
 UNREADABLE = (tf.errors.OpError, AssertionError, ValueError, IndexError)
@@ -112,8 +112,8 @@ class State:
         for kind, keep in (("last", 2), ("best", 1)):
             folder = self.folders[kind]
             # TensorFlow goes by its list of a folder's checkpoints; ours is what is there.
-            if names := [Path(path).name for path in checkpoints(folder)]:
-                tf.compat.v1.train.update_checkpoint_state(str(folder), names[-1], names)
+            if paths := checkpoints(folder):
+                write_atomically(folder / "checkpoint", checkpoint_list(paths))
             elif kind == "last" and were_there(folder):
                 raise UserError(f"no checkpoint of {folder} can be read; train again in a new savedir")
             else:
@@ -159,6 +159,16 @@ def checkpoints(folder: Path) -> list[str]:
     """The checkpoints in a folder, by iteration. TensorFlow writes a checkpoint's index last."""
     paths = [path.with_suffix("") for path in folder.glob("ckpt-*.index") if path.stem[5:].isdigit()]
     return [str(path) for path in sorted(paths, key=lambda path: int(path.name[5:]))]
+
+
+def checkpoint_list(paths: list[str]) -> str:
+    """The file `checkpoint` of a folder as tf.train.CheckpointManager reads it; one without a time it would keep for
+    ever."""
+    lines = [f'model_checkpoint_path: "{Path(paths[-1]).name}"']
+    for path in paths:
+        lines.append(f'all_model_checkpoint_paths: "{Path(path).name}"')
+        lines.append(f"all_model_checkpoint_timestamps: {Path(f'{path}.index').stat().st_mtime}")
+    return "\n".join(lines) + "\n"
 
 
 def were_there(folder: Path) -> bool:

@@ -36,6 +36,7 @@ def meta_train(
     shared_classes: bool = False,
     alone: bool = True,
     chief: bool = True,
+    begin: Callable[[int], None] = lambda first: None,
     watch: Callable[[int], None] | None = None,
     watch_every: int = 0,
 ) -> int:
@@ -46,6 +47,7 @@ def meta_train(
     samples in adaptation, or None. settings: the log's first lines.
     watch: called with the number of every watch_every-th iteration, and of the last, after its update.
     alone: no other process shares the metabatch. chief: this is the process that writes; the others only read.
+    begin: called with the first iteration to do, when nothing is in its way and before anything is written.
     """
     state = State(engine, savedir, chief)
     resumed = state.restore()
@@ -67,6 +69,7 @@ def meta_train(
             f"{savedir} is trained to iteration {int(state.next) - 1} already, which is past --n_train_iters "
             f"{n_train_iters}: choose more iterations, or another --savedir"
         )
+    begin(int(state.next))
     logs = Logs(savedir if chief else None, settings, list(state.lengths.numpy()) if resumed else None)
     first, lr = int(state.next), engine.meta_lr
     if resumed:

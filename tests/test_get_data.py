@@ -209,21 +209,6 @@ def test_a_file_that_was_damaged_later_is_not_taken_for_whole(tmp_path, damaged)
     assert path.read_bytes() == BODY and len(server.asked) == 2
 
 
-def test_a_known_digest_decides(tmp_path):
-    path = tmp_path / "x.npy"
-    with serve(BODY) as server:
-        for _ in range(2):
-            fetch(f"{server.url}/x.npy", path, sha256=DIGEST)
-        assert len(server.asked) == 1
-        with pytest.raises(UserError, match=f"{DIGEST}, not 0123"):  # the file that is there will not do either
-            fetch(f"{server.url}/x.npy", path, sha256="0123")
-        assert len(server.asked) == 2 and not (tmp_path / "x.npy.part").exists()
-        path.unlink()
-        with pytest.raises(UserError, match=f"{DIGEST}, not 0123"):
-            fetch(f"{server.url}/x.npy", path, sha256="0123")
-        assert not path.exists()
-
-
 def test_two_downloads_of_one_file(tmp_path):
     with files.locked(tmp_path / "x.npy.lock", ""), pytest.raises(UserError, match=r"is downloading .*x\.npy: wait"):
         fetch("http://127.0.0.1:9/x.npy", tmp_path / "x.npy", retries=0)

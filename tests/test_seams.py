@@ -1,7 +1,10 @@
 """The seams between the command line, the data, the engine and the learners: which classes a mode sees, what a flag's
 default is, where its value arrives."""
 
+import contextlib
 import json
+import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,7 +18,6 @@ import main
 import study
 import train
 from conftest import SETTINGS, assert_refused, call, flags_of
-from test_main import checkpoint
 
 # The base classes of a split, each of one grey that all its images are filled with, whichever way they are turned.
 GREYS = {"train": {10, 20, 30, 40, 50, 60}, "val": {100, 110, 120, 130}, "test": {200, 210, 220, 230, 240}}
@@ -44,9 +46,9 @@ def greys(tmp_path_factory):
     return data_dir
 
 
-@pytest.fixture
-def seen(monkeypatch) -> list[list[set]]:
-    """For every compiled step, in the order of their tracing, the greys of each task that it has computed."""
+@contextlib.contextmanager
+def watching():
+    """-> for every compiled step, in the order of their tracing, the greys of each task that it computes."""
     steps, gather = [], data.gather
 
     def watched(*args):
@@ -63,8 +65,8 @@ def seen(monkeypatch) -> list[list[set]]:
         with tf.control_dependencies([tf.numpy_function(look, [x_s, x_q], [])]):
             return tf.identity(x_s), tf.identity(x_q)
 
-    monkeypatch.setattr(data, "gather", watched)
-    return steps
+    with mock.patch.object(data, "gather", watched):
+        yield steps
 
 
 def done(*args) -> None:
@@ -72,68 +74,59 @@ def done(*args) -> None:
     assert result.returncode == 0, result.stderr
 
 
-def colours(tasks: list[set]) -> set[int]:
+def union(tasks: list[set]) -> set[int]:
     return set().union(*tasks)
 
 
-@pytest.fixture
-def run(greys, tmp_path):
-    """A run of two iterations, not validated."""
-    done("--savedir", tmp_path / "run", "--data_dir", greys, *small(), "--n_train_iters", 1,
-         "--val_every", 0)  # fmt: skip
-    return tmp_path / "run"
-
-
-def test_training_sees_the_training_classes_and_validation_those_of_validation(greys, tmp_path, seen):
-    """And no others; as many tasks as the flags say."""
+@pytest.fixture(scope="module")
+def trained(greys, tmp_path_factory):
+    """A run of 21 iterations, and what its steps saw."""
     flags = ("--n_train_iters", 20, "--val_every", 10, "--n_val_tasks", 6, "--collapse_every", 20)
-    done("--savedir", tmp_path / "a", "--data_dir", greys, *small(), *flags)
-    trained, watched, validated = sorted(seen, key=len, reverse=True)[0], *sorted(seen[1:], key=len)
-    assert (len(trained), len(validated), len(watched)) == (21 * 2, 3 * 6, 2 * 2)
-    assert colours(trained) == GREYS["train"] and colours(watched) <= GREYS["train"]
-    assert colours(validated) == GREYS["val"]
+    savedir = tmp_path_factory.mktemp("runs") / "run"
+    with watching() as steps:
+        done("--savedir", savedir, "--data_dir", greys, *small(), *flags)
+    return savedir, steps
 
 
-def test_trainval_trains_on_the_validation_classes_too_and_validates_on_none(greys, tmp_path, seen):
-    flags = ("--n_train_iters", 20, "--val_every", 10, "--train_split", "trainval")
-    done("--savedir", tmp_path / "a", "--data_dir", greys, *small(), *flags)
-    (trained,) = seen
-    assert colours(trained) == GREYS["train"] | GREYS["val"]
-    seen.clear()
-    done("--mode", "meta_test", "--savedir", tmp_path / "a", "--n_test_iters", 10)
-    assert colours(seen[0]) == GREYS["test"]
+@pytest.fixture
+def run(trained, tmp_path):
+    return shutil.copytree(trained[0], tmp_path / "run")
+
+
+def test_training_sees_the_training_classes_and_validation_those_of_validation(trained):
+    """And no others; as many tasks as the flags say."""
+    training, *others = trained[1]
+    validation, watch = sorted(others, key=len, reverse=True)
+    assert (len(training), len(validation), len(watch)) == (21 * 2, 3 * 6, 2 * 2)
+    assert union(training) == GREYS["train"] and union(watch) <= GREYS["train"]
+    assert union(validation) == GREYS["val"]
+    # every task has classes of its own
+    assert not all(a == b for a, b in zip(training[::2], training[1::2], strict=True))
+
+
+def test_trainval_trains_on_the_validation_classes_too_and_validates_on_none(greys, tmp_path):
+    """With --legacy_shared_classes: a metabatch's tasks have the same classes."""
+    flags = ("--n_train_iters", 20, "--val_every", 10, "--train_split", "trainval", "--legacy_shared_classes")
+    with watching() as steps:
+        done("--savedir", tmp_path / "a", "--data_dir", greys, *small(), *flags)
+    (training,) = steps
+    assert union(training) == GREYS["train"] | GREYS["val"]
+    assert training[::2] == training[1::2] and len(set(map(frozenset, training))) > 1
 
 
 @pytest.mark.parametrize(
-    ("mode", "flags", "tasks"),
+    ("mode", "flags"),
     [
-        ("meta_test", ("--n_test_iters", 12, "--metabatch", 4), 12),
-        ("collapse", ("--n_test_iters", 12), 12),
-        ("export", ("--export_tasks", 12, "--way", 3), 12),
+        ("meta_test", ("--n_test_iters", 12, "--metabatch", 4)),
+        ("collapse", ("--n_test_iters", 12)),
+        ("export", ("--export_tasks", 12, "--way", 3)),
     ],
 )
-def test_what_looks_at_a_trained_run_sees_the_test_classes(mode, flags, tasks, run, seen):
-    seen.clear()
-    done("--mode", mode, "--savedir", run, *flags)
-    (tested,) = seen
-    assert len(tested) == tasks and colours(tested) == GREYS["test"]
-
-
-@pytest.mark.parametrize("shared", [False, True])
-def test_classes_are_drawn_for_every_task_or_once_a_metabatch(shared, greys, tmp_path, seen):
-    flags = ("--n_train_iters", 9, "--val_every", 0, *["--legacy_shared_classes"] * shared)
-    done("--savedir", tmp_path / "a", "--data_dir", greys, *small(), *flags)
-    (trained,) = seen
-    assert all(a == b for a, b in zip(trained[::2], trained[1::2], strict=True)) == shared
-    assert len(set(map(frozenset, trained))) > 1
-
-
-@pytest.mark.parametrize(("dataset", "depth", "channels"), [("glyphs", 1, 64), ("mimgnet", 3, 32)])
-def test_channels_are_64_for_grey_images_and_32_for_colour(dataset, depth, channels, greys, tmp_path):
-    flags = small(dataset=dataset, channels=None)
-    done("--savedir", tmp_path / "a", "--data_dir", greys, *flags, "--n_train_iters", 0, "--val_every", 0)
-    weight = checkpoint(tmp_path / "a")["params/theta.Sconv1_w/.ATTRIBUTES/VARIABLE_VALUE"]
-    assert weight.shape == (3, 3, depth, channels)
+def test_what_looks_at_a_trained_run_sees_the_test_classes(mode, flags, run):
+    with watching() as steps:
+        done("--mode", mode, "--savedir", run, *flags)
+    (tested,) = steps
+    assert len(tested) == 12 and union(tested) == GREYS["test"]
 
 
 def test_other_data_than_the_runs_are_refused_wherever_they_are(run, greys, tmp_path):
@@ -159,14 +152,6 @@ def test_other_data_than_the_runs_are_refused_wherever_they_are(run, greys, tmp_
         more = ["--resume"] if mode == "meta_train" else []
         refused = call("main.py", "--mode", mode, "--savedir", run, "--data_dir", moved, *more)
         assert_refused(refused, "other data than the run was trained on", "--data_dir")
-
-
-def test_only_the_splits_that_a_mode_uses_have_to_give_its_episodes(greys, tmp_path):
-    """Validation has the fewest classes here, 4 of 16 with their turns, and the test 20."""
-    flags = ("--savedir", tmp_path / "a", "--data_dir", greys, *small(way=17))
-    assert_refused(call("main.py", *flags), "--way 17 is more than the 16 val classes")
-    done(*flags, "--n_train_iters", 0, "--val_every", 0)
-    done("--mode", "meta_test", "--savedir", tmp_path / "a", "--n_test_iters", 1)
 
 
 # ---- flags: their defaults, and where they arrive
@@ -217,7 +202,8 @@ def test_a_mode_refuses_every_flag_that_it_does_not_use(mode, tmp_path):
             continue
         value = [] if main.ACTIONS[name].nargs == 0 else [values.get(name, main.DEFAULTS[name])]
         refused = call("main.py", "--mode", mode, "--savedir", tmp_path / "a", f"--{name}", *value)
-        assert_refused(refused, f"--{name} has no meaning in --mode {mode}: leave it out")
+        flag = "model" if name == "maml" else name  # which it is short for
+        assert_refused(refused, f"--{flag} has no meaning in --mode {mode}: leave it out")
 
 
 def test_bench_refuses_what_it_does_not_use():
@@ -233,10 +219,6 @@ def test_bench_refuses_what_it_does_not_use():
         assert_refused(call("bench.py", *flags), words)
 
 
-class Arrived(dict):
-    """What a mode's own function was called with: its engine's and learner's attributes, and its arguments."""
-
-
 @pytest.fixture
 def arrive(monkeypatch, greys, tmp_path):
     """arrive(flags) -> what the flags became, at the door of train.meta_train or another mode's function."""
@@ -245,15 +227,18 @@ def arrive(monkeypatch, greys, tmp_path):
     caught = []
 
     def catch(made, split, *args, **settings):
-        caught.append(Arrived(engine=made, learner=made.learner, split=split, args=args, **settings))
+        caught.append({"engine": made, "learner": made.learner, "split": split} | settings)
+        if "begin" in settings:  # which writes config.json
+            args[-1].mkdir(exist_ok=True)
+            settings["begin"](0)
         return 0
 
     for module, name in ((train, "meta_train"), (train, "meta_test"), (study, "over_tests"), (export, "export")):
         monkeypatch.setattr(module, name, catch)
 
-    def arrive(*flags, mode="meta_train"):
+    def arrive(*flags, mode="meta_train", **changed):
         savedir = tmp_path / str(len(caught))
-        base = ("--savedir", savedir, "--data_dir", greys, *small(model=None, n_steps=None))
+        base = ("--savedir", savedir, "--data_dir", greys, *small(model=None, n_steps=None, **changed))
         done(*base, *flags) if mode == "meta_train" else done(*base)
         if mode != "meta_train":
             done("--mode", mode, "--savedir", savedir, *flags)
@@ -360,6 +345,24 @@ def test_tf32_is_on_where_it_is_asked_for(precision, arrive):
         assert tf.config.experimental.tensor_float_32_execution_enabled() == (precision == "tf32")
     finally:
         tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
+def test_only_the_splits_that_a_mode_uses_have_to_give_its_episodes(arrive, greys, tmp_path):
+    """Validation has the fewest classes here, 16 with their turns, the test 20 and training 24."""
+    flags = ("--savedir", tmp_path / "a", "--data_dir", greys)
+    assert_refused(call("main.py", *flags, *small(way=17)), "--way 17 is more than the 16 val classes")
+    never = ("--val_every", 0)
+    assert_refused(call("main.py", *flags, *small(way=25), *never), "--way 25 is more than the 24 train classes")
+    assert arrive(*never, way=20)["learner"].way == 20
+    done("--savedir", tmp_path / "b", "--data_dir", greys, *small(way=20), *never)
+    done("--mode", "meta_test", "--savedir", tmp_path / "b")
+    assert_refused(call("main.py", "--mode", "meta_test", "--savedir", tmp_path / "b", "--query", 5), "need 6 images")
+
+
+@pytest.mark.parametrize(("dataset", "depth", "channels"), [("glyphs", 1, 64), ("mimgnet", 3, 32)])
+def test_channels_are_64_for_grey_images_and_32_for_colour(dataset, depth, channels, arrive):
+    params = arrive("--dataset", dataset, channels=None)["engine"].params
+    assert params["theta/conv1_w"].shape == (3, 3, depth, channels)
 
 
 def test_an_engine_of_the_defaults_is_the_papers(arrive):
