@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import files
-from conftest import ROOT, SMALL, assert_refused, cli
+from conftest import ROOT, SMALL, assert_refused, call, cli
 from test_main import checkpoint
 
 TRAINING = ("--metabatch", 4, "--save_freq", 10, "--val_every", 10, "--n_val_tasks", 4)
@@ -54,6 +54,7 @@ def one(data_dir, tmp_path_factory):
     return savedir
 
 
+@pytest.mark.slow
 def test_two_workers_killed_interrupted_and_resumed_train_as_one_process(one, data_dir, tmp_path):
     savedir = tmp_path / "two"
     pair = workers(savedir, data_dir, "--n_train_iters", 100000)
@@ -79,6 +80,7 @@ def test_two_workers_killed_interrupted_and_resumed_train_as_one_process(one, da
             np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_metabatch_that_cannot_be_shared_is_refused(data_dir, tmp_path):
     pair = workers(tmp_path / "a", data_dir, "--metabatch", 3)
     for code, stderr in map(finish, pair):
@@ -86,6 +88,7 @@ def test_a_metabatch_that_cannot_be_shared_is_refused(data_dir, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.slow
 def test_a_worker_0_that_refuses_does_not_leave_the_other_waiting(one, data_dir, tmp_path):
     """All of them look at the savedir; where only worker 0 can know, the other hears that it is gone."""
     for code, stderr in map(finish, workers(one, data_dir)):
@@ -96,6 +99,7 @@ def test_a_worker_0_that_refuses_does_not_leave_the_other_waiting(one, data_dir,
     assert other == 2 and "error: another worker has not begun" in words and "see what it says" in words
 
 
+@pytest.mark.slow
 def test_a_worker_does_not_wait_for_ever(data_dir, tmp_path):
     """For one that never comes: this is worker 0 alone."""
     impatient = "import devices, main, sys; devices.PATIENCE = 2; main.run(main.main)"
@@ -111,7 +115,7 @@ def test_a_tf_config_that_cannot_be_used_is_refused(data_dir, tmp_path, monkeypa
     for text in ("{", "[]", '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}',
                  '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "ps", "index": 0}}'):  # fmt: skip
         monkeypatch.setenv("TF_CONFIG", text)
-        done = cli("main.py", "--savedir", tmp_path / "a", "--data_dir", data_dir, *SMALL)
+        done = call("main.py", "--savedir", tmp_path / "a", "--data_dir", data_dir, *SMALL)
         assert_refused(done, "TF_CONFIG cannot be used", '"index": 0')
 
 
@@ -134,7 +138,11 @@ print(max(np.abs(np.subtract(a, b)).max() for a, b in zip(*runs)))
 
 
 @pytest.mark.parametrize(
-    "own", [("metadrop", "noise", {"n_steps": 1, "inner_lr": 0.4}), ("metanet_original", "mask", {})]
+    "own",
+    [
+        pytest.param(("metadrop", "noise", {"n_steps": 1, "inner_lr": 0.4}), marks=pytest.mark.slow),
+        ("metanet_original", "mask", {}),
+    ],
 )
 def test_two_devices_of_one_process_train_as_one(own):
     """Parameters, running averages among them, and Adam's slots."""

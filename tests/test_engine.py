@@ -110,7 +110,9 @@ def fold(*numbers):
     return seed
 
 
-@pytest.mark.parametrize("name", learners.LEARNERS)
+@pytest.mark.parametrize(
+    "name", ["metadrop", *(pytest.param(n, marks=pytest.mark.slow) for n in learners.LEARNERS if n != "metadrop")]
+)
 def test_the_gradient_of_one_xla_program_and_of_fused_kernels_is_that_of_float64_by_hand(name):
     """The path of a GPU, and that of a CPU, against float64, on the same episode with the same noise:
     a task's randomness is that of (run, stream, iteration, task)."""
@@ -133,7 +135,7 @@ def test_the_gradient_of_one_xla_program_and_of_fused_kernels_is_that_of_float64
 
 # TensorFlow asks for what the processor has, and such a limit makes oneDNN refuse it; without oneDNN it is Eigen's.
 @pytest.mark.skipif("ONEDNN_MAX_CPU_ISA" in os.environ, reason="oneDNN is limited, and TensorFlow does not know it")
-@pytest.mark.parametrize("name", ["metadrop", "metanet_original"])
+@pytest.mark.parametrize("name", ["metadrop", pytest.param("metanet_original", marks=pytest.mark.slow)])
 def test_bf16_rounds_products_and_nothing_else(name):
     """How far that moves a gradient is a matter of which maxima flip; its loss, in nats, moves by a few roundings."""
     (made, bf16), (_, single) = means_of(name, bf16=True), means_of(name)
@@ -148,6 +150,7 @@ def test_bf16_rounds_products_and_nothing_else(name):
     assert out.dtype == tf.float32 and float(out[0, 0, 0]) == 2 + 2.0**-10  # the bias is added in float32
 
 
+@pytest.mark.slow
 def test_inner_steps_computed_again_have_the_same_gradient():
     """Two steps, each with masks of its own."""
     settings = LEARNER | MAML | {"n_steps": 2, "mask_per_sample": True}

@@ -36,7 +36,9 @@ def export_of(savedir, name: str, shot: int, image_shape, inner_lr=0.1, **change
 CASES = [("metadrop", 1, (84, 84, 3), 0.1), ("metadrop", 2, (28, 28, 1), 1e-4), ("maml", 10, (28, 28, 1), 0.1)]
 
 
-@pytest.mark.parametrize(("name", "shot", "image_shape", "inner_lr"), CASES)
+@pytest.mark.parametrize(
+    ("name", "shot", "image_shape", "inner_lr"), [pytest.param(*CASES[0], marks=pytest.mark.slow), *CASES[1:]]
+)
 def test_the_arrays_are_what_the_learner_does(name, shot, image_shape, inner_lr, tmp_path, capsys):
     found, e, split = export_of(tmp_path, name, shot, image_shape, inner_lr)
     copies = COPIES if name == "metadrop" else 0

@@ -105,6 +105,7 @@ def test_killed_at_any_moment_and_resumed_is_never_killed(run, data_dir, tmp_pat
     assert_same_run(run, tmp_path / "killed")
 
 
+@pytest.mark.slow
 def test_interrupted_saves_and_goes_on(run, data_dir, tmp_path):
     command = [sys.executable, ROOT / "main.py", "--savedir", tmp_path / "a", "--data_dir", data_dir]
     command += [*SMALL, *TRAINING]
@@ -333,6 +334,7 @@ def test_bench_prints_one_json_line(small_yardstick):
     assert line["device"].startswith("CPU, ")
 
 
+@pytest.mark.slow
 def test_bench_checks_the_gradient_and_exports_the_step(small_yardstick, data_dir, tmp_path):
     flags = ("--iterations", 1, "--jit", "on", "--precision", "bf16", "--data_dir", data_dir)
     done = call("bench.py", *SMALL, *flags, "--check", "--export", tmp_path / "step")

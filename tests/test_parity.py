@@ -12,14 +12,15 @@ from conftest import cli
 GOLDEN = Path(__file__).parent / "golden"
 # How far the reference's own float32 is off: a few maxima of the miniImageNet case are flipped there.
 CASES = {
-    "omniglot_metadrop": 4e-5,
-    "omniglot_maml_as_shipped": 1e-5,
     "omniglot_metadrop_test_mc3": 1e-5,
     "mimgnet_metadrop": 3.5e-3,
+    "omniglot_metadrop": 4e-5,
+    "omniglot_metadrop_as_shipped": 6e-5,
 }
+SLOW = {"omniglot_metadrop", "omniglot_metadrop_as_shipped"}
 
 
-@pytest.mark.parametrize("case", [pytest.param("omniglot_metadrop", marks=pytest.mark.slow), *list(CASES)[1:]])
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case in SLOW)) for case in CASES])
 def test_float64_is_the_reference(case):
     settings, theirs = parity.read(GOLDEN / f"{case}.npz")
     found = parity.errors(parity.compute(settings, "float64"), theirs)
@@ -42,9 +43,9 @@ def run(monkeypatch, capsys):
 
 
 def test_command_line_prints_both_and_passes(run):
-    code, lines = run(GOLDEN / "omniglot_metadrop_as_shipped.npz", "--tolerance", 1e-4)
+    code, lines = run(GOLDEN / "omniglot_maml_as_shipped.npz", "--tolerance", 1e-5)
     assert code == 0 and lines[-1].startswith("worst of float64 ")
-    assert [line.split()[0] for line in lines[1:-1]] == ["float32"] * 25 + ["float64"] * 25
+    assert [line.split()[0] for line in lines[1:-1]] == ["float32"] * 11 + ["float64"] * 11
     assert cli("tests/parity.py", "--help").returncode == 0  # it starts, from any folder
 
 

@@ -14,11 +14,12 @@ import tensorflow as tf
 import devices
 import files
 import train
-from conftest import ROOT, SMALL, assert_refused, call
+from conftest import ROOT, SETTINGS, assert_refused, call, flags_of
 from errors import UserError
 from test_main import read_csv
 
-FLAGS = (*SMALL, "--maml", "--val_every", 0, "--save_freq", 5)
+# Without inner steps, so that it is traced in a second.
+FLAGS = (*flags_of(SETTINGS | {"model": "maml", "n_steps": 0}), "--val_every", 0, "--save_freq", 5)
 
 
 @pytest.fixture(scope="module")
@@ -176,8 +177,8 @@ def test_a_log_that_cannot_be_written_is_one_sentence(data_dir, tmp_path):
 
 def test_a_gpu_that_is_not_there_is_an_error_and_not_the_cpu(data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    small = [*SMALL[: SMALL.index("--gpu_id")], *FLAGS[len(SMALL) :]]
-    flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, *small, "--n_train_iters", 0)
+    settings = flags_of(SETTINGS | {"gpu_id": None})
+    flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, *settings)
     for gpus in ("7", "0", "0,1"):
         refused = call("main.py", *flags, "--gpu_id", gpus)
         assert_refused(refused, f"--gpu_id {gpus}: TensorFlow can use none of these: choose others, or leave --gpu_id")
