@@ -1,6 +1,7 @@
 """Fixtures: a small dataset of glyphs, and the command line run as a user runs it, in a process or in this one."""
 
 import contextlib
+import gc
 import importlib
 import io
 import os
@@ -32,6 +33,9 @@ def determinism():
     """As main.py has it; XLA refuses what it cannot compute deterministically. No TF32: it is 1e-3 off."""
     import tensorflow as tf
 
+    # Tracing makes many objects, among which the collector need not look for what the import made: it is no garbage.
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
     tf.config.experimental.enable_op_determinism()
     tf.config.experimental.enable_tensor_float_32_execution(False)
 

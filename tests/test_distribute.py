@@ -137,12 +137,9 @@ print(max(np.abs(np.subtract(a, b)).max() for a, b in zip(*runs)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "own",
-    [
-        pytest.param(("metadrop", "noise", {"n_steps": 1, "inner_lr": 0.4}), marks=pytest.mark.slow),
-        ("metanet_original", "mask", {}),
-    ],
+    "own", [("metadrop", "noise", {"n_steps": 1, "inner_lr": 0.4}), ("metanet_original", "mask", {})]
 )
 def test_two_devices_of_one_process_train_as_one(own):
     """Parameters, running averages among them, and Adam's slots."""

@@ -539,6 +539,7 @@ def raise_it(fault):
     raise fault
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (REAL / "images_background.zip").exists(), reason="needs the real Omniglot")
 def test_the_real_omniglot(tmp_path):
     assert command("--dataset", "omniglot", "--source", REAL, "--data_dir", tmp_path).returncode == 0

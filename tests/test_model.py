@@ -77,6 +77,7 @@ def test_all_tasks_in_one_call_is_one_task_at_a_time(name, meta_gradient):
     assert_close(compute(name, meta_gradient), compute(name, meta_gradient, TASKS), 1e-9)
 
 
+@pytest.mark.slow
 def test_fused_batch_norm_in_float32_is_the_formula_in_float64():
     """Its second derivative; tests/test_engine.py has the published gradient."""
     params, x_s, x_q, seeds = inputs("metadrop")
