@@ -322,6 +322,8 @@ def test_flags_that_mean_nothing_to_the_learner_are_refused(meta_network, run, d
     assert not (tmp_path / "a").exists()
     done = call("main.py", "--mode", "meta_test", "--savedir", run, "--way", 5)
     assert_refused(done, "--way 5 contradicts the run, which has 3")
+    done = call("main.py", "--mode", "export", "--savedir", meta_network, "--way", 121)
+    assert_refused(done, "--way 121 is more than the 120 test classes")
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data_dir, tmp_path):

@@ -1,6 +1,7 @@
 """What a run leaves on the disk: resumed from whatever is left of it, locked, written whole; and the devices it asks
 for."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -8,10 +9,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 import devices
+import engine
 import files
 import train
 from conftest import ROOT, SETTINGS, assert_refused, call, flags_of
@@ -223,6 +226,20 @@ def test_a_setting_that_no_flag_could_be_is_one_sentence(run, setting, value):
     for mode in ("meta_test", "export", "collapse"):
         assert_refused(call("main.py", "--mode", mode, "--savedir", run), words)
     assert_refused(resume(run), words)
+
+
+def test_a_row_of_the_log_is_the_mean_since_the_row_before(data_dir, tmp_path, monkeypatch):
+    """Also over a run that was stopped between two rows."""
+    monkeypatch.setattr(engine.Engine, "train_step", lambda *_: lambda i, stop: (i, i / 1000, True, False))
+    for iterations in (20, 107, 120):
+        flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, *FLAGS, "--n_train_iters", iterations)
+        assert call("main.py", *flags, "--resume").returncode == 0
+    rows = {int(row["iter"]): row for row in read_csv(tmp_path / "a")}
+    assert list(rows) == [0, 20, 50, 100, 107, 120]
+    for (before, row), (i, _) in zip(itertools.pairwise([-1, *rows]), rows.items(), strict=True):
+        mean = np.mean(range(before + 1, i + 1))
+        assert row == i and float(rows[i]["loss"]) == mean
+        assert float(rows[i]["acc"]) == pytest.approx(mean / 1000) and int(rows[i]["episodes"]) == 2 * i
 
 
 def test_a_run_that_is_past_its_end_is_one_sentence(run):

@@ -14,6 +14,7 @@ import arrays
 import data
 import devices
 import engine
+import learners
 import main
 import study
 import train
@@ -82,7 +83,7 @@ def union(tasks: list[set]) -> set[int]:
 @pytest.fixture(scope="module")
 def trained(greys, tmp_path_factory):
     """A run of 21 iterations, and what its steps saw."""
-    flags = ("--n_train_iters", 20, "--val_every", 10, "--n_val_tasks", 6, "--collapse_every", 20)
+    flags = ("--n_train_iters", 20, "--val_every", 8, "--n_val_tasks", 6, "--collapse_every", 20)
     savedir = tmp_path_factory.mktemp("runs") / "run"
     with watching() as steps:
         done("--savedir", savedir, "--data_dir", greys, *small(), *flags)
@@ -95,10 +96,10 @@ def run(trained, tmp_path):
 
 
 def test_training_sees_the_training_classes_and_validation_those_of_validation(trained):
-    """And no others; as many tasks as the flags say."""
+    """And no others; as many tasks as the flags say: validation before the first update, every 8, and at the end."""
     training, *others = trained[1]
     validation, watch = sorted(others, key=len, reverse=True)
-    assert (len(training), len(validation), len(watch)) == (21 * 2, 3 * 6, 2 * 2)
+    assert (len(training), len(validation), len(watch)) == (21 * 2, 4 * 6, 2 * 2)
     assert union(training) == GREYS["train"] and union(watch) <= GREYS["train"]
     assert union(validation) == GREYS["val"]
     # every task has classes of its own
@@ -153,6 +154,37 @@ def test_other_data_than_the_runs_are_refused_wherever_they_are(run, greys, tmp_
         more = ["--resume"] if mode == "meta_train" else []
         refused = call("main.py", "--mode", mode, "--savedir", run, "--data_dir", moved, *more)
         assert_refused(refused, "other data than the run was trained on", "--data_dir")
+
+
+@pytest.mark.parametrize("changed", ["roles", "way", "seed", "pixels", "number"])
+def test_tests_on_other_episodes_are_told_apart(changed):
+    """5 shots and 11 queries draw the same images as 1 shot and 15 queries."""
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 16, 1), np.uint8)
+
+    def digest(pixels=pixels, shot=1, way=3, seed=0, episodes=4):
+        settings = {"image_shape": (16, 16, 1), "channels": 2, "n_steps": 0, "inner_lr": 0.1}
+        maml = learners.make("maml", way=way, **settings)
+        one = engine.Engine(maml, shot=shot, query=16 - shot, metabatch=1, seed=seed)
+        return train.episodes_digest(one, data.Split(pixels, 4, 1 / 255), episodes)
+
+    other = {"roles": {"shot": 5}, "way": {"way": 4}, "seed": {"seed": 1}, "pixels": {"pixels": pixels ^ 1},
+             "number": {"episodes": 5}}[changed]  # fmt: skip
+    assert digest() == digest() != digest(**other)
+
+
+def test_the_digest_of_a_dataset_is_of_all_that_decides_its_pixels(greys):
+    manifest = json.loads((greys / "glyphs/manifest.json").read_text())
+    entry = manifest["splits"]["val"]
+    others = [
+        manifest | {"rotations": 1},
+        manifest | {"scale": 1.0},
+        manifest | {"image_shape": [8, 32, 1]},
+        manifest | {"splits": manifest["splits"] | {"val": entry | {"sha256": "another"}}},
+    ]
+    assert data.load(greys, "glyphs").sha256 == data.digest(manifest)
+    assert len({data.digest(m) for m in (manifest, *others)}) == 5
+    when = manifest | {"created": "another day", "source": {"given": "another folder", "files": []}}
+    assert data.digest(when) == data.digest(manifest)
 
 
 # ---- flags: their defaults, and where they arrive
@@ -373,5 +405,6 @@ def test_an_engine_of_the_defaults_is_the_papers(arrive):
     assert arrived["engine"].clip_norm is None and arrived["engine"].meta_lr == 1e-3
     assert (arrived["learner"].n_steps, arrived["learner"].inner_lr) == (5, 0.1)
     # a test's seed is 0 whatever the training's, so that all runs meet the same episodes
-    assert arrive("--seed", 5)["engine"].seed == 5
-    assert arrive(mode="meta_test")["engine"].seed == 0
+    assert arrive(seed=5)["engine"].seed == 5
+    for mode in ("meta_test", "collapse", "export"):
+        assert arrive(mode=mode, seed=5)["engine"].seed == 0
