@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import hashlib
 import json
 import re
 import shutil
@@ -176,8 +177,14 @@ def test_meta_test_goes_on_from_what_an_interrupted_one_left(tested, tmp_path):
 
 
 def test_what_decides_a_result_identifies_it(tested):
-    """XLA and a GPU round otherwise."""
-    settings = json.loads((tested / "meta_test.json").read_text())["settings"]
+    """The weights, by their numbers; and XLA and a GPU round otherwise."""
+    result = json.loads((tested / "meta_test.json").read_text())
+    digest, settings = hashlib.sha256(), result["settings"]
+    for key, value in sorted(checkpoint(tested).items()):
+        if key.startswith("params/"):
+            name = key.removeprefix("params/").removesuffix("/.ATTRIBUTES/VARIABLE_VALUE").replace(".S", "/")
+            digest.update(name.encode() + value.tobytes())
+    assert result["weights_sha256"] == digest.hexdigest()
     assert {"precision", "device", "jit", "data_sha256", "seed", "n_steps", "inner_lr"} <= settings.keys()
     place = results.Store(tested, "meta_test", {"settings": settings}).own
     for name, value in (("jit", True), ("device", "GPU"), ("precision", "tf32"), ("data_sha256", "another")):

@@ -228,6 +228,16 @@ def test_a_setting_that_no_flag_could_be_is_one_sentence(run, setting, value):
     assert_refused(resume(run), words)
 
 
+def test_what_a_killed_run_logged_after_its_last_checkpoint_is_cut_off(run, finished):
+    for name, text in (("meta_train.log", "\nIter 100 start"), ("meta_train.csv", "100,200,1.5,0.001,")):
+        with open(run / name, "a") as file:
+            file.write(text)
+    assert resume(run, "--n_train_iters", 70).returncode == 0
+    assert [row["iter"] for row in read_csv(run)] == ["0", "50", "60", "70"]
+    log = (run / "meta_train.log").read_text()
+    assert log.startswith((finished / "meta_train.log").read_text()) and "Iter 100" not in log
+
+
 def test_a_row_of_the_log_is_the_mean_since_the_row_before(data_dir, tmp_path, monkeypatch):
     """Also over a run that was stopped between two rows."""
     monkeypatch.setattr(engine.Engine, "train_step", lambda *_: lambda i, stop: (i, i / 1000, True, False))

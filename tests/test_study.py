@@ -55,13 +55,14 @@ def test_what_is_measured_is_what_the_learner_does_in_testing(name, perturbation
     e = engine.Engine(learner, shot=2, query=3, metabatch=1, seed=1)
     classes, images = e.episode(split, "test", 0)
     seed = tf.constant([8, 9])
-    rows, values = study.measure(e.probe_step(split, 1)(classes, images, seed), 2, 3)
+    samples = 2 if learner.stochastic else 1
+    rows, values = study.measure(e.probe_step(split, samples)(classes, images, seed), 2, 3)
 
     @tf.function(autograph=False)
     def expected():
         x_s, x_q = data.gather(tf.constant(split.pixels), tf.constant(classes), tf.constant(images), 4, 1 / 255, 2)
         params, noise = engine.read(e.params), perturbations.task_noise(seed[None])
-        adapted = learner.adapt(params, x_s, model.labels(3, 2), noise)
+        adapted = learner.adapt(params, x_s, model.labels(3, 2), noise, samples)
         return learner.features(params, adapted, x_q), learner.logits(params, adapted, x_q), learner.linear(adapted)[0]
 
     h, logits, w = (x[0].numpy() for x in expected())
