@@ -125,10 +125,13 @@ def test_trainval_trains_on_the_validation_classes_too_and_validates_on_none(gre
     ],
 )
 def test_what_looks_at_a_trained_run_sees_the_test_classes(mode, flags, run):
-    with watching() as steps:
+    with watching() as steps, mock.patch.object(data, "sample", wraps=data.sample) as sample:
         done("--mode", mode, "--savedir", run, *flags)
     (tested,) = steps
     assert len(tested) == 12 and union(tested) == GREYS["test"]
+    # and all modes the same episodes: of the stream `test`, of the seed 0, by their numbers
+    drawn = {call.args[1:4] for call in sample.call_args_list}
+    assert drawn == {("test", 0, i) for i in range(12)}
 
 
 def test_other_data_than_the_runs_are_refused_wherever_they_are(run, greys, tmp_path):
