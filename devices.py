@@ -1,14 +1,15 @@
 """TensorFlow set up for this machine: which devices, how many threads, which precision, how many processes."""
 
 import contextlib
+import ctypes
 import json
 import os
 import platform
 import re
 import shlex
+import signal
 import subprocess
 import sys
-import threading
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,17 @@ from errors import UserError
 
 FLOAT32, TF32, BF16 = PRECISIONS = ("float32", "tf32", "bf16")
 PATIENCE = 300  # seconds that a worker waits for the others
+WATCH = """
+import os, signal, sys, time
+process, seconds, sentence = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+end = time.monotonic() + seconds
+while time.monotonic() < end:
+    time.sleep(0.2)
+    if os.getppid() != process:  # it has died
+        sys.exit()
+print(sentence, file=sys.stderr, flush=True)
+os.kill(process, signal.SIGINT)
+"""
 NO_CUDA = 'install CUDA\'s libraries with: .venv/bin/pip install ".[cuda]"'
 
 
@@ -96,21 +108,24 @@ def nvidia() -> bool:
 
 @contextlib.contextmanager
 def patience(index: int, stderr: int):
-    """End this process where the others have not come within PATIENCE seconds: TensorFlow itself waits for ever,
-    in a call that nothing can interrupt. stderr: the file descriptor to say so on."""
+    """End this process with a sentence, and exit code 2, where the others have not come within PATIENCE seconds.
 
-    def give_up():
-        sentence = f"error: worker {index}: the others have not come within {PATIENCE} s; see what they say, and start "
-        os.write(stderr, (sentence + "all of them again with the same command\n").encode())
-        os._exit(2)
-
-    timer = threading.Timer(PATIENCE, give_up)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+    TensorFlow itself waits for ever, and holds Python's lock while it does, so that no thread or signal handler of
+    Python's can run. So a second process watches the clock, and its signal, whose number is 2, is handled by C's
+    _exit, whose argument is the number. Ctrl-C ends the waiting in the same way. stderr: the file descriptor to speak
+    on.
+    """
+    sentence = f"error: worker {index}: the others have not come within {PATIENCE} s; see what they say, and start "
+    command = [sys.executable, "-c", WATCH, str(os.getpid()), str(PATIENCE), f"{sentence}all of them again"]
+    c, before = ctypes.CDLL(None), signal.getsignal(signal.SIGINT)
+    c.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=stderr, start_new_session=True) as watch:
+        c.signal(signal.SIGINT, ctypes.cast(c._exit, ctypes.c_void_p))
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+            watch.kill()
 
 
 def provenance(device: str) -> dict:
