@@ -47,7 +47,7 @@ def meta_train(
     samples in adaptation, or None. settings: the log's first lines.
     watch: called with the number of every watch_every-th iteration, and of the last, after its update.
     alone: no other process shares the metabatch. chief: this is the process that writes; the others only read.
-    begin: called with the first iteration to do, when nothing is in its way and before anything is written.
+    begin: called with the first iteration to do, when nothing is in its way and before the logs are opened.
     """
     state = State(engine, savedir, chief)
     resumed = state.restore()
