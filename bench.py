@@ -6,6 +6,9 @@ and additions of convolutions and matrix products; matmul_gflops is what a float
 reaches in the same process: the machine's yardstick. peak_mb is the whole process's.
 """
 
+from __future__ import annotations
+
+import dataclasses
 import functools
 import json
 import resource
@@ -16,60 +19,76 @@ from pathlib import Path
 
 import numpy as np
 
+import data
+import layers
 import main
+import model
+from datasets import MAKERS
 from errors import UserError, run
+from flags import Setting, whole
+from lazy import tf
+from perturbations.draws import task_noise
+from settings import COMMAND, Settings, read_flags, refuse_unused
+from training.engine import Engine, read
 
-SHAPES = {"omniglot": (28, 28, 1), "glyphs": (28, 28, 1), "mimgnet": (84, 84, 3)}
 CLASSES, IMAGES = 100, 100  # of the random data
-KEPT = (
-    "mode",
-    "dataset",
-    "model",
-    "perturbation",
-    "way",
-    "shot",
-    "query",
-    "metabatch",
-    "n_steps",
-    "meta_gradient",
-    "n_test_mc_samp",
-    "jit",
-    "precision",
-    "remat",
-)
+OWN = {
+    "iterations": Setting(10, "how many are timed", whole(1)),
+    "size": Setting(
+        None, "images of N x N random pixels (default: the dataset's, 28 x 28 for one that get_data.py does not make)",
+        whole(16),
+    ),
+    "check": Setting(False, "compare the meta-gradient with float64's, without XLA on a CPU"),
+    "export": Setting(
+        None, "write the training step as an XLA program (--jit on): P.hlo, with its arguments and results in P.json "
+        "and P.npz", Path, metavar="P",
+    ),
+}  # fmt: skip
+# What the line says of the run, beside its learner's own settings.
+SAID = (
+    "dataset", "model", "perturbation", "way", "shot", "query", "metabatch", "n_test_mc_samp", "jit", "precision",
+)  # fmt: skip
 
 
-def settings_of(argv: list[str]) -> tuple[dict, set[str]]:
-    """All settings, and the names of those that were given."""
+def read_command(argv: list[str]) -> tuple[str, dict, Settings]:
+    """The mode that is timed, what is given of OWN with defaults for the rest, and the settings."""
     p = main.parser()
     p.prog, p.description, p.epilog = "bench.py", __doc__.split("\n\n")[0], __doc__.split("\n\n")[1]
-    p.add_argument("--iterations", type=main.whole(1), default=10, metavar="N", help="how many are timed")
-    p.add_argument("--size", type=main.whole(16), metavar="N", help="images of N x N random pixels (default: the "
-                   "dataset's)")  # fmt: skip
-    p.add_argument(
-        "--check", action="store_true", help="compare the meta-gradient with float64's, without XLA on a CPU"
-    )
-    p.add_argument("--export", type=Path, metavar="P", help="write the training step as an XLA program (--jit "
-                   "on): P.hlo, with its arguments and results in P.json and P.npz")  # fmt: skip
-    given = main.read_flags(p, argv)
-    settings = main.DEFAULTS | given | {"own_data": "data_dir" in given}
-    if settings["mode"] not in ("meta_train", "meta_test"):
-        raise UserError(f"bench.py times meta_train and meta_test, not {settings['mode']}")
-    for mode in ("bench", settings["mode"]):
-        main.refuse_unused(given.keys() & main.USED_BY.keys(), mode)
-    if settings["mode"] != "meta_train" and (given.get("check") or given.get("export")):
+    for name, declared in OWN.items():
+        declared.add(p, name)
+    given = read_flags(p, argv)
+    own = {name: given.pop(name, declared.default) for name, declared in OWN.items()}
+    mode = given.get("mode", COMMAND["mode"].default)
+    if mode not in ("meta_train", "meta_test"):
+        raise UserError(f"bench.py times meta_train and meta_test, not {mode}")
+    for user in ("bench", mode):
+        refuse_unused(given, user)
+    given.pop("mode", None)
+    if mode != "meta_train" and (own["check"] or own["export"]):
         raise UserError("--check and --export are of the training step: leave --mode out")
-    if settings["own_data"] and "size" in given:
+    if "data_dir" in given and own["size"]:
         raise UserError("--size is of random pixels: leave it or --data_dir out")
-    if not settings["own_data"] and (idle := {"train_split", "split"} & given.keys()):
+    if "data_dir" not in given and (idle := {"train_split", "split"} & given.keys()):
         raise UserError(f"--{min(idle)} is of a dataset: give its --data_dir, or leave it out")
-    if given.get("export"):
-        if settings["jit"] == "off":
+    settings = Settings.given(given)
+    if own["export"]:
+        if settings.jit == "off":
             raise UserError("--export writes an XLA program: leave --jit off out")
-        settings["jit"] = "on"
-    if settings["way"] > CLASSES or settings["shot"] + settings["query"] > IMAGES:
+        settings = dataclasses.replace(settings, jit="on")
+    if settings.way > CLASSES or settings.shot + settings.query > IMAGES:
         raise UserError(f"bench.py's random data has {CLASSES} classes of {IMAGES} images: ask for fewer")
-    return settings, set(given)
+    return mode, own | {"own_data": "data_dir" in given}, settings
+
+
+def load_split(own: dict, settings: Settings) -> data.Split:
+    """A dataset's training classes, or random pixels of its images' shape."""
+    if own["own_data"]:
+        return main.load_data(settings, "train")[1]["train"]
+    *_, depth = image_shape = MAKERS[settings.dataset].image_shape if settings.dataset in MAKERS else (28, 28, 1)
+    if own["size"]:
+        image_shape = (own["size"], own["size"], depth)
+    pixels = np.random.default_rng(0).integers(0, 256, (CLASSES, IMAGES, *image_shape), np.uint8)
+    return data.Split(pixels, rotations=1, scale=1 / 255)
 
 
 def count_flops(outputs) -> int:
@@ -95,32 +114,25 @@ def count_flops(outputs) -> int:
     return total
 
 
-def task_flops(engine, image_shape, samples: int | None) -> int:
+def task_flops(engine: Engine, image_shape: tuple[int, int, int], samples: int | None) -> int:
     """Of one task of a training iteration, or of a test episode with `samples` noise samples."""
-    import tensorflow as tf
-
-    import layers
-    import model
-    from perturbations import task_noise
-
     way = engine.learner.way
     x_s, x_q = (tf.TensorSpec([1, way * n, *image_shape]) for n in (engine.shot, engine.query))
     params = {k: tf.TensorSpec(v.shape) for k, v in engine.params.items()}
 
     def task(params, x_s, x_q, seeds):
         if samples:
-            return model.evaluate(engine.learner, params, x_s, x_q, task_noise(seeds), samples)
+            return model.evaluate(engine.learner, params, x_s, x_q, task_noise(seeds), samples)[0]
         return model.meta_gradients(engine.learner, params, x_s, x_q, seeds)
 
-    few, layers.FEW = layers.FEW, 0  # the channel of ones is no work of the network's
-    graph = tf.function(task, autograph=False).get_concrete_function(params, x_s, x_q, tf.TensorSpec([1, 2], tf.int32))
-    layers.FEW = few
+    specs = params, x_s, x_q, tf.TensorSpec([1, 2], tf.int32)
+    with layers.textbook():  # what a shortcut adds is no work of the network's
+        graph = tf.function(task, autograph=False).get_concrete_function(*specs)
     return count_flops(graph.outputs)
 
 
 def matmul_gflops(parallel: int, size: int = 4096) -> float:
     """Of `parallel` float32 matrix products side by side, as the tasks of a metabatch are: all cores work."""
-    import tensorflow as tf
 
     @tf.function(autograph=False)
     def products(a):
@@ -134,42 +146,34 @@ def matmul_gflops(parallel: int, size: int = 4096) -> float:
     return parallel * 2 * size**3 / min(seconds) / 1e9
 
 
-def relative(found, exact) -> float:
-    return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
+def relative(value, exact) -> float:
+    return float(np.linalg.norm(value - exact) / np.linalg.norm(exact))
 
 
-def check(engine, split) -> dict:
+def check(engine: Engine, split: data.Split) -> dict:
     """Errors of the first iteration's meta-gradient (norm of the difference by norm, all parameters together)
     and of its loss against float64, task by task on the CPU, with the same noise."""
-    import tensorflow as tf
-
-    from engine import read
-
     classes, images = engine.episode(split, "train", 0, engine.metabatch)
     arguments = [tf.constant(x) for x in (split.pixels, classes, images, np.array([engine.seed, 0], np.int32))]
     params = read(engine.params)
-    found = engine.compiled(functools.partial(engine.means, split))(params, *arguments).numpy()
+    single = engine.compiled(functools.partial(engine.means, split))(params, *arguments).numpy()
     learner = engine.learner
-    kept = learner.jit, learner.bf16
+    before = learner.jit, learner.bf16
     with tf.device("CPU"):
         learner.jit = learner.bf16 = False
         exact = tf.function(functools.partial(engine.means, split, dtype=tf.float64), autograph=False)
         exact = exact({k: tf.cast(v, tf.float64) for k, v in params.items()}, *arguments).numpy()
-    learner.jit, learner.bf16 = kept
-    return {"gradient_error": relative(found[:-2], exact[:-2]), "loss_error": relative(found[-2], exact[-2])}
+    learner.jit, learner.bf16 = before
+    return {"gradient_error": relative(single[:-2], exact[:-2]), "loss_error": relative(single[-2], exact[-2])}
 
 
-def export(engine, split, path: Path) -> None:
+def export(engine: Engine, split: data.Split, path: Path) -> None:
     """Write the training step's XLA program, and the arguments of its first iteration.
 
     PATH.hlo is a serialized HLO module; PATH.json has shape, dtype and name of its flat arguments and results;
     PATH.npz holds the arguments by number. The first arguments are the first results of the step before:
     parameters and Adam's slots; the last three change with every iteration: classes, images, seed.
     """
-    import tensorflow as tf
-
-    from engine import read
-
     variables = [read(engine.params), read(engine.slots)]
     classes, images = engine.episode(split, "train", 0, engine.metabatch)
     others = {"pixels": split.pixels, "classes": classes, "images": images}
@@ -194,40 +198,34 @@ def export(engine, split, path: Path) -> None:
         raise UserError(f"cannot write {path}.hlo ({fault.strerror}): choose another --export") from fault
 
 
-def bench() -> int:
-    settings, given = settings_of(sys.argv[1:])
-    testing = settings["mode"] == "meta_test"
-    image_shape = SHAPES[settings["dataset"]]
-    if settings.get("size"):
-        image_shape = (settings["size"], settings["size"], image_shape[-1])
-    import data
-
-    if settings["own_data"]:
-        dataset, splits = main.load_data(settings, "train")
-        split, image_shape = splits["train"], dataset.image_shape
-        engine, machine = main.build_engine(settings, image_shape, given, distribute=True)
-    else:
-        engine, machine = main.build_engine(settings, image_shape, given, distribute=True)
-        pixels = np.random.default_rng(0).integers(0, 256, (CLASSES, IMAGES, *image_shape), np.uint8)
-        split = data.Split(pixels, rotations=1, scale=1 / 255)
-    more = check(engine, split) if settings.get("check") else {}
-    if settings.get("export"):
-        export(engine, split, settings["export"])
-    samples = settings["n_test_mc_samp"]
-    if testing:
-        compiled = engine.test_step(split, "test", samples)
-        step = lambda i: compiled(i * engine.metabatch, engine.metabatch)  # noqa: E731
-    else:
-        compiled = engine.train_step(split)
-        step = lambda i: float(compiled(i)[0])  # noqa: E731
+def time_steps(step, iterations: int) -> list[float]:
+    """Seconds of iterations + 2 steps, of which the first compiles."""
     seconds = []
-    for i in range(settings["iterations"] + 2):
+    for i in range(iterations + 2):
         start = time.perf_counter()
         step(i)
         seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def bench() -> int:
+    mode, own, settings = read_command(sys.argv[1:])
+    split = load_split(own, settings)
+    image_shape = split.pixels.shape[2:]
+    engine, machine = main.build_engine(settings, image_shape, distribute=True)
+    errors = check(engine, split) if own["check"] else {}
+    if own["export"]:
+        export(engine, split, own["export"])
+    if mode == "meta_test":
+        samples = settings.n_test_mc_samp
+        compiled = engine.test_step(split, "test", samples)
+        seconds = time_steps(lambda i: compiled(i * engine.metabatch, engine.metabatch), own["iterations"])
+    else:
+        samples, compiled = None, engine.train_step(split)
+        seconds = time_steps(lambda i: float(compiled(i)[0]), own["iterations"])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     median = statistics.median(seconds[2:])
-    work = engine.metabatch * task_flops(engine, image_shape, samples if testing else None)
+    work = engine.metabatch * task_flops(engine, image_shape, samples)
     result = {
         "ms_per_step": round(1e3 * median, 1),
         "tasks_per_s": round(engine.metabatch / median, 2),
@@ -239,7 +237,8 @@ def bench() -> int:
         "ms_fastest": round(1e3 * min(seconds[2:]), 1),
     }
     if machine.chief:
-        print(json.dumps(result | more | {k: settings[k] for k in KEPT} | {"device": machine.name}))
+        said = {"mode": mode} | {name: getattr(settings, name) for name in SAID} | settings.own
+        print(json.dumps(result | errors | said | {"device": machine.name}))
     return 0
 
 

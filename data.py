@@ -5,6 +5,8 @@ A dataset is `DATA_DIR/<name>/` as get_data.py leaves it: train.npy, test.npy an
 classes: class c is character c // 4 turned by c % 4 quarter turns.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from dataclasses import dataclass
@@ -12,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from arrays import open_npy, read_manifest
+from datasets import MAKERS
+from datasets.arrays import open_npy, read_manifest
 from errors import UserError
+from lazy import tf
 
 # Omniglot's images_evaluation; the other alphabets are its images_background.
 EVALUATION = {
@@ -57,14 +61,14 @@ def load(data_dir: str, name: str, background: bool = False) -> Dataset:
     UserError where it is missing, or not what its manifest says.
     """
     folder = Path(data_dir) / name
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, makers=MAKERS)
     shape, splits = tuple(manifest["image_shape"]), {}
     for split, entry in manifest["splits"].items():
         pixels = open_npy(folder / entry["file"])
         if pixels.shape != (entry["base_classes"], entry["images_per_class"], *shape):
             raise UserError(
                 f"{folder / entry['file']} has the shape {pixels.shape}, which is not what manifest.json says: "
-                f"make it again with python get_data.py --dataset {name} --data_dir {data_dir} --force"
+                f"make it again with get_data.py --force"
             )
         splits[split] = Split(pixels, manifest["rotations"], manifest["scale"])
     if background:
@@ -86,14 +90,18 @@ def by_alphabet(splits: dict[str, Split], names: dict[str, list[str]], fault: st
     names: of a split's characters, as alphabet/characterNN. Characters are in the order of their names, and
     upright: a class is a character. UserError (`fault`) where they are not all there.
     """
-    places = {name: (split, i) for split, of in names.items() for i, name in enumerate(of)}
-    chosen = {"train": [], "test": []}
+    places = {name: (split, i) for split, characters in names.items() for i, name in enumerate(characters)}
+    dealt = {"train": [], "test": []}  # split -> its characters' places
     for name in sorted(places):
-        chosen["test" if name.split("/")[0] in EVALUATION else "train"].append(places[name])
-    if {split: len(of) for split, of in chosen.items()} != BACKGROUND_SIZES:
+        dealt["test" if name.split("/")[0] in EVALUATION else "train"].append(places[name])
+    if {split: len(characters) for split, characters in dealt.items()} != BACKGROUND_SIZES:
         raise UserError(f"{fault}: --split background needs that, see get_data.py --help")
-    scale = splits["train"].scale
-    return {k: Split(np.stack([splits[s].pixels[i] for s, i in of]), 1, scale) for k, of in chosen.items()}
+
+    def gather_characters(characters: list[tuple[str, int]]) -> Split:
+        pixels = np.stack([splits[split].pixels[i] for split, i in characters])
+        return Split(pixels, rotations=1, scale=splits["train"].scale)
+
+    return {split: gather_characters(characters) for split, characters in dealt.items()}
 
 
 def trainval(dataset: Dataset) -> Split:
@@ -124,8 +132,8 @@ def sample(split: Split, stream: str, seed: int, index: int, tasks: int, way: in
     rng = np.random.default_rng([seed, STREAMS[stream], index])
     classes = [rng.choice(split.classes, way, replace=False) for _ in range(1 if shared else tasks)]
     classes = np.broadcast_to(np.stack(classes), (tasks, way))
-    drawn = rng.random((tasks, way, split.images_per_class)).argsort(-1)[..., :images]
-    return classes.astype(np.int32), drawn.astype(np.int32)
+    numbers = rng.random((tasks, way, split.images_per_class)).argsort(-1)[..., :images]
+    return classes.astype(np.int32), numbers.astype(np.int32)
 
 
 def gather(pixels, classes, images, rotations: int, scale: float, shot: int):
@@ -134,8 +142,6 @@ def gather(pixels, classes, images, rotations: int, scale: float, shot: int):
     pixels [K,n,H,W,C], classes [T,way], images [T,way,shot+query]
     -> support [T,way*shot,H,W,C] and query [T,way*query,H,W,C], float32.
     """
-    import tensorflow as tf
-
     tasks, way, n = images.shape
     base = tf.broadcast_to((classes // rotations)[:, :, None], images.shape)
     x = tf.gather_nd(pixels, tf.stack([base, images], -1))  # [T,way,n,H,W,C]

@@ -6,12 +6,40 @@ A weight is shared by all tasks (its natural rank) or has a leading task axis.
 Products are computed in the dtype of the maps (bfloat16, for example) and returned in that of the weights.
 """
 
-import numpy as np
-import tensorflow as tf
+from __future__ import annotations
 
-FEW = 8  # input channels below which a bias' gradient takes longer than the kernel's, on a CPU
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from lazy import tf
+
+FEW = 8  # input channels below which the shortcuts of `conv` and `conv_batch_norm` are faster, on a CPU
 EPSILON = 1e-3  # contrib batch_norm's default in the TF1 code; it matters where the weights' std is 0.02
 GAINED_EPSILON = 1e-5  # PyTorch's, where there is a gain
+
+
+@contextmanager
+def textbook() -> Iterator[None]:
+    """Inside it layers are traced without their shortcuts for few input channels, so that their work can be counted."""
+    global FEW
+    before, FEW = FEW, 0
+    try:
+        yield
+    finally:
+        FEW = before
+
+
+def custom_gradient(f):
+    """tf.custom_gradient, which needs TensorFlow only when f is called."""
+
+    @functools.wraps(f)
+    def call(*tensors):
+        return tf.custom_gradient(f)(*tensors)
+
+    return call
 
 
 def rounded(x: tf.Tensor, bf16: bool) -> tf.Tensor:
@@ -72,7 +100,7 @@ def batch_norm(x: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
     return centred * rstd + beta
 
 
-@tf.custom_gradient
+@custom_gradient
 def batch_norm_held(x: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
     """`batch_norm` whose dL/dx is held constant when it is differentiated again.
 
@@ -156,11 +184,11 @@ def conv_normalised(x, w, gamma, beta, mean, variance):
     return conv(x, w * gain, beta - mean * gain)
 
 
-@tf.custom_gradient
-def follow(running: tf.Tensor, met: tf.Tensor) -> tf.Tensor:
-    """0, whose derivative by `running` [C] is, whatever it is multiplied by, its distance from what was `met`, [G,C],
-    summed over G: added to a loss, it lets a step against the gradient move a running average."""
-    return tf.zeros([], met.dtype), lambda _: (tf.reduce_sum(running - met, 0), None)
+def lag(running: tf.Tensor, statistics: tf.Tensor, tasks: int) -> tf.Tensor:
+    """A penalty whose gradient by a `running` average [C] is how far that lies from the `statistics` of groups [G,C],
+    summed over the groups: half the squared distance, of each of the tasks [T]. Nothing else has a gradient of it."""
+    squares = tf.square(running - tf.stop_gradient(statistics))
+    return tf.reduce_sum(tf.reshape(squares, [tasks, -1]), 1) / 2
 
 
 def _one_kernel(x):
@@ -177,7 +205,7 @@ def _centre(x):
     return centred, tf.math.rsqrt(_mean(tf.square(centred)) + EPSILON)
 
 
-@tf.custom_gradient
+@custom_gradient
 def softplus(x: tf.Tensor) -> tf.Tensor:
     """log(1 + exp(x)), within 5e-7 of max(1, x) in float32.
 
@@ -213,7 +241,7 @@ def _larger(a, b):
     return tf.where(a >= b, a, b)
 
 
-@tf.custom_gradient
+@custom_gradient
 def _max_pool_kernel(x):
     window = {"ksize": [1, 2, 2, 1], "strides": [1, 2, 2, 1], "padding": "VALID"}
     y = tf.nn.max_pool2d(x, 2, 2, "VALID")

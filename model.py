@@ -3,159 +3,137 @@
 Source of the equations: Lee, Nam, Yang and Hwang, "Meta Dropout: Learning to Perturb Latent Features for
 Generalization", ICLR 2020, and its TF1 code. Shapes: T tasks, S support and Q query images, M noise samples.
 
-A learner has
-    init(seed, dtype)                                -> {name: tensor}, the meta-learned parameters
-    adapt(params, x, y, noise, samples, training)    -> whatever it has learnt from the support set
-    logits(params, adapted, x, noise)                -> [T,Q,way] for the query set; noise: in training only
-and the loops see nothing else. A new learner or perturbation is one class and one line in learners.py.
-Running averages are parameters too, come last, and are named running/...: their gradient is their distance from
-what they follow, and the engine moves them by it.
-A learner with a linear head over features can be looked into (export.py) when it also has
-    narrow(params, way)                              -> params whose head has the first `way` classes only
-    trajectory(params, x, y, noise, samples)         -> what adapt had before each inner step and at the end
-    features(params, adapted, x, draw, samples)      -> [T,N,D], the input of the last layer
-    activations(params, adapted, x)                  -> {layer: [T,N,D]}, what each layer puts out, the features last
-    linear(adapted)                                  -> that layer, [T,D,way] and [T,way]
-    maps(params, adapted, x, draw, samples)          -> {layer: its map, and what multiplied it or None}
+Upper floors get a learner here: LEARNERS is the table of all. A new one is a class and one line.
 """
 
+from __future__ import annotations
+
+from typing import NamedTuple
+
 import numpy as np
-import tensorflow as tf
 
 import layers
-from perturbations import BLOCKS, Draw, Noise, NoPerturbation, Params, check_size, conv_net, task_noise
+from flags import TRAINING, Setting, positive, whole
+from lazy import tf
+from learners.base import Learner
+from learners.metanet import EmbeddingMetaNetwork, OriginalMetaNetwork
+from parameters import BLOCKS, Parameter, Params, conv_net, zeros
+from perturbations import PERTURBATIONS
+from perturbations.draws import Draw, Noise, task_noise
 
-META_GRADIENTS = ("published", "exact", "first_order")
 
-
-class MAML:
+class MAML(Learner):
     """Second-order MAML over four conv blocks and a dense head, with a perturbation of the support pass.
 
-    image_shape: (H, W, C), from 16 x 16. inner_lr: step size of the inner loop. meta_gradient: `published`
-    holds batch norm's backward pass constant when the inner gradient is differentiated, `exact` is the full second
-    order, `first_order` none. remat: keep no maps of the inner steps; the backward pass computes them again.
-    bf16: the factors of convolutions and matrix products are rounded to bfloat16;
-    parameters, batch norm and losses stay as they are. jit: will XLA compile it? The right pooling depends on that.
-    Only theta is adapted; phi and batch norm's offsets are not.
+    inner_lr: step size of the inner loop. meta_gradient: `published` holds batch norm's backward pass constant when
+    the inner gradient is differentiated, `exact` is the full second order, `first_order` none. remat: keep no maps of
+    the inner steps; the backward pass computes them again. bf16: parameters, batch norm and losses stay float32.
+    Only theta is adapted; phi and batch norm's offsets are not. The inner loss is the support set's cross entropy and
+    the perturbation's penalty.
     """
 
-    settings = ("n_steps", "inner_lr", "meta_gradient", "remat")  # main.py's flags that it takes
-    any_way = False  # the head has a column a class
+    settings = {
+        "n_steps": Setting(5, "inner gradient steps", whole(0), free=("test",)),
+        "inner_lr": Setting(0.1, "step size of the inner loop", positive, free=("test",)),
+        "meta_gradient": Setting(
+            "published", "published: second order with batch norm's backward pass held constant, as the paper's code "
+            "computes it; exact: full second order; first_order: none",
+            choices=["published", "exact", "first_order"],
+        ),
+        "remat": Setting(
+            False, "compute inner steps again when they are differentiated, in place of keeping their maps: less "
+            "memory, more time", modes=TRAINING, free=("resume",),
+        ),
+    }  # fmt: skip
 
-    def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        channels: int,
-        way: int,
-        n_steps: int,
-        inner_lr: float,
-        perturbation: NoPerturbation,
-        meta_gradient: str = "published",
-        remat: bool = False,
-        bf16: bool = False,
-        jit: bool = False,
-    ):
-        if meta_gradient not in META_GRADIENTS:
-            raise ValueError(f"meta_gradient is {meta_gradient!r}, wanted one of {META_GRADIENTS}")
-        check_size(image_shape)
-        self.image_shape, self.channels, self.way = tuple(image_shape), channels, way
-        self.n_steps, self.inner_lr = n_steps, inner_lr
-        self.perturbation, self.meta_gradient = perturbation, meta_gradient
-        self.remat, self.bf16, self.jit = remat, bf16, jit
-        self.stochastic = perturbation.stochastic
+    def parameters(self) -> dict[str, Parameter]:
+        """theta, then the perturbation's phi, then batch norm's offsets."""
+        offsets = {f"conv{block}_bn/beta": Parameter((self.channels,), zeros) for block in range(1, BLOCKS + 1)}
+        theta = conv_net("theta", self.image_shape, self.channels, self.way)
+        return theta | self.perturbation.parameters(self.image_shape, self.channels) | offsets
 
-    def init(self, seed: int, dtype=tf.float32) -> Params:
-        """Conv kernels: truncated normal, std 0.02; dense: normal, std 0.02; biases and offsets: zeros."""
-        shapes = conv_net("theta", self.image_shape, self.channels, self.way)
-        shapes |= self.perturbation.shapes(self.image_shape, self.channels)
-        shapes |= {f"conv{block}_bn/beta": (self.channels,) for block in range(1, BLOCKS + 1)}
-        params = {}
-        for i, (name, shape) in enumerate(shapes.items()):
-            if len(shape) == 1:
-                params[name] = tf.zeros(shape, dtype)
-            else:
-                normal = tf.random.stateless_truncated_normal if len(shape) == 4 else tf.random.stateless_normal
-                params[name] = normal(shape, [seed, i], stddev=0.02, dtype=dtype)
-        return params
+    def step_sizes(self, params: Params) -> dict[str, tf.Tensor | float]:
+        """What an inner step multiplies a weight's gradient by, by the weight's name without theta/: a number, or a
+        tensor of the weight's shape or [T,...]."""
+        return {name: self.inner_lr for name in map(theta_name, params) if name}
 
     def blocks(self, params, theta, x, draw, samples):
-        """Yield each block's name, input, perturbed convolution, mask (or None) and output."""
+        """Yield each block's name, input, perturbed convolution, mask (or None), output and penalty."""
         for block in range(1, BLOCKS + 1):
             layer, x = f"conv{block}", layers.rounded(x, self.bf16)
             mu = layers.conv(x, theta[f"{layer}_w"], theta[f"{layer}_b"])
-            mu = self.perturbation.block(params, layer, x, mu, draw)
-            mask = self.perturbation.mask(layer, mu.shape, samples, draw)
+            mu, penalty = self.perturbation.block(params, layer, x, mu, draw)
+            mask, mask_penalty = self.perturbation.mask(params, layer, x, mu.shape, samples, draw)
             held = self.meta_gradient == "published"
-            out = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples, held, self.jit, mask)
-            yield layer, x, mu, mask, out
-            x = out
+            output = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples, held, self.jit, mask)
+            yield layer, x, mu, mask, output, penalty + mask_penalty
+            x = output
+
+    def forward(self, params: Params, theta: Params, x, draw: Draw | None, samples: int):
+        """x [T,N,H,W,C] -> logits [T,N,way], and the penalty of the pass."""
+        *_, outputs, penalties = zip(*self.blocks(params, theta, x, draw, samples), strict=True)
+        h = layers.rounded(rows(outputs[-1]), self.bf16)
+        logits = layers.dense(h, theta["dense_w"], theta["dense_b"])
+        logits, penalty = self.perturbation.head(params, h, logits, draw)
+        return logits, sum(penalties) + penalty
 
     def features(self, params, theta, x, draw: Draw | None = None, samples=1) -> tf.Tensor:
-        """Input of the last layer: x [T,N,H,W,C] -> [T,N,D]; unperturbed without `draw`."""
-        *_, (*_, x) = self.blocks(params, theta, x, draw, samples)
-        return tf.reshape(x, [x.shape[0], x.shape[1], -1])  # NHWC order
+        *_, (*_, output, _) = self.blocks(params, theta, x, draw, samples)
+        return rows(output)
 
     def activations(self, params, theta, x) -> dict[str, tf.Tensor]:
-        """By block, its unperturbed output [T,N,D]; that of the last is `features`."""
-        outs = {layer: out for layer, *_, out in self.blocks(params, theta, x, None, 1)}
-        return {layer: tf.reshape(out, [*x.shape[:2], -1]) for layer, out in outs.items()}
+        """Each block's output, [T,N,D]; that of the last is `features`."""
+        return {layer: rows(output) for layer, *_, output, _ in self.blocks(params, theta, x, None, 1)}
 
     def maps(self, params, theta, x, draw: Draw | None = None, samples=1) -> dict[str, tuple]:
         """By layer: mask * relu(batch_norm(.)) of the perturbed convolution, before pooling, [T,N,H,W,C], and
         what the perturbation multiplied by (or None)."""
-        found = {}
-        for layer, inputs, mu, mask, _ in self.blocks(params, theta, x, draw, samples):
+        maps = {}
+        for layer, inputs, mu, mask, *_ in self.blocks(params, theta, x, draw, samples):
             groups = tf.reshape(mu, [mu.shape[0] * samples, -1, *mu.shape[2:]])
             normal = layers.batch_norm(groups, params[f"{layer}_bn/beta"])
             if mask is None:
                 factor = self.perturbation.factor(params, layer, inputs, draw)
             else:
                 factor = layers.masked(tf.ones_like(mu), mask)
-            found[layer] = layers.masked(tf.nn.relu(tf.reshape(normal, mu.shape)), mask), factor
-        return found
-
-    def head(self, params, theta, x, draw: Draw | None = None) -> tf.Tensor:
-        """Features [T,N,D] -> logits [T,N,way]."""
-        x = layers.rounded(x, self.bf16)
-        logits = layers.dense(x, theta["dense_w"], theta["dense_b"])
-        return self.perturbation.head(params, x, logits, draw)
+            maps[layer] = layers.masked(tf.nn.relu(tf.reshape(normal, mu.shape)), mask), factor
+        return maps
 
     def linear(self, theta: Params) -> tuple[tf.Tensor, tf.Tensor]:
-        """The last layer's weights [T,D,way] and biases [T,way]."""
         return theta["dense_w"], theta["dense_b"]
 
     def narrow(self, params: Params, way: int) -> Params:
-        """The same parameters with only the head's first `way` columns."""
+        """With only the head's first `way` columns."""
         heads = ("theta/dense_w", "theta/dense_b")
         return {k: v[..., :way] if k in heads else v for k, v in params.items()}
 
-    def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False) -> Params:
-        """theta of every task after n_steps gradient steps on its support set; see `trajectory`."""
-        return self.trajectory(params, x, y, noise, samples, training)[-1]
+    def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False):
+        """theta of every task after n_steps gradient steps on its support set; its penalties were the inner loss's."""
+        return self.trajectory(params, x, y, noise, samples, training)[-1], 0.0
 
     def trajectory(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False) -> list[Params]:
         """theta of every task before the first and after each of n_steps gradient steps on its support set.
 
-        x [T,S,H,W,C] in [0,1], y one-hot [S,way]. The LOSS is averaged over `samples` noise samples, which
-        are drawn afresh in every step and normalised apart from each other. training: masks apply.
+        The LOSS is averaged over `samples` noise samples, which are drawn afresh in every step and normalised apart
+        from each other.
         """
         tasks = x.shape[0]
         if not (training or self.perturbation.in_testing):
             samples = 1  # all would be equal
         x, y = tf.tile(x, [1, samples, 1, 1, 1]), tf.tile(y, [samples, 1])
         theta = {
-            name.removeprefix("theta/"): tf.broadcast_to(value, [tasks, *value.shape])
+            theta_name(name): tf.broadcast_to(value, [tasks, *value.shape])
             for name, value in params.items()
-            if name.startswith("theta/")
+            if theta_name(name)
         }
         thetas = [theta]
         for step in range(self.n_steps):
             # What is differentiated has to be an argument, if it is to be computed again.
             def one(*values, step=step):
-                given = dict(zip(params, values, strict=False))
+                meta_learned = dict(zip(params, values, strict=False))
                 theta = dict(zip(thetas[0], values[len(params) :], strict=True))
-                draw = Draw(noise, step, masked=training)
-                return list(self.inner_step(given, theta, x, y, draw, samples).values())
+                draw = Draw(noise, step, training=training)
+                return list(self.inner_step(meta_learned, theta, x, y, draw, samples).values())
 
             one = tf.recompute_grad(one) if self.remat else one
             theta = dict(zip(theta, one(*params.values(), *theta.values()), strict=True))
@@ -164,45 +142,109 @@ class MAML:
 
     def inner_step(self, params: Params, theta: Params, x, y, draw: Draw, samples: int) -> Params:
         """One gradient step on the support loss."""
-        h = self.features(params, theta, x, draw, samples)
-        loss = layers.cross_entropy(self.head(params, theta, h, draw), y)
+        logits, penalty = self.forward(params, theta, x, draw, samples)
+        loss, sizes = layers.cross_entropy(logits, y) + penalty, self.step_sizes(params)
         grads = tf.gradients(loss, list(theta.values()))
         if self.meta_gradient == "first_order":
             grads = [tf.stop_gradient(g) for g in grads]
-        return {k: v - self.inner_lr * g for (k, v), g in zip(theta.items(), grads, strict=True)}
+        return {name: v - sizes[name] * g for (name, v), g in zip(theta.items(), grads, strict=True)}
 
-    def logits(self, params: Params, theta: Params, x: tf.Tensor, noise: Noise | None = None) -> tf.Tensor:
-        """Logits [T,Q,way] of the query images x [T,Q,H,W,C]; with `noise`, in training, masks apply."""
-        draw = Draw(noise, self.n_steps, query=True, masked=True) if noise else None
-        return self.head(params, theta, self.features(params, theta, x, draw), draw)
+    def classify(self, params: Params, theta: Params, x: tf.Tensor, noise: Noise | None = None):
+        draw = Draw(noise, self.n_steps, query=True, training=True) if noise else None
+        return self.forward(params, theta, x, draw, 1)
 
 
-def labels(way: int, images: int, dtype=tf.float32) -> tf.Tensor:
+def theta_name(name: str) -> str | None:
+    """The name of a parameter of theta without the net's; None for another's."""
+    return name.removeprefix("theta/") if name.startswith("theta/") else None
+
+
+def rows(x: tf.Tensor) -> tf.Tensor:
+    """[T,N,H,W,C] -> [T,N,D], in NHWC order."""
+    return tf.reshape(x, [x.shape[0], x.shape[1], -1])
+
+
+class Entry(NamedTuple):
+    """A line of the table of learners. title: its name in figures. perturbation: the only one that it has (None: it
+    takes any whose hooks it calls, and none by itself)."""
+
+    learner: type[Learner]
+    title: str
+    perturbation: str | None = None
+
+
+LEARNERS = {
+    "maml": Entry(MAML, "MAML"),
+    "metadrop": Entry(MAML, "Meta-dropout", "noise"),
+    "metanet_embedding": Entry(EmbeddingMetaNetwork, "Meta Network (embedding)"),
+    "metanet_original": Entry(OriginalMetaNetwork, "Meta Network (original)"),
+}
+
+
+def parts(name: str, perturbation: str | None = None) -> tuple[type[Learner], type]:
+    """The classes of the learner `name` and of its perturbation (None: its own). ValueError where it cannot have it."""
+    entry = LEARNERS[name]
+    if entry.perturbation:
+        allowed = [entry.perturbation]
+    else:
+        allowed = [key for key, kind in PERTURBATIONS.items() if kind.hooks() <= entry.learner.hooks]
+    perturbation = perturbation or entry.perturbation or "none"
+    if perturbation not in allowed:
+        raise ValueError(f"{name} cannot have the perturbation {perturbation!r}: it takes {' or '.join(allowed)}")
+    return entry.learner, PERTURBATIONS[perturbation]
+
+
+def settings_of(name: str, perturbation: str | None = None) -> dict[str, Setting]:
+    """What this learner, and this perturbation of it, have for settings. ValueError as `parts`."""
+    learner, kind = parts(name, perturbation)
+    return learner.settings | kind.settings
+
+
+def make(name: str, perturbation: str | None = None, **settings) -> Learner:
+    """The learner `name` with this perturbation. ValueError as `parts`, and at what a constructor refuses.
+
+    settings: the constructor's; those of the perturbation among them go to it.
+    """
+    learner, kind = parts(name, perturbation)
+    own = {key: settings.pop(key) for key in kind.settings if key in settings}
+    return learner(perturbation=kind(**own), **settings)
+
+
+def labels(way: int, images: int, dtype="float32") -> tf.Tensor:
     """One-hot labels [way*images,way] of an episode's rows, which are ordered by class."""
     return tf.constant(np.repeat(np.eye(way), images, axis=0), dtype)
 
 
-def evaluate(learner, params: Params, x_s, x_q, noise: Noise, samples: int = 1, training: bool = False):
+def labels_of(x: tf.Tensor, way: int) -> tf.Tensor:
+    """The labels of a set's images x [T,way*images,H,W,C]."""
+    return labels(way, x.shape[1] // way, x.dtype)
+
+
+def measure(logits: tf.Tensor, y: tf.Tensor) -> dict[str, tf.Tensor]:
+    """What is said of a query set's logits [T,Q,way]: loss [T] (nats) and accuracy [T] (0 to 1)."""
+    return {"loss": layers.cross_entropy(logits, y), "accuracy": layers.accuracy(logits, y)}
+
+
+def evaluate(learner: Learner, params: Params, x_s, x_q, noise: Noise, samples: int = 1, training: bool = False):
     """Adapt to the support sets x_s [T,S,H,W,C] and classify the query sets x_q [T,Q,H,W,C].
 
-    -> query loss [T] (nats), query accuracy [T] (0 to 1).
+    -> `measure`'s numbers, and the penalty that the outer loss adds.
     """
-    way, dtype = learner.way, x_s.dtype
-    adapted = learner.adapt(params, x_s, labels(way, x_s.shape[1] // way, dtype), noise, samples, training)
-    logits = learner.logits(params, adapted, x_q, noise if training else None)
-    y_q = labels(way, x_q.shape[1] // way, dtype)
-    return layers.cross_entropy(logits, y_q), layers.accuracy(logits, y_q)
+    adapted, support_penalty = learner.adapt(params, x_s, labels_of(x_s, learner.way), noise, samples, training)
+    logits, query_penalty = learner.classify(params, adapted, x_q, noise if training else None)
+    return measure(logits, labels_of(x_q, learner.way)), support_penalty + query_penalty
 
 
-def by_task(f, tensors, dtypes, tasks_at_once: int, parallel: int) -> list[tf.Tensor]:
-    """Call f on groups of `tasks_at_once` tasks of `tensors` [T,...], and stack the results [groups,...].
+def by_task(f, tensors, dtypes, tasks_at_once: int, parallel: int):
+    """Call f on groups of `tasks_at_once` tasks of `tensors` [T,...], and stack its results [groups,...].
 
-    On a CPU one task at a time, on as many cores as there are (`parallel`), is fastest: a task's maps stay
-    in the cache and its kernels need no task axis. On a GPU all tasks go in one call.
+    f gives a structure of tensors, of these dtypes. On a CPU one task at a time, on as many cores as there are
+    (`parallel`), is fastest: a task's maps stay in the cache and its kernels need no task axis. On a GPU all tasks go
+    in one call.
     """
     tasks = tensors[0].shape[0]
     if tasks == tasks_at_once:
-        return [out[None] for out in f(*tensors)]
+        return tf.nest.map_structure(lambda result: result[None], f(*tensors))
     if tasks % tasks_at_once:
         raise ValueError(f"{tasks} tasks cannot be split into groups of {tasks_at_once}")
     groups = [tf.reshape(x, [tasks // tasks_at_once, tasks_at_once, *x.shape[1:]]) for x in tensors]
@@ -212,16 +254,16 @@ def by_task(f, tensors, dtypes, tasks_at_once: int, parallel: int) -> list[tf.Te
 def meta_gradients(
     learner, params: Params, x_s, x_q, seeds, tasks_at_once=1, parallel=1, noise_of=task_noise
 ) -> tuple[tf.Tensor, tf.Tensor, Params]:
-    """Mean query loss and accuracy over tasks, and the gradient of that loss by every parameter: float64, so
-    that the sum over tasks does not depend on how they are grouped.
+    """Mean query loss and accuracy over tasks, and the gradient of that loss and its penalty by every parameter:
+    float64, so that the sum over tasks does not depend on how they are grouped.
 
     x_s [T,S,H,W,C], x_q [T,Q,H,W,C]; noise_of(seeds of a group) -> its Noise, seeds [T,2].
     """
 
     def group(x_s, x_q, seeds):
-        loss, acc = evaluate(learner, params, x_s, x_q, noise_of(seeds), training=True)
-        grads = tf.gradients(loss, list(params.values()), unconnected_gradients="zero")
-        return [tf.reduce_sum(loss), tf.reduce_sum(acc), *grads]
+        numbers, penalty = evaluate(learner, params, x_s, x_q, noise_of(seeds), training=True)
+        grads = tf.gradients(numbers["loss"] + penalty, list(params.values()), unconnected_gradients="zero")
+        return [tf.reduce_sum(numbers["loss"]), tf.reduce_sum(numbers["accuracy"]), *grads]
 
     dtypes = [x_s.dtype, tf.float32] + [x_s.dtype] * len(params)
     sums = by_task(group, [x_s, x_q, seeds], dtypes, tasks_at_once, parallel)

@@ -10,9 +10,10 @@ import numpy as np
 from tables import ADAPTATION, EPISODES, ROOT, TRAINING, over_seeds, read_runs, refuse_mixed, tests_of
 
 from errors import Parser, UserError, run
-from results import summary
+from model import LEARNERS
+from training.results import summary
 
-NAMES = {"maml": "MAML", "metadrop": "Meta-dropout"}
+NAMES = {name: LEARNERS[name].title for name in ("maml", "metadrop")}
 STYLES = {"maml_published": "C0-", "maml_exact": "C0--", "metadrop_published": "C1-", "metadrop_exact": "C1--"}
 
 

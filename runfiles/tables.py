@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from errors import UserError  # noqa: E402
-from results import read_test  # noqa: E402
+from training.results import read_test  # noqa: E402
 
 # What a test says of itself, and the words for it where tests that stand in one table differ.
 DATA = {"data_sha256": "data"}

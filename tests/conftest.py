@@ -60,7 +60,7 @@ def call(program: str, *args) -> subprocess.CompletedProcess:
 
     Only the number of threads is not what the program sets; a test of bits or of signals needs `cli`.
     """
-    import devices
+    from training import devices
 
     module = importlib.import_module(Path(program).stem)
     entry = getattr(module, "bench" if program == "bench.py" else "main")

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 import bench
-import exported
 import main
-import results
+import settings
 from conftest import ROOT, SETTINGS, SMALL, assert_refused, call, cli, flags_of
+from studies import export_format
+from training import results
 
 
 def train(data_dir, savedir, *args, how=call):
@@ -296,7 +297,7 @@ def test_a_meta_network_goes_the_way_of_every_learner(meta_network, tested, tmp_
     assert done.returncode == 0 and "better in" in done.stdout, done.stderr
     exports = [call("main.py", "--mode", "export", "--savedir", d, "--export_tasks", 1) for d in (whole, tested)]
     assert [e.returncode for e in exports] == [0, 0], exports[0].stderr
-    found = exported.read(whole)
+    found = export_format.read(whole)
     assert found["support_features"].shape[1] == 1 and set(np.unique(found["noise_conv2"])) == {0, 1}
     assert found["noise_conv2"].mean() == pytest.approx(0.8, abs=0.05)
     assert not found["perturbed_conv2"][found["noise_conv2"] == 0].any() and found["perturbed_conv2"].any()
@@ -397,7 +398,8 @@ def refused(capsys, monkeypatch, *argv) -> str:
         (["--savedir", "a", "--way", "five"], "at least 2, not 'five'"),
         (["--savedir", "a", "--inner_lr", "-0.1"], "--inner_lr"),
         (["--savedir", "a", "--meta_lr", "nan"], "above 0, not 'nan'"),
-        (["--savedir", "a", "--dataset", "mnist"], "'mnist'"),
+        (["--savedir", "a", "--dataset", "mnist"], "no dataset in data/mnist"),
+        (["--savedir", "a", "--dataset", "../mnist"], "must be a dataset's name"),
         (["--savedir", "a", "--model", "maml++"], "'maml++'"),
         (["--savedir", "a", "--maml", "--model", "metadrop"], "--maml contradicts --model metadrop"),
         (["--savedir", "a", "--gpu_id", "0,"], "0,1, or -1 for none, not '0,'"),
@@ -461,5 +463,5 @@ def test_compare_needs_tests(run, tmp_path):
 def test_help_is_grouped_and_tells_the_defaults():
     done = call("main.py", "--help")
     assert done.returncode == 0 and "\nlearner:\n" in done.stdout and "\nmeta_test and collapse:\n" in done.stdout
-    for name in main.DEFAULTS:
+    for name in (*settings.all_settings(), *settings.COMMAND):
         assert re.search(rf"  --{name}\s", done.stdout), name

@@ -1,4 +1,4 @@
-"""MAML and Meta-dropout: gradients against finite differences, every way of computing them, and the noise."""
+"""MAML and Meta-dropout: gradients against finite differences, and every way of computing them."""
 
 import functools
 
@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import learners
 import model
-import perturbations
 from numerics import central_difference, decided
+from perturbations import draws
 
 WAY, SHOT, QUERY, TASKS = 3, 2, 2, 2
 SHAPE, CHANNELS, STEPS = (16, 18, 2), 3, 1  # tests/golden has five steps
@@ -17,7 +16,7 @@ SHAPE, CHANNELS, STEPS = (16, 18, 2), 3, 1  # tests/golden has five steps
 
 def learner_of(name="metadrop", meta_gradient="published", image_shape=SHAPE):
     settings = {"image_shape": image_shape, "channels": CHANNELS, "way": WAY, "inner_lr": 0.3}
-    return learners.make(name, **settings, n_steps=STEPS, meta_gradient=meta_gradient)
+    return model.make(name, **settings, n_steps=STEPS, meta_gradient=meta_gradient)
 
 
 def inputs(name, dtype="float64", tasks=TASKS):
@@ -29,7 +28,7 @@ def inputs(name, dtype="float64", tasks=TASKS):
 
 
 def noise_of(seeds):
-    return perturbations.task_noise(seeds, "float64")
+    return draws.task_noise(seeds, "float64")
 
 
 @functools.cache
@@ -58,7 +57,7 @@ def test_exact_meta_gradient_is_that_of_finite_differences(name):
 
     @tf.function(autograph=False)
     def loss_of(params):
-        return tf.reduce_mean(model.evaluate(learner, params, x_s, x_q, noise_of(seeds))[0])
+        return tf.reduce_mean(model.evaluate(learner, params, x_s, x_q, noise_of(seeds))[0]["loss"])
 
     _, grads = compute(name, "exact")
     rng = np.random.default_rng(4)
@@ -82,7 +81,7 @@ def test_fused_batch_norm_in_float32_is_the_formula_in_float64():
     """Its second derivative; tests/test_engine.py has the published gradient."""
     params, x_s, x_q, seeds = inputs("metadrop")
     learner = learner_of("metadrop", "exact")
-    decided(lambda *x: model.evaluate(learner, params, *x, noise_of(seeds))[0], x_s, x_q)
+    decided(lambda *x: model.evaluate(learner, params, *x, noise_of(seeds))[0]["loss"], x_s, x_q)
 
     @tf.function(autograph=False)
     def single(*args):
@@ -94,7 +93,7 @@ def test_fused_batch_norm_in_float32_is_the_formula_in_float64():
 
 @pytest.mark.parametrize("name", ["maml", "metadrop"])
 def test_the_three_meta_gradients_differ_and_their_loss_does_not(name):
-    found = {kind: compute(name, kind) for kind in model.META_GRADIENTS}
+    found = {kind: compute(name, kind) for kind in ("published", "exact", "first_order")}
     for a, b in (("published", "exact"), ("published", "first_order"), ("exact", "first_order")):
         assert found[a][0] == pytest.approx(found[b][0], rel=1e-12)
         x, y = (found[k][1]["theta/conv2_w"] for k in (a, b))
@@ -108,8 +107,8 @@ def test_first_order_is_the_gradient_at_the_adapted_weights():
     @tf.function(autograph=False)
     def at_adapted():
         y_s, y_q = (model.labels(WAY, n, tf.float64) for n in (SHOT, QUERY))
-        theta = learner.adapt(params, x_s, y_s, noise_of(seeds))
-        loss = tf.reduce_mean(model.layers.cross_entropy(learner.logits(params, theta, x_q), y_q))
+        theta, _ = learner.adapt(params, x_s, y_s, noise_of(seeds))
+        loss = tf.reduce_mean(model.layers.cross_entropy(learner.classify(params, theta, x_q)[0], y_q))
         return {k: tf.reduce_sum(tf.gradients(loss, [v])[0], 0) for k, v in theta.items()}
 
     _, grads = compute("maml", "first_order")
@@ -118,7 +117,7 @@ def test_first_order_is_the_gradient_at_the_adapted_weights():
 
 
 def test_parameters_are_those_of_the_reference():
-    params = learners.make("metadrop", image_shape=(84, 84, 3), channels=32, way=5, n_steps=5, inner_lr=0.01).init(1)
+    params = model.make("metadrop", image_shape=(84, 84, 3), channels=32, way=5, n_steps=5, inner_lr=0.01).init(1)
     assert len(params) == 24 and len(learner_of("maml").init(0)) == 14
     assert params["theta/dense_w"].shape == (800, 5) and params["phi/dense_w"].shape == (800, 1)
     assert params["phi/conv1_w"].shape == (3, 3, 3, 32) and params["conv4_bn/beta"].shape == (32,)
@@ -129,53 +128,6 @@ def test_parameters_are_those_of_the_reference():
     other = learner_of().init(2)
     assert not np.allclose(learner_of().init(1)["theta/conv2_w"], other["theta/conv2_w"])
     assert not np.allclose(other["theta/conv2_w"], other["phi/conv2_w"])
-
-
-def test_noise_is_standard_normal_and_differs_by_task_step_layer_and_seed():
-    noise = perturbations.task_noise(tf.constant([[0, 1], [0, 2]]))
-    shape = tf.TensorShape([2, 5, 30, 30, 8])
-    draws = [noise(0, "conv1", shape), noise(1, "conv1", shape), noise(0, "conv2", shape)]
-    draws.append(perturbations.task_noise(tf.constant([[1, 1], [1, 2]]))(0, "conv1", shape))
-    flat = np.stack([d[t].numpy().ravel() for d in draws for t in range(2)])
-    assert np.abs(flat.mean(1)).max() < 4 / np.sqrt(flat.shape[1])
-    assert np.abs(flat.std(1) - 1).max() < 4 / np.sqrt(2 * flat.shape[1])
-    assert np.abs((flat**4).mean(1) - 3).max() < 4 * np.sqrt(96 / flat.shape[1])
-    assert np.abs(np.corrcoef(flat) - np.eye(len(flat))).max() < 5 / np.sqrt(flat.shape[1])
-    np.testing.assert_array_equal(noise(0, "conv1", shape), draws[0])  # the same key, the same noise
-
-
-def test_noise_is_the_same_under_xla_and_in_float64():
-    def draw(dtype):
-        return perturbations.task_noise(tf.constant([[0, 1], [5, 2]]), dtype)(3, "conv2", tf.TensorShape([2, 7, 5, 3]))
-
-    a, b = (tf.function(draw, autograph=False, jit_compile=jit)(tf.float32) for jit in (False, True))
-    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(a, draw(tf.float64), rtol=1e-4, atol=1e-5)
-
-
-def test_support_noise_is_the_equation_and_the_query_has_none():
-    """mu * softplus(N(a, 1)) on a block, N(logits, softplus(.)) on the head; softplus(a), and nothing, on the query."""
-    params, x_s, _, seeds = inputs("metadrop")
-    perturbation, noise = perturbations.LearnedNoise(), noise_of(seeds)
-
-    draw = perturbations.Draw(noise, 0)
-    softplus = lambda a: np.log1p(np.exp(a))  # noqa: E731
-    mu = tf.random.stateless_normal([TASKS, WAY * SHOT, 16, 18, CHANNELS], [1, 1], dtype=tf.float64)
-    a = model.layers.conv(x_s, params["phi/conv1_w"], params["phi/conv1_b"]).numpy()
-    noisy = perturbation.block(params, "conv1", x_s, mu, draw)
-    np.testing.assert_allclose(noisy, mu * softplus(a + draw("conv1", a.shape).numpy()), rtol=1e-10)
-    np.testing.assert_allclose(perturbation.block(params, "conv1", x_s, mu, None), mu * softplus(a), rtol=1e-10)
-
-    h = tf.random.stateless_normal([TASKS, 6, CHANNELS], [2, 2], dtype=tf.float64)
-    logits = tf.random.stateless_normal([TASKS, 6, WAY], [3, 3], dtype=tf.float64)
-    sigma = softplus(h.numpy() @ params["phi/dense_w"].numpy() + params["phi/dense_b"].numpy())  # one for all classes
-    noisy = perturbation.head(params, h, logits, draw)
-    np.testing.assert_allclose(noisy, logits + sigma * draw("dense", logits.shape).numpy(), rtol=1e-10)
-    for query in (None, perturbations.Draw(noise, 2, query=True, masked=True)):
-        assert perturbation.head(params, h, logits, query) is logits
-        np.testing.assert_array_equal(
-            perturbation.block(params, "conv1", x_s, mu, query), perturbation.block(params, "conv1", x_s, mu, None)
-        )
 
 
 def test_adaptation_is_random_and_averages_the_loss_over_samples():
@@ -194,8 +146,8 @@ def test_adaptation_is_random_and_averages_the_loss_over_samples():
 
             return one
 
-        return learner.adapt(params, x_s, y, noise, samples), [
-            learner.adapt(params, x_s, y, part(m), 1) for m in range(samples)
+        return learner.adapt(params, x_s, y, noise, samples)[0], [
+            learner.adapt(params, x_s, y, part(m), 1)[0] for m in range(samples)
         ]
 
     together, apart = adapt(seeds)
@@ -211,7 +163,7 @@ def test_maml_has_no_noise():
 
     @tf.function(autograph=False)
     def loss(seeds):
-        return model.evaluate(learner, params, x_s, x_q, noise_of(seeds), 5)[0]
+        return model.evaluate(learner, params, x_s, x_q, noise_of(seeds), 5)[0]["loss"]
 
     np.testing.assert_array_equal(loss(seeds), loss(seeds + 9))
 

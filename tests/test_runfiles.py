@@ -8,8 +8,10 @@ import subprocess
 import pytest
 
 import main
+import settings
 from conftest import ROOT, assert_refused, call, cli
 
+DEFAULTS = {name: declared.default for name, declared in (settings.all_settings() | settings.COMMAND).items()}
 SETTINGS = ("dataset", "way", "shot", "metabatch", "inner_lr", "n_train_iters")
 PUBLISHED = {
     "omni_1shot": ("omniglot", 20, 1, 8, 0.1, 40000),
@@ -25,9 +27,7 @@ META_LR = {"omni_1shot": 3e-4, "omni_5shot": 1e-3, "mimg_1shot": 1e-4, "mimg_5sh
 def test_a_cell_has_the_published_settings(model, cell):
     script = [str(ROOT / "runfiles" / f"{model}_{cell}.sh"), "--gpu_id", "1"]
     done = subprocess.run(script, env=os.environ | {"PYTHON": "echo"}, capture_output=True, text=True, check=True)
-    train, test = (
-        main.DEFAULTS | vars(main.parser().parse_args(line.split()[1:])) for line in done.stdout.splitlines()
-    )
+    train, test = (DEFAULTS | vars(main.parser().parse_args(line.split()[1:])) for line in done.stdout.splitlines())
     meta_lr = 1e-3 if model == "maml" and "omni" in cell else META_LR[cell]
     wanted = dict(zip(SETTINGS, PUBLISHED[cell], strict=True)) | {"meta_lr": meta_lr, "mode": "meta_train"}
     wanted |= {"model": model, "query": 15, "n_steps": 5}
@@ -48,8 +48,8 @@ def calls(script: str, folder, **environment) -> list[dict]:
     lines = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("main.py")]
     given = [vars(main.parser().parse_args(line)) for line in lines]
     for flags in given:
-        main.refuse_unused(flags, flags["mode"])
-    return [main.DEFAULTS | flags for flags in given]
+        settings.refuse_unused(flags, flags["mode"])
+    return [DEFAULTS | flags for flags in given]
 
 
 SCRIPTS = {
@@ -62,14 +62,14 @@ SCRIPTS = {
 def test_old_results_do_not_stand_for_new_ones(script, tmp_path):
     """A script run again, perhaps for other settings, leaves it to main.py to know what has been trained and tested."""
     first = calls(script, tmp_path)
-    for settings in first:
+    for flags in first:
         for mode in ("meta_test", "collapse"):
-            result = tmp_path / settings["savedir"][0] / f"{mode}.json"
+            result = tmp_path / flags["savedir"][0] / f"{mode}.json"
             result.parent.mkdir(parents=True, exist_ok=True)
             result.write_text("{}")
     assert calls(script, tmp_path) == first
-    assert all(settings["resume"] for settings in first if settings["mode"] == "meta_train")
-    tests = [settings for settings in first if settings["mode"] in ("meta_test", "collapse")]
+    assert all(flags["resume"] for flags in first if flags["mode"] == "meta_train")
+    tests = [flags for flags in first if flags["mode"] in ("meta_test", "collapse")]
     again = calls(script, tmp_path, TEST_FLAGS="--checkpoint best", TRAIN_FLAGS="--save_freq 7", **SCRIPTS[script])
     assert {s["save_freq"] for s in again if s["mode"] == "meta_train"} == {7}
     if "ITERATIONS" in SCRIPTS[script]:

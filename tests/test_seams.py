@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import arrays
 import data
-import devices
-import engine
-import learners
-import main
-import study
-import train
+import model
+import settings
 from conftest import SETTINGS, assert_refused, call, flags_of
+from datasets import arrays
+from studies import collapse as study
+from training import devices, engine, loops
 
 # The base classes of a split, each of one grey that all its images are filled with, whichever way they are turned.
 GREYS = {"train": {10, 20, 30, 40, 50, 60}, "val": {100, 110, 120, 130}, "test": {200, 210, 220, 230, 240}}
@@ -166,9 +164,9 @@ def test_tests_on_other_episodes_are_told_apart(changed):
 
     def digest(pixels=pixels, shot=1, way=3, seed=0, episodes=4):
         settings = {"image_shape": (16, 16, 1), "channels": 2, "n_steps": 0, "inner_lr": 0.1}
-        maml = learners.make("maml", way=way, **settings)
+        maml = model.make("maml", way=way, **settings)
         one = engine.Engine(maml, shot=shot, query=16 - shot, metabatch=1, seed=seed)
-        return train.episodes_digest(one, data.Split(pixels, 4, 1 / 255), episodes)
+        return one.episodes_digest(data.Split(pixels, 4, 1 / 255), episodes)
 
     other = {"roles": {"shot": 5}, "way": {"way": 4}, "seed": {"seed": 1}, "pixels": {"pixels": pixels ^ 1},
              "number": {"episodes": 5}}[changed]  # fmt: skip
@@ -207,8 +205,8 @@ DEFAULTS = {
 
 def test_the_defaults_are_those_of_the_table():
     """Those of the TF1 code among them: --way to --inner_lr, --meta_lr, --n_train_iters, --save_freq, --n_test_*."""
-    main.parser()
-    assert main.DEFAULTS == DEFAULTS
+    declared = settings.all_settings() | settings.COMMAND
+    assert {name: one.default for name, one in declared.items()} == DEFAULTS
 
 
 RUN = "mode savedir seed gpu_id jit precision"
@@ -229,14 +227,13 @@ USED = {
 
 @pytest.mark.parametrize("mode", USED)
 def test_a_mode_refuses_every_flag_that_it_does_not_use(mode, tmp_path):
-    main.parser()
     used = set(USED[mode].split())
     values = {"clip_norm": 1, "channels": 4, "gpu_id": -1, "perturbation": "mask", "mask_rates": "0.1,0.1,0.1"}
-    for name in main.DEFAULTS:
+    for name, declared in (settings.all_settings() | settings.COMMAND).items():
         if name in used:
-            main.refuse_unused([name], mode)
+            settings.refuse_unused([name], mode)
             continue
-        value = [] if main.ACTIONS[name].nargs == 0 else [values.get(name, main.DEFAULTS[name])]
+        value = [] if declared.default is False else [values.get(name, declared.default)]
         refused = call("main.py", "--mode", mode, "--savedir", tmp_path / "a", f"--{name}", *value)
         flag = "model" if name == "maml" else name  # which it is short for
         assert_refused(refused, f"--{flag} has no meaning in --mode {mode}: leave it out")
@@ -257,8 +254,8 @@ def test_bench_refuses_what_it_does_not_use():
 
 @pytest.fixture
 def arrive(monkeypatch, greys, tmp_path):
-    """arrive(flags) -> what the flags became, at the door of train.meta_train or another mode's function."""
-    import export
+    """arrive(flags) -> what the flags became, at the door of loops.meta_train or another mode's function."""
+    from studies import export
 
     caught = []
 
@@ -269,7 +266,7 @@ def arrive(monkeypatch, greys, tmp_path):
             settings["begin"](0)
         return 0
 
-    for module, name in ((train, "meta_train"), (train, "meta_test"), (study, "over_tests"), (export, "export")):
+    for module, name in ((loops, "meta_train"), (loops, "meta_test"), (study, "over_tests"), (export, "export")):
         monkeypatch.setattr(module, name, catch)
 
     def arrive(*flags, mode="meta_train", **changed):
@@ -311,16 +308,15 @@ FLAGS = {
     ("--query", 3): ("meta_train", made("query"), 3, 2),
     ("--metabatch", 4): ("meta_train", made("metabatch"), 4, 2),
     ("--legacy_shared_classes",): ("meta_train", argument("shared_classes"), True, False),
-    ("--model", "maml"): ("meta_train", learner("stochastic"), False, True),
-    ("--maml",): ("meta_train", learner("stochastic"), False, True),
+    ("--model", "maml"): ("meta_train", lambda a: a["learner"].perturbation.stochastic, False, True),
+    ("--maml",): ("meta_train", lambda a: a["learner"].perturbation.stochastic, False, True),
     MASKED: ("meta_train", lambda a: type(a["learner"].perturbation).__name__, "Mask", "LearnedNoise"),
     (*MASKED, "--mask_rates", "0.1,0.2,0.3,0.4"): (
-        "meta_train", mask("rates"), {"conv1": 0.1, "conv2": 0.2, "conv3": 0.3, "conv4": 0.4},
-        {"conv1": 0.05, "conv2": 0.1, "conv3": 0.15},
+        "meta_train", mask("mask_rates"), [0.1, 0.2, 0.3, 0.4], [0.05, 0.1, 0.15],
     ),
-    (*MASKED, "--mask_scaled"): ("meta_train", mask("scaled"), True, False),
-    (*MASKED, "--mask_support_only"): ("meta_train", mask("support_only"), True, False),
-    (*MASKED, "--mask_per_sample"): ("meta_train", mask("per_sample"), True, False),
+    (*MASKED, "--mask_scaled"): ("meta_train", mask("mask_scaled"), True, False),
+    (*MASKED, "--mask_support_only"): ("meta_train", mask("mask_support_only"), True, False),
+    (*MASKED, "--mask_per_sample"): ("meta_train", mask("mask_per_sample"), True, False),
     ("--model", "metanet_original", "--test_statistics", "batch"): (
         "meta_train", learner("test_statistics"), "batch", "running",
     ),
@@ -367,9 +363,8 @@ def test_a_flag_arrives(flags, arrive):
 
 
 def test_every_flag_is_shown_to_arrive():
-    main.parser()
     tested = {str(flag)[2:] for flags in FLAGS for flag in flags if str(flag).startswith("--")}
-    assert tested | SHOWN_ELSEWHERE == set(main.DEFAULTS)
+    assert tested | SHOWN_ELSEWHERE == settings.all_settings().keys() | settings.COMMAND.keys()
 
 
 @pytest.mark.parametrize("precision", devices.PRECISIONS)

@@ -1,0 +1,84 @@
+"""What a dataset's maker declares, and the flags that several makers share."""
+
+import argparse
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from flags import Setting, whole
+
+
+class Variant(NamedTuple):
+    """One way to make a dataset.
+
+    make: make(folder, target, **settings) -> manifest. It fills the empty `folder`, which becomes `target`,
+        DATA_DIR/<dataset>, when it ends well. It gets a value for each setting, and raises UserError where the source
+        is at fault, OSError where the disk is.
+    settings: its flags by name; all other makers' flags are refused.
+    title: what stands behind the dataset's name where a flag is refused, as in "mimgnet from --source".
+    suits: is a --source meant for this variant?
+    """
+
+    make: Callable[..., dict]
+    settings: dict[str, Setting]
+    title: str = ""
+    suits: Callable[[Path], bool] = lambda source: True
+
+
+@dataclass(frozen=True)
+class Maker:
+    """How a dataset is made: a line of the table in datasets/__init__.py.
+
+    make, settings: as in Variant, for a --source that no variant suits, and without one.
+    image_shape: (height, width, channels) of its images by default.
+    variants: the other ways to make it, in the order in which a --source is offered to them.
+    """
+
+    make: Callable[..., dict]
+    image_shape: tuple[int, int, int]
+    settings: dict[str, Setting]
+    variants: tuple[Variant, ...] = ()
+
+    def variant(self, source: Path | None) -> Variant:
+        """The way to make it from this --source; None: without one."""
+        suitable = (variant for variant in self.variants if source is not None and variant.suits(source))
+        return next(suitable, Variant(self.make, self.settings))
+
+    def all_settings(self) -> dict[str, Setting]:
+        """The flags of the maker and of its variants."""
+        settings = dict(self.settings)
+        for variant in self.variants:
+            settings |= variant.settings
+        return settings
+
+
+def all_flags(makers: dict[str, Maker]) -> dict[str, Setting]:
+    """The flags of all makers by name; the help says which datasets take them."""
+    datasets: dict[str, list[str]] = defaultdict(list)  # flag -> those that take it
+    settings: dict[str, Setting] = {}
+    for dataset, maker in makers.items():
+        for name, setting in maker.all_settings().items():
+            datasets[name].append(dataset)
+            settings[name] = replace(setting, help=f"{', '.join(datasets[name])}: {setting.help}")
+    return settings
+
+
+def nonempty_path(text: str) -> Path:
+    """A reader of paths."""
+    if not text:  # an unset variable of the shell; Path("") would be the current folder
+        raise argparse.ArgumentTypeError("it is empty")
+    return Path(text)
+
+
+def existing_path(text: str) -> Path:
+    """A reader of paths to a folder or a file that is there."""
+    if not (os.path.isdir(nonempty_path(text)) or os.path.isfile(text)):
+        raise argparse.ArgumentTypeError(f"there is no folder and no file {text}")
+    return Path(text)
+
+
+SOURCE = Setting(None, "originals that you have: a folder or an archive (see docs/data.md)", existing_path)
+SEED = Setting(0, "seed of the split, or of the drawings", whole(0, 2**32 - 1))

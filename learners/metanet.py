@@ -1,0 +1,207 @@
+"""Two Meta Networks: an embedding, and a linear classifier of it that one pass over the support set writes.
+
+Source of the equations: Komil Parmar's "meta-learning-from-scratch" (2025), whose names they are. Munkhdalai and
+Yu's Meta Networks (ICML 2017) have loss gradients, memory and attention; of those there is nothing here, and
+"original" is that repository's word for a classifier that generators write. Shapes as in model.py; E numbers of
+an embedding, K of a hidden representation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+import layers
+from flags import Setting
+from lazy import tf
+from learners.base import Learner
+from parameters import BLOCKS, Parameter, Params, normal, ones, uniform, zeros
+from perturbations.draws import Draw, Noise
+
+EMBEDDING, HIDDEN = 64, 128
+
+
+class MetaNetwork(Learner):
+    """The embedding network, and what both learners share; a subclass has `head_shapes` and `classifier`.
+
+    Four blocks of 3x3 convolution, batch norm, relu, a mask, 2x2 max pooling; then a dense layer to E numbers.
+    Training normalises the support and the query set by their own statistics; testing by running averages of those,
+    or, with test_statistics `batch`, as in training. Any number of classes may be classified, whatever `way` was in
+    training.
+
+    Differs from the original: running averages move once a metabatch, to where its passes, in any order, move them
+    on average, and not after every pass; convolutions have no bias, which batch norm takes away again.
+    """
+
+    settings = {
+        "test_statistics": Setting(
+            "running", "batch norm of Meta Networks in testing: by running averages, or by each batch",
+            choices=["running", "batch"], free=("test",),
+        ),
+    }  # fmt: skip
+    hooks = frozenset({"mask"})
+    any_way = True
+
+    def head_parameters(self) -> dict[str, Parameter]:
+        """What writes the classifier."""
+        raise NotImplementedError
+
+    def classifier(self, params: Params, h: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """From the support set's embeddings h [T,S,E] and labels y [S,way]: weights [T,E,way], biases [T,way]."""
+        raise NotImplementedError
+
+    def parameters(self) -> dict[str, Parameter]:
+        """They begin as PyTorch's do by default, as in the original: weights and biases uniform within 1 / sqrt(inputs)
+        of 0, gains 1, offsets 0, running means 0 and variances 1; U, V and e: normal, std 0.01."""
+        height, width, depth = self.image_shape
+        declared = {}
+        for block in range(1, BLOCKS + 1):
+            shape = (3, 3, depth, self.channels)
+            declared[f"conv{block}_w"] = Parameter(shape, within(9 * depth))
+            depth, height, width = self.channels, height // 2, width // 2
+        declared |= dense_parameters("dense", height * width * depth, EMBEDDING) | self.head_parameters()
+        for block in range(1, BLOCKS + 1):
+            declared[f"conv{block}_bn/gamma"] = Parameter((self.channels,), ones)
+            declared[f"conv{block}_bn/beta"] = Parameter((self.channels,), zeros)
+        for block in range(1, BLOCKS + 1):
+            declared[f"running/conv{block}_bn/mean"] = Parameter((self.channels,), zeros)
+            declared[f"running/conv{block}_bn/variance"] = Parameter((self.channels,), ones)
+        return declared
+
+    def blocks(self, params, x, draw, samples, batch):
+        """Yield each block's name, its map before mask and relu, its mask (or None), its output and its penalty.
+
+        batch: normalise by the batch's own statistics, every sample's apart; the penalty's gradient is then how far
+        the running ones lag behind these.
+        """
+        for block in range(1, BLOCKS + 1):
+            layer = f"conv{block}"
+            x, w = layers.rounded(x, self.bf16), params[f"{layer}_w"]
+            affine = params[f"{layer}_bn/gamma"], params[f"{layer}_bn/beta"]
+            running = params[f"running/{layer}_bn/mean"], params[f"running/{layer}_bn/variance"]
+            if batch:
+                groups = tf.reshape(x, [x.shape[0] * samples, x.shape[1] // samples, *x.shape[2:]])
+                mu, *statistics = layers.conv_batch_norm(groups, w, *affine)
+                mu = tf.reshape(mu, [*x.shape[:2], *mu.shape[2:]])
+                penalty = sum(layers.lag(*pair, x.shape[0]) for pair in zip(running, statistics, strict=True))
+            else:
+                mu, penalty = layers.conv_normalised(x, w, *affine, *running), 0.0
+            mask, mask_penalty = self.perturbation.mask(params, layer, x, mu.shape, samples, draw)
+            x = layers.relu_pool(mu, mask, self.jit)
+            yield layer, mu, mask, x, penalty + mask_penalty
+
+    def embed(self, params: Params, x: tf.Tensor, draw: Draw | None, samples: int, batch: bool):
+        """x [T,N,H,W,C] -> embeddings [T,N,E], and the penalty."""
+        *_, outputs, penalties = zip(*self.blocks(params, x, draw, samples, batch), strict=True)
+        return self.last(params, outputs[-1]), sum(penalties)
+
+    def last(self, params: Params, output: tf.Tensor) -> tf.Tensor:
+        """The last block's output [T,N,h,w,C] -> embeddings [T,N,E]."""
+        rows = layers.rounded(tf.reshape(output, [*output.shape[:2], -1]), self.bf16)
+        return layers.dense(rows, params["dense_w"], params["dense_b"])
+
+    def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False):
+        """The classifier of the support set x [T,S,H,W,C], y one-hot [S,way]. ValueError where y is of other than
+        one class a row, or where a class has no row (the original would put e in its place)."""
+        if (known := tf.get_static_value(y)) is not None:
+            if not (np.isin(known, (0, 1)).all() and (known.sum(1) == 1).all()):
+                raise ValueError("the labels are not one-hot")
+            if missing := np.flatnonzero(known.sum(0) == 0).tolist():
+                raise ValueError(f"the support set has no image of the classes {missing}: every class needs one")
+        draw = Draw(noise, 0, training=True) if training else None
+        h, penalty = self.embed(params, x, draw, 1, training or self.test_statistics == "batch")
+        w, b = self.classifier(params, h, y)
+        return {"w": w, "b": b}, penalty
+
+    def classify(self, params: Params, adapted: Params, x: tf.Tensor, noise: Noise | None = None):
+        draw = Draw(noise, 1, query=True, training=True) if noise else None
+        h, penalty = self.embed(params, x, draw, 1, noise is not None or self.test_statistics == "batch")
+        return layers.dense(h, *self.linear(adapted)), penalty
+
+    def features(self, params, adapted, x, draw: Draw | None = None, samples=1) -> tf.Tensor:
+        """Embeddings [T,N,E] of x [T,N,H,W,C] in testing, with the masks of `draw`."""
+        return self.embed(params, x, draw, samples, self.test_statistics == "batch")[0]
+
+    def activations(self, params, adapted, x) -> dict[str, tf.Tensor]:
+        """In testing: by block, its unmasked output, and the embedding, as `dense`, [T,N,D]."""
+        blocks = self.blocks(params, x, None, 1, self.test_statistics == "batch")
+        outputs = {layer: output for layer, *_, output, _ in blocks}
+        flat = {layer: tf.reshape(output, [*x.shape[:2], -1]) for layer, output in outputs.items()}
+        return flat | {"dense": self.last(params, outputs[f"conv{BLOCKS}"])}
+
+    def maps(self, params, adapted, x, draw: Draw | None = None, samples=1) -> dict[str, tuple]:
+        """By layer, in testing: mask * relu(batch_norm(.)) before pooling [T,N,H,W,C], and the mask or None."""
+        maps = {}
+        for layer, mu, mask, *_ in self.blocks(params, x, draw, samples, self.test_statistics == "batch"):
+            factor = None if mask is None else layers.masked(tf.ones_like(mu), mask)
+            maps[layer] = layers.masked(tf.nn.relu(mu), mask), factor
+        return maps
+
+    def linear(self, adapted: Params) -> tuple[tf.Tensor, tf.Tensor]:
+        """The classifier's weights [T,E,way] and biases [T,way]."""
+        return adapted["w"], adapted["b"]
+
+
+def within(inputs: int):
+    """Uniform within 1 / sqrt(inputs) of 0."""
+    bound = float(1 / np.sqrt(inputs))
+    return uniform(-bound, bound)
+
+
+def dense_parameters(name: str, inputs: int, outputs: int) -> dict[str, Parameter]:
+    return {
+        f"{name}_w": Parameter((inputs, outputs), within(inputs)),
+        f"{name}_b": Parameter((outputs,), within(inputs)),
+    }
+
+
+def class_means(r: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """Mean of r [T,S,K] over the rows of each class, y one-hot [S,way] -> [T,way,K]."""
+    return tf.einsum("sc,tsk->tck", y / tf.reduce_sum(y, 0), r)
+
+
+class EmbeddingMetaNetwork(MetaNetwork):
+    """Metric-based: W_c = mean of U h + e over the support images of class c; logit of c = (V h_q) . W_c.
+
+    e, as in the original, adds the same number to all logits of an image, and so changes nothing.
+    """
+
+    def head_parameters(self):
+        small = normal(0.01)
+        return {
+            "U": Parameter((HIDDEN, EMBEDDING), small),
+            "V": Parameter((HIDDEN, EMBEDDING), small),
+            "e": Parameter((HIDDEN,), small),
+        }
+
+    def classifier(self, params, h, y):
+        classes = class_means(h @ tf.transpose(params["U"]) + params["e"], y)  # [T,way,K]
+        w = tf.linalg.matrix_transpose(classes @ params["V"])  # (V h) . W_c = h . (V' W_c)
+        return w, tf.zeros([w.shape[0], w.shape[2]], w.dtype)
+
+
+class OriginalMetaNetwork(MetaNetwork):
+    """Model-based: r = tanh(U h + e), its class means r_c; two generators, each of two layers with a relu between,
+    write class c's column of W and its bias from r_c; logits = h_q W + b.
+
+    The original declares a V that it never uses; it is left out.
+    """
+
+    def head_parameters(self):
+        small = normal(0.01)
+        return {
+            "U": Parameter((HIDDEN, EMBEDDING), small),
+            "e": Parameter((HIDDEN,), small),
+            **dense_parameters("weight/dense1", HIDDEN, HIDDEN),
+            **dense_parameters("weight/dense2", HIDDEN, EMBEDDING),
+            **dense_parameters("bias/dense1", HIDDEN, EMBEDDING),
+            **dense_parameters("bias/dense2", EMBEDDING, 1),
+        }
+
+    def classifier(self, params, h, y):
+        classes = class_means(tf.tanh(h @ tf.transpose(params["U"]) + params["e"]), y)
+
+        def generate(name):
+            x = tf.nn.relu(layers.dense(classes, params[f"{name}/dense1_w"], params[f"{name}/dense1_b"]))
+            return layers.dense(x, params[f"{name}/dense2_w"], params[f"{name}/dense2_b"])
+
+        return tf.linalg.matrix_transpose(generate("weight")), generate("bias")[..., 0]

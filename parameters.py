@@ -1,0 +1,71 @@
+"""The parameters of a network: their shapes, and how each of them begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+from lazy import tf
+
+BLOCKS = 4  # of every network here: 3x3 convolution, batch norm, relu, 2x2 max pooling
+Params: TypeAlias = "dict[str, tf.Tensor]"
+Beginning: TypeAlias = "Callable[[Sequence[int], Sequence[int], tf.DType], tf.Tensor]"  # of shape, seed [2], dtype
+
+
+class Parameter(NamedTuple):
+    """What the owner of a parameter declares: its shape, and from what it begins (`zeros`, `normal(0.02)`, ...)."""
+
+    shape: tuple[int, ...]
+    begins: Beginning
+
+
+def zeros(shape, seed, dtype) -> tf.Tensor:
+    return tf.zeros(shape, dtype)
+
+
+def ones(shape, seed, dtype) -> tf.Tensor:
+    return tf.ones(shape, dtype)
+
+
+def constant(value: float) -> Beginning:
+    return lambda shape, seed, dtype: tf.fill(shape, tf.cast(value, dtype))
+
+
+def normal(std: float) -> Beginning:
+    return lambda shape, seed, dtype: tf.random.stateless_normal(shape, seed, stddev=std, dtype=dtype)
+
+
+def truncated_normal(std: float) -> Beginning:
+    """Within two standard deviations of 0."""
+    return lambda shape, seed, dtype: tf.random.stateless_truncated_normal(shape, seed, stddev=std, dtype=dtype)
+
+
+def uniform(low: float, high: float) -> Beginning:
+    return lambda shape, seed, dtype: tf.random.stateless_uniform(shape, seed, low, high, dtype)
+
+
+def draw(declared: dict[str, Parameter], seed: int, dtype="float32") -> Params:
+    """All parameters at their beginning, a pure function of the seed: the i-th is drawn from [seed, i]."""
+    dtype = tf.as_dtype(dtype)
+    return {name: p.begins(p.shape, [seed, i], dtype) for i, (name, p) in enumerate(declared.items())}
+
+
+def check_size(image_shape: tuple[int, int, int]) -> None:
+    """ValueError where images (H, W, C) are too small for four blocks."""
+    height, width, _ = image_shape
+    if min(height, width) < 2**BLOCKS:
+        raise ValueError(f"images of {height} x {width} leave nothing after {BLOCKS} poolings")
+
+
+def conv_net(net: str, image_shape: tuple[int, int, int], channels: int, outputs: int) -> dict[str, Parameter]:
+    """A four-block network's parameters, `net`/conv1_w to `net`/dense_b, which begin as in the TF1 code: kernels
+    truncated normal, std 0.02; the dense layer normal, std 0.02; biases 0."""
+    height, width, depth = image_shape
+    declared = {}
+    for block in range(1, BLOCKS + 1):
+        declared[f"{net}/conv{block}_w"] = Parameter((3, 3, depth, channels), truncated_normal(0.02))
+        declared[f"{net}/conv{block}_b"] = Parameter((channels,), zeros)
+        depth, height, width = channels, height // 2, width // 2
+    declared[f"{net}/dense_w"] = Parameter((height * width * depth, outputs), normal(0.02))
+    declared[f"{net}/dense_b"] = Parameter((outputs,), zeros)
+    return declared

@@ -1,0 +1,68 @@
+"""Where a forward pass has its randomness from.
+
+Shapes: T tasks. All randomness is an argument: standard normal numbers drawn by stateless ops from (seed of the task,
+inner step, layer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from lazy import tf
+from parameters import BLOCKS
+
+Noise: TypeAlias = "Callable[[int, str, tf.TensorShape], tf.Tensor]"  # (inner step, layer, [T,...]) -> N(0, 1)
+
+
+def task_noise(seeds: tf.Tensor, dtype="float32") -> Noise:
+    """Standard normal noise from one seed a task, seeds [T,2]: the same however the tasks are grouped."""
+
+    def draw(step, layer, shape):
+        place = step * (BLOCKS + 1) + (BLOCKS if layer == "dense" else int(layer[-1]) - 1)
+        return tf.stack([standard_normal(shape[1:], fold(s, place), dtype) for s in tf.unstack(seeds)])
+
+    return draw
+
+
+def fold(seed: tf.Tensor, number) -> tf.Tensor:
+    """The seed [2] of the number-th thing that `seed` has."""
+    return tf.random.experimental.stateless_fold_in(seed, number, alg="philox")
+
+
+def standard_normal(shape, seed: tf.Tensor, dtype="float32") -> tf.Tensor:
+    """N(0, 1) by Box and Muller's transform of Philox' integers.
+
+    Those are the same on every device, with and without XLA; TensorFlow's own normals are not, and take
+    twice the time on a CPU.
+    """
+    count = int(np.prod(shape))
+    bits = tf.random.stateless_uniform([2, (count + 1) // 2], seed, None, None, tf.int32, alg="philox")
+    u, v = tf.unstack(tf.cast(bits, dtype) * 2.0**-32)  # in [-1/2, 1/2], ends included
+    radius = tf.sqrt(-2 * tf.math.log(0.5 - u * (1 - 2.0**-24)))  # of a number in (0, 1)
+    angle = 2 * np.pi * v
+    return tf.reshape(tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], 0)[:count], shape)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The randomness of one forward pass: the `step`-th of its tasks, over the support set or the `query` set.
+
+    training: is it a pass of meta-training? (In a test the support set alone is perturbed, and not by masks.)
+    """
+
+    noise: Noise
+    step: int
+    query: bool = False
+    training: bool = False
+
+    def __call__(self, layer: str, shape) -> tf.Tensor:
+        """N(0, 1) of the shape [T,...], this pass's own. layer: conv1 to conv4, or dense."""
+        return self.noise(self.step, layer, shape)
+
+    def of_task(self, layer: str, shape) -> tf.Tensor:
+        """N(0, 1) of the shape [T,...], the same in every pass of a task."""
+        return self.noise(0, layer, shape)

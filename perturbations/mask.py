@@ -1,0 +1,58 @@
+"""Bernoulli masks of activations, one a task. Source: Komil Parmar's "meta-learning-from-scratch" (2025)."""
+
+from __future__ import annotations
+
+import argparse
+from statistics import NormalDist
+
+from flags import Setting
+from lazy import tf
+from perturbations.base import Perturbation
+
+
+def rates(text: str) -> list[float]:
+    """Three or four numbers from 0 to below 1, with commas between them."""
+    try:
+        values = [float(rate) for rate in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (3, 4) or not all(0 <= rate < 1 for rate in values):
+        raise argparse.ArgumentTypeError(
+            f"must be three or four rates from 0 to below 1, as in 0.05,0.1,0.15, not {text!r}"
+        )
+    return values
+
+
+class Mask(Perturbation):
+    """One Bernoulli mask a task: its support and query images, in all inner steps, lose the same activations.
+
+    Every pixel of every channel is kept with the probability 1 - rate. It multiplies relu(batch_norm(.)) before
+    pooling, in training; in testing there is none. mask_rates: those of blocks 1, 2, 3 and perhaps 4, in [0, 1).
+    mask_scaled: what is kept is multiplied by 1 / (1 - rate). The original does not do that, so that activations
+    are larger in testing than in training. mask_support_only: the query set has no mask. mask_per_sample: ordinary
+    dropout, a mask for every image in every pass.
+    """
+
+    summary = "of activations, the same for all of a task's images, in training only"
+    settings = {
+        "mask_rates": Setting(
+            [0.05, 0.1, 0.15], "shares that a mask takes away in blocks 1, 2, 3, and perhaps 4", rates,
+            metavar="P,P,P[,P]",
+        ),
+        "mask_scaled": Setting(False, "multiply what a mask leaves by 1 / (1 - P)"),
+        "mask_support_only": Setting(False, "no mask on the query set"),
+        "mask_per_sample": Setting(False, "a mask for every image in every pass: ordinary dropout"),
+    }  # fmt: skip
+    stochastic = True
+
+    def mask(self, params, layer, x, shape, samples, draw):
+        rate = dict(enumerate(self.mask_rates, 1)).get(int(layer.removeprefix("conv")), 0)
+        if not rate or draw is None or not draw.training or (self.mask_support_only and draw.query):
+            return None, 0.0
+        tasks, n, *pixels = shape
+        if self.mask_per_sample:
+            z = tf.reshape(draw(layer, shape), [tasks, samples, n // samples, *pixels])
+        else:
+            z = draw.of_task(layer, [tasks, samples, *pixels])[:, :, None]
+        mask = tf.cast(z > NormalDist().inv_cdf(rate), z.dtype)
+        return (mask / (1 - rate) if self.mask_scaled else mask), 0.0

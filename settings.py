@@ -1,0 +1,314 @@
+"""The settings of a run: what each may be, the flag that gives it, the modes that use it, and config.json.
+
+What only some learners or perturbations have, their classes declare (learners/base.py); all else is here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+from errors import Parser, UserError
+from flags import LEARNING, TESTS, TRAINING, Setting, positive, whole
+from model import LEARNERS, settings_of
+from perturbations import PERTURBATIONS
+from training import results
+from training.devices import PRECISIONS
+
+META_TRAIN, EXPORT, COMPARE = (frozenset({mode}) for mode in ("meta_train", "export", "compare"))
+# What config.json has to say; a setting that is newer than the run has its default.
+NEEDED = ("dataset", "model", "way", "shot", "query", "seed")
+# The groups of --help.
+RUN, TASKS, LEARNER, TRAIN, TEST = "run", "data and tasks", "learner", "meta_train", "meta_test and collapse"
+LOOK = "export (and those of meta_test; --way: the tasks' classes, default 2)"
+
+
+def gpus(text: str) -> str:
+    if text != "-1" and not all(number.isdecimal() for number in text.split(",")):
+        raise argparse.ArgumentTypeError(f"must be a GPU's number, several as in 0,1, or -1 for none, not {text!r}")
+    return text
+
+
+def folder_name(text: str) -> str:
+    if not text or Path(text).name != text:
+        raise argparse.ArgumentTypeError(f"must be a dataset's name, the folder's below --data_dir, not {text!r}")
+    return text
+
+
+def setting(group: str, default: object, help: str, *reader, kept: bool = True, fresh: bool = False, **declared):
+    """A field of Settings. group: of --help. reader, declared: flags.Setting's. kept: config.json has it.
+    fresh: a test begins with the default, not with the trained run's."""
+    metadata = {"group": group, "setting": Setting(default, help, *reader, **declared), "kept": kept, "fresh": fresh}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All that decides a run or its test. `--help` says what each is; `own` are those of its learner and perturbation,
+    by name, and `facts` what else config.json says: data_sha256, sessions."""
+
+    seed: int = setting(
+        RUN,
+        0,
+        "seed of weights, episodes and noise; in meta_test of its episodes and noise, the same for every learner",
+        whole(0, 2**31 - 1),
+        free=("test",),
+        fresh=True,
+    )
+    gpu_id: str | None = setting(
+        RUN,
+        None,
+        "GPU to use, or several to share a metabatch: 0,1; -1 for none (default: CUDA_VISIBLE_DEVICES, or 0)",
+        gpus,
+        metavar="N[,N]",
+        free=("test", "resume"),
+        fresh=True,
+    )
+    jit: str = setting(
+        RUN,
+        "auto",
+        "compile a metabatch into one XLA program; auto: on a GPU",
+        choices=["auto", "on", "off"],
+        free=("test", "resume"),
+        fresh=True,
+    )
+    precision: str = setting(
+        RUN,
+        "float32",
+        "of convolutions and matrix products; tf32: on GPUs that have it; bf16: their factors in bfloat16",
+        choices=PRECISIONS,
+        free=("test",),
+    )
+
+    dataset: str = setting(
+        TASKS, "omniglot", "as made by get_data.py: a folder of --data_dir", folder_name, metavar="NAME"
+    )
+    data_dir: str = setting(TASKS, "data", "folder that holds the datasets", metavar="DIR", free=("test", "resume"))
+    split: str = setting(
+        TASKS,
+        "shuffled",
+        "background: Omniglot's own, 964 characters to train on and 659 to test, upright; shuffled: as the dataset was "
+        "dealt",
+        choices=["shuffled", "background"],
+    )
+    train_split: str = setting(
+        TASKS,
+        "train",
+        "classes to train on: trainval adds the validation classes (Omniglot: the paper's 4800), which are then not "
+        "monitored",
+        modes=TRAINING,
+        choices=["train", "trainval"],
+    )
+    way: int = setting(TASKS, 20, "classes a task", whole(2))
+    shot: int = setting(TASKS, 1, "support images a class", whole(1), free=("test",))
+    query: int = setting(TASKS, 5, "query images a class", whole(1), free=("test",))
+    metabatch: int = setting(
+        TASKS,
+        16,
+        "tasks a meta-iteration; in meta_test, tasks computed together (no effect on the result)",
+        whole(1),
+        modes=TRAINING | {"meta_test"},
+        free=("test",),
+    )
+    legacy_shared_classes: bool = setting(
+        TASKS,
+        False,
+        "all tasks of a metabatch have the same classes, as in the TF1 code's last revision",
+        modes=META_TRAIN,
+    )
+
+    model: str = setting(
+        LEARNER, "metadrop", "which learner; metadrop is maml with the perturbation noise", choices=LEARNERS
+    )
+    perturbation: str | None = setting(
+        LEARNER,
+        None,
+        "; ".join(f"{name}: {kind.summary}" for name, kind in PERTURBATIONS.items())
+        + " (default: noise for metadrop, none for the others)",
+        choices=PERTURBATIONS,
+    )
+    channels: int | None = setting(
+        LEARNER, None, "channels of a convolution (default: 64 for grey images, 32 for colour)", whole(1)
+    )
+    own: dict = dataclasses.field(default_factory=dict)
+
+    meta_lr: float = setting(TRAIN, 1e-3, "Adam's step size in the outer loop", positive, modes=TRAINING)
+    clip_norm: float | None = setting(
+        TRAIN, None, "clip the meta-gradient's norm to X (default: every element to 3)", positive, modes=TRAINING
+    )
+    n_train_iters: int = setting(
+        TRAIN,
+        60000,
+        "meta-iterations (one update more, as in the TF1 code)",
+        whole(0),
+        modes=META_TRAIN,
+        free=("resume",),
+    )
+    save_freq: int = setting(
+        TRAIN, 1000, "iterations between checkpoints", whole(1), modes=META_TRAIN, free=("resume",)
+    )
+    val_every: int = setting(TRAIN, 1000, "iterations between validations; 0 for none", whole(0), modes=META_TRAIN)
+    n_val_tasks: int = setting(TRAIN, 200, "episodes of a validation", whole(1), modes=META_TRAIN)
+    collapse_every: int = setting(
+        TRAIN,
+        0,
+        "iterations between measurements of neural collapse, into collapse.csv; 0 for none",
+        whole(0),
+        modes=META_TRAIN,
+        free=("resume",),
+    )
+
+    n_test_iters: int = setting(TEST, 1000, "test episodes, or tasks", whole(1), modes=TESTS, kept=False)
+    n_test_mc_samp: int = setting(
+        TEST,
+        1,
+        "noise samples of an inner step's loss, in testing (the paper: 30) and in validations; training takes 1",
+        whole(1),
+        free=("test",),
+    )
+    checkpoint: str = setting(
+        TEST,
+        "last",
+        "last: the paper's choice; best: highest validation accuracy",
+        modes=TESTS | EXPORT,
+        choices=["last", "best"],
+        kept=False,
+    )
+
+    export_tasks: int = setting(LOOK, 10, "test tasks", whole(1), modes=EXPORT, kept=False)
+    export_samples: int = setting(
+        LOOK, 10, "perturbed copies of a support image's features", whole(1), modes=EXPORT, kept=False
+    )
+    export_images: int = setting(
+        LOOK, 2, "support images a task whose lower layers' maps are kept", whole(1), modes=EXPORT, kept=False
+    )
+    export_channels: int = setting(LOOK, 6, "channels of those maps, evenly spread", whole(1), modes=EXPORT, kept=False)
+    facts: dict = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, values: dict, facts: dict | None = None) -> Settings:
+        """Settings of these values by name, with defaults for the others; what another learner has is left out.
+        UserError where the learner cannot have the perturbation."""
+        settings = cls(**{name: value for name, value in values.items() if name in COMMON}, facts=facts or {})
+        try:
+            declared = settings_of(settings.model, settings.perturbation)
+        except ValueError as fault:
+            raise UserError(f"{fault}") from fault
+        own = {name: values.get(name, setting.default) for name, setting in declared.items()}
+        return dataclasses.replace(settings, own=own)
+
+    @classmethod
+    def given(cls, flags: dict) -> Settings:
+        """Those of a new run. flags: what is on the command line, by name. UserError as `of` and `refuse_foreign`."""
+        settings = cls.of(flags)
+        settings.refuse_foreign(flags)
+        return settings
+
+    @classmethod
+    def read(cls, savedir: Path) -> Settings:
+        """Those of savedir's run. UserError where there is none, or where one is not what its flag could be."""
+        config = results.read_config(savedir, NEEDED)
+        declared = all_settings()
+        for name, value in config.items():
+            if name in declared and not declared[name].accepts(value):
+                raise UserError(
+                    f"{savedir / 'config.json'} has {name} {value!r}, which no --{name} can be: it was changed, "
+                    f"or is of another version of this program"
+                )
+        values = {name: value for name, value in config.items() if name in declared}
+        return cls.of(values, {name: value for name, value in config.items() if name not in declared})
+
+    def for_a_test(self) -> Settings:
+        """With a test's own defaults in place of the training's, so that all runs meet the same test episodes."""
+        return dataclasses.replace(self, **{f.name: f.default for f in COMMON.values() if f.metadata["fresh"]})
+
+    def refuse_foreign(self, flags: Iterable[str]) -> None:
+        """UserError where one of these flags is another learner's, or another perturbation's."""
+        if foreign := sorted(set(flags) - COMMON.keys() - COMMAND.keys() - self.own.keys()):
+            learner = self.model + (f" --perturbation {self.perturbation}" if self.perturbation else "")
+            raise UserError(f"--{foreign[0]} has no meaning for --model {learner}: leave it out, or choose another")
+
+    def merged(self, given: dict, where: str, remedy: str, free: Iterable[str] = ()) -> Settings:
+        """With what was `given` on the command line. UserError at what contradicts the run: all but the `free` and
+        those that are free `where`, in a "test" or a "resume"."""
+        values, declared = self.values(), all_settings()
+        for name, value in given.items():
+            of_the_run = name in values and is_kept(name) and name not in free and where not in declared[name].free
+            if of_the_run and value != values[name]:
+                raise UserError(f"--{name} {value} contradicts the run, which has {values[name]}: {remedy}")
+        self.refuse_foreign(given)
+        return self.of(values | given, self.facts)
+
+    def values(self) -> dict:
+        """All by name, its learner's own among them."""
+        return {name: getattr(self, name) for name in COMMON} | self.own
+
+    def config(self) -> dict:
+        """What config.json says: all that describes the run, but not how it is tested or looked at."""
+        return {name: value for name, value in self.values().items() if is_kept(name)} | self.facts
+
+    def identity(self) -> dict:
+        """What tells one test from another, but for the data, the weights and the device."""
+        names = ("dataset", "split", "model", "perturbation", "way", "shot", "query", "seed")
+        return {name: getattr(self, name) for name in names} | dict(sorted(self.own.items()))
+
+
+COMMON = {field.name: field for field in dataclasses.fields(Settings) if "setting" in field.metadata}
+
+
+def is_kept(name: str) -> bool:
+    """Does config.json have this setting?"""
+    return name not in COMMON or COMMON[name].metadata["kept"]
+
+
+def all_settings() -> dict[str, Setting]:
+    """The declaration of every setting there is, of all learners and perturbations."""
+    owners = (*(entry.learner for entry in LEARNERS.values()), *PERTURBATIONS.values())
+    own = {name: declared for owner in owners for name, declared in owner.settings.items()}
+    return {name: field.metadata["setting"] for name, field in COMMON.items()} | own
+
+
+# ---- the command line
+
+COMMAND = {  # what says how a mode is called, and is no setting of a run
+    "mode": Setting("meta_train", "what to do", modes=LEARNING | COMPARE),
+    "savedir": Setting(
+        None, "folder of the run; compare takes two or more", nargs="+", metavar="D",
+        modes=LEARNING - {"bench"} | COMPARE,
+    ),
+    "resume": Setting(False, "meta_train: go on from D's last checkpoint", modes=META_TRAIN),
+    "maml": Setting(False, "the same as --model maml"),
+}  # fmt: skip
+
+
+def parser(modes: Iterable[str], description: str, epilog: str, prog: str = "main.py") -> Parser:
+    """The command line of all settings. modes: what --mode may be."""
+    p = Parser(prog=prog, description=description, epilog=epilog, argument_default=argparse.SUPPRESS)
+    groups = {name: p.add_argument_group(name) for name in (RUN, TASKS, LEARNER, TRAIN, TEST, LOOK)}
+    dataclasses.replace(COMMAND["mode"], choices=list(modes)).add(groups[RUN], "mode")
+    for name in ("savedir", "resume"):
+        COMMAND[name].add(groups[RUN], name)
+    for name, declared in all_settings().items():
+        declared.add(groups[COMMON[name].metadata["group"] if name in COMMON else LEARNER], name)
+        if name == "model":
+            COMMAND["maml"].add(groups[LEARNER], "maml")
+    return p
+
+
+def read_flags(p: Parser, argv: list[str] | None = None) -> dict:
+    """What is on the command line, by name; UserError where two flags contradict each other."""
+    given = vars(p.parse_args(argv))
+    if given.pop("maml", False) and given.setdefault("model", "maml") != "maml":
+        raise UserError(f"--maml contradicts --model {given['model']}: give one of them")
+    return given
+
+
+def refuse_unused(given: Iterable[str], mode: str) -> None:
+    """UserError where `mode` (or bench.py: "bench") does not use one of these flags."""
+    declared = all_settings() | COMMAND
+    for name in given:
+        if mode not in declared[name].modes:
+            place = "bench.py" if mode == "bench" else f"--mode {mode}"
+            raise UserError(f"--{name} has no meaning in {place}: leave it out")

@@ -1,0 +1,1 @@
+"""What is asked of a trained run: its export, its neural collapse."""

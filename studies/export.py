@@ -1,0 +1,161 @@
+"""The export: what a learner does with a task, step by step, as export_format.py lays it out."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import data
+import layers
+import model
+from errors import UserError
+from files import write_atomically
+from lazy import tf
+from perturbations.draws import Draw, fold, task_noise
+from studies import export_format
+from training.engine import Engine, read
+from training.records import Stop, load_parameters, progress
+
+
+def evenly(count: int, size: int) -> list[int]:
+    """At most `count` of the numbers 0 to size - 1, evenly spread."""
+    return sorted({round(x) for x in np.linspace(0, size - 1, min(count, size))})
+
+
+class Exporter:
+    """Exports test episodes of `way` classes, one by one.
+
+    samples: noise samples of an inner step's loss. copies: perturbed copies of a support image's features, 0 for none.
+    images, channels: how many support images' maps, and of how many channels, are kept.
+    """
+
+    def __init__(
+        self, engine: Engine, split: data.Split, *, way: int, samples: int, copies: int, images: int, channels: int
+    ):
+        self.engine, self.learner, self.split, self.way = engine, engine.learner, split, way
+        self.samples, self.copies = samples, copies
+        self.support = way * engine.shot
+        by_class = np.arange(self.support).reshape(way, -1).T.ravel()  # the first image of each class, then the second
+        self.map_images, self.map_channels = by_class[:images], evenly(channels, engine.learner.channels)
+        self.pixels, self.compiled = tf.constant(split.pixels), tf.function(self.task, autograph=False)
+
+    def shared(self) -> dict[str, np.ndarray]:
+        """The arrays that all tasks share."""
+        classes = np.arange(self.way, dtype=np.int32)
+        return {
+            "support_labels": np.repeat(classes, self.engine.shot),
+            "query_labels": np.repeat(classes, self.engine.query),
+            "map_images": np.asarray(self.map_images, np.int32),
+            "map_channels": np.asarray(self.map_channels, np.int32),
+        }
+
+    def episode(self, index: int) -> dict[str, np.ndarray]:
+        """The other arrays of test episode `index`, without their axis K."""
+        engine, way = self.engine, self.way
+        classes, images = data.sample(self.split, "test", engine.seed, index, 1, way, engine.shot + engine.query)
+        tensors = self.compiled(self.pixels, classes, images, tf.constant(index, tf.int32))
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        digest = hashlib.sha256(repr((way, engine.shot, engine.query)).encode())
+        for part in (classes, images, arrays["support_images"], arrays["query_images"]):
+            digest.update(part.tobytes())
+        return arrays | {"classes": classes[0], "images": images[0], "fingerprints": np.array(digest.hexdigest())}
+
+    def task(self, pixels, classes, images, index) -> dict[str, tf.Tensor]:
+        """All of one task, in a graph; its adaptation is that of the same episode in meta_test."""
+        engine, learner = self.engine, self.learner
+        x_s, x_q = engine.images(self.split, pixels, classes, images)
+        noise = task_noise(fold(engine.stream_seed("test"), index)[None])
+        # Noise that no inner step draws, and the same in every snapshot; masks as in training.
+        draw = Draw(noise, learner.n_steps, training=True)
+        params = learner.narrow(read(engine.params), self.way)
+        steps = learner.trajectory(params, x_s, model.labels(self.way, engine.shot), noise, self.samples)
+        snapshots = [self.snapshot(params, adapted, x_s, x_q, draw) for adapted in steps]
+        arrays = {name: tf.stack([snapshot[name] for snapshot in snapshots]) for name in snapshots[0]}
+        for name, x in (("support", x_s), ("query", x_q)):
+            arrays[f"{name}_images"] = tf.cast(tf.round(255 * x[0]), tf.uint8)
+        return arrays | self.maps(params, steps[-1], x_s, draw)
+
+    def snapshot(self, params, adapted, x_s, x_q, draw: Draw) -> dict[str, tf.Tensor]:
+        """Head, features, predictions and losses after one inner step."""
+        (w, b), arrays = self.learner.linear(adapted), {}
+        arrays["head_w"], arrays["head_b"] = w[0], b[0]
+        for name, x in (("support", x_s), ("query", x_q)):
+            h = self.learner.features(params, adapted, x)
+            logits = layers.dense(h, w, b)
+            arrays[f"{name}_features"] = h[0]
+            arrays[f"{name}_predictions"] = tf.argmax(logits[0], -1, tf.int32)
+            numbers = model.measure(logits, model.labels_of(x, self.way))
+            arrays |= {f"{name}_{number}": values[0] for number, values in numbers.items()}
+        perturbed = tf.zeros([0])
+        if self.copies:
+            perturbed = self.learner.features(params, adapted, self.copied(x_s), draw, self.copies)
+        arrays["perturbed_features"] = tf.reshape(perturbed, [self.copies, self.support, h.shape[-1]])
+        return arrays
+
+    def maps(self, params, adapted, x_s, draw: Draw) -> dict[str, tf.Tensor]:
+        """The chosen maps of every layer that has some: unperturbed, perturbed, and what multiplied them."""
+        clean, copies = self.learner.maps(params, adapted, x_s), self.copies
+        perturbed = self.learner.maps(params, adapted, self.copied(x_s), draw, copies) if copies else {}
+        arrays = {}
+        for layer, (h, _) in clean.items():
+            chosen = self.choose(h, 1)
+            h, factor = perturbed.get(layer, (None, None))
+            arrays[f"clean_{layer}"] = chosen[0]
+            arrays[f"perturbed_{layer}"] = chosen[:0] if h is None else self.choose(h, copies)
+            arrays[f"noise_{layer}"] = chosen[:0] if factor is None else self.choose(factor, copies)
+        return arrays
+
+    def copied(self, x):
+        return tf.tile(x, [1, self.copies, 1, 1, 1])
+
+    def choose(self, maps, samples: int):
+        """[1,samples*S,h,w,C] -> [samples,I,h,w,J], float16."""
+        maps = tf.reshape(maps, [samples, self.support, *maps.shape[2:]])
+        return tf.cast(tf.gather(tf.gather(maps, self.map_images, axis=1), self.map_channels, axis=-1), tf.float16)
+
+
+def export(
+    engine: Engine,
+    split: data.Split,
+    savedir: Path,
+    *,
+    way: int,
+    tasks: int,
+    copies: int,
+    images: int,
+    channels: int,
+    samples: int,
+    checkpoint: str,
+    settings: dict,
+) -> int:
+    """Write savedir's export.npz: the first `tasks` test episodes of `way` classes. Returns 0, or 130."""
+    learner = engine.learner
+    if not learner.inspectable:
+        name = type(learner).__name__
+        raise UserError(f"the learner {name} has no linear head over features that could be exported")
+    iteration = load_parameters(engine, savedir, checkpoint)
+    stochastic = learner.perturbation.stochastic
+    copies = copies if stochastic else 0
+    exporter = Exporter(engine, split, way=way, samples=samples, copies=copies, images=images, channels=channels)
+    episodes = []
+    with Stop() as stop, progress(total=tasks, unit="task", desc="export") as bar:
+        while len(episodes) < tasks and not stop.asked:
+            episodes.append(exporter.episode(len(episodes)))
+            bar.update()
+    if len(episodes) < tasks:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return 130
+    arrays = exporter.shared() | {name: np.stack([episode[name] for episode in episodes]) for name in episodes[0]}
+    export_format.check(arrays)
+    settings = settings | {"checkpoint": checkpoint, "iteration": iteration, "stochastic": stochastic}
+    settings |= {"weights_sha256": engine.weights_digest()}
+    file = io.BytesIO()
+    np.savez_compressed(file, format=np.int64(export_format.FORMAT), settings=np.array(json.dumps(settings)), **arrays)
+    write_atomically(savedir / export_format.NAME, file.getvalue())
+    print(f"{savedir / export_format.NAME}: {tasks} tasks, {len(file.getvalue()) / 1e6:.1f} MB")
+    return 0

@@ -1,0 +1,55 @@
+"""The authors' arrays, of every number type and in every state of damage."""
+
+import numpy as np
+import pytest
+
+from datasets.authors import write_authors
+from errors import UserError
+from originals import AUTHORS, authors_arrays, npy
+
+
+@pytest.mark.parametrize(
+    ("kind", "scale", "stored"),
+    [
+        (np.uint8, 1, np.uint8),
+        (np.float64, 1, np.uint8),
+        (np.float32, 1 / 255, np.uint8),
+        (np.float32, 1.37, np.float32),
+        (np.int64, -1, np.float32),
+    ],
+)
+def test_the_authors_arrays(tmp_path, kind, scale, stored):
+    arrays = authors_arrays(kind, scale)
+    files = {split: tmp_path / f"from_{split}.npy" for split in arrays}
+    for split, path in files.items():
+        np.save(path, arrays[split].reshape(-1, 108) if split == "test" else arrays[split])
+    names, read_scale = write_authors(tmp_path, files, AUTHORS)
+    for split, shape in AUTHORS.items():
+        written = np.load(tmp_path / f"{split}.npy")
+        assert written.shape == shape and written.dtype == stored and len(names[split]) == shape[0]
+        pixels = arrays[split].reshape(shape) / (255 if stored == np.uint8 and scale == 1 else 1)
+        np.testing.assert_allclose(written * read_scale, pixels, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (npy(np.zeros((600, 64, 3))), "shape"),
+        (npy(np.zeros((4, 5, 108))), "shape"),
+        (npy(np.full((5, 4, 108), np.nan)), "not finite"),
+        (npy(np.full((5, 4, 108), "x")), "not numbers"),
+        (npy(np.zeros((5, 4, 108)))[:-9], "cut short"),
+        (npy(np.zeros((5, 4, 108))) + b"x", "its header says 17408 bytes, and it has 17409"),
+        (npy(np.zeros((5, 4, 108)))[:40], "cut short"),
+        (b"", r"not an \.npy"),
+        (b"PK\x03\x04 a zip", r"not an \.npy"),
+        (b"\n<html>", "web page"),
+    ],
+)
+def test_the_authors_arrays_refused(tmp_path, data, words):
+    np.save(tmp_path / "test.npy", authors_arrays()["test"])
+    (tmp_path / "train.npy").write_bytes(data)
+    files = {split: tmp_path / f"{split}.npy" for split in AUTHORS}
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match=words):
+        write_authors(tmp_path / "out", files, AUTHORS)

@@ -1,0 +1,61 @@
+"""The page: it shows every figure, needs nothing from elsewhere, and a real browser loads it."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from left_runs import STEPS, write_run
+from plotting import Links, draw
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    """The page of two runs, with every figure."""
+    folder = tmp_path_factory.mktemp("page")
+    runs = [write_run(folder / name, name, images=1) for name in ("maml", "metadrop")]
+    with pytest.MonkeyPatch.context() as patch:
+        draw(patch, "--savedir", runs[0], "--savedir", runs[1], "--tasks", 1, "--layers", "conv2", "--dpi", 40)
+    return runs[0] / "plot/index.html"
+
+
+def test_the_page_shows_every_figure_and_needs_nothing_from_elsewhere(page):
+    text, links = page.read_text(), Links()
+    links.feed(text)
+    drawn = {p.name for p in page.parent.iterdir() if p.suffix in (".png", ".gif")}
+    assert set(links.images) == drawn and len(drawn) == 3 + 2 + 2
+    assert all((page.parent / link).is_file() for link in links.links)
+    assert {p.stem for p in page.parent.glob("*.png")} == {p.stem for p in page.parent.glob("*.pdf")}
+    assert "script" not in links.tags and "link" not in links.tags and "http" not in text
+    assert "&lt;omniglot &amp; more&gt;" in text and "<omniglot" not in text
+    assert "MAML perturbs nothing" in text and "not paired" not in text
+    with Image.open(page.parent / "boundary_task1_steps.gif") as gif:
+        assert gif.n_frames == 6 * STEPS + 1 and gif.info["loop"] == 0
+        assert np.asarray(gif.convert("RGB"))[0, 0].tolist() == [255] * 3
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on the PATH")
+def test_a_browser_loads_every_picture_of_the_page(page, tmp_path):
+    report = """<script>addEventListener("load", () => { document.body.innerHTML = Array.from(
+      document.images, i => `[${i.getAttribute("src")} ${i.naturalWidth}x${i.naturalHeight}]`).join("") +
+      `width ${document.documentElement.scrollWidth}` })</script>"""
+    wrapper = page.with_name("in_a_browser.html")
+    wrapper.write_text(page.read_text().replace("</body>", report + "</body>"))
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    flags += " --disable-component-update --disable-sync --window-size=800,600 --dump-dom"
+    command = [BROWSER, *flags.split(), f"--user-data-dir={tmp_path}", wrapper.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    wrapper.unlink()
+    loaded = re.findall(r"\[(\S+) (\d+)x(\d+)\]", done.stdout)
+    assert len(loaded) == 7, done.stdout + done.stderr
+    for name, width, height in loaded:
+        with Image.open(page.parent / name) as image:
+            assert image.size == (int(width), int(height))
+    assert int(re.search(r"width (\d+)", done.stdout)[1]) <= 800  # nothing is wider than the window

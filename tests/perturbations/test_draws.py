@@ -1,0 +1,28 @@
+"""The randomness of a forward pass: its statistics, and that it is the same wherever it is drawn."""
+
+import numpy as np
+import tensorflow as tf
+
+from perturbations import draws
+
+
+def test_noise_is_standard_normal_and_differs_by_task_step_layer_and_seed():
+    noise = draws.task_noise(tf.constant([[0, 1], [0, 2]]))
+    shape = tf.TensorShape([2, 5, 30, 30, 8])
+    numbers = [noise(0, "conv1", shape), noise(1, "conv1", shape), noise(0, "conv2", shape)]
+    numbers.append(draws.task_noise(tf.constant([[1, 1], [1, 2]]))(0, "conv1", shape))
+    flat = np.stack([d[t].numpy().ravel() for d in numbers for t in range(2)])
+    assert np.abs(flat.mean(1)).max() < 4 / np.sqrt(flat.shape[1])
+    assert np.abs(flat.std(1) - 1).max() < 4 / np.sqrt(2 * flat.shape[1])
+    assert np.abs((flat**4).mean(1) - 3).max() < 4 * np.sqrt(96 / flat.shape[1])
+    assert np.abs(np.corrcoef(flat) - np.eye(len(flat))).max() < 5 / np.sqrt(flat.shape[1])
+    np.testing.assert_array_equal(noise(0, "conv1", shape), numbers[0])  # the same key, the same noise
+
+
+def test_noise_is_the_same_under_xla_and_in_float64():
+    def draw(dtype):
+        return draws.task_noise(tf.constant([[0, 1], [5, 2]]), dtype)(3, "conv2", tf.TensorShape([2, 7, 5, 3]))
+
+    a, b = (tf.function(draw, autograph=False, jit_compile=jit)(tf.float32) for jit in (False, True))
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(a, draw(tf.float64), rtol=1e-4, atol=1e-5)

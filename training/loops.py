@@ -1,0 +1,311 @@
+"""The loops: meta_train and meta_test. They know a learner by its interface alone (learners/base.py)."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import data
+from errors import UserError
+from files import write_atomically
+from lazy import tf
+from training.engine import Engine
+from training.records import Logs, State, Stop, load_parameters, progress
+from training.results import Store, read_json, summary
+
+LOG_EVERY = 50  # iterations, as in the TF1 code
+Numbers = dict[str, list[float]]  # a test's named numbers, "loss" and "accuracy", an episode each
+
+
+def meta_train(
+    engine: Engine,
+    train: data.Split,
+    val: data.Split | None,
+    savedir: Path,
+    *,
+    n_train_iters: int,
+    save_freq: int,
+    val_every: int,
+    n_val_tasks: int,
+    val_samples: int,
+    settings: dict,
+    shared_classes: bool = False,
+    alone: bool = True,
+    chief: bool = True,
+    begin: Callable[[int], None] = lambda first: None,
+    watch: Callable[[int], None] | None = None,
+    watch_every: int = 0,
+) -> int:
+    """Meta-train from savedir's last checkpoint, or from the start, to iteration n_train_iters (inclusive,
+    as in the TF1 code: n + 1 updates). Returns the exit code: 0, or 130 when interrupted and saved.
+
+    val: the classes that are monitored every val_every iterations with n_val_tasks episodes, and val_samples noise
+    samples in adaptation, or None. settings: the log's first lines.
+    watch: called with the number of every watch_every-th iteration, and of the last, after its update.
+    alone: no other process shares the metabatch. chief: this is the process that writes; the others only read.
+    begin: called with the first iteration to do, when nothing is in its way and before the logs are opened.
+    """
+    state = State(engine, savedir, chief)
+    resumed = state.restore()
+    first = int(state.next)
+    if not alone:
+        refuse_unlike_workers(engine, first, settings, train)
+    if first > n_train_iters + 1:
+        raise UserError(
+            f"{savedir} is trained to iteration {first - 1} already, which is past --n_train_iters "
+            f"{n_train_iters}: choose more iterations, or another --savedir"
+        )
+    begin(first)
+    logs = Logs(savedir if chief else None, settings, list(state.lengths.numpy()) if resumed else None)
+    if resumed:
+        print(f"resumed at iteration {first}")
+    bar = progress(total=n_train_iters + 1, initial=first, unit="it", desc="meta_train", disable=not chief)
+    with Stop() as stop, bar:
+        training = Training(
+            engine=engine,
+            state=state,
+            logs=logs,
+            bar=bar,
+            stop=stop,
+            step=engine.train_step(train, shared_classes),
+            validate=engine.test_step(val, "val", val_samples) if val else None,
+            last=n_train_iters,
+            save_freq=save_freq,
+            val_every=val_every,
+            n_val_tasks=n_val_tasks,
+            alone=alone,
+            began=time.time() - float(state.secs),
+        )
+        if int(state.reported) < first - 1:  # interrupted during its validation
+            training.report(first - 1)
+        for i in range(first, n_train_iters + 1):
+            if training.stopped:
+                break
+            training.update(i)
+            if watch and (i % watch_every == 0 or i == n_train_iters):
+                watch(i)
+            training.report(i)
+    if not training.finished:
+        training.save()
+        if chief:
+            print(f"interrupted and saved after iteration {int(state.next) - 1}; go on with --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def refuse_unlike_workers(engine: Engine, first: int, settings: dict, train: data.Split) -> None:
+    """UserError where the processes that share a metabatch would not train the same run."""
+    settings = {name: value for name, value in settings.items() if name not in ("data_dir", "gpu_id")}
+    try:
+        alike = engine.same_everywhere(first, settings, zlib.crc32(train.pixels))
+    except tf.errors.OpError as fault:
+        raise UserError(
+            f"another worker has not begun ({type(fault).__name__}): see what it says, and start all of them again"
+        ) from fault
+    if not alike:
+        raise UserError(
+            "the workers have other flags, other data or another checkpoint than each other: start all with the "
+            "same command, in folders that all of them share"
+        )
+
+
+@dataclass
+class Training:
+    """One session of meta-training: an update, and what is reported and saved after it."""
+
+    engine: Engine
+    state: State
+    logs: Logs
+    bar: tqdm
+    stop: Stop
+    step: Callable  # Engine.train_step's
+    validate: Callable | None  # Engine.test_step's, of the validation classes
+    last: int  # iteration
+    save_freq: int
+    val_every: int
+    n_val_tasks: int
+    alone: bool
+    began: float  # when a run that was never interrupted would have begun, in time.time()'s seconds
+    agreed: bool = False  # all processes have agreed to stop after the same iteration
+
+    @property
+    def stopped(self) -> bool:
+        return self.agreed or (self.alone and self.stop.asked)
+
+    @property
+    def finished(self) -> bool:
+        """Is nothing left to do? Where a stop cut the last validation short, that is."""
+        updated, reported = int(self.state.next) - 1, int(self.state.reported)
+        return (updated >= self.last or not self.stopped) and reported >= updated
+
+    def update(self, i: int) -> None:
+        """Iteration i. UserError where it diverged, or where another process is gone."""
+        try:
+            loss, accuracy, finite, self.agreed = self.step(i, self.stop.asked)
+        except tf.errors.OpError as fault:
+            if self.alone:
+                raise
+            raise UserError(
+                f"iteration {i}: another worker is gone ({type(fault).__name__}); start all of them again with "
+                f"--resume; {self.state.last_good()}"
+            ) from fault
+        loss, accuracy = float(loss), float(accuracy)
+        if not finite:
+            raise UserError(
+                f"iteration {i}: the loss is {loss:g} and its gradient is not finite; lower --meta_lr or "
+                f"--inner_lr; {self.state.last_good()}"
+            )
+        self.state.next.assign(i + 1)
+        self.state.window.assign_add([loss, accuracy, 1])
+        self.bar.update()
+        rate = (self.bar.format_dict["rate"] or 0) * self.engine.metabatch
+        self.bar.set_postfix_str(f"loss {loss:.3f}, acc {accuracy:.3f}, {rate:.1f} tasks/s", refresh=False)
+
+    def report(self, i: int) -> None:
+        """Log, validate and save after iteration i, where they are due; a stop may cut the validation short."""
+        state, is_last = self.state, i == self.last
+        state.secs.assign(time.time() - self.began)
+        validation = None
+        validating = self.validate is not None and (i % self.val_every == 0 or is_last)
+        if validating:
+            validation = self.validation(i)
+            if validation is None:
+                return
+        if i % LOG_EVERY == 0 or validating or is_last:
+            loss, accuracy, iterations = state.window.numpy()
+            row = {"iter": i, "episodes": i * self.engine.metabatch, "secs": float(state.secs)}
+            row |= {"lr": self.engine.meta_lr, "loss": loss / iterations, "acc": accuracy / iterations}
+            self.logs.row(row | (validation or {}))
+            state.window.assign([0, 0, 0])
+        state.reported.assign(i)
+        if validation and validation["val_acc"] > float(state.best[0]):
+            state.best.assign([validation["val_acc"], i])
+            state.save("best", self.logs)
+        if i % self.save_freq == 0 or is_last:
+            state.save("last", self.logs)
+
+    def validation(self, i: int) -> dict[str, float] | None:
+        """The log's columns of a validation after iteration i; None where a stop cut it short."""
+        stop = self.stop if self.alone else None
+        numbers = run_episodes(self.validate, self.engine.metabatch, self.n_val_tasks, stop)
+        if len(numbers["accuracy"]) < self.n_val_tasks:
+            return None
+        mean, interval = summary(numbers["accuracy"])
+        if self.logs.savedir:
+            self.bar.write(f"iteration {i}: validation accuracy {mean:.2f} +- {interval:.2f} %")
+        return {"val_loss": float(np.mean(numbers["loss"])), "val_acc": mean / 100, "val_ci95": interval / 100}
+
+    def save(self) -> None:
+        self.state.secs.assign(time.time() - self.began)
+        self.state.save("last", self.logs)
+
+
+def run_episodes(
+    step: Callable,
+    metabatch: int,
+    episodes: int,
+    stop: Stop | None,
+    done: Numbers | None = None,
+    after: Callable[[Numbers], None] = lambda numbers: None,
+) -> Numbers:
+    """The named numbers of the first `episodes` episodes, by Engine.test_step's `step`; those in `done` are there.
+
+    `after` is called with all numbers so far after every metabatch. A stop leaves the rest undone.
+    """
+    numbers = {name: list((done or {}).get(name, [])) for name in ("loss", "accuracy")}
+    while len(numbers["accuracy"]) < episodes and not (stop and stop.asked):
+        first = len(numbers["accuracy"])
+        for name, values in step(first, min(metabatch, episodes - first)).items():
+            numbers[name] += values.tolist()
+        after(numbers)
+    return numbers
+
+
+def meta_test(
+    engine: Engine,
+    split: data.Split,
+    savedir: Path,
+    *,
+    n_test_iters: int,
+    samples: int,
+    checkpoint: str,
+    settings: dict,
+    provenance: dict,
+) -> int:
+    """Test savedir's checkpoint on n_test_iters episodes of `split`; writes meta_test.log and meta_test.json.
+
+    A result that is there already is not computed again (results.Store); what is done so far is kept, and an
+    interrupted test goes on from there. settings: what tells this test from another; provenance: what made it.
+    Returns the exit code: 0, or 130 when interrupted.
+    """
+    iteration = load_parameters(engine, savedir, checkpoint)
+    store = Store(
+        savedir,
+        "meta_test",
+        {
+            "settings": settings,
+            "checkpoint": checkpoint,
+            "iteration": iteration,
+            "weights_sha256": engine.weights_digest(),
+            "n_test_mc_samp": samples,
+            "episodes": n_test_iters,
+            "episodes_sha256": engine.episodes_digest(split, n_test_iters),
+        },
+    )
+    result = store.read()
+    if result is None:
+        numbers = test_episodes(engine, split, store, n_test_iters, samples)
+        if len(numbers["accuracy"]) < n_test_iters:
+            count = len(numbers["accuracy"])
+            print(f"interrupted after {count} episodes; the same command goes on from there", file=sys.stderr)
+            return 130
+        result = test_result(numbers) | {"provenance": provenance}
+    else:
+        print(f"tested before: {store.own} is taken as it is (delete it to test again)")
+    write_test(store, result, [f"checkpoint: {checkpoint}, iteration {iteration}"])
+    return 0
+
+
+def test_episodes(engine: Engine, split: data.Split, store: Store, episodes: int, samples: int) -> Numbers:
+    """The test episodes' numbers; fewer where it was interrupted, and then the store has them."""
+    done = read_json(store.part) or {}
+    done = {"loss": done.get("losses", []), "accuracy": done.get("accs", [])}
+    bar = progress(total=episodes, initial=len(done["accuracy"]), unit="episode", desc="meta_test")
+    saved = time.time()
+
+    def after(numbers: Numbers) -> None:
+        nonlocal saved
+        bar.update(len(numbers["accuracy"]) - bar.n)
+        bar.set_postfix_str("accuracy {:.2f} +- {:.2f} %".format(*summary(numbers["accuracy"])), refresh=False)
+        if time.time() - saved > 10 or stop.asked:
+            store.write_part(json.dumps({"losses": numbers["loss"], "accs": numbers["accuracy"]}))
+            saved = time.time()
+
+    step = engine.test_step(split, "test", samples)
+    with Stop() as stop, bar:
+        return run_episodes(step, engine.metabatch, episodes, stop, done, after)
+
+
+def test_result(numbers: Numbers) -> dict:
+    """What meta_test.json says of these episodes: accuracies in percent, losses in nats."""
+    mean, interval = summary(numbers["accuracy"])
+    result = {"accuracy": mean, "interval95": interval, "loss": float(np.mean(numbers["loss"]))}
+    return result | {"accuracies": [100 * share for share in numbers["accuracy"]], "losses": numbers["loss"]}
+
+
+def write_test(store: Store, result: dict, notes: list[str]) -> None:
+    """Write the result and its log, and print the accuracy."""
+    line = f"accuracy : {result['accuracy']:f} +- {result['interval95']:f}"
+    facts = store.identity["settings"] | result["provenance"]
+    store.write(result)
+    lines = [*(f"{name}: {value}" for name, value in facts.items()), *notes, "", line]
+    write_atomically(store.latest.with_suffix(".log"), "\n".join(lines) + "\n")
+    print(line)

@@ -1,0 +1,165 @@
+"""Results on disk: where they are kept, their mean and interval, and the paired comparison of runs. Needs no
+TensorFlow.
+
+A result is identified by all that decides it: settings, data, weights, episodes, precision, kind of device. The latest
+one of a mode is D/<mode>.json. Every one stays in D/tests/ under its identity's digest, so that none is lost, and one
+that is there is not computed again.
+"""
+
+import csv
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from errors import UserError
+from files import write_atomically
+
+COLLAPSE_CSV, COLLAPSE_JSON = "collapse.csv", "collapse.json"  # watched in training; measured over test tasks
+# What identifies a result; a mode has those that it knows of.
+IDENTITY = (
+    "settings", "checkpoint", "iteration", "weights_sha256", "n_test_mc_samp", "episodes", "episodes_sha256", "tasks",
+)  # fmt: skip
+
+
+class Store:
+    """Where the result of one identity is kept: in savedir/<mode>.json and savedir/tests/<mode>-<digest>.json."""
+
+    def __init__(self, savedir: Path, mode: str, identity: dict):
+        self.latest = savedir / f"{mode}.json"
+        self.identity = json.loads(json.dumps(identity))  # as it reads from a file
+        self.own = self._place(self.identity)
+        self.part = self.own.with_suffix(".part")  # for what is done so far
+
+    def _place(self, identity: dict) -> Path:
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return self.latest.parent / "tests" / f"{self.latest.stem}-{digest[:12]}.json"
+
+    def read(self) -> dict | None:
+        """The result of this identity, if it is there."""
+        result = read_json(self.own)
+        return result if result and identity_of(result) == self.identity else None
+
+    def write_part(self, content: str | bytes) -> None:
+        """Keep what is done so far."""
+        self.part.parent.mkdir(exist_ok=True)
+        write_atomically(self.part, content)
+
+    def write(self, result: dict) -> None:
+        """Make `result` the latest one, with its identity; the latest one so far stays in tests/."""
+        self.own.parent.mkdir(exist_ok=True)
+        before = read_json(self.latest)
+        if before and identity_of(before) != self.identity:
+            place = self._place(identity_of(before))
+            if not place.exists():  # a version of this program that kept one result alone
+                write_atomically(place, self.latest.read_bytes())
+            print(f"{self.latest} held the result of another test, which is in {place}")
+        content = json.dumps(result | self.identity, indent=1) + "\n"
+        write_atomically(self.own, content)
+        write_atomically(self.latest, content)
+        self.part.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict | None:
+    """The object in this file; None where there is none, or something else."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def identity_of(result: dict) -> dict:
+    return {name: result[name] for name in IDENTITY if name in result}
+
+
+def read_config(savedir: Path, wanted: Iterable[str]) -> dict:
+    """savedir's config.json. UserError where there is none, or where it lacks a setting that is wanted."""
+    path = savedir / "config.json"
+    if not path.is_file():
+        raise UserError(f"there is no run in {savedir} (no config.json): check --savedir, or meta_train it first")
+    try:
+        config = json.loads(path.read_text())
+        missing = sorted(set(wanted) - set(config))
+        if missing:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+    except (ValueError, TypeError) as fault:
+        raise UserError(f"{path} cannot be read ({fault}): it was not written by this version") from fault
+    return config
+
+
+def summary(accuracies: np.ndarray) -> tuple[float, float]:
+    """Mean and 95 % interval, 1.96 std / sqrt(episodes), in percent, of accuracies from 0 to 1."""
+    percent = 100 * np.asarray(accuracies, np.float64)
+    return float(percent.mean()), float(1.96 * percent.std() / np.sqrt(len(percent)))
+
+
+def read_test(savedir: Path) -> dict:
+    """What meta_test left in savedir's meta_test.json."""
+    path = savedir / "meta_test.json"
+    if not path.is_file():
+        raise UserError(f"there is no {path}: run main.py --mode meta_test --savedir {savedir} first")
+    try:
+        test = json.loads(path.read_text())
+        test["accuracies"] = np.asarray(test["accuracies"], np.float64)
+        test["accuracy"], test["interval95"], test["episodes_sha256"]
+    except (ValueError, KeyError, TypeError) as fault:
+        raise UserError(f"{path} cannot be read ({fault}): run meta_test again") from fault
+    return test
+
+
+def read_collapse(savedir: Path) -> dict[str, list[dict]]:
+    """What there is of "watched", the rows of collapse.csv, and "tested", those of collapse.json.
+
+    A row is a dict of set, step, layer, the measures and their spread (NaN where undefined), and iter if watched.
+    """
+    kinds, path = {}, savedir / COLLAPSE_CSV
+    try:
+        if path.is_file():
+            with open(path, newline="") as file:
+                kinds["watched"] = [numbers(row) for row in csv.DictReader(file)]
+        path = savedir / COLLAPSE_JSON
+        if path.is_file():
+            kinds["tested"] = [numbers(row) for row in json.loads(path.read_text())["rows"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
+        raise UserError(f"{path} cannot be read ({fault!r}): measure again") from fault
+    if not any(kinds.values()):
+        raise UserError(
+            f"there is no neural collapse in {savedir}: run main.py --mode collapse --savedir {savedir}, or train with "
+            f"--collapse_every 100"
+        )
+    return {kind: rows for kind, rows in kinds.items() if rows}
+
+
+def numbers(row: dict) -> dict:
+    """Text as numbers, but for the places' names; nothing as NaN."""
+    whole = ("iter", "step", "tasks")
+    return {
+        k: v if k in ("set", "layer") else int(v) if k in whole else math.nan if v in ("", None) else float(v)
+        for k, v in row.items()
+    }
+
+
+def compare(savedirs: list[Path]) -> int:
+    """Print each run's accuracy and its paired difference from the first run's, on the same test episodes."""
+    tests = [read_test(d) for d in savedirs]
+    for savedir, test in zip(savedirs[1:], tests[1:], strict=True):
+        if test["episodes_sha256"] != tests[0]["episodes_sha256"]:
+            raise UserError(
+                f"{savedirs[0]} and {savedir} were tested on different episodes: test both with the same --dataset, "
+                f"--way, --shot, --query, --n_test_iters and --seed"
+            )
+    width = max(len(str(d)) for d in savedirs)
+    print(f"{len(tests[0]['accuracies'])} test episodes, accuracy and difference in percent, 95 % intervals")
+    for savedir, test in zip(savedirs, tests, strict=True):
+        line = f"{savedir!s:{width}}  {test['accuracy']:6.2f} +- {test['interval95']:.2f}"
+        if test is not tests[0]:
+            difference = (test["accuracies"] - tests[0]["accuracies"]) / 100
+            mean, interval = summary(difference)
+            better, worse = 100 * np.mean(difference > 0), 100 * np.mean(difference < 0)
+            line += f"   {mean:+.2f} +- {interval:.2f} (better in {better:.0f} %, worse in {worse:.0f} % of episodes)"
+        print(line)
+    return 0
