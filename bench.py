@@ -23,7 +23,7 @@ import data
 import layers
 import main
 import model
-from datasets import MAKERS
+from datasets.table import MAKERS
 from errors import UserError, run
 from flags import Setting, whole
 from lazy import tf

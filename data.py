@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from datasets import MAKERS
 from datasets.arrays import open_npy, read_manifest
 from errors import UserError
 from lazy import tf
@@ -55,13 +55,13 @@ class Dataset:
     sha256: str  # of the manifest's checksums and of how its arrays are read
 
 
-def load(data_dir: str, name: str, background: bool = False) -> Dataset:
-    """Read DATA_DIR/<name>/, dealt anew where `background` (see there).
+def load(data_dir: str, name: str, background: bool = False, makers: Container[str] | None = None) -> Dataset:
+    """Read DATA_DIR/<name>/, dealt anew where `background` (see by_alphabet).
 
-    UserError where it is missing, or not what its manifest says.
+    makers: the datasets that get_data.py makes, for the sentence where one is missing. UserError where it is missing, or not what its manifest says.
     """
     folder = Path(data_dir) / name
-    manifest = read_manifest(folder, makers=MAKERS)
+    manifest = read_manifest(folder, makers=makers)
     shape, splits = tuple(manifest["image_shape"]), {}
     for split, entry in manifest["splits"].items():
         pixels = open_npy(folder / entry["file"])

@@ -17,9 +17,9 @@ import errno
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets import MAKERS
 from datasets.arrays import making, read_manifest
 from datasets.maker import Variant, all_flags, nonempty_path
+from datasets.table import MAKERS
 from errors import Parser, UserError, run
 from flags import Setting
 

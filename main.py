@@ -13,6 +13,7 @@ from pathlib import Path
 import data
 import files
 import model
+from datasets.table import MAKERS
 from errors import Parser, UserError, run
 from settings import COMMAND, Settings, read_flags, refuse_unused
 from settings import parser as settings_parser
@@ -33,7 +34,7 @@ def load_data(settings: Settings, *used: str) -> tuple[data.Dataset, dict[str, d
     used: names of the splits that have to be able to give such episodes. UserError where one cannot, or where the data
     are not those that the run knows.
     """
-    dataset = data.load(settings.data_dir, settings.dataset, settings.split == "background")
+    dataset = data.load(settings.data_dir, settings.dataset, settings.split == "background", MAKERS)
     if settings.facts.get("data_sha256") not in (None, dataset.sha256):
         raise UserError(
             f"{settings.data_dir}/{dataset.name} holds other data than the run was trained on (other checksums): "

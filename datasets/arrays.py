@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import PIL
 
 from errors import UserError
 from files import locked, sync, write_atomically
@@ -187,7 +186,7 @@ def write_manifest(
             "sha256": file["sha256"],
             "names": classes,
         }
-    versions = {"python": platform.python_version(), "numpy": np.__version__, "pillow": PIL.__version__}
+    versions = {"python": platform.python_version(), "numpy": np.__version__, "pillow": version("pillow")}
     if "tensorflow_datasets" in sys.modules:
         versions["tensorflow_datasets"] = version("tensorflow-datasets")
     manifest = {
@@ -209,9 +208,9 @@ def write_manifest(
 def read_manifest(folder: Path, checksums: bool = False, makers: Container[str] | None = None) -> dict:
     """The manifest of a dataset whose files are all there, of the right size (and checksum: slower).
 
-    makers: the names of the datasets that get_data.py makes (datasets.MAKERS, which this file may not import); None:
-    the folder's name is taken for one of them. UserError: no manifest, not one of ours, or a file that is not what it
-    says; where get_data.py makes the dataset, the sentence has the command.
+    makers: the names of the datasets that get_data.py makes (datasets/table.py imports this file); None: the folder's
+    name is taken for one of them. UserError: no manifest, not one of ours, or a file that is not what it says; where
+    get_data.py makes the dataset, the sentence has the command.
     """
     path = folder / "manifest.json"
     known = makers is None or folder.name in makers

@@ -30,7 +30,7 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True)
 class Maker:
-    """How a dataset is made: a line of the table in datasets/__init__.py.
+    """How a dataset is made: a line of the table in datasets/table.py.
 
     make, settings: as in Variant, for a --source that no variant suits, and without one.
     image_shape: (height, width, channels) of its images by default.

@@ -21,7 +21,7 @@ EMBEDDING, HIDDEN = 64, 128
 
 
 class MetaNetwork(Learner):
-    """The embedding network, and what both learners share; a subclass has `head_shapes` and `classifier`.
+    """The embedding network, and what both learners share; a subclass has `head_parameters` and `classifier`.
 
     Four blocks of 3x3 convolution, batch norm, relu, a mask, 2x2 max pooling; then a dense layer to E numbers.
     Training normalises the support and the query set by their own statistics; testing by running averages of those,
@@ -62,6 +62,7 @@ class MetaNetwork(Learner):
         for block in range(1, BLOCKS + 1):
             declared[f"conv{block}_bn/gamma"] = Parameter((self.channels,), ones)
             declared[f"conv{block}_bn/beta"] = Parameter((self.channels,), zeros)
+        declared |= self.perturbation.parameters(self.image_shape, self.channels)
         for block in range(1, BLOCKS + 1):
             declared[f"running/conv{block}_bn/mean"] = Parameter((self.channels,), zeros)
             declared[f"running/conv{block}_bn/variance"] = Parameter((self.channels,), ones)

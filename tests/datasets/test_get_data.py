@@ -14,8 +14,9 @@ import pytest
 
 import files
 import get_data
-from datasets import MAKERS, glyphs
+from datasets import glyphs
 from datasets.arrays import making
+from datasets.table import MAKERS
 from originals import (
     ROOT,
     command,

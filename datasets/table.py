@@ -1,0 +1,25 @@
+"""The datasets that get_data.py can make: the table. A new dataset is a function `make` and a line here."""
+
+from datasets.authors import holds_authors_arrays
+from datasets.glyphs import make_glyphs
+from datasets.maker import SEED, SOURCE, Maker, Variant
+from datasets.mimgnet import MIRROR, RETRIES, TIMEOUT, make_mimgnet, make_mimgnet_from_source
+from datasets.omniglot import SIZE, make_omniglot, make_omniglot_from_arrays
+
+MAKERS = {
+    "omniglot": Maker(
+        make_omniglot,
+        image_shape=(28, 28, 1),
+        settings={"source": SOURCE, "seed": SEED, "size": SIZE},
+        variants=(
+            Variant(make_omniglot_from_arrays, {"source": SOURCE}, "from the authors' arrays", holds_authors_arrays),
+        ),
+    ),
+    "mimgnet": Maker(
+        make_mimgnet,
+        image_shape=(84, 84, 3),
+        settings={"mirror": MIRROR, "timeout": TIMEOUT, "retries": RETRIES},
+        variants=(Variant(make_mimgnet_from_source, {"source": SOURCE}, "from --source"),),
+    ),
+    "glyphs": Maker(make_glyphs, image_shape=(28, 28, 1), settings={"seed": SEED}),
+}

@@ -1,0 +1,93 @@
+"""Every learner of the table, with every perturbation that it takes, keeps the contract of learners/base.py."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import layers
+import model
+from learners.base import Learner
+from perturbations import PERTURBATIONS
+from perturbations.base import HOOKS, Perturbation
+from perturbations.draws import Draw, task_noise
+
+TASKS, WAY, SHOT, QUERY, SHAPE = 2, 3, 2, 2, (16, 18, 1)
+PAIRS = [
+    (name, perturbation)
+    for name, entry in model.LEARNERS.items()
+    for perturbation, kind in PERTURBATIONS.items()
+    if (entry.perturbation or perturbation) == perturbation and kind.hooks() <= entry.learner.hooks
+]
+
+
+def test_a_learner_takes_the_perturbations_whose_hooks_it_calls():
+    assert PAIRS == [
+        ("maml", "none"), ("maml", "noise"), ("maml", "mask"), ("metadrop", "noise"), ("metanet_embedding", "none"),
+        ("metanet_embedding", "mask"), ("metanet_original", "none"), ("metanet_original", "mask"),
+    ]  # fmt: skip
+    assert {name: kind.hooks() for name, kind in PERTURBATIONS.items()} == {
+        "none": set(), "noise": {"block", "head"}, "mask": {"mask"},
+    }  # fmt: skip
+    assert all(entry.learner.hooks <= set(HOOKS) for entry in model.LEARNERS.values())
+
+
+@pytest.mark.parametrize(("name", "perturbation"), PAIRS)
+def test_the_contract_is_kept(name, perturbation):
+    own = {"n_steps": 1} if "n_steps" in model.settings_of(name) else {}
+    learner = model.make(name, perturbation, image_shape=SHAPE, channels=3, way=WAY, **own)
+    params, rng = learner.init(0), np.random.default_rng(0)
+    assert {key: value.shape for key, value in params.items()} == {k: p.shape for k, p in learner.parameters().items()}
+    running = [key.startswith("running/") for key in params]
+    assert running == sorted(running)  # they come last
+    x_s, x_q = (tf.constant(rng.random((TASKS, WAY * n, *SHAPE)), tf.float32) for n in (SHOT, QUERY))
+    y, noise = model.labels(WAY, SHOT), task_noise(tf.constant([[1, 2], [3, 4]]))
+
+    @tf.function(autograph=False)
+    def train():
+        adapted, support_penalty = learner.adapt(params, x_s, y, noise, training=True)
+        logits, query_penalty = learner.classify(params, adapted, x_q, noise)
+        return logits, tf.zeros([TASKS]) + support_penalty + query_penalty
+
+    @tf.function(autograph=False)
+    def look():
+        steps, adapted = learner.trajectory(params, x_s, y, noise), learner.adapt(params, x_s, y, noise)[0]
+        narrow = learner.adapt(learner.narrow(params, 2), x_s[:, : 2 * SHOT], model.labels(2, SHOT), noise)[0]
+        return {
+            "steps": steps,
+            "adapted": adapted,
+            "logits": learner.classify(params, adapted, x_q)[0],
+            "features": learner.features(params, adapted, x_q),
+            "linear": learner.linear(adapted),
+            "activations": learner.activations(params, adapted, x_q),
+            "maps": learner.maps(params, adapted, tf.tile(x_q, [1, 3, 1, 1, 1]), Draw(noise, 9, training=True), 3),
+            "narrow": learner.classify(learner.narrow(params, 2), narrow, x_q)[0],
+        }
+
+    logits, penalty = train()
+    assert logits.shape == (TASKS, WAY * QUERY, WAY) and np.isfinite(logits).all()
+    assert penalty.shape == (TASKS,) and (penalty.numpy() > 0).all() == any(running)
+    assert learner.inspectable
+    seen = look()
+    assert len(seen["steps"]) == learner.n_steps + 1
+    tf.nest.map_structure(np.testing.assert_array_equal, seen["steps"][-1], seen["adapted"])
+    assert all(tensor.shape[0] == TASKS for tensor in tf.nest.flatten(seen["adapted"]))
+    expected = layers.dense(seen["features"], *seen["linear"])
+    np.testing.assert_allclose(seen["logits"], expected, rtol=1e-5, atol=1e-6)
+    assert seen["narrow"].shape == (TASKS, WAY * QUERY, 2)
+    np.testing.assert_array_equal(list(seen["activations"].values())[-1], seen["features"])
+    assert all(output.shape[:2] == x_q.shape[:2] and output.shape.rank == 3 for output in seen["activations"].values())
+    for layer, (block_map, factor) in seen["maps"].items():
+        assert layer in seen["activations"] and block_map.shape[:2] == (TASKS, 3 * WAY * QUERY)
+        assert factor is None or factor.shape == block_map.shape
+
+
+def test_what_a_learner_has_to_have_alone_cannot_be_looked_into():
+    class Bare(Learner):
+        pass
+
+    settings = {"image_shape": SHAPE, "channels": 3, "way": WAY}
+    assert not Bare(perturbation=Perturbation(), **settings).inspectable
+    with pytest.raises(TypeError, match="Bare has no setting n_steps"):
+        Bare(perturbation=Perturbation(), n_steps=3, **settings)
+    with pytest.raises(ValueError, match="NoHooks has no mask that could be perturbed"):
+        type("NoHooks", (Bare,), {"hooks": frozenset()})(perturbation=PERTURBATIONS["mask"](), **settings)
