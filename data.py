@@ -58,7 +58,8 @@ class Dataset:
 def load(data_dir: str, name: str, background: bool = False, makers: Container[str] | None = None) -> Dataset:
     """Read DATA_DIR/<name>/, dealt anew where `background` (see by_alphabet).
 
-    makers: the datasets that get_data.py makes, for the sentence where one is missing. UserError where it is missing, or not what its manifest says.
+    makers: the datasets that get_data.py makes, for the sentence where one is missing. UserError where it is, or where
+    it is not what its manifest says.
     """
     folder = Path(data_dir) / name
     manifest = read_manifest(folder, makers=makers)

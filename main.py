@@ -15,11 +15,12 @@ import files
 import model
 from datasets.table import MAKERS
 from errors import Parser, UserError, run
-from settings import COMMAND, Settings, read_flags, refuse_unused
+from settings import COMMAND, Settings, all_settings, read_flags, refuse_unused
 from settings import parser as settings_parser
 from studies import collapse as collapse_study
 from studies import export as export_study
-from training import devices, loops, results
+from training import devices, loops, records, results
+from training import weights as weights_file
 from training.engine import Engine
 
 
@@ -232,13 +233,56 @@ def collapse(savedir: Path, given: dict) -> int:
     )
 
 
+def weights(savedir: Path, given: dict) -> int:
+    slots, kind = given.pop("slots", False), given.pop("checkpoint", "last")
+    config = Settings.read(savedir).config()
+    devices.start("-1", 1, devices.FLOAT32, distribute=False)
+    iteration, arrays = records.read_checkpoint(savedir, kind)
+    digest = weights_file.digest(arrays["params"])
+    # What is of a machine, its folders above all, does not travel.
+    settings = {name: value for name, value in config.items() if name not in ("data_dir", "gpu_id", "jit", "sessions")}
+    sessions = [{k: v for k, v in one.items() if k != "command"} for one in config.get("sessions", [])]
+    about = {
+        "settings": settings | {"sessions": sessions},
+        "checkpoint": kind,
+        "iteration": iteration,
+        "weights_sha256": digest,
+        "test": results.test_of(savedir, digest),
+        "program": devices.revision(),
+    }
+    path = savedir / weights_file.NAME
+    state = (arrays["adam"], arrays["state"]) if slots else ()
+    size = weights_file.write(path, weights_file.Weights(about, arrays["params"], *state))
+    print(f"{path}: iteration {iteration}{', with Adam' if slots else ''}, {size / 1e6:.1f} MB")
+    return 0
+
+
+def begin_with(file: Path, savedir: Path, mode: str, given: dict) -> contextlib.AbstractContextManager:
+    """savedir as a run that begins with this file of weights; `given` is changed to what that means.
+
+    A file with Adam's slots is a run that meta_train resumes. One without is the beginning of a new run: with the
+    file's settings, but for the flags.
+    """
+    content = weights_file.read(file)
+    new = mode == "meta_train" and not content.state
+    if new and not (savedir / "config.json").exists():
+        known = all_settings()
+        given |= {name: value for name, value in content.about["settings"].items() if name in known} | given
+    elif mode == "meta_train":
+        given["resume"] = given.get("resume", bool(content.state))
+    return weights_file.unpacked(file, savedir, None if new else content.about["settings"])
+
+
 def compare(savedirs: list[Path]) -> int:
     if len(savedirs) < 2:
         raise UserError("--mode compare takes two or more folders: --savedir A B")
     return results.compare(savedirs)
 
 
-MODES = {"meta_train": meta_train, "meta_test": meta_test, "export": export, "collapse": collapse, "compare": compare}
+MODES = {
+    "meta_train": meta_train, "meta_test": meta_test, "export": export, "collapse": collapse, "compare": compare,
+    "weights": weights,
+}  # fmt: skip
 
 
 def main() -> int:
@@ -252,7 +296,9 @@ def main() -> int:
         return compare(savedirs)
     if len(savedirs) > 1:
         raise UserError(f"--mode {mode} takes one --savedir, not {len(savedirs)}")
-    return MODES[mode](savedirs[0], given)
+    file = given.pop("weights", None)
+    with begin_with(file, savedirs[0], mode, given) if file else contextlib.nullcontext():
+        return MODES[mode](savedirs[0], given)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from perturbations import PERTURBATIONS
 from training import results
 from training.devices import PRECISIONS
 
-META_TRAIN, EXPORT, COMPARE = (frozenset({mode}) for mode in ("meta_train", "export", "compare"))
+META_TRAIN, EXPORT, COMPARE, WEIGHTS = (frozenset({mode}) for mode in ("meta_train", "export", "compare", "weights"))
 # What config.json has to say; a setting that is newer than the run has its default.
 NEEDED = ("dataset", "model", "way", "shot", "query", "seed")
 # The groups of --help.
@@ -172,7 +172,7 @@ class Settings:
         TEST,
         "last",
         "last: the paper's choice; best: highest validation accuracy",
-        modes=TESTS | EXPORT,
+        modes=TESTS | EXPORT | WEIGHTS,
         choices=["last", "best"],
         kept=False,
     )
@@ -273,12 +273,17 @@ def all_settings() -> dict[str, Setting]:
 # ---- the command line
 
 COMMAND = {  # what says how a mode is called, and is no setting of a run
-    "mode": Setting("meta_train", "what to do", modes=LEARNING | COMPARE),
+    "mode": Setting("meta_train", "what to do", modes=LEARNING | COMPARE | WEIGHTS),
     "savedir": Setting(
         None, "folder of the run; compare takes two or more", nargs="+", metavar="D",
-        modes=LEARNING - {"bench"} | COMPARE,
+        modes=LEARNING - {"bench"} | COMPARE | WEIGHTS,
     ),
     "resume": Setting(False, "meta_train: go on from D's last checkpoint", modes=META_TRAIN),
+    "weights": Setting(
+        None, "file of weights that D begins with, to test or export them or to train on from them (written with "
+        "--slots: to the same bits)", Path, metavar="FILE", modes=LEARNING - {"bench"},
+    ),
+    "slots": Setting(False, "weights: Adam's slots too, so that training can go on from the file", modes=WEIGHTS),
     "maml": Setting(False, "the same as --model maml"),
 }  # fmt: skip
 
@@ -288,7 +293,7 @@ def parser(modes: Iterable[str], description: str, epilog: str, prog: str = "mai
     p = Parser(prog=prog, description=description, epilog=epilog, argument_default=argparse.SUPPRESS)
     groups = {name: p.add_argument_group(name) for name in (RUN, TASKS, LEARNER, TRAIN, TEST, LOOK)}
     dataclasses.replace(COMMAND["mode"], choices=list(modes)).add(groups[RUN], "mode")
-    for name in ("savedir", "resume"):
+    for name in ("savedir", "resume", "weights", "slots"):
         COMMAND[name].add(groups[RUN], name)
     for name, declared in all_settings().items():
         declared.add(groups[COMMON[name].metadata["group"] if name in COMMON else LEARNER], name)

@@ -19,21 +19,13 @@ import bench
 import main
 import settings
 from conftest import ROOT, SETTINGS, SMALL, assert_refused, call, cli, flags_of
+from runs import checkpoint
 from studies import export_format
 from training import results
 
 
 def train(data_dir, savedir, *args, how=call):
     return how("main.py", "--savedir", savedir, "--data_dir", data_dir, *SMALL, *args)
-
-
-def checkpoint(savedir, kind="last") -> dict:
-    """Every number of a checkpoint, but for times and the checkpoint's own counter."""
-    import tensorflow as tf
-
-    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(savedir / "checkpoints" / kind)))
-    names = [n for n in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in n]
-    return {n: reader.get_tensor(n) for n in names if not re.search(r"^(secs|lengths|save_counter)/", n)}
 
 
 def assert_same_run(one: Path, other: Path):

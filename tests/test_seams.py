@@ -191,8 +191,9 @@ def test_the_digest_of_a_dataset_is_of_all_that_decides_its_pixels(greys):
 # ---- flags: their defaults, and where they arrive
 
 DEFAULTS = {
-    "mode": "meta_train", "savedir": None, "resume": False, "seed": 0, "gpu_id": None, "jit": "auto",
-    "precision": "float32", "dataset": "omniglot", "data_dir": "data", "split": "shuffled", "train_split": "train",
+    "mode": "meta_train", "savedir": None, "resume": False, "weights": None, "slots": False, "seed": 0,
+    "gpu_id": None, "jit": "auto", "precision": "float32", "dataset": "omniglot", "data_dir": "data",
+    "split": "shuffled", "train_split": "train",
     "way": 20, "shot": 1, "query": 5, "metabatch": 16, "legacy_shared_classes": False, "model": "metadrop",
     "maml": False, "perturbation": None, "mask_rates": [0.05, 0.1, 0.15], "mask_scaled": False,
     "mask_support_only": False, "mask_per_sample": False, "test_statistics": "running", "channels": None, "n_steps": 5,
@@ -216,19 +217,27 @@ LEARNER = (
     "inner_lr meta_gradient n_test_mc_samp"
 )
 USED = {
-    "meta_train": f"{RUN} {TASKS} {LEARNER} resume train_split metabatch legacy_shared_classes remat meta_lr clip_norm "
-    "n_train_iters save_freq val_every n_val_tasks collapse_every",
-    "meta_test": f"{RUN} {TASKS} {LEARNER} metabatch n_test_iters checkpoint",
-    "collapse": f"{RUN} {TASKS} {LEARNER} n_test_iters checkpoint",
-    "export": f"{RUN} {TASKS} {LEARNER} checkpoint export_tasks export_samples export_images export_channels",
+    "meta_train": f"{RUN} {TASKS} {LEARNER} resume weights train_split metabatch legacy_shared_classes remat "
+    "meta_lr clip_norm n_train_iters save_freq val_every n_val_tasks collapse_every",
+    "meta_test": f"{RUN} {TASKS} {LEARNER} weights metabatch n_test_iters checkpoint",
+    "collapse": f"{RUN} {TASKS} {LEARNER} weights n_test_iters checkpoint",
+    "export": f"{RUN} {TASKS} {LEARNER} weights checkpoint export_tasks export_samples export_images export_channels",
     "compare": "mode savedir",
+    "weights": "mode savedir checkpoint slots",
 }
 
 
 @pytest.mark.parametrize("mode", USED)
 def test_a_mode_refuses_every_flag_that_it_does_not_use(mode, tmp_path):
     used = set(USED[mode].split())
-    values = {"clip_norm": 1, "channels": 4, "gpu_id": -1, "perturbation": "mask", "mask_rates": "0.1,0.1,0.1"}
+    values = {
+        "clip_norm": 1,
+        "channels": 4,
+        "gpu_id": -1,
+        "perturbation": "mask",
+        "mask_rates": "0.1,0.1,0.1",
+        "weights": "w",
+    }
     for name, declared in (settings.all_settings() | settings.COMMAND).items():
         if name in used:
             settings.refuse_unused([name], mode)
@@ -348,8 +357,8 @@ FLAGS = {
     ("--export_channels", 9): ("export", argument("channels"), 9, 6),
     ("--n_test_mc_samp", 6): ("export", argument("samples"), 6, 1),
 }  # fmt: skip
-# What test_main.py, this file's tests above and tests/test_get_data.py show.
-SHOWN_ELSEWHERE = {"mode", "savedir", "resume", "gpu_id", "dataset", "data_dir", "split"}
+# What test_main.py, this file's tests above, tests/datasets and tests/training/test_weights.py show.
+SHOWN_ELSEWHERE = {"weights", "slots", "mode", "savedir", "resume", "gpu_id", "dataset", "data_dir", "split"}
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=" ".join("_".join(map(str, f)) for f in FLAGS).split())

@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from lazy import tf
 from learners.base import Learner
 from parameters import Params
 from perturbations.draws import fold, task_noise
+from training import weights
 
 CLIP = 3.0  # every element of the meta-gradient is clipped to [-CLIP, CLIP], unless its norm is clipped
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's; Keras' default epsilon is 1e-7
@@ -221,10 +223,17 @@ class Engine:
 
     def weights_digest(self) -> str:
         """SHA-256 of all parameters, by name."""
-        digest = hashlib.sha256()
-        for name in sorted(self.params):
-            digest.update(name.encode() + self.params[name].numpy().tobytes())
-        return digest.hexdigest()
+        return weights.digest({name: variable.numpy() for name, variable in self.params.items()})
+
+    def assign(self, path: Path, params: dict[str, np.ndarray], slots: dict[str, np.ndarray] | None = None) -> None:
+        """Take the parameters, and Adam's slots, that the file at `path` holds. UserError where they are not of this
+        learner's shapes."""
+        for variables, values in ((self.params, params), (self.slots, slots)):
+            if values:
+                shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
+                weights.refuse_other_shapes(path, values, shapes)
+                for name, variable in variables.items():
+                    variable.assign(values[name])
 
     def episodes_digest(self, split: data.Split, episodes: int) -> str:
         """SHA-256 of the first test episodes: their images, and which of those are support and which are query."""

@@ -7,11 +7,13 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from errors import UserError
 from files import sync, write_atomically
 from lazy import tf
+from training import weights
 from training.engine import Engine
 
 
@@ -93,7 +95,7 @@ class State:
     """
 
     def __init__(self, engine: Engine, savedir: Path, writes: bool = True):
-        self.writes = writes
+        self.engine, self.writes = engine, writes
         self.next = tf.Variable(0, dtype=tf.int64)  # iteration to do next
         self.secs = tf.Variable(0.0, dtype=tf.float64)
         self.window = tf.Variable([0.0, 0.0, 0.0], dtype=tf.float64)  # sums of loss, accuracy; iterations
@@ -151,13 +153,28 @@ class State:
                 print(f"warning: {path} is damaged ({first}); trying the one before", file=sys.stderr)
         if were_there(folder):
             raise UserError(f"no checkpoint of {folder} can be read; train again in a new savedir")
-        return False
+        return self.start_from(folder.parent.parent / weights.START)
+
+    def start_from(self, path: Path) -> bool:
+        """Take what the file of weights holds, if it is there. True where that is a whole state, to go on from."""
+        if not path.exists():
+            return False
+        start = weights.read(path)
+        self.engine.assign(path, start.params, start.slots)
+        for name, value in start.state.items():
+            getattr(self, name).assign(value)
+        return bool(start.state)
 
 
 def load_parameters(engine: Engine, savedir: Path, kind: str = "last") -> int:
-    """Read the parameters of savedir's checkpoint, `last` or `best`; returns its iteration."""
+    """Read the parameters of savedir's checkpoint, `last` or `best`, or those that it started from where there is no
+    checkpoint yet; returns the iteration."""
     folder = savedir / "checkpoints" / kind
-    paths = checkpoints(folder)
+    paths, start = checkpoints(folder), savedir / weights.START
+    if not paths and kind == "last" and start.exists() and not were_there(folder):
+        read = weights.read(start)
+        engine.assign(start, read.params)
+        return int(read.about["iteration"])
     if not paths:
         reason = (
             "meta-train first" if kind == "last" else "the run had no validation classes, or none was validated yet"
@@ -169,6 +186,28 @@ def load_parameters(engine: Engine, savedir: Path, kind: str = "last") -> int:
     except unreadable() as fault:
         raise UserError(f"{paths[-1]} is damaged or of another model ({str(fault).splitlines()[0]})") from fault
     return int(paths[-1].rsplit("-", 1)[1])
+
+
+def read_checkpoint(savedir: Path, kind: str = "last") -> tuple[int, dict[str, dict[str, np.ndarray]]]:
+    """What savedir's checkpoint, `last` or `best`, holds: its iteration, and by name the arrays of "params", "adam"
+    and "state". It makes no learner and needs no data. UserError where it is missing or damaged."""
+    paths = checkpoints(savedir / "checkpoints" / kind)
+    if not paths:
+        raise UserError(f"there is no checkpoint in {savedir / 'checkpoints' / kind}: meta-train first")
+    suffix, groups = "/.ATTRIBUTES/VARIABLE_VALUE", {"params": {}, "adam": {}, "state": {}}
+    try:
+        reader = tf.train.load_checkpoint(paths[-1])
+        for key in sorted(reader.get_variable_to_shape_map()):
+            if key.endswith(suffix):
+                group, _, name = key.removesuffix(suffix).rpartition("/")
+                array = np.asarray(reader.get_tensor(key))
+                if group in ("params", "adam"):
+                    groups[group][name.replace(".S", "/")] = array  # as TensorFlow writes a slash
+                elif name in weights.STATE:
+                    groups["state"][name] = array
+    except unreadable() as fault:
+        raise UserError(f"{paths[-1]} is damaged ({str(fault).splitlines()[0]})") from fault
+    return int(paths[-1].rsplit("-", 1)[1]), groups
 
 
 def unreadable() -> tuple[type[Exception], ...]:

@@ -111,6 +111,15 @@ def read_test(savedir: Path) -> dict:
     return test
 
 
+def test_of(savedir: Path, weights_sha256: str) -> dict | None:
+    """Accuracy and its 95 % interval (percent), episodes and noise samples of savedir's latest test, where it was of
+    these weights."""
+    test = read_json(savedir / "meta_test.json")
+    if not test or test.get("weights_sha256") != weights_sha256:
+        return None
+    return {name: test.get(name) for name in ("accuracy", "interval95", "episodes", "n_test_mc_samp")}
+
+
 def read_collapse(savedir: Path) -> dict[str, list[dict]]:
     """What there is of "watched", the rows of collapse.csv, and "tested", those of collapse.json.
 

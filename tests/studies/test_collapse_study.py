@@ -18,9 +18,9 @@ from errors import UserError
 from learners.base import Learner
 from perturbations import draws
 from perturbations.base import Perturbation
+from runs import checkpoint
 from studies import collapse as study
 from studies import collapse_measures
-from test_main import checkpoint
 from training import engine, results
 
 WATCHED = ("--model", "maml", "--n_train_iters", 12, "--save_freq", 5, "--val_every", 0, "--shot", 2)

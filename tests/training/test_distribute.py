@@ -13,7 +13,7 @@ import pytest
 
 import files
 from conftest import ROOT, SMALL, assert_refused, call, cli
-from test_main import checkpoint
+from runs import checkpoint
 
 TRAINING = ("--metabatch", 4, "--save_freq", 10, "--val_every", 10, "--n_val_tasks", 4)
 
@@ -102,7 +102,7 @@ def test_a_worker_0_that_refuses_does_not_leave_the_other_waiting(one, data_dir,
 @pytest.mark.slow
 def test_a_worker_does_not_wait_for_ever(data_dir, tmp_path):
     """For one that never comes: this is worker 0 alone."""
-    impatient = "import devices, main, sys; devices.PATIENCE = 2; main.run(main.main)"
+    impatient = "import main, sys; from training import devices; devices.PATIENCE = 2; main.run(main.main)"
     pair = workers(tmp_path / "a", data_dir, program=("-c", impatient))
     pair[1].kill()
     pair[1].communicate()

@@ -1,0 +1,191 @@
+"""Weights as a file: what it holds, what a run makes of it, and what is refused."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from conftest import SETTINGS, assert_refused, call, flags_of
+from errors import UserError
+from runs import checkpoint
+from training import weights
+
+FLAGS = flags_of(SETTINGS | {"val_every": 10, "n_val_tasks": 2, "save_freq": 10})
+TEST = ("--n_test_iters", 6)
+
+
+def done(*args) -> str:
+    result = call("main.py", *args)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(data_dir, tmp_path_factory):
+    """A tested run of 21 iterations; its weights in weights.npz, with Adam's slots in whole.npz."""
+    savedir = tmp_path_factory.mktemp("weights") / "run"
+    done("--savedir", savedir, "--data_dir", data_dir, *FLAGS, "--n_train_iters", 20)
+    done("--mode", "meta_test", "--savedir", savedir, *TEST)
+    assert "iteration 20, with Adam, " in done("--mode", "weights", "--savedir", savedir, "--slots")
+    (savedir / "weights.npz").rename(savedir / "whole.npz")
+    assert "iteration 20, 0.0 MB" in done("--mode", "weights", "--savedir", savedir)
+    return savedir
+
+
+def test_the_file_holds_the_checkpoint_and_says_what_it_is(trained):
+    plain, whole = (weights.read(trained / name) for name in ("weights.npz", "whole.npz"))
+    saved = checkpoint(trained)
+    assert len(plain.params) == 24 and not plain.slots and not plain.state
+    for name, value in whole.params.items():
+        np.testing.assert_array_equal(saved[f"params/{name.replace('/', '.S')}/.ATTRIBUTES/VARIABLE_VALUE"], value)
+        np.testing.assert_array_equal(plain.params[name], value)
+    for name in ("m", "v", "t"):
+        np.testing.assert_array_equal(saved[f"adam/{name}/.ATTRIBUTES/VARIABLE_VALUE"], whole.slots[name])
+    assert int(whole.state["next"]) == 21
+    config, test = (json.loads((trained / name).read_text()) for name in ("config.json", "meta_test.json"))
+    about = plain.about
+    assert about["iteration"] == 20 and about["weights_sha256"] == test["weights_sha256"]
+    assert about["test"] == {name: test[name] for name in ("accuracy", "interval95", "episodes", "n_test_mc_samp")}
+    assert about["settings"]["data_sha256"] == config["data_sha256"] and about["settings"]["way"] == 3
+    assert str(trained) not in json.dumps(about) and not {"data_dir", "gpu_id"} & about["settings"].keys()
+    with np.load(trained / "whole.npz", allow_pickle=False) as file:
+        assert {"format", "about", "adam/m", "state/window", "params/phi/conv1_w"} <= set(file.files)
+
+
+@pytest.mark.parametrize("name", ["weights.npz", "whole.npz"])
+def test_weights_are_tested_exported_and_compared_as_the_run_is(name, trained, data_dir, tmp_path):
+    flags = ("--savedir", tmp_path / "a", "--weights", trained / name, "--data_dir", data_dir, "--gpu_id", "-1")
+    done("--mode", "meta_test", *flags, *TEST)
+    first, other = (json.loads((d / "meta_test.json").read_text()) for d in (trained, tmp_path / "a"))
+    assert {k: v for k, v in other.items() if k != "provenance"} == {
+        k: v for k, v in first.items() if k != "provenance"
+    }
+    done("--mode", "export", *flags, "--export_tasks", 1)  # the same file again
+    data = ("--data_dir", data_dir)  # which does not travel
+    assert "tested before" in done("--mode", "meta_test", "--savedir", tmp_path / "a", *TEST, *data)
+    assert "+0.00 +- 0.00" in done("--mode", "compare", "--savedir", trained, tmp_path / "a")
+
+
+def test_training_goes_on_from_a_whole_file_to_the_same_bits(trained, data_dir, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    done("--savedir", tmp_path / "run", "--resume", "--n_train_iters", 27)
+    flags = ("--savedir", tmp_path / "file", "--weights", trained / "whole.npz", "--data_dir", data_dir)
+    assert "resumed at iteration 21" in done(*flags, "--n_train_iters", 24)
+    done(*flags, "--n_train_iters", 27)  # again, from its own checkpoint
+    one, other = checkpoint(tmp_path / "run"), checkpoint(tmp_path / "file")
+    assert one.keys() == other.keys()
+    for name in one:
+        if not name.startswith("window/"):  # of the log: the run in two wrote a row more
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def test_a_new_run_begins_with_weights_alone_and_flags_may_change(trained, data_dir, tmp_path):
+    flags = ("--savedir", tmp_path / "a", "--weights", trained / "weights.npz", "--data_dir", data_dir)
+    out = done(*flags, "--n_train_iters", 0, "--meta_lr", 1e-9, "--n_steps", 2)
+    assert "resumed" not in out
+    config = json.loads((tmp_path / "a/config.json").read_text())
+    assert (config["meta_lr"], config["n_steps"], config["way"], config["model"]) == (1e-9, 2, 3, "metadrop")
+    saved, before = checkpoint(tmp_path / "a"), checkpoint(trained)
+    assert saved["adam/t/.ATTRIBUTES/VARIABLE_VALUE"] == 1
+    for name, value in saved.items():
+        if name.startswith("params/"):
+            np.testing.assert_allclose(value, before[name], atol=1e-8)
+    assert "add --resume" in call("main.py", *flags).stderr
+    done(*flags, "--resume", "--n_train_iters", 2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--mode", "meta_test", "--way", 2), "--way 2 contradicts the run"),
+        (("--mode", "meta_test", "--model", "maml"), "--model maml contradicts the run"),
+        (("--mode", "meta_train", "--meta_lr", 1), "--meta_lr 1.0 contradicts the run"),
+        (("--mode", "meta_test", "--query", 30), "need 31 images a class"),
+    ],
+)
+def test_what_contradicts_the_file_is_refused_and_nothing_is_left(flags, words, trained, data_dir, tmp_path):
+    refused = call(
+        "main.py", *flags, "--savedir", tmp_path / "a", "--weights", trained / "whole.npz", "--data_dir", data_dir
+    )
+    assert_refused(refused, words)
+    assert not (tmp_path / "a").exists()
+
+
+def test_other_shapes_are_refused_and_nothing_is_left(trained, data_dir, tmp_path):
+    flags = ("--savedir", tmp_path / "a", "--weights", trained / "weights.npz", "--data_dir", data_dir)
+    assert_refused(call("main.py", *flags, "--way", 4), "another learner: its theta/dense_w is of the shape", "--way")
+    assert_refused(call("main.py", *flags, "--model", "maml"), "another learner: it has phi/conv1_b")
+    assert not (tmp_path / "a").exists()
+
+
+def test_other_data_are_refused(trained, tmp_path):
+    made = call("get_data.py", "--dataset", "glyphs", "--data_dir", tmp_path / "data", "--seed", 1)
+    assert made.returncode == 0
+    flags = ("--savedir", tmp_path / "a", "--weights", trained / "weights.npz", "--data_dir", tmp_path / "data")
+    assert_refused(call("main.py", "--mode", "meta_test", *flags), "other data than the run was trained on")
+    done(*flags, "--n_train_iters", 0, "--val_every", 0)  # a new run may have them
+
+
+def test_another_run_is_not_overwritten(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "a")
+    flags = ("--savedir", tmp_path / "a", "--weights", trained / "weights.npz")
+    for mode in ("meta_test", "meta_train", "export"):
+        assert_refused(call("main.py", "--mode", mode, *flags), "holds a run already: leave --weights out")
+
+
+def damaged(path, trained, kind):
+    content = (trained / "whole.npz").read_bytes()
+    if kind == "cut short":
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "text":
+        path.write_text("no weights")
+    else:
+        with np.load(trained / "whole.npz") as file:
+            arrays = dict(file)
+        about = json.loads(str(arrays["about"]))
+        if kind == "newer":
+            arrays["format"] = np.int64(2)
+        elif kind == "changed":
+            arrays["params/theta/conv1_w"] = arrays["params/theta/conv1_w"] + 1
+        elif kind == "half a state":
+            del arrays["adam/m"]
+        elif kind == "silent":
+            del about["iteration"]
+        elif kind == "pickled":
+            arrays["params/theta/conv1_w"] = np.array([{}], object)
+        np.savez(path, **arrays | {"about": np.array(json.dumps(about))})
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("none", "there is no file of weights"),
+        ("cut short", "is damaged"),
+        ("text", "is damaged, or no file of weights"),
+        ("newer", "no file of weights of version 1: its version is 2"),
+        ("changed", "its parameters are not those of its digest"),
+        ("half a state", "it holds t v, wanted m v t"),
+        ("silent", "it does not say its iteration"),
+        ("pickled", "is damaged"),
+    ],
+)
+def test_a_wrong_file_is_one_sentence(kind, words, trained, tmp_path):
+    if kind != "none":
+        damaged(tmp_path / "w.npz", trained, kind)
+    with pytest.raises(UserError, match=words):
+        weights.read(tmp_path / "w.npz")
+    flags = ("--mode", "meta_test", "--savedir", tmp_path / "a", "--weights", tmp_path / "w.npz")
+    assert_refused(call("main.py", *flags), words)
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_export_of_other_files_is_no_file_of_weights(trained, tmp_path):
+    np.savez(tmp_path / "w.npz", a=np.ones(3))
+    with pytest.raises(UserError, match="its version is 0"):
+        weights.read(tmp_path / "w.npz")
+
+
+def test_weights_need_a_checkpoint(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "a", ignore=shutil.ignore_patterns("ckpt*", "*.npz"))
+    assert_refused(call("main.py", "--mode", "weights", "--savedir", tmp_path / "a"), "there is no checkpoint in")

@@ -1,0 +1,139 @@
+"""A run's weights as one file, to give away, to start from, and to train without TensorFlow. Needs numpy alone.
+
+Version 1, numpy.load(allow_pickle=False) reads it:
+
+    format          int64, 1
+    about           str, JSON: settings (config.json's, the dataset's digest among them), checkpoint and iteration,
+                    weights_sha256 (results have the same), provenance, and test: accuracy and its 95 % interval in
+                    percent, episodes and noise samples of the latest test of these weights, where there was one
+    params/NAME     float32, each parameter
+    adam/m, adam/v  float32 [trained parameters], and adam/t [], Adam's slots; on request, with the next
+    state/NAME      next [], secs [], window [3], best [2], reported []: as in a checkpoint (records.State), so that
+                    training goes on to the same bits
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from errors import UserError
+from files import write_atomically
+
+FORMAT = 1
+NAME = "weights.npz"  # what --mode weights writes into a savedir
+START = "start.npz"  # in a savedir, the weights that its run began from
+SLOTS, STATE = ("m", "v", "t"), ("next", "secs", "window", "best", "reported")
+ABOUT = ("settings", "iteration", "weights_sha256")  # what every file says
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a file of weights holds. `slots` and `state` are empty, or whole: then training can go on from them."""
+
+    about: dict
+    params: dict[str, np.ndarray]
+    slots: dict[str, np.ndarray] = field(default_factory=dict)
+    state: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def digest(params: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of all parameters, by name."""
+    sha256 = hashlib.sha256()
+    for name in sorted(params):
+        sha256.update(name.encode() + np.ascontiguousarray(params[name]).tobytes())
+    return sha256.hexdigest()
+
+
+def write(path: Path, weights: Weights) -> int:
+    """Write the file, whole or not at all -> its size in bytes."""
+    groups = {"params": weights.params, "adam": weights.slots, "state": weights.state}
+    arrays = {f"{group}/{name}": array for group, members in groups.items() for name, array in members.items()}
+    file = io.BytesIO()
+    np.savez_compressed(file, format=np.int64(FORMAT), about=np.array(json.dumps(weights.about)), **arrays)
+    write_atomically(path, file.getvalue())
+    return len(file.getvalue())
+
+
+def read(path: Path) -> Weights:
+    """What the file at `path` holds.
+
+    UserError: there is none, it is damaged, of another version, or no file of weights.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file of weights {path}: main.py --mode weights writes one")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except Exception as fault:  # zipfile, numpy and the decompressors have a dozen for a damaged file
+        raise UserError(f"{path} is damaged, or no file of weights ({fault}): get it again") from fault
+    if (version := arrays.pop("format", np.int64(0))) != FORMAT:
+        raise UserError(f"{path} is no file of weights of version {FORMAT}: its version is {version}")
+    groups = {group: {} for group in ("params", "adam", "state")}
+    try:
+        about = json.loads(str(arrays.pop("about")))
+        for name, array in arrays.items():
+            group, _, member = name.partition("/")
+            groups[group][member] = array
+        weights = Weights(about, *groups.values())
+        if missing := [name for name in ABOUT if name not in about]:
+            raise ValueError(f"it does not say its {missing[0]}")
+        if digest(weights.params) != about["weights_sha256"]:
+            raise ValueError("its parameters are not those of its digest")
+        for members, names in ((weights.slots, SLOTS), (weights.state, STATE)):
+            if members and set(members) != set(names):
+                raise ValueError(f"it holds {' '.join(sorted(members))}, wanted {' '.join(names)}")
+    except (ValueError, KeyError, TypeError) as fault:
+        raise UserError(f"{path} is damaged, or no file of weights ({fault}): get it again") from fault
+    return weights
+
+
+@contextmanager
+def unpacked(path: Path, savedir: Path, settings: dict | None) -> Iterator[None]:
+    """A savedir that begins with the file of weights at `path`, and with a config.json of these settings, if there
+    are any. Where the block ends with a UserError and left nothing, savedir is as it was.
+
+    UserError where savedir holds another run; one that began with the same file may go on.
+    """
+    start, config, content = savedir / START, savedir / "config.json", path.read_bytes()
+    if start.is_file() and start.read_bytes() == content:
+        yield
+        return
+    if config.exists() or start.exists():
+        raise UserError(f"{savedir} holds a run already: leave --weights out, or choose another --savedir")
+    before = {file.name for file in savedir.iterdir()} if savedir.exists() else None
+    savedir.mkdir(parents=True, exist_ok=True)
+    try:
+        write_atomically(start, content)
+        if settings is not None:
+            write_atomically(config, json.dumps(settings, indent=1) + "\n")
+        yield
+    except UserError:
+        ours = {START, config.name, "meta_train.lock"}
+        if {file.name for file in savedir.iterdir()} - (before or set()) <= ours:
+            for name in ours - (before or set()):
+                (savedir / name).unlink(missing_ok=True)
+            if before is None:
+                savedir.rmdir()
+        raise
+
+
+def refuse_other_shapes(path: Path, arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]) -> None:
+    """UserError where the arrays of the file at `path` are not those of this learner: shapes, by name."""
+    names = sorted(arrays.keys() ^ shapes.keys())
+    if names:
+        holds = "lacks" if names[0] in shapes else "has"
+        raise UserError(f"{path} holds the weights of another learner: it {holds} {names[0]}")
+    for name, shape in shapes.items():
+        if arrays[name].shape != tuple(shape):
+            raise UserError(
+                f"{path} holds the weights of another learner: its {name} is of the shape {arrays[name].shape}, wanted "
+                f"{tuple(shape)} (--way, --channels and the images' size decide that)"
+            )
