@@ -29,6 +29,7 @@ from flags import Setting, whole
 from lazy import tf
 from perturbations.draws import task_noise
 from settings import COMMAND, Settings, read_flags, refuse_unused
+from training import program
 from training.engine import Engine, read
 
 CLASSES, IMAGES = 100, 100  # of the random data
@@ -40,8 +41,8 @@ OWN = {
     ),
     "check": Setting(False, "compare the meta-gradient with float64's, without XLA on a CPU"),
     "export": Setting(
-        None, "write the training step as an XLA program (--jit on): P.hlo, with its arguments and results in P.json "
-        "and P.npz", Path, metavar="P",
+        None, "write the training and the test step as XLA programs (--jit on) into the folder P, for train_jax.py",
+        Path, metavar="P",
     ),
 }  # fmt: skip
 # What the line says of the run, beside its learner's own settings.
@@ -80,15 +81,17 @@ def read_command(argv: list[str]) -> tuple[str, dict, Settings]:
     return mode, own | {"own_data": "data_dir" in given}, settings
 
 
-def load_split(own: dict, settings: Settings) -> data.Split:
-    """A dataset's training classes, or random pixels of its images' shape."""
+def load_splits(own: dict, settings: Settings) -> tuple[data.Split, data.Split, str | None]:
+    """A dataset's training classes, its test classes and its digest; or random pixels of its images' shape."""
     if own["own_data"]:
-        return main.load_data(settings, "train")[1]["train"]
+        dataset, splits = main.load_data(settings, "train", "test")
+        return splits["train"], splits["test"], dataset.sha256
     *_, depth = image_shape = MAKERS[settings.dataset].image_shape if settings.dataset in MAKERS else (28, 28, 1)
     if own["size"]:
         image_shape = (own["size"], own["size"], depth)
     pixels = np.random.default_rng(0).integers(0, 256, (CLASSES, IMAGES, *image_shape), np.uint8)
-    return data.Split(pixels, rotations=1, scale=1 / 255)
+    split = data.Split(pixels, rotations=1, scale=1 / 255)
+    return split, split, None
 
 
 def count_flops(outputs) -> int:
@@ -167,37 +170,6 @@ def check(engine: Engine, split: data.Split) -> dict:
     return {"gradient_error": relative(single[:-2], exact[:-2]), "loss_error": relative(single[-2], exact[-2])}
 
 
-def export(engine: Engine, split: data.Split, path: Path) -> None:
-    """Write the training step's XLA program, and the arguments of its first iteration.
-
-    PATH.hlo is a serialized HLO module; PATH.json has shape, dtype and name of its flat arguments and results;
-    PATH.npz holds the arguments by number. The first arguments are the first results of the step before:
-    parameters and Adam's slots; the last three change with every iteration: classes, images, seed.
-    """
-    variables = [read(engine.params), read(engine.slots)]
-    classes, images = engine.episode(split, "train", 0, engine.metabatch)
-    others = {"pixels": split.pixels, "classes": classes, "images": images}
-    others["seed"] = np.array([engine.seed, 0], np.int32)
-    arguments = [*variables, *(tf.constant(x) for x in others.values())]
-    step = tf.function(functools.partial(engine.pure_step, split), autograph=False, jit_compile=True)
-    program = step.experimental_get_compiler_ir(*arguments)(
-        stage="hlo_serialized", device_name=next(iter(arguments[0].values())).device
-    )
-    results = step.get_concrete_function(*arguments).structured_outputs
-    names = [name for group in variables for name in sorted(group)]  # as tf.nest orders a dictionary
-
-    described = {"names": {"arguments": [*names, *others], "results": [*names, "loss", "accuracy", "finite"]}}
-    for kind, tensors in (("arguments", arguments), ("results", results)):
-        described[kind] = [[t.shape.as_list(), t.dtype.name] for t in tf.nest.flatten(tensors)]
-    arrays = {str(i): t.numpy() for i, t in enumerate(tf.nest.flatten(arguments))}
-    try:
-        np.savez(path.with_name(path.name + ".npz"), **arrays)
-        path.with_name(path.name + ".json").write_text(json.dumps(described, indent=1) + "\n")
-        path.with_name(path.name + ".hlo").write_bytes(program)
-    except OSError as fault:
-        raise UserError(f"cannot write {path}.hlo ({fault.strerror}): choose another --export") from fault
-
-
 def time_steps(step, iterations: int) -> list[float]:
     """Seconds of iterations + 2 steps, of which the first compiles."""
     seconds = []
@@ -210,12 +182,13 @@ def time_steps(step, iterations: int) -> list[float]:
 
 def bench() -> int:
     mode, own, settings = read_command(sys.argv[1:])
-    split = load_split(own, settings)
+    split, test, digest = load_splits(own, settings)
     image_shape = split.pixels.shape[2:]
     engine, machine = main.build_engine(settings, image_shape, distribute=True)
     errors = check(engine, split) if own["check"] else {}
     if own["export"]:
-        export(engine, split, own["export"])
+        config = settings.config() | {"data_sha256": digest}
+        program.write(own["export"], engine, split, test, config, settings.n_test_mc_samp)
     if mode == "meta_test":
         samples = settings.n_test_mc_samp
         compiled = engine.test_step(split, "test", samples)

@@ -136,6 +136,23 @@ class Engine:
         """
         return self.update(params, slots, self.means(split, params, pixels, classes, images, seed))
 
+    def pure_test(self, split: data.Split, params: Params, pixels, classes, images, indices, seed, samples: int):
+        """The test of some episodes as a pure function: -> `model.measure`'s numbers, by name, [T] each.
+
+        indices: int32 [T], the episodes' numbers. seed: int32 [2], the test's and its stream. The others as in
+        `pure_step`; samples: noise samples of a loss.
+        """
+        x_s, x_q = self.images(split, pixels, classes, images)
+        seeds = tf.stack([fold(seed, i) for i in tf.unstack(indices)])
+
+        def group(x_s, x_q, seeds):
+            return model.evaluate(self.learner, params, x_s, x_q, task_noise(seeds), samples)[0]
+
+        at_once = seeds.shape[0] if self.learner.jit else 1
+        dtypes = {"loss": tf.float32, "accuracy": tf.float32}
+        numbers = model.by_task(group, [x_s, x_q, seeds], dtypes, at_once, self.parallel)
+        return {name: tf.reshape(values, [-1]) for name, values in numbers.items()}
+
     def means(self, split: data.Split, params: Params, pixels, classes, images, seed, first=0, dtype="float32"):
         """Means over these tasks, of which `first` is the number of the first one in the metabatch: the
         meta-gradient, all parameters in a row, then loss and accuracy. float64; dtype: that of the computation."""
@@ -174,18 +191,8 @@ class Engine:
 
         @self.compiled
         def compiled(pixels, classes, images, indices):
-            x_s, x_q = self.images(split, pixels, classes, images)
-            seed = self.stream_seed(stream)
-            seeds = tf.stack([fold(seed, i) for i in tf.unstack(indices)])
-            params = read(self.params)
-
-            def group(x_s, x_q, seeds):
-                return model.evaluate(self.learner, params, x_s, x_q, task_noise(seeds), samples)[0]
-
-            at_once = self.metabatch if self.learner.jit else 1
-            dtypes = {"loss": tf.float32, "accuracy": tf.float32}
-            numbers = model.by_task(group, [x_s, x_q, seeds], dtypes, at_once, self.parallel)
-            return {name: tf.reshape(values, [-1]) for name, values in numbers.items()}
+            params, seed = read(self.params), self.stream_seed(stream)
+            return self.pure_test(split, params, pixels, classes, images, indices, seed, samples)
 
         def step(first: int, tasks: int) -> dict[str, np.ndarray]:
             # every episode has its own seed: the same 1000 whatever the metabatch

@@ -1,0 +1,256 @@
+"""Train and test without TensorFlow: python train_jax.py --program P --weights W.npz [flags].
+
+It runs the XLA programs that bench.py --export P wrote, with numpy and JAX alone, on the accelerator that JAX finds:
+the same episodes, the same noise, the same update. W.npz is gone on from, or begun, and main.py --weights W.npz takes
+it from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+import data
+from errors import Parser, UserError, run
+from flags import positive, whole
+from training import weights
+from training.results import summary
+
+SAY_EVERY = 10  # seconds between lines of progress
+# What may differ between the program and the weights: how long, how often, where.
+FREE = {"n_train_iters", "save_freq", "val_every", "n_val_tasks", "collapse_every", "n_test_mc_samp", "data_dir",
+        "gpu_id", "jit", "remat", "sessions"}  # fmt: skip
+
+
+class Program:
+    """One XLA program on JAX's first device: arrays by name -> results by name, which stay on the device."""
+
+    def __init__(self, path: Path, described: dict):
+        import jax
+        from jax._src.lib import xla_client  # JAX has no public way to compile a serialized HLO module
+
+        self.device, self.arguments, self.results = jax.devices()[0], described["arguments"], described["results"]
+        computation = xla_client.XlaComputation(path.read_bytes())
+        module = xla_client._xla.mlir.xla_computation_to_mlir_module(computation)
+        options = xla_client.CompileOptions()
+        self.executable = self.device.client.compile_and_load(module, [self.device], options)
+
+    def put(self, array: np.ndarray):
+        """The array on the device."""
+        import jax
+
+        return jax.device_put(array, self.device)
+
+    def __call__(self, arrays: dict) -> dict:
+        row = [self.put(arrays[name]) for name, *_ in self.arguments]
+        results = self.executable.execute(row)
+        return {name: array for (name, *_), array in zip(self.results, results, strict=True)}
+
+
+class Stop:
+    """Ctrl-C and SIGTERM ask for a stop after the iteration at hand; a second one leaves at once."""
+
+    asked = False
+
+    def __init__(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.ask)
+
+    def ask(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+def parser() -> Parser:
+    p = Parser(prog="train_jax.py", description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[1])
+    add = p.add_argument
+    add("--program", type=Path, required=True, metavar="P", help="the folder that bench.py --export P wrote")
+    add("--weights", type=Path, required=True, metavar="FILE", help="to go on from, where it is; written by this one")
+    add("--data_dir", default="data", metavar="DIR", help="folder that holds the datasets (default: data)")
+    add("--n_train_iters", type=whole(0), metavar="N", help="train to this iteration (default: the program's)")
+    add("--seconds", type=positive, metavar="S", help="stop training after so many seconds, with the weights saved")
+    add("--save_every", type=positive, default=120.0, metavar="S", help="seconds between savings (default: 120)")
+    add("--n_test_iters", type=whole(0), default=0, metavar="N", help="then test so many episodes (default: 0)")
+    return p
+
+
+def main() -> int:
+    args = parser().parse_args()
+    description = read_description(args.program)
+    settings = description["settings"]
+    state = begin(args.weights, args.program, settings)
+    splits = load_splits(args.data_dir, settings)
+    last = settings["n_train_iters"] if args.n_train_iters is None else args.n_train_iters
+    stop = Stop()
+    if int(state.state["next"]) <= last:
+        training = Training(args.program, description, args.weights, state, splits["train"])
+        done = train(training, last, args.seconds or math.inf, args.save_every, stop)
+        state = training.state
+        if not done:
+            return 130 if stop.asked else 0
+    if args.n_test_iters:
+        step = Program(args.program / "test.hlo", description["test"])
+        numbers = test(step, state, splits["test"], settings, args.n_test_iters, stop)
+        if len(numbers["accuracy"]) < args.n_test_iters:
+            print("interrupted: the test was not written", file=sys.stderr)
+            return 130
+        accuracy, interval = summary(numbers["accuracy"])
+        result = {"accuracy": accuracy, "interval95": interval, "episodes": args.n_test_iters}
+        result |= {"n_test_mc_samp": description["samples"]}
+        weights.write(args.weights, dataclasses.replace(state, about=state.about | {"test": result}))
+        print(f"loss : {np.mean(numbers['loss']):f}")
+        print(f"accuracy : {accuracy:f} +- {interval:f}")
+    return 0
+
+
+def read_description(folder: Path) -> dict:
+    """What program.json says. UserError where there is none, or where it is not one of ours."""
+    path = folder / "program.json"
+    if not path.is_file():
+        raise UserError(f"there is no {path}: make it where TensorFlow is, with bench.py --export {folder}")
+    try:
+        description = json.loads(path.read_text())
+        if description["format"] != 1:
+            raise ValueError(f"its version is {description['format']}")
+        description["settings"]["data_sha256"], description["train"]["arguments"], description["test"]["results"]
+    except (ValueError, KeyError, TypeError) as fault:
+        raise UserError(f"{path} cannot be read ({fault!r}): write it again with bench.py --export") from fault
+    return description
+
+
+def begin(path: Path, folder: Path, settings: dict) -> weights.Weights:
+    """The weights to go on from: those at `path`, or, where there are none, those that the program begins with.
+
+    UserError where they are of a run with other settings than the program's, or lack Adam's slots.
+    """
+    state = weights.read(path if path.exists() else folder / weights.NAME)
+    if not state.state:
+        raise UserError(f"{path} has no slots of Adam's: write it with main.py --mode weights --slots")
+    for name, value in settings.items():
+        other = state.about["settings"].get(name)
+        if name not in FREE and other != value:
+            raise UserError(
+                f"{path} is of a run with {name} {other}, and {folder} was made for {value}: export another"
+            )
+    return state
+
+
+def load_splits(data_dir: str, settings: dict) -> dict[str, data.Split]:
+    """The splits that the run trains on and is tested on. UserError where they are not the program's data."""
+    dataset = data.load(data_dir, settings["dataset"], settings["split"] == "background")
+    if dataset.sha256 != settings["data_sha256"]:
+        raise UserError(f"{data_dir}/{dataset.name} holds other data than the program was made for: see --data_dir")
+    train = data.trainval(dataset) if settings["train_split"] == "trainval" else dataset.splits["train"]
+    return {"train": train, "test": dataset.splits["test"]}
+
+
+class Training:
+    """Training from a state on: parameters, slots and pixels stay on the device between the iterations."""
+
+    def __init__(self, folder: Path, description: dict, path: Path, state: weights.Weights, split: data.Split):
+        self.settings, self.path, self.state, self.split = description["settings"], path, state, split
+        self.step = Program(folder / "train.hlo", description["train"])
+        groups = {"params": state.params, "adam": state.slots}
+        self.changing = {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
+        self.pixels, self.began = self.step.put(np.asarray(split.pixels)), time.time()
+        self.loss, self.accuracy, self.finite = None, None, True
+
+    def update(self, i: int) -> None:
+        """Iteration i. The device may still be at it when this returns."""
+        seed = self.settings["seed"]
+        classes, images = sample(self.split, "train", seed, i, self.settings["metabatch"], self.settings)
+        episode = {"classes": classes, "images": images, "seed": np.array([seed, i], np.int32)}
+        results = self.step(self.changing | {"pixels": self.pixels} | episode)
+        self.loss, self.accuracy = results["loss"], results["accuracy"]
+        self.finite = results["finite"] & self.finite
+        self.changing = {name: results[name] for name in self.changing}
+
+    def say(self, i: int, last: int, rate: float) -> None:
+        """Print a line of iteration i. UserError where one so far was not finite."""
+        loss, accuracy = float(self.loss), float(self.accuracy)
+        if not bool(self.finite):
+            raise UserError(
+                f"the loss or its gradient was not finite before iteration {i + 1}: lower --meta_lr or --inner_lr; "
+                f"{self.path}, if it is there, has the last good weights"
+            )
+        print(f"iteration {i} of {last}: loss {loss:.3f}, acc {accuracy:.3f}, {rate:.2f} it/s", flush=True)
+
+    def save(self, i: int) -> None:
+        """Write the weights after iteration i."""
+        params, slots = (
+            {name.removeprefix(group): np.asarray(value) for name, value in self.changing.items() if group in name}
+            for group in ("params/", "adam/")
+        )
+        now = time.time()
+        state = self.state.state | {"next": np.asarray(np.int64(i + 1)), "reported": np.asarray(np.int64(i))}
+        state |= {"secs": np.asarray(self.state.state["secs"] + now - self.began), "window": np.zeros(3)}
+        about = {"settings": self.settings, "iteration": i, "weights_sha256": weights.digest(params)}
+        about |= {"test": None, "trained_on": f"{self.step.device.device_kind}, JAX"}
+        self.state, self.began = weights.Weights(about, params, slots, state), now
+        weights.write(self.path, self.state)
+
+
+def train(training: Training, last: int, seconds: float, save_every: float, stop: Stop) -> bool:
+    """Train to iteration `last`, or for so many seconds, saving every so many. -> Is it done?"""
+    first = int(training.state.state["next"])
+    print(f"device: {training.step.device.device_kind}; iterations {first} to {last}", flush=True)
+    began = said = saved = time.time()
+    since = first - 1
+    for i in range(first, last + 1):
+        training.update(i)
+        now = time.time()
+        leave = i == last or stop.asked or now - began > seconds
+        if leave or i == first or now - said > SAY_EVERY or now - saved > save_every:
+            training.say(i, last, (i - since) / max(now - said, 1e-9))
+            said, since = time.time(), i
+        if leave or now - saved > save_every:
+            training.save(i)
+            saved = time.time()
+        if leave and i < last:
+            print(f"saved after iteration {i}; the same command goes on from there", file=sys.stderr)
+            return False
+    return True
+
+
+def sample(split: data.Split, stream: str, seed: int, index: int, tasks: int, settings: dict):
+    """Indices of episodes, as Engine.episode draws them."""
+    way, images = settings["way"], settings["shot"] + settings["query"]
+    return data.sample(split, stream, seed, index, tasks, way, images, settings["legacy_shared_classes"])
+
+
+def batches(episodes: int, size: int) -> Iterator[range]:
+    """The numbers of the episodes, in groups of `size`; the last one may reach beyond the end."""
+    return (range(first, first + size) for first in range(0, episodes, size))
+
+
+def test(step: Program, state: weights.Weights, split: data.Split, settings: dict, episodes: int, stop: Stop) -> dict:
+    """Loss and accuracy [episodes] of the first test episodes, those of meta_test; fewer where it was interrupted."""
+    arrays = {f"params/{name}": step.put(value) for name, value in state.params.items()}
+    arrays |= {"pixels": step.put(np.asarray(split.pixels)), "seed": np.array([0, data.STREAMS["test"]], np.int32)}
+    numbers, said = {"loss": [], "accuracy": []}, time.time()
+    for indices in batches(episodes, settings["metabatch"]):
+        if stop.asked:
+            break
+        drawn = [sample(split, "test", 0, i, 1, settings) for i in indices]
+        classes, images = (np.concatenate(part) for part in zip(*drawn, strict=True))
+        results = step(arrays | {"classes": classes, "images": images, "indices": np.array(indices, np.int32)})
+        for name, values in numbers.items():
+            values += np.asarray(results[name]).tolist()
+        if time.time() - said > SAY_EVERY:
+            line = "{} episodes: accuracy {:.2f} +- {:.2f}"
+            print(line.format(len(numbers["accuracy"]), *summary(numbers["accuracy"])), flush=True)
+            said = time.time()
+    return {name: values[:episodes] for name, values in numbers.items()}
+
+
+if __name__ == "__main__":
+    run(main)
