@@ -34,9 +34,13 @@ class Program:
     """One XLA program on JAX's first device: arrays by name -> results by name, which stay on the device."""
 
     def __init__(self, path: Path, described: dict):
-        import jax
-        from jax._src.lib import xla_client  # JAX has no public way to compile a serialized HLO module
-
+        try:
+            import jax
+            from jax._src.lib import xla_client  # JAX has no public way to compile a serialized HLO module
+        except ImportError as fault:
+            raise UserError(
+                f"JAX cannot be imported ({fault}): install it, for example with pip install jax"
+            ) from fault
         self.device, self.arguments, self.results = jax.devices()[0], described["arguments"], described["results"]
         computation = xla_client.XlaComputation(path.read_bytes())
         module = xla_client._xla.mlir.xla_computation_to_mlir_module(computation)

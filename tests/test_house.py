@@ -18,10 +18,10 @@ FLOORS = [
     {"training"},
     {"studies", "settings"},
     {"figures", "main"},
-    {"get_data", "plot", "bench"},
+    {"get_data", "plot", "bench", "train_jax"},
 ]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
-LOADED_LATE = {"tensorflow", "tensorflow_datasets"}
+LOADED_LATE = {"tensorflow", "tensorflow_datasets", "jax"}  # that not every command needs, or not at once
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted([*ROOT.glob("*.py"), *(file for room in FLOOR for file in (ROOT / room).glob("*.py"))])
@@ -70,7 +70,7 @@ def test_there_is_no_circle_in_a_room():
         done |= free
 
 
-@pytest.mark.parametrize("command", ["main", "get_data", "plot", "bench"])
+@pytest.mark.parametrize("command", ["main", "get_data", "plot", "bench", "train_jax"])
 def test_a_command_begins_without_tensorflow(command):
     code = f"import sys, {command}; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

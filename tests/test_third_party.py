@@ -279,6 +279,44 @@ def test_the_inner_loss_is_the_support_sets_and_its_penalty_and_step_sizes_are_t
         np.testing.assert_allclose(before[name] - after[name], step, rtol=1e-9, atol=1e-12)
 
 
+class Counted(Perturbation):
+    """Another penalty from every hook of every layer, so that their sum says which were added."""
+
+    def block(self, params, layer, x, mu, draw):
+        return mu, 2.0 ** int(layer[-1])
+
+    def mask(self, params, layer, x, shape, samples, draw):
+        return None, 32 * 2.0 ** int(layer[-1])
+
+    def head(self, params, x, logits, draw):
+        return logits, 1024.0
+
+
+class CountedMask(Counted):
+    block, head = Perturbation.block, Perturbation.head
+
+
+def test_a_pass_adds_the_penalties_of_all_its_layers():
+    """MAML's outer loss has those of the query pass; a Meta Network's has those of both passes."""
+    settings = {"image_shape": (16, 16, 1), "channels": 3, "way": 3}
+    maml = model.MAML(perturbation=Counted(), n_steps=0, **settings)
+    original = model.LEARNERS["metanet_original"].learner
+    params, x_s, x_q, seeds = inputs(maml)
+    blocks = sum(2.0**block for block in range(1, 5))
+
+    def penalty(learner, params):
+        @tf.function(autograph=False)
+        def compiled():
+            return model.evaluate(learner, params, x_s, x_q, noise_of(seeds), training=True)[1]
+
+        return compiled().numpy()
+
+    np.testing.assert_allclose(penalty(maml, params), 33 * blocks + 1024)
+    params = double(original(perturbation=Perturbation(), **settings).init(0))
+    counted, plain = (original(perturbation=kind(), **settings) for kind in (CountedMask, Perturbation))
+    np.testing.assert_allclose(penalty(counted, params) - penalty(plain, params), 2 * 32 * blocks)
+
+
 def test_parameters_begin_as_their_owners_declare():
     params = toy(least_rate=0.2).init(1)
     rates = np.concatenate([v.numpy().ravel() for name, v in params.items() if name.startswith("rate/")])

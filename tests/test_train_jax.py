@@ -1,0 +1,207 @@
+"""Training without TensorFlow: its programs do what TensorFlow's step does, and its runs go on from each other."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from conftest import ROOT, SETTINGS, assert_refused, call, flags_of
+from errors import UserError
+from training import engine, weights
+
+pytest.importorskip("jax", reason="JAX is not installed")
+import train_jax
+
+pytestmark = pytest.mark.slow
+FLAGS = flags_of(SETTINGS | {"model": "metadrop", "train_split": "trainval", "n_test_mc_samp": 2})
+# A process in which TensorFlow cannot be imported.
+WITHOUT = "import sys; sys.modules['tensorflow'] = None; import errors, train_jax; errors.run(train_jax.main)"
+
+
+@pytest.fixture(scope="module")
+def program(data_dir, tmp_path_factory):
+    """bench.py's export of a Meta-dropout run on the training and validation classes."""
+    folder = tmp_path_factory.mktemp("program") / "p"
+    done = call("bench.py", *FLAGS, "--data_dir", data_dir, "--iterations", 1, "--export", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def command(program, data_dir, file, *flags) -> list[str]:
+    words = ("--program", program, "--weights", file, "--data_dir", data_dir, *flags)
+    return [sys.executable, "-c", WITHOUT, *map(str, words)]
+
+
+def run(*args) -> subprocess.CompletedProcess:
+    return subprocess.run(command(*args), cwd=ROOT, capture_output=True, text=True, timeout=150, check=False)
+
+
+@pytest.fixture(scope="module")
+def trained(program, data_dir, tmp_path_factory):
+    """The file of a run of 31 iterations, tested on 6 episodes, and what it said."""
+    file = tmp_path_factory.mktemp("jax") / "w.npz"
+    done = run(program, data_dir, file, "--n_train_iters", 30, "--n_test_iters", 6)
+    assert done.returncode == 0, done.stderr
+    return file, done.stdout
+
+
+@pytest.fixture(scope="module")
+def theirs(data_dir, tmp_path_factory):
+    """TensorFlow's run of as many iterations."""
+    savedir = tmp_path_factory.mktemp("tf") / "run"
+    flags = (
+        "--savedir",
+        savedir,
+        "--data_dir",
+        data_dir,
+        *FLAGS,
+        "--jit",
+        "on",
+        "--n_train_iters",
+        30,
+        "--val_every",
+        0,
+    )
+    done = call("main.py", *flags)
+    assert done.returncode == 0, done.stderr
+    assert call("main.py", "--mode", "weights", "--savedir", savedir, "--slots").returncode == 0
+    return savedir
+
+
+def test_an_iteration_is_tensorflows_from_the_same_weights(program, data_dir, theirs):
+    """Loss, and Adam's first moment: the same gradient, but for what float32's rounding makes of it.
+
+    Each from TensorFlow's own state of that iteration: two programs' roundings drift apart where a maximum flips.
+    """
+    description = train_jax.read_description(program)
+    settings = description["settings"]
+    split = train_jax.load_splits(data_dir, settings)["train"]
+    assert split.classes == 480  # the training and the validation classes
+    learner = engine_of(settings)
+    step = learner.train_step(split)
+    state = weights.read(program / "weights.npz")
+    jax_side = train_jax.Training(program, description, program / "never.npz", state, split)
+    for i in range(10):
+        for group, variables in (("params", learner.params), ("adam", learner.slots)):
+            jax_side.changing |= {f"{group}/{name}": variable.numpy() for name, variable in variables.items()}
+        before = learner.slots["m"].numpy()
+        loss, accuracy, *_ = step(i)
+        jax_side.update(i)
+        assert abs(float(jax_side.loss) - float(loss)) < 1e-4 and float(jax_side.accuracy) == pytest.approx(
+            float(accuracy)
+        )
+        gradient, other = (np.asarray(m) - 0.9 * before for m in (learner.slots["m"], jax_side.changing["adam/m"]))
+        assert np.linalg.norm(gradient - other) < 0.05 * np.linalg.norm(gradient)
+        assert jax_side.finite
+
+
+def engine_of(settings):
+    """TensorFlow's engine of a program's settings, compiled by XLA."""
+    import model
+
+    own = {name: settings[name] for name in model.settings_of(settings["model"])}
+    shape = {"image_shape": (28, 28, 1), "channels": settings["channels"], "way": settings["way"]}
+    learner = model.make(settings["model"], **shape, **own, jit=True)
+    tasks = {name: settings[name] for name in ("shot", "query", "metabatch", "seed", "meta_lr")}
+    return engine.Engine(learner, **tasks)
+
+
+def test_the_whole_run_is_like_tensorflows(trained, theirs):
+    """It begins with the same weights and learns as much; the settings in the files are the same."""
+    mine, other = weights.read(trained[0]), weights.read(theirs / "weights.npz")
+    assert mine.params.keys() == other.params.keys() and mine.about["iteration"] == other.about["iteration"] == 30
+    assert mine.slots["t"] == other.slots["t"] == 31 and int(mine.state["next"]) == 31
+    for name, value in mine.params.items():
+        # Adam moves a weight by up to its rate, 1e-3, in an iteration, and by as much where the gradient is rounding.
+        assert np.abs(value - other.params[name]).max() <= 2 * 31 * 1e-3, name
+
+
+def test_a_run_cut_in_two_is_one_that_was_not(program, data_dir, trained, tmp_path):
+    for iterations in (11, 30):
+        done = run(program, data_dir, tmp_path / "w.npz", "--n_train_iters", iterations)
+        assert done.returncode == 0, done.stderr
+    assert "iterations 12 to 30" in done.stdout
+    one, other = weights.read(trained[0]), weights.read(tmp_path / "w.npz")
+    for mine, cut in ((one.params, other.params), (one.slots, other.slots)):
+        for name in mine:
+            np.testing.assert_array_equal(mine[name], cut[name], err_msg=name)
+
+
+def test_tensorflow_tests_the_file_with_the_same_result_and_trains_on(program, data_dir, trained, tmp_path):
+    file, out = trained
+    flags = ("--savedir", tmp_path / "a", "--weights", file, "--data_dir", data_dir, "--gpu_id", "-1")
+    done = call("main.py", "--mode", "meta_test", *flags, "--n_test_iters", 6, "--n_test_mc_samp", 2)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "a/meta_test.json").read_text())
+    loss = float(out.strip().splitlines()[-2].removeprefix("loss : "))
+    assert loss == pytest.approx(result["loss"], rel=1e-4)
+    about = weights.read(file).about
+    assert about["test"]["accuracy"] == pytest.approx(result["accuracy"], abs=100 / 36)  # one image of 36
+    assert about["weights_sha256"] == result["weights_sha256"]
+    done = call("main.py", *flags, "--n_train_iters", 33)
+    assert done.returncode == 0 and "resumed at iteration 31" in done.stdout, done.stderr
+
+
+def test_it_goes_on_from_tensorflows_weights(program, data_dir, theirs, tmp_path):
+    file = tmp_path / "w.npz"
+    file.write_bytes((theirs / "weights.npz").read_bytes())
+    done = run(program, data_dir, file, "--n_train_iters", 31)
+    assert done.returncode == 0 and "iterations 31 to 31" in done.stdout, done.stderr
+    assert weights.read(file).about["iteration"] == 31
+
+
+def test_it_stops_after_so_long_or_when_it_is_asked_with_the_weights_saved(program, data_dir, tmp_path):
+    file = tmp_path / "w.npz"
+    done = run(program, data_dir, file, "--seconds", 0.5, "--n_train_iters", 10**6)
+    assert done.returncode == 0 and "the same command goes on" in done.stderr, done.stderr
+    first = weights.read(file).about["iteration"]
+    words = command(program, data_dir, file, "--n_train_iters", 10**6, "--save_every", 0.2)
+    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while weights.read(file).about["iteration"] == first:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130 and "saved after iteration" in stderr and "Traceback" not in stderr
+    assert weights.read(file).about["iteration"] == int(stderr.split("iteration ")[-1].split(";")[0])
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [("way", 4, "is of a run with way 4, and"), ("inner_lr", 0.2, "run with inner_lr 0.2"), ("seed", 1, "with seed 1")],
+)
+def test_weights_of_another_run_are_refused(setting, value, words, program, data_dir, trained, tmp_path):
+    state = weights.read(trained[0])
+    about = state.about | {"settings": state.about["settings"] | {setting: value}}
+    weights.write(tmp_path / "w.npz", weights.Weights(about, state.params, state.slots, state.state))
+    assert_refused(run(program, data_dir, tmp_path / "w.npz"), words)
+
+
+def test_what_is_missing_or_other_is_one_sentence(program, data_dir, trained, tmp_path):
+    state = weights.read(trained[0])
+    weights.write(tmp_path / "plain.npz", weights.Weights(state.about, state.params))
+    assert_refused(run(program, data_dir, tmp_path / "plain.npz"), "has no slots of Adam's")
+    assert_refused(run(tmp_path, data_dir, tmp_path / "w.npz"), "bench.py --export")
+    made = call("get_data.py", "--dataset", "glyphs", "--data_dir", tmp_path / "data", "--seed", 1)
+    assert made.returncode == 0
+    assert_refused(run(program, tmp_path / "data", tmp_path / "w.npz"), "other data than the program was made for")
+    assert not (tmp_path / "w.npz").exists()
+    (tmp_path / "program.json").write_text('{"format": 2}')
+    with pytest.raises(UserError, match="its version is 2"):
+        train_jax.read_description(tmp_path)
+
+
+def test_the_description_names_all_arrays(program):
+    description, state = train_jax.read_description(program), weights.read(program / "weights.npz")
+    names = {name: (shape, dtype) for name, shape, dtype in description["train"]["arguments"]}
+    held = {f"params/{k}": v for k, v in state.params.items()} | {f"adam/{k}": v for k, v in state.slots.items()}
+    assert names.keys() == held.keys() | {"pixels", "classes", "images", "seed"}
+    assert all(names[name] == (list(value.shape), "float32") for name, value in held.items())
+    results = [name for name, *_ in description["train"]["results"]]
+    assert set(results) == held.keys() | {"loss", "accuracy", "finite"}
+    assert [name for name, *_ in description["test"]["results"]] == ["accuracy", "loss"]
+    assert tf.TensorSpec(names["pixels"][0]).shape == (120, 20, 28, 28, 1)
