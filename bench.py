@@ -41,7 +41,8 @@ OWN = {
     ),
     "check": Setting(False, "compare the meta-gradient with float64's, without XLA on a CPU"),
     "export": Setting(
-        None, "write the training and the test step as XLA programs (--jit on) into the folder P, for train_jax.py",
+        None, "in place of timing, write the training and the test step as XLA programs (--jit on) into the folder P, "
+        "for train_jax.py",
         Path, metavar="P",
     ),
 }  # fmt: skip
@@ -180,26 +181,18 @@ def time_steps(step, iterations: int) -> list[float]:
     return seconds
 
 
-def bench() -> int:
-    mode, own, settings = read_command(sys.argv[1:])
-    split, test, digest = load_splits(own, settings)
-    image_shape = split.pixels.shape[2:]
-    engine, machine = main.build_engine(settings, image_shape, distribute=True)
-    errors = check(engine, split) if own["check"] else {}
-    if own["export"]:
-        config = settings.config() | {"data_sha256": digest}
-        program.write(own["export"], engine, split, test, config, settings.n_test_mc_samp)
+def time_run(engine: Engine, mode: str, split: data.Split, samples: int, iterations: int) -> dict:
+    """What the line says of the speed. samples: noise samples of a test."""
     if mode == "meta_test":
-        samples = settings.n_test_mc_samp
         compiled = engine.test_step(split, "test", samples)
-        seconds = time_steps(lambda i: compiled(i * engine.metabatch, engine.metabatch), own["iterations"])
+        seconds = time_steps(lambda i: compiled(i * engine.metabatch, engine.metabatch), iterations)
     else:
         samples, compiled = None, engine.train_step(split)
-        seconds = time_steps(lambda i: float(compiled(i)[0]), own["iterations"])
+        seconds = time_steps(lambda i: float(compiled(i)[0]), iterations)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     median = statistics.median(seconds[2:])
-    work = engine.metabatch * task_flops(engine, image_shape, samples)
-    result = {
+    work = engine.metabatch * task_flops(engine, split.pixels.shape[2:], samples)
+    return {
         "ms_per_step": round(1e3 * median, 1),
         "tasks_per_s": round(engine.metabatch / median, 2),
         "gflops": round(work / median / 1e9, 2),
@@ -209,9 +202,24 @@ def bench() -> int:
         "gflop_per_step": round(work / 1e9, 4),
         "ms_fastest": round(1e3 * min(seconds[2:]), 1),
     }
+
+
+def bench() -> int:
+    mode, own, settings = read_command(sys.argv[1:])
+    split, test, digest = load_splits(own, settings)
+    engine, machine = main.build_engine(settings, split.pixels.shape[2:], distribute=True)
+    result = {}
+    if own["export"]:
+        config = settings.config() | {"data_sha256": digest}
+        program.write(own["export"], engine, split, test, config, settings.n_test_mc_samp)
+        result["program"] = str(own["export"])
+    else:
+        result |= time_run(engine, mode, split, settings.n_test_mc_samp, own["iterations"])
+    if own["check"]:
+        result |= check(engine, split)
     if machine.chief:
         said = {"mode": mode} | {name: getattr(settings, name) for name in SAID} | settings.own
-        print(json.dumps(result | errors | said | {"device": machine.name}))
+        print(json.dumps(result | said | {"device": machine.name}))
     return 0
 
 

@@ -27,7 +27,7 @@ WITHOUT = "import sys; sys.modules['tensorflow'] = None; import errors, train_ja
 def program(data_dir, tmp_path_factory):
     """bench.py's export of a Meta-dropout run on the training and validation classes."""
     folder = tmp_path_factory.mktemp("program") / "p"
-    done = call("bench.py", *FLAGS, "--data_dir", data_dir, "--iterations", 1, "--export", folder)
+    done = call("bench.py", *FLAGS, "--data_dir", data_dir, "--export", folder)
     assert done.returncode == 0, done.stderr
     return folder
 
