@@ -18,7 +18,7 @@ pytest.importorskip("jax", reason="JAX is not installed")
 import train_jax
 
 pytestmark = pytest.mark.slow
-FLAGS = flags_of(SETTINGS | {"model": "metadrop", "train_split": "trainval", "n_test_mc_samp": 2})
+FLAGS = flags_of(SETTINGS | {"model": "metadrop", "metabatch": 1, "train_split": "trainval", "n_test_mc_samp": 2})
 # A process in which TensorFlow cannot be imported.
 WITHOUT = "import sys; sys.modules['tensorflow'] = None; import errors, train_jax; errors.run(train_jax.main)"
 
