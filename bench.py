@@ -85,7 +85,7 @@ def read_command(argv: list[str]) -> tuple[str, dict, Settings]:
 def load_splits(own: dict, settings: Settings) -> tuple[data.Split, data.Split, str | None]:
     """A dataset's training classes, its test classes and its digest; or random pixels of its images' shape."""
     if own["own_data"]:
-        dataset, splits = main.load_data(settings, "train", "test")
+        dataset, splits = main.load_data(settings, "train", *["test"] * bool(own["export"]))
         return splits["train"], splits["test"], dataset.sha256
     *_, depth = image_shape = MAKERS[settings.dataset].image_shape if settings.dataset in MAKERS else (28, 28, 1)
     if own["size"]:
@@ -210,7 +210,7 @@ def bench() -> int:
     engine, machine = main.build_engine(settings, split.pixels.shape[2:], distribute=True)
     result = {}
     if own["export"]:
-        config = settings.config() | {"data_sha256": digest}
+        config = settings.portable() | {"data_sha256": digest}
         program.write(own["export"], engine, split, test, config, settings.n_test_mc_samp)
         result["program"] = str(own["export"])
     else:

@@ -113,6 +113,13 @@ def trainval(dataset: Dataset) -> Split:
     return Split(np.concatenate([p.pixels for p in parts]), parts[0].rotations, parts[0].scale)
 
 
+def splits_of(dataset: Dataset, train_split: str) -> dict[str, Split]:
+    """The dataset's splits as a run has them; train_split "trainval": it trains on the validation classes too."""
+    if train_split == "train":
+        return dict(dataset.splits)
+    return {"train": trainval(dataset), "test": dataset.splits["test"]}
+
+
 def check_episode(split: Split, name: str, way: int, shot: int, query: int) -> None:
     """UserError where `split` cannot give such an episode."""
     if way > split.classes:

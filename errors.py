@@ -1,7 +1,9 @@
-"""How every command line here ends at a fault: one sentence for the user, an exit code for scripts."""
+"""How every command line here ends: at a fault with one sentence for the user, when it is asked to stop, and with an
+exit code for scripts."""
 
 import argparse
 import errno
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -21,6 +23,24 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+class Stop:
+    """Ctrl-C and SIGTERM ask for a stop; the loop leaves after the iteration at hand, with its state saved."""
+
+    def __enter__(self):
+        self.asked = False
+        self.before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _ask(self, *_):
+        if self.asked:  # asked twice: leave at once
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

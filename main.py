@@ -41,10 +41,7 @@ def load_data(settings: Settings, *used: str) -> tuple[data.Dataset, dict[str, d
             f"{settings.data_dir}/{dataset.name} holds other data than the run was trained on (other checksums): "
             f"give the folder of those as --data_dir"
         )
-    splits = dict(dataset.splits)
-    if settings.train_split == "trainval":
-        splits["train"] = data.trainval(dataset)
-        splits.pop("val", None)
+    splits = data.splits_of(dataset, settings.train_split)
     for name in splits.keys() & set(used):
         data.check_episode(splits[name], name, settings.way, settings.shot, settings.query)
     return dataset, splits
@@ -174,11 +171,10 @@ def build(settings: Settings, way: int) -> tuple[Engine, data.Split, dict]:
 
 
 def meta_test(savedir: Path, given: dict) -> int:
-    trained, remedy = Settings.read(savedir).for_a_test(), "it cannot be changed in a test"
-    settings = trained.merged(given, "test", remedy, free=["way"])
+    trained = Settings.read(savedir).for_a_test()
+    free = ["way"] if model.LEARNERS[trained.model].learner.any_way else []
+    settings = trained.merged(given, "test", "it cannot be changed in a test", free)
     engine, split, described = build(settings, settings.way)
-    if not engine.learner.any_way:
-        trained.merged(given, "test", remedy)
     return loops.meta_test(
         engine,
         split,
@@ -235,15 +231,12 @@ def collapse(savedir: Path, given: dict) -> int:
 
 def weights(savedir: Path, given: dict) -> int:
     slots, kind = given.pop("slots", False), given.pop("checkpoint", "last")
-    config = Settings.read(savedir).config()
+    settings = Settings.read(savedir).portable()
     devices.start("-1", 1, devices.FLOAT32, distribute=False)
     iteration, arrays = records.read_checkpoint(savedir, kind)
     digest = weights_file.digest(arrays["params"])
-    # What is of a machine, its folders above all, does not travel.
-    settings = {name: value for name, value in config.items() if name not in ("data_dir", "gpu_id", "jit", "sessions")}
-    sessions = [{k: v for k, v in one.items() if k != "command"} for one in config.get("sessions", [])]
     about = {
-        "settings": settings | {"sessions": sessions},
+        "settings": settings,
         "checkpoint": kind,
         "iteration": iteration,
         "weights_sha256": digest,

@@ -249,6 +249,13 @@ class Settings:
         """What config.json says: all that describes the run, but not how it is tested or looked at."""
         return {name: value for name, value in self.values().items() if is_kept(name)} | self.facts
 
+    def portable(self) -> dict:
+        """`config` without what is of one machine, its folders above all: for files that travel."""
+        config = {name: value for name, value in self.config().items() if name not in ("data_dir", "gpu_id", "jit")}
+        if "sessions" in config:
+            config["sessions"] = [{k: v for k, v in one.items() if k != "command"} for one in config["sessions"]]
+        return config
+
     def identity(self) -> dict:
         """What tells one test from another, but for the data, the weights and the device."""
         names = ("dataset", "split", "model", "perturbation", "way", "shot", "query", "seed")

@@ -8,26 +8,23 @@ it from there.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 import data
-from errors import Parser, UserError, run
+from errors import Parser, Stop, UserError, run
 from flags import positive, whole
 from training import weights
+from training.program import TEST_SEED, read_description
 from training.results import summary
 
 SAY_EVERY = 10  # seconds between lines of progress
 # What may differ between the program and the weights: how long, how often, where.
-FREE = {"n_train_iters", "save_freq", "val_every", "n_val_tasks", "collapse_every", "n_test_mc_samp", "data_dir",
-        "gpu_id", "jit", "remat", "sessions"}  # fmt: skip
+FREE = {"n_train_iters", "save_freq", "val_every", "n_val_tasks", "collapse_every", "n_test_mc_samp", "remat"}
 
 
 class Program:
@@ -59,21 +56,6 @@ class Program:
         return {name: array for (name, *_), array in zip(self.results, results, strict=True)}
 
 
-class Stop:
-    """Ctrl-C and SIGTERM ask for a stop after the iteration at hand; a second one leaves at once."""
-
-    asked = False
-
-    def __init__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.ask)
-
-    def ask(self, *_: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
 def parser() -> Parser:
     p = Parser(prog="train_jax.py", description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[1])
     add = p.add_argument
@@ -94,41 +76,27 @@ def main() -> int:
     state = begin(args.weights, args.program, settings)
     splits = load_splits(args.data_dir, settings)
     last = settings["n_train_iters"] if args.n_train_iters is None else args.n_train_iters
-    stop = Stop()
-    if int(state.state["next"]) <= last:
-        training = Training(args.program, description, args.weights, state, splits["train"])
-        done = train(training, last, args.seconds or math.inf, args.save_every, stop)
-        state = training.state
-        if not done:
-            return 130 if stop.asked else 0
-    if args.n_test_iters:
+    with Stop() as stop:
+        if int(state.state["next"]) <= last:
+            training = Training(args.program, description, args.weights, state, splits["train"])
+            done = train(training, last, args.seconds or math.inf, args.save_every, stop)
+            state = training.state
+            if not done:
+                return 130 if stop.asked else 0
+        if not args.n_test_iters:
+            return 0
         step = Program(args.program / "test.hlo", description["test"])
         numbers = test(step, state, splits["test"], settings, args.n_test_iters, stop)
-        if len(numbers["accuracy"]) < args.n_test_iters:
-            print("interrupted: the test was not written", file=sys.stderr)
-            return 130
-        accuracy, interval = summary(numbers["accuracy"])
-        result = {"accuracy": accuracy, "interval95": interval, "episodes": args.n_test_iters}
-        result |= {"n_test_mc_samp": description["samples"]}
-        weights.write(args.weights, dataclasses.replace(state, about=state.about | {"test": result}))
-        print(f"loss : {np.mean(numbers['loss']):f}")
-        print(f"accuracy : {accuracy:f} +- {interval:f}")
+    if len(numbers["accuracy"]) < args.n_test_iters:
+        print("interrupted: the test was not written", file=sys.stderr)
+        return 130
+    accuracy, interval = summary(numbers["accuracy"])
+    result = {"accuracy": accuracy, "interval95": interval, "episodes": args.n_test_iters}
+    result |= {"n_test_mc_samp": description["samples"]}
+    weights.write(args.weights, dataclasses.replace(state, about=state.about | {"test": result}))
+    print(f"loss : {np.mean(numbers['loss']):f}")
+    print(f"accuracy : {accuracy:f} +- {interval:f}")
     return 0
-
-
-def read_description(folder: Path) -> dict:
-    """What program.json says. UserError where there is none, or where it is not one of ours."""
-    path = folder / "program.json"
-    if not path.is_file():
-        raise UserError(f"there is no {path}: make it where TensorFlow is, with bench.py --export {folder}")
-    try:
-        description = json.loads(path.read_text())
-        if description["format"] != 1:
-            raise ValueError(f"its version is {description['format']}")
-        description["settings"]["data_sha256"], description["train"]["arguments"], description["test"]["results"]
-    except (ValueError, KeyError, TypeError) as fault:
-        raise UserError(f"{path} cannot be read ({fault!r}): write it again with bench.py --export") from fault
-    return description
 
 
 def begin(path: Path, folder: Path, settings: dict) -> weights.Weights:
@@ -153,8 +121,7 @@ def load_splits(data_dir: str, settings: dict) -> dict[str, data.Split]:
     dataset = data.load(data_dir, settings["dataset"], settings["split"] == "background")
     if dataset.sha256 != settings["data_sha256"]:
         raise UserError(f"{data_dir}/{dataset.name} holds other data than the program was made for: see --data_dir")
-    train = data.trainval(dataset) if settings["train_split"] == "trainval" else dataset.splits["train"]
-    return {"train": train, "test": dataset.splits["test"]}
+    return data.splits_of(dataset, settings["train_split"])
 
 
 class Training:
@@ -231,20 +198,19 @@ def sample(split: data.Split, stream: str, seed: int, index: int, tasks: int, se
     return data.sample(split, stream, seed, index, tasks, way, images, settings["legacy_shared_classes"])
 
 
-def batches(episodes: int, size: int) -> Iterator[range]:
-    """The numbers of the episodes, in groups of `size`; the last one may reach beyond the end."""
-    return (range(first, first + size) for first in range(0, episodes, size))
-
-
 def test(step: Program, state: weights.Weights, split: data.Split, settings: dict, episodes: int, stop: Stop) -> dict:
     """Loss and accuracy [episodes] of the first test episodes, those of meta_test; fewer where it was interrupted."""
     arrays = {f"params/{name}": step.put(value) for name, value in state.params.items()}
-    arrays |= {"pixels": step.put(np.asarray(split.pixels)), "seed": np.array([0, data.STREAMS["test"]], np.int32)}
+    arrays |= {
+        "pixels": step.put(np.asarray(split.pixels)),
+        "seed": np.array([TEST_SEED, data.STREAMS["test"]], np.int32),
+    }
     numbers, said = {"loss": [], "accuracy": []}, time.time()
-    for indices in batches(episodes, settings["metabatch"]):
+    for first in range(0, episodes, settings["metabatch"]):
         if stop.asked:
             break
-        drawn = [sample(split, "test", 0, i, 1, settings) for i in indices]
+        indices = range(first, first + settings["metabatch"])  # the last ones may reach beyond the end
+        drawn = [sample(split, "test", TEST_SEED, i, 1, settings) for i in indices]
         classes, images = (np.concatenate(part) for part in zip(*drawn, strict=True))
         results = step(arrays | {"classes": classes, "images": images, "indices": np.array(indices, np.int32)})
         for name, values in numbers.items():

@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import math
 import posixpath
 import re
 from collections import defaultdict
@@ -18,7 +17,7 @@ from datasets.arrays import ArrayFile, Names, checksum, write_manifest
 from datasets.authors import holds_authors_arrays, make_from_arrays
 from datasets.download import download
 from errors import UserError
-from flags import Setting, whole
+from flags import Setting, to_number, whole
 
 SPLITS = {"train": 64, "val": 16, "test": 20}  # classes
 SIDE = 84  # pixels
@@ -39,11 +38,8 @@ def web_address(text: str) -> str:
 
 def seconds(text: str) -> float:
     """A reader of seconds from a thousandth to a day."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0.001 <= value <= 86400:  # nan is not
+    value = to_number(text)
+    if not 0.001 <= value <= 86400:
         raise argparse.ArgumentTypeError(f"must be a number of seconds from 0.001 to 86400, not {text!r}")
     return value
 

@@ -19,13 +19,13 @@ import numpy as np
 
 import data
 import model
-from errors import UserError
+from errors import Stop, UserError
 from files import write_atomically
 from lazy import tf
 from perturbations.draws import fold, task_noise
 from studies.collapse_measures import NAMES, measures
 from training.engine import Engine, read
-from training.records import Stop, load_parameters, progress
+from training.records import load_parameters, progress
 from training.results import COLLAPSE_CSV as CSV
 from training.results import COLLAPSE_JSON as JSON
 from training.results import Store

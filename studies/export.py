@@ -13,13 +13,13 @@ import numpy as np
 import data
 import layers
 import model
-from errors import UserError
+from errors import Stop, UserError
 from files import write_atomically
 from lazy import tf
 from perturbations.draws import Draw, fold, task_noise
 from studies import export_format
 from training.engine import Engine, read
-from training.records import Stop, load_parameters, progress
+from training.records import load_parameters, progress
 
 
 def evenly(count: int, size: int) -> list[int]:

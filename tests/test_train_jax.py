@@ -76,7 +76,8 @@ def theirs(data_dir, tmp_path_factory):
 def test_an_iteration_is_tensorflows_from_the_same_weights(program, data_dir, theirs):
     """Loss, and Adam's first moment: the same gradient, but for what float32's rounding makes of it.
 
-    Each from TensorFlow's own state of that iteration: two programs' roundings drift apart where a maximum flips.
+    Each from TensorFlow's own state of that iteration: two programs' roundings drift apart where a maximum flips. Such
+    a flip moves one gradient by up to a third, on another processor in another iteration, and most have none.
     """
     description = train_jax.read_description(program)
     settings = description["settings"]
@@ -86,6 +87,7 @@ def test_an_iteration_is_tensorflows_from_the_same_weights(program, data_dir, th
     step = learner.train_step(split)
     state = weights.read(program / "weights.npz")
     jax_side = train_jax.Training(program, description, program / "never.npz", state, split)
+    errors = []
     for i in range(10):
         for group, variables in (("params", learner.params), ("adam", learner.slots)):
             jax_side.changing |= {f"{group}/{name}": variable.numpy() for name, variable in variables.items()}
@@ -96,8 +98,9 @@ def test_an_iteration_is_tensorflows_from_the_same_weights(program, data_dir, th
             float(accuracy)
         )
         gradient, other = (np.asarray(m) - 0.9 * before for m in (learner.slots["m"], jax_side.changing["adam/m"]))
-        assert np.linalg.norm(gradient - other) < 0.05 * np.linalg.norm(gradient)
+        errors.append(np.linalg.norm(gradient - other) / np.linalg.norm(gradient))
         assert jax_side.finite
+    assert np.median(errors) < 1e-3, errors
 
 
 def engine_of(settings):
@@ -205,3 +208,5 @@ def test_the_description_names_all_arrays(program):
     assert set(results) == held.keys() | {"loss", "accuracy", "finite"}
     assert [name for name, *_ in description["test"]["results"]] == ["accuracy", "loss"]
     assert tf.TensorSpec(names["pixels"][0]).shape == (120, 20, 28, 28, 1)
+    for settings in (description["settings"], state.about["settings"]):  # nothing of this machine travels
+        assert not {"data_dir", "gpu_id", "jit"} & settings.keys()

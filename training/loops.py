@@ -14,11 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 import data
-from errors import UserError
+from errors import Stop, UserError
 from files import write_atomically
 from lazy import tf
 from training.engine import Engine
-from training.records import Logs, State, Stop, load_parameters, progress
+from training.records import Logs, State, load_parameters, progress
 from training.results import Store, read_json, summary
 
 LOG_EVERY = 50  # iterations, as in the TF1 code

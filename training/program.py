@@ -73,6 +73,21 @@ def write(folder: Path, engine: Engine, train: data.Split, test: data.Split, set
         raise UserError(f"cannot write into {folder} ({fault.strerror}): choose another --export") from fault
 
 
+def read_description(folder: Path) -> dict:
+    """What the folder's program.json says. UserError where there is none, or where it is not one of ours."""
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise UserError(f"there is no {path}: make it where TensorFlow is, with bench.py --export {folder}")
+    try:
+        description = json.loads(path.read_text())
+        if description["format"] != FORMAT:
+            raise ValueError(f"its version is {description['format']}")
+        description["settings"]["data_sha256"], description["train"]["arguments"], description["test"]["results"]
+    except (ValueError, KeyError, TypeError) as fault:
+        raise UserError(f"{path} cannot be read ({fault!r}): write it again with bench.py --export") from fault
+    return description
+
+
 def compile_step(step, arguments: dict) -> tuple[bytes, dict]:
     """A step that takes and gives dictionaries -> its HLO module, and what its flat arguments and results are."""
     function = tf.function(lambda values: step(**values), autograph=False, jit_compile=True)

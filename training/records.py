@@ -1,9 +1,8 @@
-"""What a run leaves in its savedir and shows on the terminal: checkpoints, logs, progress, and how it stops."""
+"""What a run leaves in its savedir and shows on the terminal: checkpoints, logs, progress."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -15,24 +14,6 @@ from files import sync, write_atomically
 from lazy import tf
 from training import weights
 from training.engine import Engine
-
-
-class Stop:
-    """Ctrl-C and SIGTERM ask for a stop; the loop leaves after the iteration at hand, with its state saved."""
-
-    def __enter__(self):
-        self.asked = False
-        self.before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def _ask(self, *_):
-        if self.asked:  # asked twice: leave at once
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(self, *_):
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
 
 def progress(**settings) -> tqdm:
