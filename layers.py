@@ -9,7 +9,7 @@ Products are computed in the dtype of the maps (bfloat16, for example) and retur
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -59,20 +59,42 @@ def conv(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
     if w.shape.rank == 4:
         rows = tf.reshape(x, [tasks * n, height, width, channels])
         if b is None:
-            y = tf.cast(tf.nn.conv2d(rows, w, 1, "SAME"), dtype)
+            y = tf.cast(convolve(rows, w), dtype)
         elif channels < FEW and x.dtype == dtype:
             # The bias as the kernel of a channel of ones: its gradient comes with the kernel's.
             rows = tf.concat([rows, tf.ones_like(rows[..., :1])], -1)
             bias = tf.pad(b[None, None, None], [[1, 1], [1, 1], [0, 0], [0, 0]])
-            y = tf.nn.conv2d(rows, tf.concat([w, bias], 2), 1, "SAME")
+            y = convolve(rows, tf.concat([w, bias], 2))
         else:
-            y = tf.nn.bias_add(tf.cast(tf.nn.conv2d(rows, w, 1, "SAME"), dtype), b)
+            y = tf.nn.bias_add(tf.cast(convolve(rows, w), dtype), b)
         return tf.reshape(y, [tasks, n, height, width, -1])
     # A kernel for every task: the nine shifts side by side, then one batched matrix product.
     # (tf.vectorized_map cannot do this, and a grouped conv2d has no gradient on the CPU.)
     rows = tf.reshape(columns(x), [tasks, n * height * width, 9 * channels])
     y = tf.cast(rows @ tf.reshape(w, [tasks, 9 * channels, -1]), dtype) + b[:, None]
     return tf.reshape(y, [tasks, n, height, width, -1])
+
+
+@custom_gradient
+def convolve(x, w):
+    """x [N,H,W,C], w [3,3,C,D] -> [N,H,W,D]. Its gradient by x is a convolution, too, and written as one: the kernel
+    for that is faster on a CPU."""
+    y = tf.nn.conv2d(x, w, 1, "SAME")
+    return y, lambda dy: (convolve(dy, _turned(w)), _convolve_gradient(x, dy))
+
+
+@custom_gradient
+def _convolve_gradient(x, dy):
+    """The gradient of `convolve` by its kernel: x [N,H,W,C], dy [N,H,W,D] -> [3,3,C,D]."""
+    shape = [3, 3, x.shape[-1], dy.shape[-1]]
+    dw = tf.raw_ops.Conv2DBackpropFilter(
+        input=x, filter_sizes=shape, out_backprop=dy, strides=[1, 1, 1, 1], padding="SAME"
+    )
+    return dw, lambda g: (convolve(dy, _turned(g)), convolve(x, g))
+
+
+def _turned(w):
+    return tf.transpose(tf.reverse(w, [0, 1]), [0, 1, 3, 2])
 
 
 def columns(x: tf.Tensor) -> tf.Tensor:
@@ -92,54 +114,75 @@ def batch_norm(x: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
 
     Biased variance, no gamma, no running averages: the batch at hand, in training and in testing.
     """
-    if _one_kernel(x):
-        return tf.raw_ops.FusedBatchNormV3(
-            x=x[0], scale=tf.ones_like(beta), offset=beta, mean=[], variance=[], epsilon=EPSILON
-        ).y[None]
-    centred, rstd = _centre(x)
-    return centred * rstd + beta
+    mean, rstd = _statistics(x)
+    return (x - mean) * rstd + beta
 
 
-@custom_gradient
 def batch_norm_held(x: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
     """`batch_norm` whose dL/dx is held constant when it is differentiated again.
 
     The TF1 code's meta-gradient: in a TF 1.x while loop (its tf.map_fn over tasks) fused batch norm loses
     its second derivative.
     """
-    if _one_kernel(x):
-        scale = tf.ones_like(beta)
-        y, _, _, r1, r2, r3 = tf.raw_ops.FusedBatchNormV3(
-            x=x[0], scale=scale, offset=beta, mean=[], variance=[], epsilon=EPSILON
-        )
 
-        def backward(dy):
-            dx, _, dbeta, _, _ = tf.raw_ops.FusedBatchNormGradV3(
-                y_backprop=dy[0],
-                x=x[0],
-                scale=scale,
-                reserve_space_1=r1,
-                reserve_space_2=r2,
-                reserve_space_3=r3,
-                epsilon=EPSILON,
-            )
-            return tf.stop_gradient(dx)[None], dbeta
+    @custom_gradient
+    def normalised(x):
+        mean, rstd = _statistics(x)
+        normal = (x - mean) * rstd
+        return normal, lambda dy: tf.stop_gradient(rstd * (dy - _mean(dy) - normal * _mean(dy * normal)))
 
-        return y[None], backward
+    return normalised(x) + beta
 
-    centred, rstd = _centre(x)
-    normal = centred * rstd
 
-    def backward(dy):
-        dx = rstd * (dy - _mean(dy) - normal * _mean(dy * normal))
-        return tf.stop_gradient(dx), tf.reduce_sum(dy, [0, 1, 2, 3])
+def norm_pool(x: tf.Tensor, beta: tf.Tensor, held: bool) -> tf.Tensor:
+    """max_pool(batch_norm(x, beta)), or of batch_norm_held: x [G,N,H,W,C] -> [G,N,H//2,W//2,C].
 
-    return normal + beta, backward
+    A maximum commutes with a normalisation, whose factor is positive, so that a quarter of the pixels is normalised.
+    Both derivatives are written out: they pass over the whole map a third as often as TensorFlow's.
+    """
+    pixels = x.shape[1:4].num_elements()  # that are normalised together
+
+    def mean_of(dy):
+        return tf.reduce_sum(dy, [1, 2, 3], keepdims=True) / pixels
+
+    @custom_gradient
+    def normalised(x):
+        mean, rstd = _statistics(x)
+        maxima, spread, gather = windows(x)
+        normal = (maxima - mean) * rstd
+
+        def line(x, slope, offset):
+            """offset + slope * z, where z is x normalised."""
+            slope *= rstd
+            return x * slope + (offset - mean * slope)
+
+        @custom_gradient
+        def backward(x, dy):
+            dy_mean, dy_normal = mean_of(dy), mean_of(dy * normal)
+            # What moves a pixel moves the mean and the standard deviation of all.
+            dx = spread(rstd * dy) - line(x, rstd * dy_normal, rstd * dy_mean)
+
+            def second(g):
+                """The gradient of sum(dx * g) by x and by dy."""
+                gathered, g_mean = gather(g), mean_of(g)
+                g_normal = (mean_of(g * x) - mean * g_mean) * rstd
+                by_dy = rstd * (gathered - g_mean - normal * g_normal)
+                slope = mean_of(gathered * dy) - dy_mean * g_mean - 3 * dy_normal * g_normal
+                offset = dy_normal * g_mean + g_normal * dy_mean
+                square = tf.square(rstd)
+                by_x = line(x, square * slope, -square * offset) + spread(square * g_normal * dy)
+                return -(by_x + square * dy_normal * g), by_dy
+
+            return dx, second
+
+        return normal, lambda dy: tf.stop_gradient(backward(x, dy)) if held else backward(x, dy)
+
+    return normalised(x) + beta
 
 
 def batch_norm_gained(x, gamma, beta):
     """`batch_norm` with a gain gamma [C] and PyTorch's epsilon -> it, and the mean and unbiased variance [G,C]."""
-    if _one_kernel(x):
+    if x.shape[0] == 1 and x.dtype != tf.float64:  # the fused op normalises one group, and has no float64
         rows = tf.reshape(x, x.shape[1:])  # x[0] would copy the map, and again in the backward pass
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=rows, scale=gamma, offset=beta, mean=[], variance=[], epsilon=GAINED_EPSILON
@@ -191,18 +234,15 @@ def lag(running: tf.Tensor, statistics: tf.Tensor, tasks: int) -> tf.Tensor:
     return tf.reduce_sum(tf.reshape(squares, [tasks, -1]), 1) / 2
 
 
-def _one_kernel(x):
-    return x.shape[0] == 1 and x.dtype != tf.float64  # the fused op normalises one group, and has no float64
-
-
 def _mean(x):
     return tf.reduce_mean(x, [1, 2, 3], keepdims=True)
 
 
-def _centre(x):
+def _statistics(x):
+    """Mean, and 1 / standard deviation, of each group of x [G,N,H,W,C]: [G,1,1,1,C]."""
     # Two reduce_means: tf.nn.moments stops the gradient through the mean, so its second derivative is wrong.
-    centred = x - _mean(x)
-    return centred, tf.math.rsqrt(_mean(tf.square(centred)) + EPSILON)
+    mean = _mean(x)
+    return mean, tf.math.rsqrt(_mean(tf.math.squared_difference(x, mean)) + EPSILON)
 
 
 @custom_gradient
@@ -221,43 +261,56 @@ def softplus(x: tf.Tensor) -> tf.Tensor:
     return tf.minimum(-tf.math.log(p), tf.maximum(x, 40.0)), backward
 
 
-def max_pool(x: tf.Tensor, jit: bool) -> tf.Tensor:
-    """2x2 maxima, stride 2, VALID: [N,H,W,C] -> [N,H//2,W//2,C]. jit: will XLA compile it?
-
-    XLA has no deterministic first derivative of max pooling, and rounds the second one to bfloat16 (4 % off).
-    tf.reduce_max is no way out: its derivative asks which elements equal the maximum, and where XLA computes
-    them again in another fusion they are rounded otherwise and none does: gradients were 60 % off. A choice
-    between two has no such question. Without XLA it takes ten times as long as the kernel on a CPU. Of equal
-    elements both take the first.
-    """
-    if not jit:
-        return _max_pool_kernel(x)
-    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-    x = _larger(x[:, :, 0:width:2], x[:, :, 1:width:2])
-    return _larger(x[:, 0:height:2], x[:, 1:height:2])
-
-
-def _larger(a, b):
-    return tf.where(a >= b, a, b)
-
-
 @custom_gradient
-def _max_pool_kernel(x):
-    window = {"ksize": [1, 2, 2, 1], "strides": [1, 2, 2, 1], "padding": "VALID"}
-    y = tf.nn.max_pool2d(x, 2, 2, "VALID")
+def max_pool(x: tf.Tensor) -> tf.Tensor:
+    """2x2 maxima, stride 2, VALID: [T,N,H,W,C] -> [T,N,H//2,W//2,C]. Of equal elements it takes the first."""
+    maxima, spread, gather = windows(x)
 
-    def unpool(dy):
-        return tf.raw_ops.MaxPoolGrad(orig_input=x, orig_output=y, grad=dy, **window)
-
-    @tf.custom_gradient
+    @custom_gradient
     def backward(dy):
-        # The second derivative gathers from where the first one scattered to.
-        return unpool(dy), lambda ddx: 4 * tf.nn.avg_pool2d(ddx * unpool(tf.ones_like(y)), 2, 2, "VALID")
+        return spread(dy), gather
 
-    return y, backward
+    return maxima, backward
 
 
-def norm_relu_pool(x: tf.Tensor, beta: tf.Tensor, samples: int, held: bool, jit: bool, mask=None) -> tf.Tensor:
+def windows(x: tf.Tensor) -> tuple[tf.Tensor, Callable, Callable]:
+    """Of the 2x2 windows of x [T,N,H,W,C]: the maxima [T,N,H//2,W//2,C], and two functions. `spread` puts such a map's
+    numbers where the maxima are (the first of equal ones), and 0 elsewhere; `gather` takes them from there.
+
+    Neighbours are compared side by side in memory. TensorFlow's kernel for the derivative is three times as slow on a
+    CPU; XLA has no deterministic one, and rounds the second derivative to bfloat16 (4 % off). tf.reduce_max is no way
+    out: its derivative asks which elements equal the maximum, and where XLA computes them again in another fusion they
+    are rounded otherwise and none does: gradients were 60 % off. A choice between two has no such question.
+    """
+    tasks, n, height, width, channels = x.shape
+    rows, columns = height // 2, width // 2
+    below, right = height % 2, width % 2
+    even = [tasks * n * rows, 2, columns, 2, channels]
+
+    def whole_windows(x):
+        return x[:, :, : 2 * rows, : 2 * columns] if below or right else x
+
+    west, east = tf.split(tf.reshape(whole_windows(x), [-1, 2 * channels]), 2, 1)
+    north, south = tf.split(tf.reshape(tf.maximum(west, east), [-1, 2 * columns * channels]), 2, 1)
+    first_row, first_column = tf.cast(north >= south, x.dtype), tf.cast(west >= east, x.dtype)
+    row = tf.reshape(tf.concat([first_row, 1 - first_row], 1), [-1, channels])
+    chosen = row * first_column
+    chosen = tf.reshape(tf.concat([chosen, row - chosen], 1), even)
+
+    def spread(dy):
+        dx = tf.reshape(
+            chosen * tf.reshape(dy, [even[0], 1, columns, 1, channels]), [tasks, n, 2 * rows, 2 * columns, channels]
+        )
+        return tf.pad(dx, [[0, 0], [0, 0], [0, below], [0, right], [0, 0]]) if below or right else dx
+
+    def gather(dx):
+        dx = tf.reshape(chosen * tf.reshape(whole_windows(dx), even), [tasks * n, 2 * rows, 2 * columns, channels])
+        return tf.reshape(4 * tf.nn.avg_pool2d(dx, 2, 2, "VALID"), [tasks, n, rows, columns, channels])
+
+    return tf.reshape(tf.maximum(north, south), [tasks, n, rows, columns, channels]), spread, gather
+
+
+def norm_relu_pool(x: tf.Tensor, beta: tf.Tensor, samples: int, held: bool, mask=None) -> tf.Tensor:
     """max_pool(mask * relu(batch_norm(x))), each noise sample of each task normalised on its own.
 
     x [T,N,H,W,C] with N = samples * images, sample-major; beta [C]; mask as `relu_pool` -> [T,N,H//2,W//2,C].
@@ -265,18 +318,19 @@ def norm_relu_pool(x: tf.Tensor, beta: tf.Tensor, samples: int, held: bool, jit:
     """
     tasks, n, *rest = x.shape
     groups = tf.reshape(x, [tasks * samples, n // samples, *rest])
+    if mask is None:
+        maxima = norm_pool(groups, beta, held)
+        return tf.nn.relu(tf.reshape(maxima, [tasks, n, *maxima.shape[2:]]))
     normal = (batch_norm_held if held else batch_norm)(groups, beta)
-    return relu_pool(tf.reshape(normal, x.shape), mask, jit)
+    return relu_pool(tf.reshape(normal, x.shape), mask)
 
 
-def relu_pool(x: tf.Tensor, mask: tf.Tensor | None, jit: bool) -> tf.Tensor:
+def relu_pool(x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
     """max_pool(mask * relu(x)): x [T,N,H,W,C]; mask [T,M,1 or N/M,H,W,C] >= 0, or None -> [T,N,H//2,W//2,C].
 
     The maximum and a factor of at least 0 commute with relu, so relu comes last, on a map four times smaller.
     """
-    tasks, n, height, width, channels = x.shape
-    x = max_pool(tf.reshape(masked(x, mask), [tasks * n, height, width, channels]), jit)
-    return tf.reshape(tf.nn.relu(x), [tasks, n, height // 2, width // 2, channels])
+    return tf.nn.relu(max_pool(masked(x, mask)))
 
 
 def masked(x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:

@@ -65,7 +65,7 @@ class MAML(Learner):
             mu, penalty = self.perturbation.block(params, layer, x, mu, draw)
             mask, mask_penalty = self.perturbation.mask(params, layer, x, mu.shape, samples, draw)
             held = self.meta_gradient == "published"
-            output = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples, held, self.jit, mask)
+            output = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples, held, mask)
             yield layer, x, mu, mask, output, penalty + mask_penalty
             x = output
 

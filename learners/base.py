@@ -27,7 +27,7 @@ class Learner(Configured):
       n_steps        its inner steps, 0 where it has none (or a setting)
     and has `parameters`, `adapt` and `classify`. The constructor's other arguments are attributes too: image_shape
     (H, W, C), channels of a convolution, way, perturbation, bf16 (are the factors of convolutions and matrix products
-    rounded to bfloat16?) and jit (will XLA compile it? layers.max_pool depends on that).
+    rounded to bfloat16?) and jit (will XLA compile it?).
 
     Parameters whose names begin with running/ are running averages, and come last. They are not trained: the gradient
     of a penalty moves them (layers.lag), and so it takes the way of every gradient over tasks and devices.

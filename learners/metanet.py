@@ -87,7 +87,7 @@ class MetaNetwork(Learner):
             else:
                 mu, penalty = layers.conv_normalised(x, w, *affine, *running), 0.0
             mask, mask_penalty = self.perturbation.mask(params, layer, x, mu.shape, samples, draw)
-            x = layers.relu_pool(mu, mask, self.jit)
+            x = layers.relu_pool(mu, mask)
             yield layer, mu, mask, x, penalty + mask_penalty
 
     def embed(self, params: Params, x: tf.Tensor, draw: Draw | None, samples: int, batch: bool):

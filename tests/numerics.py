@@ -31,29 +31,37 @@ def central_difference(f):
 
 
 def decided(f, *args):
-    """f(*args) in a graph, where float32 would flip no maximum and no relu: f computes in float64, pools normalised
-    maps, and has no loop.
+    """f(*args) in a graph, where float32 would flip no maximum and no relu: f computes in float64, and has no loop.
 
     One flip moves a meta-gradient by 5 to 30 %, and what flips depends on the processor. So a window's largest pixel
     has to be further from the next one, and from relu's 0, than float32's rounding. Pixels that are equal (blank
     paper, masked ones) have equal gradients whichever is chosen.
     """
-    distances, pool, far = [], layers.max_pool, tf.constant(np.inf, tf.float64)
+    distances, pool, norm_pool, far = [], layers.max_pool, layers.norm_pool, tf.constant(np.inf, tf.float64)
 
-    def watched(x, jit):
-        n, height, width, channels = x.shape
-        windows = tf.reshape(x[:, : height // 2 * 2, : width // 2 * 2], [n, height // 2, 2, width // 2, 2, channels])
+    def watch(x):
+        """x: normalised maps [T,N,H,W,C]."""
+        tasks, n, height, width, channels = x.shape
+        windows = x[:, :, : height // 2 * 2, : width // 2 * 2]
+        windows = tf.reshape(windows, [tasks * n, height // 2, 2, width // 2, 2, channels])
         windows = tf.reshape(tf.transpose(windows, [0, 1, 3, 5, 2, 4]), [-1, 4])
         first, second = tf.unstack(tf.math.top_k(windows, 2).values, axis=1)
         relu = tf.where(first == 0, far, tf.abs(first))
         gap = tf.where((first <= 0) | (first - second < 1e-12), far, first - second)
         distances.append(tf.reduce_min(tf.minimum(relu, gap)))
-        return pool(x, jit)
+
+    def watched_pool(x):
+        watch(x)
+        return pool(x)
+
+    def watched_norm_pool(x, beta, held):
+        watch(layers.batch_norm(x, beta))
+        return norm_pool(x, beta, held)
 
     def nearest(*args):
         return f(*args), tf.reduce_min(distances)
 
-    with mock.patch.object(layers, "max_pool", watched):
+    with mock.patch.multiple(layers, max_pool=watched_pool, norm_pool=watched_norm_pool):
         result, distance = tf.function(nearest, autograph=False)(*args)
     assert distance > SUMS * np.finfo(np.float32).eps, f"{distance:.1e}: choose other inputs"
     return result

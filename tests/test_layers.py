@@ -1,5 +1,7 @@
 """The layers against numpy formulas, and their first and second derivatives against finite differences."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -86,17 +88,16 @@ def test_softplus_and_its_two_derivatives_are_the_formulas(jit):
         np.testing.assert_allclose(f, exact, rtol=5e-7, atol=5e-7)  # four roundings of float32
 
 
-@pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("size", [(6, 6), (7, 5), (3, 3), (21, 2)])
-def test_max_pool_drops_the_odd_row_and_column(normal, size, jit):
-    x = normal(2, *size, 3)
-    np.testing.assert_array_equal(layers.max_pool(tf.constant(x), jit), pool_formula(x))
+def test_max_pool_drops_the_odd_row_and_column(normal, size):
+    x = normal(2, 4, *size, 3)
+    np.testing.assert_array_equal(layers.max_pool(tf.constant(x)), [pool_formula(task) for task in x])
 
 
 @pytest.mark.parametrize("held", [False, True])
 def test_block_is_norm_relu_pool_with_every_sample_normalised_on_its_own(normal, held):
     x, beta = normal(2, 3 * 4, 6, 7, 5), normal(5)  # 2 tasks, 3 samples of 4 images
-    y = layers.norm_relu_pool(tf.constant(x), tf.constant(beta), 3, held, False)
+    y = layers.norm_relu_pool(tf.constant(x), tf.constant(beta), 3, held)
     for t in range(2):
         for s in range(3):
             rows = slice(4 * s, 4 * s + 4)
@@ -131,7 +132,7 @@ def test_second_derivative_of_the_block_is_that_of_finite_differences(normal, gr
     beta, c = tf.constant(normal(3)), tf.constant(normal(groups, 4, 3, 2, 3))
 
     def f(x):
-        return tf.reduce_sum(tf.square(layers.norm_relu_pool(x, beta, 1, False, jit)) * c)
+        return tf.reduce_sum(tf.square(layers.norm_relu_pool(x, beta, 1, False)) * c)
 
     x = normal(groups, 4, 6, 5, 3)
     (_, second), gradient_at = directional(f, x, jit)
@@ -140,18 +141,18 @@ def test_second_derivative_of_the_block_is_that_of_finite_differences(normal, gr
 
 
 @pytest.mark.parametrize("jit", [False, True])
-def test_second_derivative_of_the_fused_kernel_is_right(normal, jit):
-    """Float32 takes the fused op; float64, checked above, the written-out formula."""
-    beta, c, x = normal(3), normal(1, 4, 3, 2, 3), normal(1, 4, 6, 5, 3)
+def test_derivatives_of_the_block_in_float32_are_float64s(normal, jit):
+    beta, c, x = normal(3), normal(2, 4, 3, 2, 3), normal(2, 4, 6, 5, 3)
 
-    def f(x, jit):
-        y = layers.norm_relu_pool(x, tf.cast(beta, x.dtype), 1, False, jit)
+    def f(x):
+        y = layers.norm_relu_pool(x, tf.cast(beta, x.dtype), 1, False)
         return tf.reduce_sum(tf.square(y) * tf.cast(c, x.dtype))
 
-    decided(lambda x: f(x, False), tf.constant(x))
-    (_, exact), _ = directional(lambda x: f(x, False), x, False)
-    (_, single), _ = directional(lambda x: f(x, jit), x.astype("float32"), jit)
-    assert np.linalg.norm(single - exact) / np.linalg.norm(exact) < 1e-4
+    decided(f, tf.constant(x))
+    exact, _ = directional(f, x, False)
+    single, _ = directional(f, x.astype("float32"), jit)
+    for a, b in zip(single, exact, strict=True):
+        assert np.linalg.norm(a - b) / np.linalg.norm(b) < 1e-4
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -179,21 +180,79 @@ def test_held_batch_norm_has_the_same_gradient_and_no_second_derivative(normal, 
 
 
 @pytest.mark.parametrize("jit", [False, True])
-def test_gradient_of_equal_pixels_is_shared_out_once(jit):
-    """Blank paper is full of ties: wherever the gradient goes, it goes there once."""
-    (g, _), _ = directional(lambda x: tf.reduce_sum(layers.max_pool(x, jit) * 5.0), np.ones((1, 4, 4, 1)), jit)
-    np.testing.assert_allclose(g.reshape(2, 2, 2, 2).sum((1, 3)), 5)
+def test_gradient_of_equal_pixels_goes_to_the_first(jit):
+    """Blank paper is full of ties."""
+    x = np.ones((1, 1, 4, 6, 2))
+    x[0, 0, 0, 0] = 0  # the first of the next window's three
+    x[0, 0, 2:, 2:4] = [[[2, 1], [2, 3]], [[2, 3], [2, 3]]]
+    (g, _), _ = directional(lambda x: tf.reduce_sum(layers.max_pool(x) * 5.0), x, jit)
+    expected = np.zeros_like(x)
+    for row, column, channel in itertools.product((0, 2), (0, 2, 4), (0, 1)):
+        window = x[0, 0, row : row + 2, column : column + 2, channel]
+        i, j = divmod(window.argmax(), 2)  # numpy takes the first
+        expected[0, 0, row + i, column + j, channel] = 5
+    np.testing.assert_array_equal(g, expected)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_second_derivative_of_max_pool_under_jit_is_not_rounded(normal, dtype):
     """XLA's own second derivative picks the winner among bfloat16 values."""
-    x = (1 + 1e-4 * normal(2, 6, 6, 3)).astype(dtype)  # bfloat16 cannot tell these apart
-    c = normal(2, 3, 3, 3)
+    x = (1 + 1e-4 * normal(1, 2, 7, 6, 3)).astype(dtype)  # bfloat16 cannot tell these apart
+    c = normal(1, 2, 3, 3, 3)
 
-    def f(x, jit):
-        return tf.reduce_sum(tf.pow(layers.max_pool(x, jit), 3) * tf.cast(c, x.dtype))
+    def f(x):
+        return tf.reduce_sum(tf.pow(layers.max_pool(x), 3) * tf.cast(c, x.dtype))
 
-    (_, plain), _ = directional(lambda x: f(x, False), x, False)
-    (_, jitted), _ = directional(lambda x: f(x, True), x, True)
+    (_, plain), _ = directional(f, x, False)
+    (_, jitted), _ = directional(f, x, True)
     np.testing.assert_allclose(jitted, plain, rtol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("size", [(4, 6), (7, 5)])
+def test_block_has_the_derivatives_of_its_textbook_form(normal, size, held, masked):
+    """Of pooling what is normalised, by TensorFlow's own kernels and derivatives."""
+    x, beta, c, v = (
+        normal(2, 3, *size, 4),
+        normal(4),
+        normal(2, 3, size[0] // 2, size[1] // 2, 4),
+        normal(2, 3, *size, 4),
+    )
+    mask = tf.constant(np.random.default_rng(2).integers(0, 2, (2, 1, 3, *size, 4)) * 1.5) if masked else None
+
+    def textbook(x, beta):
+        normal = (layers.batch_norm_held if held else layers.batch_norm)(x, beta)
+        rows = tf.reshape(layers.masked(tf.nn.relu(normal), mask), [-1, *size, 4])
+        return tf.reshape(tf.nn.max_pool2d(rows, 2, 2, "VALID"), c.shape)
+
+    @tf.function(autograph=False)
+    def derivatives(block):
+        arguments = [tf.constant(x), tf.constant(beta)]
+        y = tf.pow(block(*arguments), 2) * c
+        first = tf.gradients(y, arguments)
+        return y, first, tf.gradients(tf.reduce_sum(first[0] * v) + tf.reduce_sum(tf.square(first[1])), arguments)
+
+    ours = derivatives(lambda x, beta: layers.norm_relu_pool(x, beta, 1, held, mask))
+    theirs = derivatives(textbook)
+    for a, b in zip(tf.nest.flatten(ours), tf.nest.flatten(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_convolution_has_the_derivatives_of_tensorflows(normal, channels):
+    x, w, c = normal(2, 5, 6, channels), normal(3, 3, channels, 4), normal(2, 5, 6, 4)
+
+    @tf.function(autograph=False)
+    def derivatives(conv):
+        arguments = [tf.constant(x), tf.constant(w)]
+        y = tf.reduce_sum(tf.pow(conv(*arguments), 3) * c)
+        first = tf.gradients(y, arguments)
+        return first, tf.gradients(sum(tf.reduce_sum(tf.square(g)) for g in first), arguments)
+
+    ours, theirs = (
+        derivatives(lambda x, w: layers.convolve(x, w)),
+        derivatives(lambda x, w: tf.nn.conv2d(x, w, 1, "SAME")),
+    )
+    for a, b in zip(tf.nest.flatten(ours), tf.nest.flatten(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9 * np.abs(b).max())
