@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
@@ -42,6 +43,22 @@ def custom_gradient(f):
     return call
 
 
+@functools.cache
+def has_bfloat16() -> bool:
+    """Does what computes here multiply bfloat16 by itself? A GPU does, and so do the processors that say so."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags or bool(tf.config.list_physical_devices("GPU"))
+
+
+def product(op: Callable, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """op(x, y), a product whose sums are float32, in the dtype of x. A processor that has no bfloat16 is six times as
+    slow with it as with float32, in which it gets the same: the factors are rounded already, and the result is."""
+    if x.dtype == tf.bfloat16 and not has_bfloat16():
+        return tf.cast(op(tf.cast(x, tf.float32), tf.cast(y, tf.float32)), x.dtype)
+    return op(x, y)
+
+
 def rounded(x: tf.Tensor, bf16: bool) -> tf.Tensor:
     """Maps as convolutions and matrix products take them."""
     return tf.cast(x, tf.bfloat16) if bf16 else x
@@ -71,7 +88,7 @@ def conv(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
     # A kernel for every task: the nine shifts side by side, then one batched matrix product.
     # (tf.vectorized_map cannot do this, and a grouped conv2d has no gradient on the CPU.)
     rows = tf.reshape(columns(x), [tasks, n * height * width, 9 * channels])
-    y = tf.cast(rows @ tf.reshape(w, [tasks, 9 * channels, -1]), dtype) + b[:, None]
+    y = tf.cast(product(tf.matmul, rows, tf.reshape(w, [tasks, 9 * channels, -1])), dtype) + b[:, None]
     return tf.reshape(y, [tasks, n, height, width, -1])
 
 
@@ -79,17 +96,15 @@ def conv(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
 def convolve(x, w):
     """x [N,H,W,C], w [3,3,C,D] -> [N,H,W,D]. Its gradient by x is a convolution, too, and written as one: the kernel
     for that is faster on a CPU."""
-    y = tf.nn.conv2d(x, w, 1, "SAME")
+    y = product(lambda x, w: tf.nn.conv2d(x, w, 1, "SAME"), x, w)
     return y, lambda dy: (convolve(dy, _turned(w)), _convolve_gradient(x, dy))
 
 
 @custom_gradient
 def _convolve_gradient(x, dy):
     """The gradient of `convolve` by its kernel: x [N,H,W,C], dy [N,H,W,D] -> [3,3,C,D]."""
-    shape = [3, 3, x.shape[-1], dy.shape[-1]]
-    dw = tf.raw_ops.Conv2DBackpropFilter(
-        input=x, filter_sizes=shape, out_backprop=dy, strides=[1, 1, 1, 1], padding="SAME"
-    )
+    settings = {"filter_sizes": [3, 3, x.shape[-1], dy.shape[-1]], "strides": [1, 1, 1, 1], "padding": "SAME"}
+    dw = product(lambda x, dy: tf.raw_ops.Conv2DBackpropFilter(input=x, out_backprop=dy, **settings), x, dy)
     return dw, lambda g: (convolve(dy, _turned(g)), convolve(x, g))
 
 
@@ -106,7 +121,7 @@ def columns(x: tf.Tensor) -> tf.Tensor:
 
 def dense(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """x [T,N,D]; w [D,K] and b [K], or w [T,D,K] and b [T,K] -> [T,N,K]."""
-    return tf.cast(x @ tf.cast(w, x.dtype), w.dtype) + (b[:, None] if b.shape.rank == 2 else b)
+    return tf.cast(product(tf.matmul, x, tf.cast(w, x.dtype)), w.dtype) + (b[:, None] if b.shape.rank == 2 else b)
 
 
 def batch_norm(x: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:

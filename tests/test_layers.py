@@ -51,6 +51,31 @@ def test_conv_is_the_formula(normal, tasks, per_task, channels):
         np.testing.assert_allclose(y[t], expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["conv", "dense"])
+def test_bfloat16_products_are_the_same_on_a_processor_without_them(normal, monkeypatch, name):
+    """Output and gradients: sums of 27 products in float32 differ by their order, and then both are rounded."""
+    x, w = (normal(1, 2, 6, 6, 3), normal(3, 3, 3, 4)) if name == "conv" else (normal(1, 8, 27), normal(27, 4))
+    x, w = (np.asarray(tf.cast(tf.cast(a, tf.bfloat16), tf.float32)) for a in (x, w))
+
+    @tf.function(autograph=False)
+    def derivatives(dtype):
+        x_, w_ = tf.constant(x), tf.constant(w)
+        y = getattr(layers, name)(tf.cast(x_, dtype), w_, tf.zeros(4))
+        return [y, *tf.gradients(tf.reduce_sum(tf.square(y)), [x_, w_])]
+
+    results = []
+    for native in (True, False):
+        monkeypatch.setattr(layers, "has_bfloat16", lambda native=native: native)
+        results.append(derivatives.get_concrete_function(tf.bfloat16)())
+        derivatives = tf.function(derivatives.python_function, autograph=False)
+    exact = derivatives(tf.float32)
+    for native, emulated, single in zip(*results, exact, strict=True):
+        scale = np.abs(single).max()
+        np.testing.assert_allclose(native, emulated, rtol=0, atol=2.0**-6 * scale)
+        assert np.abs(emulated - single).max() > 1e-4 * scale  # it is rounded
+        np.testing.assert_array_equal(emulated, tf.cast(tf.cast(emulated, tf.bfloat16), tf.float32))
+
+
 @pytest.mark.parametrize("per_task", [False, True])
 def test_dense_is_the_formula(normal, per_task):
     x = normal(3, 4, 5)
