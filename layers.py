@@ -18,6 +18,7 @@ import numpy as np
 from lazy import tf
 
 FEW = 8  # input channels below which the shortcuts of `conv` and `conv_batch_norm` are faster, on a CPU
+BFLOAT16_AS_FLOAT32 = True  # is a product of bfloat16 computed in float32 where the processor has none?
 EPSILON = 1e-3  # contrib batch_norm's default in the TF1 code; it matters where the weights' std is 0.02
 GAINED_EPSILON = 1e-5  # PyTorch's, where there is a gain
 
@@ -31,6 +32,17 @@ def textbook() -> Iterator[None]:
         yield
     finally:
         FEW = before
+
+
+@contextmanager
+def for_other_devices() -> Iterator[None]:
+    """Inside it products of bfloat16 are traced as such, whatever this processor has."""
+    global BFLOAT16_AS_FLOAT32
+    before, BFLOAT16_AS_FLOAT32 = BFLOAT16_AS_FLOAT32, False
+    try:
+        yield
+    finally:
+        BFLOAT16_AS_FLOAT32 = before
 
 
 def custom_gradient(f):
@@ -54,7 +66,7 @@ def has_bfloat16() -> bool:
 def product(op: Callable, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     """op(x, y), a product whose sums are float32, in the dtype of x. A processor that has no bfloat16 is six times as
     slow with it as with float32, in which it gets the same: the factors are rounded already, and the result is."""
-    if x.dtype == tf.bfloat16 and not has_bfloat16():
+    if x.dtype == tf.bfloat16 and BFLOAT16_AS_FLOAT32 and not has_bfloat16():
         return tf.cast(op(tf.cast(x, tf.float32), tf.cast(y, tf.float32)), x.dtype)
     return op(x, y)
 
@@ -299,30 +311,30 @@ def windows(x: tf.Tensor) -> tuple[tf.Tensor, Callable, Callable]:
     """
     tasks, n, height, width, channels = x.shape
     rows, columns = height // 2, width // 2
-    below, right = height % 2, width % 2
-    even = [tasks * n * rows, 2, columns, 2, channels]
+    below, right = height % 2, width % 2  # a row and a column that no window has
+    paired = [tasks * n * rows, 2, columns, 2, channels]
 
-    def whole_windows(x):
+    def whole(x):
         return x[:, :, : 2 * rows, : 2 * columns] if below or right else x
 
-    west, east = tf.split(tf.reshape(whole_windows(x), [-1, 2 * channels]), 2, 1)
+    # In a row of memory a pixel's right neighbour is C numbers further, and then the lower one a whole row.
+    west, east = tf.split(tf.reshape(whole(x), [-1, 2 * channels]), 2, 1)
     north, south = tf.split(tf.reshape(tf.maximum(west, east), [-1, 2 * columns * channels]), 2, 1)
-    first_row, first_column = tf.cast(north >= south, x.dtype), tf.cast(west >= east, x.dtype)
-    row = tf.reshape(tf.concat([first_row, 1 - first_row], 1), [-1, channels])
-    chosen = row * first_column
-    chosen = tf.reshape(tf.concat([chosen, row - chosen], 1), even)
+    maxima = tf.reshape(tf.maximum(north, south), [tasks, n, rows, columns, channels])
+    is_west, is_north = tf.cast(west >= east, x.dtype), tf.cast(north >= south, x.dtype)
+    row = tf.reshape(tf.concat([is_north, 1 - is_north], 1), [-1, channels])  # 1 where the maximum's row is
+    place = tf.reshape(tf.concat([row * is_west, row - row * is_west], 1), paired)  # 1 where the maximum is
 
     def spread(dy):
-        dx = tf.reshape(
-            chosen * tf.reshape(dy, [even[0], 1, columns, 1, channels]), [tasks, n, 2 * rows, 2 * columns, channels]
-        )
+        dx = place * tf.reshape(dy, [paired[0], 1, columns, 1, channels])
+        dx = tf.reshape(dx, [tasks, n, 2 * rows, 2 * columns, channels])
         return tf.pad(dx, [[0, 0], [0, 0], [0, below], [0, right], [0, 0]]) if below or right else dx
 
     def gather(dx):
-        dx = tf.reshape(chosen * tf.reshape(whole_windows(dx), even), [tasks * n, 2 * rows, 2 * columns, channels])
-        return tf.reshape(4 * tf.nn.avg_pool2d(dx, 2, 2, "VALID"), [tasks, n, rows, columns, channels])
+        dx = tf.reshape(place * tf.reshape(whole(dx), paired), [tasks * n, 2 * rows, 2 * columns, channels])
+        return tf.reshape(4 * tf.nn.avg_pool2d(dx, 2, 2, "VALID"), maxima.shape)
 
-    return tf.reshape(tf.maximum(north, south), [tasks, n, rows, columns, channels]), spread, gather
+    return maxima, spread, gather
 
 
 def norm_relu_pool(x: tf.Tensor, beta: tf.Tensor, samples: int, held: bool, mask=None) -> tf.Tensor:

@@ -54,7 +54,7 @@ def calls(script: str, folder, **environment) -> list[dict]:
 
 SCRIPTS = {
     "maml_omni_1shot.sh": {}, "metadrop_mimg_5shot.sh": {}, "table1.sh": {}, "masks.sh": {}, "omni_5way.sh": {},
-    "collapse.sh": {"ITERATIONS": "300"},
+    "glyphs.sh": {}, "collapse.sh": {"ITERATIONS": "300"},
 }  # fmt: skip
 
 

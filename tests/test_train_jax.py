@@ -1,6 +1,7 @@
 """Training without TensorFlow: its programs do what TensorFlow's step does, and its runs go on from each other."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import layers
 from conftest import ROOT, SETTINGS, assert_refused, call, flags_of
 from errors import UserError
 from training import engine, weights
+from training.program import compile_step
 
 pytest.importorskip("jax", reason="JAX is not installed")
 import train_jax
@@ -30,6 +33,18 @@ def program(data_dir, tmp_path_factory):
     done = call("bench.py", *FLAGS, "--data_dir", data_dir, "--export", folder)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+def test_a_program_multiplies_bfloat16_whatever_this_processor_has(monkeypatch):
+    from jax._src.lib import xla_client
+
+    monkeypatch.setattr(layers, "has_bfloat16", lambda: False)
+
+    def step(x, w):
+        return {"y": layers.dense(tf.cast(x, tf.bfloat16), w, tf.zeros(2))}
+
+    hlo, _ = compile_step(step, {"x": tf.ones([1, 4, 3]), "w": tf.ones([3, 2])})
+    assert re.search(r"bf16\S* dot\(", xla_client.XlaComputation(hlo).as_hlo_text())
 
 
 def command(program, data_dir, file, *flags) -> list[str]:

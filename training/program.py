@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 import data
+import layers
 from errors import UserError
 from files import write_atomically
 from lazy import tf
@@ -92,8 +93,9 @@ def compile_step(step, arguments: dict) -> tuple[bytes, dict]:
     """A step that takes and gives dictionaries -> its HLO module, and what its flat arguments and results are."""
     function = tf.function(lambda values: step(**values), autograph=False, jit_compile=True)
     device = tf.nest.flatten(arguments)[0].device
-    hlo = function.experimental_get_compiler_ir(arguments)(stage="hlo_serialized", device_name=device)
-    results = function.get_concrete_function(arguments).structured_outputs
+    with layers.for_other_devices():
+        hlo = function.experimental_get_compiler_ir(arguments)(stage="hlo_serialized", device_name=device)
+        results = function.get_concrete_function(arguments).structured_outputs
     return hlo, {"arguments": describe(arguments), "results": describe(results)}
 
 
