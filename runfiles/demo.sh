@@ -1,6 +1,6 @@
 #!/bin/sh
 # MAML and Meta-dropout on the built-in glyphs, 10-way 1-shot, trained for 80 iterations, and the pair of pretrained/,
-# trained for 1000: all tested on the same episodes, and figures. Three to seven minutes on 2 cores.
+# trained for 1000: all tested on the same episodes, and figures. Seven minutes on 2 slow cores.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
