@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from conftest import ROOT
+from training import devices
 
 # Takes, fills and frees 64 MB, as a step does with its maps, and prints the page faults after the first time.
 ALLOCATE = """
@@ -33,3 +34,11 @@ def test_freed_memory_is_used_again():
         return int(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout)
 
     assert faults("kept") < 100 < faults()
+
+
+def test_every_command_that_computes_keeps_memory(monkeypatch):
+    calls = []
+    monkeypatch.setattr(devices, "set_threads", lambda *_: None)  # TensorFlow has been used in this process
+    monkeypatch.setattr(devices, "keep_memory", lambda: calls.append("keep_memory"))
+    devices.start("-1", 1, devices.FLOAT32, distribute=False)
+    assert calls == ["keep_memory"]
