@@ -7,11 +7,10 @@ import csv
 from pathlib import Path
 
 import numpy as np
-from tables import ADAPTATION, EPISODES, ROOT, TRAINING, over_seeds, read_runs, refuse_mixed, tests_of
+from tables import ADAPTATION, EPISODES, ROOT, TRAINING, paired, read_runs, refuse_mixed, tests_of
 
 from errors import Parser, UserError, run
 from model import LEARNERS
-from training.results import summary
 
 NAMES = {name: LEARNERS[name].title for name in ("maml", "metadrop")}
 STYLES = {"maml_published": "C0-", "maml_exact": "C0--", "metadrop_published": "C1-", "metadrop_exact": "C1--"}
@@ -27,15 +26,9 @@ def table(results: Path) -> None:
             own = {kind: tests for kind, tests in runs.items() if kind.startswith(f"{model}_")}
             refuse_mixed(tests_of(own), ADAPTATION)
         for gradient in ("published", "exact"):
-            maml, drop = (runs.get(f"{model}_{gradient}", {}) for model in NAMES)
-            seeds = sorted(maml.keys() & drop.keys())
-            if not seeds:
-                continue
-            a, b = (np.array([tests[seed]["accuracy"] for seed in seeds]) for tests in (maml, drop))
-            pairs = [summary((drop[seed]["accuracies"] - maml[seed]["accuracies"]) / 100) for seed in seeds]
-            each = [f"{mean:+.2f} ± {interval:.2f}" for mean, interval in pairs]
-            cells = [over_seeds(a), over_seeds(b), over_seeds(b - a), ", ".join(each)]
-            print(f"| {folder.name}, {gradient} | {len(seeds)} | {' | '.join(cells)} |")
+            cells = paired(*(runs.get(f"{model}_{gradient}", {}) for model in NAMES))
+            if cells:
+                print(f"| {folder.name}, {gradient} | {' | '.join(cells)} |")
 
 
 def figure(folder: Path, file: Path) -> None:

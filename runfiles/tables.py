@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from errors import UserError  # noqa: E402
-from training.results import read_test  # noqa: E402
+from training.results import read_test, summary  # noqa: E402
 
 # What a test says of itself, and the words for it where tests that stand in one table differ.
 DATA = {"data_sha256": "data"}
@@ -74,3 +74,15 @@ def over_seeds(values, sign: str = "-") -> str:
         return mean
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return f"{mean} ± {half:.2f}"
+
+
+def paired(one: dict[int, dict], other: dict[int, dict]) -> list[str] | None:
+    """Cells of the seeds that two kinds of runs share (seed -> test): how many, the accuracy of each kind, other - one,
+    and that by seed, with the interval over its paired episodes. None where they share none."""
+    seeds = sorted(one.keys() & other.keys())
+    if not seeds:
+        return None
+    a, b = (np.array([tests[seed]["accuracy"] for seed in seeds]) for tests in (one, other))
+    differences = [summary((other[seed]["accuracies"] - one[seed]["accuracies"]) / 100) for seed in seeds]
+    each = ", ".join(f"{mean:+.2f} ± {interval:.2f}" for mean, interval in differences)
+    return [str(len(seeds)), over_seeds(a), over_seeds(b), over_seeds(b - a, "+"), each]

@@ -54,7 +54,7 @@ def calls(script: str, folder, **environment) -> list[dict]:
 
 SCRIPTS = {
     "maml_omni_1shot.sh": {}, "metadrop_mimg_5shot.sh": {}, "table1.sh": {}, "masks.sh": {}, "omni_5way.sh": {},
-    "glyphs.sh": {}, "collapse.sh": {"ITERATIONS": "300"},
+    "glyphs.sh": {}, "precision.sh": {}, "collapse.sh": {"ITERATIONS": "300"},
 }  # fmt: skip
 
 
@@ -134,9 +134,88 @@ def test_the_5way_table_pairs_by_seed(tmp_path):
     shutil.rmtree(tmp_path / "1shot" / "metadrop_published_2")
     done = cli("runfiles/omni_5way.py", tmp_path)
     assert done.returncode == 0, done.stderr
-    row = "| 1shot, published | 2 | 80.50 ± 6.35 | 82.50 ± 6.35 | 2.00 ± 0.00 | +2.00 ± 1.11, +2.00 ± 1.11 |"
+    row = "| 1shot, published | 2 | 80.50 ± 6.35 | 82.50 ± 6.35 | +2.00 ± 0.00 | +2.00 ± 1.11, +2.00 ± 1.11 |"
     assert row in done.stdout.splitlines()
     assert_refused(cli("runfiles/omni_5way.py", tmp_path / "none"), "run runfiles/omni_5way.sh first")
+
+
+def test_precision_trains_in_both_and_tests_in_one(tmp_path):
+    made = calls("precision.sh", tmp_path)
+    train, test = ([s for s in made if s["mode"] == mode] for mode in ("meta_train", "meta_test"))
+    runs = {(s["model"], s["precision"], s["seed"]) for s in train}
+    assert len(train) == len(test) == len(runs) == 16 and {precision for _, precision, _ in runs} == {"float32", "bf16"}
+    assert [s["savedir"] for s in train] == [s["savedir"] for s in test]
+    assert {s["precision"] for s in test} == {"float32"} and "--precision float32" in (
+        ROOT / "runfiles" / "precision.sh"
+    ).read_text()  # a test's default is the run's own
+    for s in train:
+        assert s["savedir"] == [f"results/precision/{s['model']}_{s['precision']}_{s['seed']}"]
+        assert (s["inner_lr"], s["meta_lr"], s["meta_gradient"], s["n_train_iters"]) == (0.1, 1e-3, "published", 800)
+
+
+def test_the_precision_table_pairs_by_seed(tmp_path):
+    for precision, gain in (("float32", 0), ("bf16", 2)):
+        for seed in (0, 1):
+            accuracies = [60 + gain + seed, 100 - gain + seed] * 100
+            write_test(tmp_path / f"maml_{precision}_{seed}", accuracy=80 + gain + seed, accuracies=accuracies)
+    done = cli("runfiles/precision.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    row = "| MAML | 2 | 80.50 ± 6.35 | 82.50 ± 6.35 | +2.00 ± 0.00 | +0.00 ± 0.28, +0.00 ± 0.28 |"
+    assert row in done.stdout.splitlines()
+    shutil.rmtree(tmp_path / "maml_bf16_0")
+    shutil.rmtree(tmp_path / "maml_bf16_1")
+    assert_refused(cli("runfiles/precision.py", tmp_path), "run runfiles/precision.sh first")
+
+
+def write_validation(savedir, *rows) -> None:
+    savedir.mkdir(parents=True, exist_ok=True)
+    lines = ["iter,val_acc,val_ci95", *(",".join(map(str, row)) for row in rows)]
+    (savedir / "meta_train.csv").write_text("\n".join(lines))
+
+
+def test_rates_tries_all_and_goes_on_with_the_best(tmp_path):
+    """Seed 0 with all rates, then two more seeds and tests with what rates.py calls the best; what diverges is left."""
+    stub = tmp_path / "python"
+    stub.write_text(
+        '#!/bin/sh\ncase "$*" in *--best*) echo 0.2 3e-3;; *"inner_lr 0.05"*) exit 2;; *) echo "$@";; esac\n'
+    )
+    stub.chmod(0o755)
+    made = calls("rates.sh", tmp_path, PYTHON=str(stub))
+    train, test = ([s for s in made if s["mode"] == mode] for mode in ("meta_train", "meta_test"))
+    sweep = {(s["model"], s["meta_gradient"], s["inner_lr"], s["meta_lr"]) for s in train if s["seed"] == 0}
+    assert len(sweep) == 2 * 2 * 2 * 3 and {rates[3] for rates in sweep} == {3e-4, 1e-3, 3e-3}
+    assert {s["seed"] for s in train if (s["inner_lr"], s["meta_lr"]) == (0.2, 3e-3)} == {0, 1, 2}
+    wanted = {
+        f"results/rates/{model}_{gradient}_0.2_3e-3_{seed}"
+        for model in ("maml", "metadrop")
+        for gradient in ("published", "exact")
+        for seed in (0, 1, 2)
+    }
+    assert {s["savedir"][0] for s in test} == wanted and all(s["n_test_iters"] == 400 for s in test)
+
+
+def test_the_validation_classes_choose_the_rates(tmp_path):
+    for model, accuracies in (("maml", (0.9, 0.95)), ("metadrop", (0.97, 0.96))):
+        for gradient in ("published", "exact"):
+            for meta_lr, accuracy in zip(("3e-4", "1e-3"), accuracies, strict=True):
+                savedir = tmp_path / f"{model}_{gradient}_0.1_{meta_lr}_0"
+                write_validation(savedir, (0, 0.99, 0.01), (50, "", ""), (800, accuracy, 0.005))
+            write_validation(tmp_path / f"{model}_{gradient}_0.2_1e-3_0", (0, 0.99, 0.01))  # diverged
+    for kind, accuracy in (("maml_published_0.1_1e-3", 60), ("metadrop_published_0.1_3e-4", 70)):
+        for seed in (0, 1):
+            write_test(tmp_path / f"{kind}_{seed}", accuracy=accuracy + seed, accuracies=[accuracy] * 200)
+    write_test(tmp_path / "maml_published_0.1_3e-4_0", accuracy=99)  # not chosen: its test does not count
+    best = cli("runfiles/rates.py", tmp_path, "--best", "maml", "published")
+    assert best.stdout == "0.1 1e-3\n"
+    done = cli("runfiles/rates.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "| MAML, published | meta_lr 3e-4 | meta_lr 1e-3 |" in lines
+    assert "| inner_lr 0.1 | 90.00 ± 0.50 | **95.00 ± 0.50** |" in lines
+    assert "| inner_lr 0.1 | **97.00 ± 0.50** | 96.00 ± 0.50 |" in lines and "0.2" not in done.stdout
+    (row,) = (line for line in lines if "MAML, published and Meta-dropout, published" in line)
+    assert row.endswith("| 2 | 60.50 ± 6.35 | 70.50 ± 6.35 | +10.00 ± 0.00 | +10.00 ± 0.00, +10.00 ± 0.00 |")
+    assert_refused(cli("runfiles/rates.py", tmp_path / "none"), "run runfiles/rates.sh")
 
 
 MAML, DROP, EXACT = (f"1shot/{kind}_0" for kind in ("maml_published", "metadrop_published", "metadrop_exact"))
