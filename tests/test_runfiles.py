@@ -199,12 +199,13 @@ def test_the_validation_classes_choose_the_rates(tmp_path):
         for gradient in ("published", "exact"):
             for meta_lr, accuracy in zip(("3e-4", "1e-3"), accuracies, strict=True):
                 savedir = tmp_path / f"{model}_{gradient}_0.1_{meta_lr}_0"
-                write_validation(savedir, (0, 0.99, 0.01), (50, "", ""), (800, accuracy, 0.005))
+                write_validation(savedir, (0, 0.5, 0.01), (50, "", ""), (400, 0.4, 0.1), (800, accuracy, 0.005))
             write_validation(tmp_path / f"{model}_{gradient}_0.2_1e-3_0", (0, 0.99, 0.01))  # diverged
     for kind, accuracy in (("maml_published_0.1_1e-3", 60), ("metadrop_published_0.1_3e-4", 70)):
         for seed in (0, 1):
             write_test(tmp_path / f"{kind}_{seed}", accuracy=accuracy + seed, accuracies=[accuracy] * 200)
-    write_test(tmp_path / "maml_published_0.1_3e-4_0", accuracy=99)  # not chosen: its test does not count
+    stray = {"accuracy": 99, "episodes_sha256": "b"}
+    write_test(tmp_path / "maml_published_0.1_3e-4_0", **stray)  # not chosen: its test does not count
     best = cli("runfiles/rates.py", tmp_path, "--best", "maml", "published")
     assert best.stdout == "0.1 1e-3\n"
     done = cli("runfiles/rates.py", tmp_path)
