@@ -39,7 +39,10 @@ OWN = {
         None, "images of N x N random pixels (default: the dataset's, 28 x 28 for one that get_data.py does not make)",
         whole(16),
     ),
-    "check": Setting(False, "compare the meta-gradient with float64's, without XLA on a CPU"),
+    "check": Setting(
+        False, "compare the meta-gradient with float64's, without XLA on a CPU; with --export: leave that one in P, "
+        "for train_jax.py --check",
+    ),
     "export": Setting(
         None, "in place of timing, write the training and the test step as XLA programs (--jit on) into the folder P, "
         "for train_jax.py",
@@ -150,25 +153,35 @@ def matmul_gflops(parallel: int, size: int = 4096) -> float:
     return parallel * 2 * size**3 / min(seconds) / 1e9
 
 
-def relative(value, exact) -> float:
-    return float(np.linalg.norm(value - exact) / np.linalg.norm(exact))
-
-
-def check(engine: Engine, split: data.Split) -> dict:
-    """Errors of the first iteration's meta-gradient (norm of the difference by norm, all parameters together)
-    and of its loss against float64, task by task on the CPU, with the same noise."""
+def first_episodes(engine: Engine, split: data.Split) -> list[tf.Tensor]:
+    """What `Engine.means` takes for the first iteration."""
     classes, images = engine.episode(split, "train", 0, engine.metabatch)
-    arguments = [tf.constant(x) for x in (split.pixels, classes, images, np.array([engine.seed, 0], np.int32))]
-    params = read(engine.params)
-    single = engine.compiled(functools.partial(engine.means, split))(params, *arguments).numpy()
+    return [tf.constant(x) for x in (split.pixels, classes, images, np.array([engine.seed, 0], np.int32))]
+
+
+def exact_means(engine: Engine, split: data.Split) -> np.ndarray:
+    """`Engine.means` of the first iteration in float64, task by task on the CPU, with the same noise."""
     learner = engine.learner
     before = learner.jit, learner.bf16
     with tf.device("CPU"):
         learner.jit = learner.bf16 = False
-        exact = tf.function(functools.partial(engine.means, split, dtype=tf.float64), autograph=False)
-        exact = exact({k: tf.cast(v, tf.float64) for k, v in params.items()}, *arguments).numpy()
+        means = tf.function(functools.partial(engine.means, split, dtype=tf.float64), autograph=False)
+        params = {k: tf.cast(v, tf.float64) for k, v in read(engine.params).items()}
+        exact = means(params, *first_episodes(engine, split)).numpy()
     learner.jit, learner.bf16 = before
-    return {"gradient_error": relative(single[:-2], exact[:-2]), "loss_error": relative(single[-2], exact[-2])}
+    return exact
+
+
+def check(engine: Engine, split: data.Split) -> dict:
+    """Errors of the first iteration's meta-gradient (norm of the difference by norm, all parameters together)
+    and of its loss against `exact_means`."""
+    means = engine.compiled(functools.partial(engine.means, split))
+    single = means(read(engine.params), *first_episodes(engine, split)).numpy()
+    exact = exact_means(engine, split)
+    return {
+        "gradient_error": program.relative(single[:-2], exact[:-2]),
+        "loss_error": program.relative(single[-2], exact[-2]),
+    }
 
 
 def time_steps(step, iterations: int) -> list[float]:
@@ -211,12 +224,13 @@ def bench() -> int:
     result = {}
     if own["export"]:
         config = settings.portable() | {"data_sha256": digest}
-        program.write(own["export"], engine, split, test, config, settings.n_test_mc_samp)
+        exact = exact_means(engine, split) if own["check"] else None
+        program.write(own["export"], engine, split, test, config, settings.n_test_mc_samp, exact)
         result["program"] = str(own["export"])
     else:
         result |= time_run(engine, mode, split, settings.n_test_mc_samp, own["iterations"])
-    if own["check"]:
-        result |= check(engine, split)
+        if own["check"]:
+            result |= check(engine, split)
     if machine.chief:
         said = {"mode": mode} | {name: getattr(settings, name) for name in SAID} | settings.own
         print(json.dumps(result | said | {"device": machine.name}))

@@ -8,6 +8,8 @@ it from there.
 from __future__ import annotations
 
 import dataclasses
+import gzip
+import json
 import math
 import sys
 import time
@@ -19,10 +21,11 @@ import data
 from errors import Parser, Stop, UserError, run
 from flags import positive, whole
 from training import weights
-from training.program import TEST_SEED, read_description
+from training.program import EXACT, TEST_SEED, program_file, read_description, relative
 from training.results import summary
 
 SAY_EVERY = 10  # seconds between lines of progress
+CHECK_SECONDS = 5  # for which --check times iterations, at least ten of them
 # What may differ between the program and the weights: how long, how often, where.
 FREE = {"n_train_iters", "save_freq", "val_every", "n_val_tasks", "collapse_every", "n_test_mc_samp", "remat"}
 
@@ -30,7 +33,7 @@ FREE = {"n_train_iters", "save_freq", "val_every", "n_val_tasks", "collapse_ever
 class Program:
     """One XLA program on JAX's first device: arrays by name -> results by name, which stay on the device."""
 
-    def __init__(self, path: Path, described: dict):
+    def __init__(self, folder: Path, name: str, described: dict):
         try:
             import jax
             from jax._src.lib import xla_client  # JAX has no public way to compile a serialized HLO module
@@ -39,7 +42,7 @@ class Program:
                 f"JAX cannot be imported ({fault}): install it, for example with pip install jax"
             ) from fault
         self.device, self.arguments, self.results = jax.devices()[0], described["arguments"], described["results"]
-        computation = xla_client.XlaComputation(path.read_bytes())
+        computation = xla_client.XlaComputation(gzip.decompress(program_file(folder, name).read_bytes()))
         module = xla_client._xla.mlir.xla_computation_to_mlir_module(computation)
         options = xla_client.CompileOptions()
         self.executable = self.device.client.compile_and_load(module, [self.device], options)
@@ -60,7 +63,13 @@ def parser() -> Parser:
     p = Parser(prog="train_jax.py", description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[1])
     add = p.add_argument
     add("--program", type=Path, required=True, metavar="P", help="the folder that bench.py --export P wrote")
-    add("--weights", type=Path, required=True, metavar="FILE", help="to go on from, where it is; written by this one")
+    add("--weights", type=Path, metavar="FILE", help="to go on from, where it is; written by this one")
+    add(
+        "--check",
+        action="store_true",
+        help="in place of training, print the error of the first iteration's "
+        "meta-gradient against float64 (for a program of bench.py --export P --check), and the time that one takes",
+    )
     add("--data_dir", default="data", metavar="DIR", help="folder that holds the datasets (default: data)")
     add("--n_train_iters", type=whole(0), metavar="N", help="train to this iteration (default: the program's)")
     add("--seconds", type=positive, metavar="S", help="stop training after so many seconds, with the weights saved")
@@ -73,6 +82,11 @@ def main() -> int:
     args = parser().parse_args()
     description = read_description(args.program)
     settings = description["settings"]
+    if args.check:
+        print(json.dumps(check(args.program, description, load_splits(args.data_dir, settings)["train"])))
+        return 0
+    if not args.weights:
+        raise UserError("--weights is missing: give the file that training goes on from, or is to write")
     state = begin(args.weights, args.program, settings)
     splits = load_splits(args.data_dir, settings)
     last = settings["n_train_iters"] if args.n_train_iters is None else args.n_train_iters
@@ -85,7 +99,7 @@ def main() -> int:
                 return 130 if stop.asked else 0
         if not args.n_test_iters:
             return 0
-        step = Program(args.program / "test.hlo", description["test"])
+        step = Program(args.program, "test", description["test"])
         numbers = test(step, state, splits["test"], settings, args.n_test_iters, stop)
     if len(numbers["accuracy"]) < args.n_test_iters:
         print("interrupted: the test was not written", file=sys.stderr)
@@ -129,7 +143,7 @@ class Training:
 
     def __init__(self, folder: Path, description: dict, path: Path, state: weights.Weights, split: data.Split):
         self.settings, self.path, self.state, self.split = description["settings"], path, state, split
-        self.step = Program(folder / "train.hlo", description["train"])
+        self.step = Program(folder, "train", description["train"])
         groups = {"params": state.params, "adam": state.slots}
         self.changing = {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}
         self.pixels, self.began = self.step.put(np.asarray(split.pixels)), time.time()
@@ -190,6 +204,30 @@ def train(training: Training, last: int, seconds: float, save_every: float, stop
             print(f"saved after iteration {i}; the same command goes on from there", file=sys.stderr)
             return False
     return True
+
+
+def check(folder: Path, description: dict, split: data.Split) -> dict:
+    """What the first iteration is on this device: the time to compile it and the time that it takes, and the relative
+    errors of its meta-gradient and loss against float64. UserError where the program came without those."""
+    if not (folder / EXACT).is_file():
+        raise UserError(f"there is no {folder / EXACT}: make it where TensorFlow is, with bench.py --export P --check")
+    with np.load(folder / EXACT) as file:
+        moment, loss = file["m"], file["loss"]
+    began = time.perf_counter()
+    training = Training(folder, description, folder / weights.NAME, weights.read(folder / weights.NAME), split)
+    compiled = time.perf_counter() - began
+    training.update(0)
+    said = {"device": training.step.device.device_kind, "compile_s": round(compiled, 1)}
+    said["gradient_error"] = relative(np.asarray(training.changing["adam/m"]), moment)
+    said["loss_error"] = abs(float(training.loss) / float(loss) - 1)
+    iterations, began = 0, time.perf_counter()
+    while iterations < 10 or time.perf_counter() - began < CHECK_SECONDS:
+        iterations, before = iterations + 1, training.loss
+        training.update(iterations)
+        float(before)  # waits for the iteration before: the device may fall one behind, as in training, and no more
+    float(training.loss)
+    said["ms_per_iteration"] = round(1e3 * (time.perf_counter() - began) / iterations, 2)
+    return said
 
 
 def sample(split: data.Split, stream: str, seed: int, index: int, tasks: int, settings: dict):

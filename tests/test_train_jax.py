@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ WITHOUT = "import sys; sys.modules['tensorflow'] = None; import errors, train_ja
 def program(data_dir, tmp_path_factory):
     """bench.py's export of a Meta-dropout run on the training and validation classes."""
     folder = tmp_path_factory.mktemp("program") / "p"
-    done = call("bench.py", *FLAGS, "--data_dir", data_dir, "--export", folder)
+    done = call("bench.py", *FLAGS, "--data_dir", data_dir, "--export", folder, "--check")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -129,6 +130,25 @@ def engine_of(settings):
     return engine.Engine(learner, **tasks)
 
 
+def test_a_device_is_checked_against_float64(program, data_dir, tmp_path):
+    def check(folder):
+        return call("train_jax.py", "--program", folder, "--data_dir", data_dir, "--check")
+
+    done = check(program)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["gradient_error"] < 0.01 and said["loss_error"] < 1e-4, said
+    assert said["compile_s"] > 0 and said["ms_per_iteration"] > 0
+    other = shutil.copytree(program, tmp_path / "other")
+    with np.load(program / "exact.npz") as file:
+        np.savez(other / "exact.npz", m=1.25 * file["m"], loss=2 * file["loss"])
+    said = json.loads(check(other).stdout)
+    assert abs(said["gradient_error"] - 0.2) < 0.02 and abs(said["loss_error"] - 0.5) < 0.01
+    (other / "exact.npz").unlink()
+    assert_refused(check(other), "bench.py --export P --check")
+    assert_refused(call("train_jax.py", "--program", program, "--data_dir", data_dir), "--weights is missing")
+
+
 def test_the_whole_run_is_like_tensorflows(trained, theirs):
     """It begins with the same weights and learns as much; the settings in the files are the same."""
     mine, other = weights.read(trained[0]), weights.read(theirs / "weights.npz")
@@ -208,8 +228,8 @@ def test_what_is_missing_or_other_is_one_sentence(program, data_dir, trained, tm
     assert made.returncode == 0
     assert_refused(run(program, tmp_path / "data", tmp_path / "w.npz"), "other data than the program was made for")
     assert not (tmp_path / "w.npz").exists()
-    (tmp_path / "program.json").write_text('{"format": 2}')
-    with pytest.raises(UserError, match="its version is 2"):
+    (tmp_path / "program.json").write_text('{"format": 1}')
+    with pytest.raises(UserError, match="its version is 1"):
         train_jax.read_description(tmp_path)
 
 

@@ -1,9 +1,11 @@
 """A run's training step and test step as XLA programs, for machines without TensorFlow (train_jax.py runs them).
 
-A folder holds train.hlo and test.hlo, serialized HLO modules of one device, program.json, and weights.npz, the weights
-that training begins with (weights.py). Both programs are pure functions of arrays in one row. program.json says which:
-names, shapes and dtypes of arguments and results, the run's settings, and the dataset's digest. Names are those of the
-file of weights, and
+A folder holds train.hlo.gz and test.hlo.gz, serialized HLO modules of one device, program.json, and weights.npz, the
+weights that training begins with (weights.py). exact.npz, if it was asked for, has what the first iteration would be
+in float64: Adam's first moment `m`, which is the clipped meta-gradient times 1 - beta_1, and the `loss`.
+
+Both programs are pure functions of arrays in one row. program.json says which: names, shapes and dtypes of arguments
+and results, the run's settings, and the dataset's digest. Names are those of the file of weights, and
 
     pixels      the split's, as it is stored: [classes,images,H,W,C]
     classes     int32 [T,way], and images int32 [T,way,shot+query]: data.sample's
@@ -17,6 +19,7 @@ the test: accuracy and loss, [T] each.
 from __future__ import annotations
 
 import functools
+import gzip
 import json
 from pathlib import Path
 
@@ -30,13 +33,22 @@ from lazy import tf
 from training import weights
 from training.engine import Engine, read
 
-FORMAT = 1
-DESCRIPTION = "program.json"
+FORMAT = 2
+DESCRIPTION, EXACT = "program.json", "exact.npz"
 TEST_SEED = 0  # of all tests, unless they are told another
 
 
-def write(folder: Path, engine: Engine, train: data.Split, test: data.Split, settings: dict, samples: int) -> None:
-    """Make the folder. samples: noise samples of a loss in the test. settings: config.json's.
+def write(
+    folder: Path,
+    engine: Engine,
+    train: data.Split,
+    test: data.Split,
+    settings: dict,
+    samples: int,
+    exact: np.ndarray | None = None,
+) -> None:
+    """Make the folder. samples: noise samples of a loss in the test. settings: config.json's. exact: `Engine.means` of
+    the first iteration in float64, if it is to be there.
 
     UserError where the folder cannot be written.
     """
@@ -58,7 +70,7 @@ def write(folder: Path, engine: Engine, train: data.Split, test: data.Split, set
         folder.mkdir(parents=True, exist_ok=True)
         for name, step, arguments in (("train", train_step, train_arguments), ("test", test_step, test_arguments)):
             hlo, described = compile_step(step, arguments)
-            write_atomically(folder / f"{name}.hlo", hlo)
+            write_atomically(program_file(folder, name), gzip.compress(hlo, mtime=0))
             description[name] = described
         beginning = {name: value.numpy() for name, value in params.items()}
         about = {"settings": settings, "iteration": -1, "weights_sha256": weights.digest(beginning)}
@@ -69,9 +81,18 @@ def write(folder: Path, engine: Engine, train: data.Split, test: data.Split, set
         state = {name: np.asarray(value) for name, value in state.items()}
         slots = {name: value.numpy() for name, value in slots.items()}
         weights.write(folder / weights.NAME, weights.Weights(about, beginning, slots, state))
+        (folder / EXACT).unlink(missing_ok=True)
+        if exact is not None:
+            _, moments, loss, *_ = engine.update(params, read(engine.slots), tf.constant(exact))
+            np.savez(folder / EXACT, m=moments["m"].numpy(), loss=loss.numpy())
         write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1) + "\n")  # the last one: it is whole
     except OSError as fault:
         raise UserError(f"cannot write into {folder} ({fault.strerror}): choose another --export") from fault
+
+
+def program_file(folder: Path, name: str) -> Path:
+    """Where the program "train" or "test" is."""
+    return folder / f"{name}.hlo.gz"
 
 
 def read_description(folder: Path) -> dict:
@@ -97,6 +118,11 @@ def compile_step(step, arguments: dict) -> tuple[bytes, dict]:
         hlo = function.experimental_get_compiler_ir(arguments)(stage="hlo_serialized", device_name=device)
         results = function.get_concrete_function(arguments).structured_outputs
     return hlo, {"arguments": describe(arguments), "results": describe(results)}
+
+
+def relative(value: np.ndarray, exact: np.ndarray) -> float:
+    """The norm of the error by that of the exact value."""
+    return float(np.linalg.norm(value - exact) / np.linalg.norm(exact))
 
 
 def describe(tensors: dict, group: str = "") -> list[tuple[str, list[int], str]]:
