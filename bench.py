@@ -80,7 +80,7 @@ def read_command(argv: list[str]) -> tuple[str, dict, Settings]:
         if settings.jit == "off":
             raise UserError("--export writes an XLA program: leave --jit off out")
         settings = dataclasses.replace(settings, jit="on")
-    if settings.way > CLASSES or settings.shot + settings.query > IMAGES:
+    if max(settings.way, settings.train_way) > CLASSES or settings.shot + settings.query > IMAGES:
         raise UserError(f"bench.py's random data has {CLASSES} classes of {IMAGES} images: ask for fewer")
     return mode, own | {"own_data": "data_dir" in given}, settings
 
@@ -123,7 +123,7 @@ def count_flops(outputs) -> int:
 
 def task_flops(engine: Engine, image_shape: tuple[int, int, int], samples: int | None) -> int:
     """Of one task of a training iteration, or of a test episode with `samples` noise samples."""
-    way = engine.learner.way
+    way = engine.learner.way if samples else engine.learner.train_way
     x_s, x_q = (tf.TensorSpec([1, way * n, *image_shape]) for n in (engine.shot, engine.query))
     params = {k: tf.TensorSpec(v.shape) for k, v in engine.params.items()}
 
@@ -155,7 +155,7 @@ def matmul_gflops(parallel: int, size: int = 4096) -> float:
 
 def first_episodes(engine: Engine, split: data.Split) -> list[tf.Tensor]:
     """What `Engine.means` takes for the first iteration."""
-    classes, images = engine.episode(split, "train", 0, engine.metabatch)
+    classes, images = engine.training_episodes(split, 0)
     return [tf.constant(x) for x in (split.pixels, classes, images, np.array([engine.seed, 0], np.int32))]
 
 

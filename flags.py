@@ -18,7 +18,8 @@ class Setting:
     the default is shown behind it. read: from the flag's text to the value, argparse.ArgumentTypeError at a text that
     cannot be one. choices: the values that there are. metavar: what stands for the value in --help (None: what the
     reader says). nargs: argparse's. modes: those that
-    use it; the others refuse it. free: where it may differ from the trained run's, of "test" and "resume".
+    use it; the others refuse it. free: where it may differ from the trained run's, of "test" and "resume". attribute:
+    its name in an object that has it, where the flag's is taken.
     """
 
     default: object
@@ -29,6 +30,7 @@ class Setting:
     nargs: str | None = None
     modes: Iterable[str] = LEARNING
     free: Iterable[str] = ()
+    attribute: str | None = None
 
     def add(self, group: argparse._ActionsContainer, name: str) -> None:
         """Give the parser, or its group, the flag --name. What is not on the command line has no default there."""
@@ -71,7 +73,7 @@ class Configured:
             if not declared.accepts(value):
                 wanted = f"one of {', '.join(declared.choices)}" if declared.choices else declared.help
                 raise ValueError(f"{name} is {value!r}, wanted {wanted}")
-            setattr(self, name, value)
+            setattr(self, declared.attribute or name, value)
 
 
 def whole(least: int, most: int | None = None) -> Callable[[str], int]:
@@ -104,4 +106,12 @@ def positive(text: str) -> float:
     return value
 
 
-positive.metavar = "X"
+def not_negative(text: str) -> float:
+    """A finite number of at least 0."""
+    value = to_number(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, not {text!r}")
+    return value
+
+
+positive.metavar = not_negative.metavar = "X"

@@ -379,3 +379,8 @@ def accuracy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Share of rows (0 to 1) of each task whose largest logit is the label's: -> [T], float32."""
     right = tf.equal(tf.argmax(logits, -1), tf.argmax(labels, -1))
     return tf.reduce_mean(tf.cast(right, tf.float32), -1)
+
+
+def class_means(r: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """Mean of r [T,S,K] over the rows of each class, y one-hot [S,way] -> [T,way,K]."""
+    return tf.einsum("sc,tsk->tck", y / tf.reduce_sum(y, 0), r)

@@ -43,7 +43,8 @@ def load_data(settings: Settings, *used: str) -> tuple[data.Dataset, dict[str, d
         )
     splits = data.splits_of(dataset, settings.train_split)
     for name in splits.keys() & set(used):
-        data.check_episode(splits[name], name, settings.way, settings.shot, settings.query)
+        way = settings.train_way if name == "train" else settings.way
+        data.check_episode(splits[name], name, way, settings.shot, settings.query)
     return dataset, splits
 
 

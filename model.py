@@ -8,6 +8,7 @@ Upper floors get a learner here: LEARNERS is the table of all. A new one is a cl
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +18,10 @@ from flags import TRAINING, Setting, positive, whole
 from lazy import tf
 from learners.base import Learner
 from learners.metanet import EmbeddingMetaNetwork, OriginalMetaNetwork
-from parameters import BLOCKS, Parameter, Params, conv_net, zeros
+from learners.protonet import ProtoNet
+from parameters import BLOCKS, Parameter, Params, constant, conv_net, uniform, zeros
 from perturbations import PERTURBATIONS
-from perturbations.draws import Draw, Noise, task_noise
+from perturbations.draws import Draw, Noise, samples_of, task_noise
 
 
 class MAML(Learner):
@@ -28,13 +30,18 @@ class MAML(Learner):
     inner_lr: step size of the inner loop. meta_gradient: `published` holds batch norm's backward pass constant when
     the inner gradient is differentiated, `exact` is the full second order, `first_order` none. remat: keep no maps of
     the inner steps; the backward pass computes them again. bf16: parameters, batch norm and losses stay float32.
-    Only theta is adapted; phi and batch norm's offsets are not. The inner loss is the support set's cross entropy and
-    the perturbation's penalty.
+    Only theta is adapted; phi and batch norm's offsets are not. Of theta, adapt `head` leaves the convolutions as they
+    are (ANIL: Raghu, Raghu, Bengio and Vinyals, ICLR 2020), and `body` the head (BOIL: Oh, Yoo, Kim and Yun, ICLR
+    2021). The inner loss is the support set's cross entropy and the perturbation's penalty.
     """
 
     settings = {
         "n_steps": Setting(5, "inner gradient steps", whole(0), free=("test",)),
         "inner_lr": Setting(0.1, "step size of the inner loop", positive, free=("test",)),
+        "adapt": Setting(
+            "all", "what the inner steps adapt: all of theta; its head alone, on features that stay (ANIL); its body "
+            "alone, under a head that stays (BOIL)", choices=["all", "head", "body"], attribute="adapted_part",
+        ),
         "meta_gradient": Setting(
             "published", "published: second order with batch norm's backward pass held constant, as the paper's code "
             "computes it; exact: full second order; first_order: none",
@@ -55,45 +62,60 @@ class MAML(Learner):
     def step_sizes(self, params: Params) -> dict[str, tf.Tensor | float]:
         """What an inner step multiplies a weight's gradient by, by the weight's name without theta/: a number, or a
         tensor of the weight's shape or [T,...]."""
-        return {name: self.inner_lr for name in map(theta_name, params) if name}
+        return {name: self.inner_lr for name in map(theta_name, params) if name and self.adapts(name)}
 
-    def blocks(self, params, theta, x, draw, samples):
+    def adapts(self, name: str) -> bool:
+        """Do inner steps adapt this weight of theta?"""
+        return self.adapted_part == "all" or (self.adapted_part == "head") == name.startswith("dense")
+
+    def blocks(self, params, theta, x, draw):
         """Yield each block's name, input, perturbed convolution, mask (or None), output and penalty."""
         for block in range(1, BLOCKS + 1):
-            layer, x = f"conv{block}", layers.rounded(x, self.bf16)
+            layer = layer_of(block)
+            x, input_penalty = self.perturbation.inputs(params, layer, x, draw)
+            x = layers.rounded(x, self.bf16)
             mu = layers.conv(x, theta[f"{layer}_w"], theta[f"{layer}_b"])
             mu, penalty = self.perturbation.block(params, layer, x, mu, draw)
-            mask, mask_penalty = self.perturbation.mask(params, layer, x, mu.shape, samples, draw)
+            mask, mask_penalty = self.perturbation.mask(params, layer, x, mu.shape, draw)
             held = self.meta_gradient == "published"
-            output = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples, held, mask)
-            yield layer, x, mu, mask, output, penalty + mask_penalty
+            output = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples_of(draw), held, mask)
+            yield layer, x, mu, mask, output, input_penalty + penalty + mask_penalty
             x = output
 
-    def forward(self, params: Params, theta: Params, x, draw: Draw | None, samples: int):
+    def embed(self, params: Params, theta: Params, x, draw: Draw | None):
+        """x [T,N,H,W,C] -> what the head takes, [T,N,D], and the penalty so far."""
+        *_, outputs, penalties = zip(*self.blocks(params, theta, x, draw), strict=True)
+        h, penalty = self.perturbation.inputs(params, "dense", rows(outputs[-1]), draw)
+        return h, sum(penalties) + penalty
+
+    def forward(self, params: Params, theta: Params, x, draw: Draw | None):
         """x [T,N,H,W,C] -> logits [T,N,way], and the penalty of the pass."""
-        *_, outputs, penalties = zip(*self.blocks(params, theta, x, draw, samples), strict=True)
-        h = layers.rounded(rows(outputs[-1]), self.bf16)
+        h, embed_penalty = self.embed(params, theta, x, draw)
+        h = layers.rounded(h, self.bf16)
         logits = layers.dense(h, theta["dense_w"], theta["dense_b"])
         logits, penalty = self.perturbation.head(params, h, logits, draw)
-        return logits, sum(penalties) + penalty
+        return logits, embed_penalty + penalty
 
-    def features(self, params, theta, x, draw: Draw | None = None, samples=1) -> tf.Tensor:
-        *_, (*_, output, _) = self.blocks(params, theta, x, draw, samples)
-        return rows(output)
+    def features(self, params, theta, x, draw: Draw | None = None) -> tf.Tensor:
+        return self.embed(params, theta, x, draw)[0]
 
     def activations(self, params, theta, x) -> dict[str, tf.Tensor]:
-        """Each block's output, [T,N,D]; that of the last is `features`."""
-        return {layer: rows(output) for layer, *_, output, _ in self.blocks(params, theta, x, None, 1)}
+        """Each block's output, [T,N,D]; in place of the last one's `features`, which are the same unless the
+        perturbation has a layer of its own before the head."""
+        outputs = {layer: rows(output) for layer, *_, output, _ in self.blocks(params, theta, x, None)}
+        last = layer_of(BLOCKS)
+        return outputs | {last: self.perturbation.inputs(params, "dense", outputs[last], None)[0]}
 
-    def maps(self, params, theta, x, draw: Draw | None = None, samples=1) -> dict[str, tuple]:
+    def maps(self, params, theta, x, draw: Draw | None = None) -> dict[str, tuple]:
         """By layer: mask * relu(batch_norm(.)) of the perturbed convolution, before pooling, [T,N,H,W,C], and
         what the perturbation multiplied by (or None)."""
         maps = {}
-        for layer, inputs, mu, mask, *_ in self.blocks(params, theta, x, draw, samples):
-            groups = tf.reshape(mu, [mu.shape[0] * samples, -1, *mu.shape[2:]])
+        for layer, inputs, mu, mask, *_ in self.blocks(params, theta, x, draw):
+            groups = tf.reshape(mu, [mu.shape[0] * samples_of(draw), -1, *mu.shape[2:]])
             normal = layers.batch_norm(groups, params[f"{layer}_bn/beta"])
             if mask is None:
-                factor = self.perturbation.factor(params, layer, inputs, draw)
+                factor = self.perturbation.factor(params, layer, inputs, mu, draw)
+                factor = None if factor is None else tf.broadcast_to(factor, mu.shape)
             else:
                 factor = layers.masked(tf.ones_like(mu), mask)
             maps[layer] = layers.masked(tf.nn.relu(tf.reshape(normal, mu.shape)), mask), factor
@@ -103,8 +125,8 @@ class MAML(Learner):
         return theta["dense_w"], theta["dense_b"]
 
     def narrow(self, params: Params, way: int) -> Params:
-        """With only the head's first `way` columns."""
-        heads = ("theta/dense_w", "theta/dense_b")
+        """With only the head's first `way` columns, and those of its step sizes."""
+        heads = [f"{group}/dense_{part}" for group in ("theta", "alpha") for part in "wb"]
         return {k: v[..., :way] if k in heads else v for k, v in params.items()}
 
     def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False):
@@ -132,31 +154,69 @@ class MAML(Learner):
             def one(*values, step=step):
                 meta_learned = dict(zip(params, values, strict=False))
                 theta = dict(zip(thetas[0], values[len(params) :], strict=True))
-                draw = Draw(noise, step, training=training)
-                return list(self.inner_step(meta_learned, theta, x, y, draw, samples).values())
+                draw = Draw(noise, step, samples, training=training)
+                return list(self.inner_step(meta_learned, theta, x, y, draw).values())
 
             one = tf.recompute_grad(one) if self.remat else one
             theta = dict(zip(theta, one(*params.values(), *theta.values()), strict=True))
             thetas.append(theta)
         return thetas
 
-    def inner_step(self, params: Params, theta: Params, x, y, draw: Draw, samples: int) -> Params:
+    def inner_step(self, params: Params, theta: Params, x, y, draw: Draw) -> Params:
         """One gradient step on the support loss."""
-        logits, penalty = self.forward(params, theta, x, draw, samples)
-        loss, sizes = layers.cross_entropy(logits, y) + penalty, self.step_sizes(params)
-        grads = tf.gradients(loss, list(theta.values()))
+        logits, penalty = self.forward(params, theta, x, draw)
+        loss = layers.cross_entropy(logits, self.perturbation.labels(y, draw)) + penalty
+        sizes = self.step_sizes(params)
+        grads = tf.gradients(loss, [theta[name] for name in sizes])
         if self.meta_gradient == "first_order":
             grads = [tf.stop_gradient(g) for g in grads]
-        return {name: v - sizes[name] * g for (name, v), g in zip(theta.items(), grads, strict=True)}
+        steps = {name: sizes[name] * g for name, g in zip(sizes, grads, strict=True)}
+        return {name: v - steps[name] if name in steps else v for name, v in theta.items()}
 
     def classify(self, params: Params, theta: Params, x: tf.Tensor, noise: Noise | None = None):
-        draw = Draw(noise, self.n_steps, query=True, training=True) if noise else None
-        return self.forward(params, theta, x, draw, 1)
+        return self.forward(params, theta, x, self.query_draw(noise) if noise else None)
+
+    def targets(self, y: tf.Tensor, noise: Noise) -> tf.Tensor:
+        return self.perturbation.labels(y, self.query_draw(noise))
+
+    def query_draw(self, noise: Noise) -> Draw:
+        """The randomness of the query set's pass in meta-training."""
+        return Draw(noise, self.n_steps, query=True, training=True)
+
+
+class MetaSGD(MAML):
+    """MAML whose inner steps have a learned size for every weight that they adapt, of either sign.
+
+    Source: Li, Zhou, Chen and Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning" (2017), whose code was
+    not released: theta' = theta - alpha * gradient, alpha of theta's shape, meta-learned with it by the same optimiser.
+    alpha begins at inner_lr, or, with random_steps, uniform in [0.005, 0.1], which is the paper's interval. There one
+    number is drawn for all weights, here one for every weight; and the paper takes one step, here it is n_steps.
+    """
+
+    settings = MAML.settings | {
+        "inner_lr": dataclasses.replace(MAML.settings["inner_lr"], free=()),
+        "random_steps": Setting(False, "Meta-SGD's step sizes begin uniform in [0.005, 0.1] in place of --inner_lr"),
+    }
+
+    def parameters(self) -> dict[str, Parameter]:
+        """Those of MAML, and alpha, before the running averages that a perturbation might have."""
+        begins = uniform(0.005, 0.1) if self.random_steps else constant(self.inner_lr)
+        declared = super().parameters()
+        names = [name for name in map(theta_name, declared) if name and self.adapts(name)]
+        return declared | {f"alpha/{name}": Parameter(declared[f"theta/{name}"].shape, begins) for name in names}
+
+    def step_sizes(self, params: Params) -> dict[str, tf.Tensor | float]:
+        return {name: params[f"alpha/{name}"] for name in super().step_sizes(params)}
 
 
 def theta_name(name: str) -> str | None:
     """The name of a parameter of theta without the net's; None for another's."""
     return name.removeprefix("theta/") if name.startswith("theta/") else None
+
+
+def layer_of(block: int) -> str:
+    """The name of the block's layer."""
+    return f"conv{block}"
 
 
 def rows(x: tf.Tensor) -> tf.Tensor:
@@ -176,6 +236,8 @@ class Entry(NamedTuple):
 LEARNERS = {
     "maml": Entry(MAML, "MAML"),
     "metadrop": Entry(MAML, "Meta-dropout", "noise"),
+    "metasgd": Entry(MetaSGD, "Meta-SGD"),
+    "protonet": Entry(ProtoNet, "Prototypical Network"),
     "metanet_embedding": Entry(EmbeddingMetaNetwork, "Meta Network (embedding)"),
     "metanet_original": Entry(OriginalMetaNetwork, "Meta Network (original)"),
 }
@@ -220,9 +282,11 @@ def labels_of(x: tf.Tensor, way: int) -> tf.Tensor:
     return labels(way, x.shape[1] // way, x.dtype)
 
 
-def measure(logits: tf.Tensor, y: tf.Tensor) -> dict[str, tf.Tensor]:
-    """What is said of a query set's logits [T,Q,way]: loss [T] (nats) and accuracy [T] (0 to 1)."""
-    return {"loss": layers.cross_entropy(logits, y), "accuracy": layers.accuracy(logits, y)}
+def measure(logits: tf.Tensor, y: tf.Tensor, targets: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+    """What is said of a query set's logits [T,Q,way]: loss [T] (nats) and accuracy [T] (0 to 1). targets: what the loss
+    compares them with, if not the labels y."""
+    loss = layers.cross_entropy(logits, y if targets is None else targets)
+    return {"loss": loss, "accuracy": layers.accuracy(logits, y)}
 
 
 def evaluate(learner: Learner, params: Params, x_s, x_q, noise: Noise, samples: int = 1, training: bool = False):
@@ -230,9 +294,12 @@ def evaluate(learner: Learner, params: Params, x_s, x_q, noise: Noise, samples: 
 
     -> `measure`'s numbers, and the penalty that the outer loss adds.
     """
-    adapted, support_penalty = learner.adapt(params, x_s, labels_of(x_s, learner.way), noise, samples, training)
+    way = learner.train_way if training else learner.way
+    adapted, support_penalty = learner.adapt(params, x_s, labels_of(x_s, way), noise, samples, training)
     logits, query_penalty = learner.classify(params, adapted, x_q, noise if training else None)
-    return measure(logits, labels_of(x_q, learner.way)), support_penalty + query_penalty
+    y = labels_of(x_q, way)
+    numbers = measure(logits, y, learner.targets(y, noise) if training else None)
+    return numbers, support_penalty + query_penalty
 
 
 def by_task(f, tensors, dtypes, tasks_at_once: int, parallel: int):

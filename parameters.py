@@ -27,6 +27,11 @@ def ones(shape, seed, dtype) -> tf.Tensor:
     return tf.ones(shape, dtype)
 
 
+def identity(shape, seed, dtype) -> tf.Tensor:
+    """A square matrix that changes nothing."""
+    return tf.eye(*shape, dtype=dtype)
+
+
 def constant(value: float) -> Beginning:
     return lambda shape, seed, dtype: tf.fill(shape, tf.cast(value, dtype))
 

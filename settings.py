@@ -241,6 +241,11 @@ class Settings:
         self.refuse_foreign(given)
         return self.of(values | given, self.facts)
 
+    @property
+    def train_way(self) -> int:
+        """Classes of a training task."""
+        return self.own.get("train_way") or self.way
+
     def values(self) -> dict:
         """All by name, its learner's own among them."""
         return {name: getattr(self, name) for name in COMMON} | self.own

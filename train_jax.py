@@ -20,6 +20,7 @@ import numpy as np
 import data
 from errors import Parser, Stop, UserError, run
 from flags import positive, whole
+from settings import all_settings
 from training import weights
 from training.program import EXACT, TEST_SEED, program_file, read_description, relative
 from training.results import summary
@@ -121,8 +122,9 @@ def begin(path: Path, folder: Path, settings: dict) -> weights.Weights:
     state = weights.read(path if path.exists() else folder / weights.NAME)
     if not state.state:
         raise UserError(f"{path} has no slots of Adam's: write it with main.py --mode weights --slots")
+    defaults = {name: declared.default for name, declared in all_settings().items()}
     for name, value in settings.items():
-        other = state.about["settings"].get(name)
+        other = state.about["settings"].get(name, defaults.get(name))  # an older version's file has fewer
         if name not in FREE and other != value:
             raise UserError(
                 f"{path} is of a run with {name} {other}, and {folder} was made for {value}: export another"
@@ -152,7 +154,8 @@ class Training:
     def update(self, i: int) -> None:
         """Iteration i. The device may still be at it when this returns."""
         seed = self.settings["seed"]
-        classes, images = sample(self.split, "train", seed, i, self.settings["metabatch"], self.settings)
+        way = self.settings.get("train_way") or self.settings["way"]
+        classes, images = sample(self.split, "train", seed, i, self.settings["metabatch"], way, self.settings)
         episode = {"classes": classes, "images": images, "seed": np.array([seed, i], np.int32)}
         results = self.step(self.changing | {"pixels": self.pixels} | episode)
         self.loss, self.accuracy = results["loss"], results["accuracy"]
@@ -230,9 +233,9 @@ def check(folder: Path, description: dict, split: data.Split) -> dict:
     return said
 
 
-def sample(split: data.Split, stream: str, seed: int, index: int, tasks: int, settings: dict):
+def sample(split: data.Split, stream: str, seed: int, index: int, tasks: int, way: int, settings: dict):
     """Indices of episodes, as Engine.episode draws them."""
-    way, images = settings["way"], settings["shot"] + settings["query"]
+    images = settings["shot"] + settings["query"]
     return data.sample(split, stream, seed, index, tasks, way, images, settings["legacy_shared_classes"])
 
 
@@ -248,7 +251,7 @@ def test(step: Program, state: weights.Weights, split: data.Split, settings: dic
         if stop.asked:
             break
         indices = range(first, first + settings["metabatch"])  # the last ones may reach beyond the end
-        drawn = [sample(split, "test", TEST_SEED, i, 1, settings) for i in indices]
+        drawn = [sample(split, "test", TEST_SEED, i, 1, settings["way"], settings) for i in indices]
         classes, images = (np.concatenate(part) for part in zip(*drawn, strict=True))
         results = step(arrays | {"classes": classes, "images": images, "indices": np.array(indices, np.int32)})
         for name, values in numbers.items():

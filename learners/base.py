@@ -82,6 +82,16 @@ class Learner(Configured):
         """Logits [T,Q,way] of the query images x [T,Q,H,W,C], and a penalty. noise: in training only."""
         raise NotImplementedError
 
+    @property
+    def train_way(self) -> int:
+        """Classes of a task in meta-training."""
+        return self.way
+
+    def targets(self, y: tf.Tensor, noise: Noise) -> tf.Tensor:
+        """What the outer loss of meta-training compares the query set's logits with: one-hot labels y [Q,way] ->
+        [Q,way] or [T,Q,way]. The accuracy is that of y."""
+        return y
+
     # ---- optional
 
     @property
@@ -89,7 +99,7 @@ class Learner(Configured):
         """Has it a linear head over features?"""
         return type(self).linear is not Learner.linear and type(self).features is not Learner.features
 
-    def features(self, params: Params, adapted, x, draw: Draw | None = None, samples: int = 1) -> tf.Tensor:
+    def features(self, params: Params, adapted, x, draw: Draw | None = None) -> tf.Tensor:
         """The linear head's input: x [T,N,H,W,C] -> [T,N,D], in testing; perturbed by `draw`, if there is one."""
         raise NotImplementedError
 
@@ -105,7 +115,7 @@ class Learner(Configured):
         """By layer, what it puts out, unperturbed, in testing: [T,N,D]. The last ones are `features`."""
         return {"features": self.features(params, adapted, x)}
 
-    def maps(self, params: Params, adapted, x, draw: Draw | None = None, samples: int = 1) -> dict[str, tuple]:
+    def maps(self, params: Params, adapted, x, draw: Draw | None = None) -> dict[str, tuple]:
         """By layer, its map [T,N,H,W,C] before pooling, and what multiplied it, [T,N,H,W,C] or None. In testing."""
         return {}
 

@@ -15,7 +15,7 @@ from flags import Setting
 from lazy import tf
 from learners.base import Learner
 from parameters import BLOCKS, Parameter, Params, normal, ones, uniform, zeros
-from perturbations.draws import Draw, Noise
+from perturbations.draws import Draw, Noise, samples_of
 
 EMBEDDING, HIDDEN = 64, 128
 
@@ -68,7 +68,7 @@ class MetaNetwork(Learner):
             declared[f"running/conv{block}_bn/variance"] = Parameter((self.channels,), ones)
         return declared
 
-    def blocks(self, params, x, draw, samples, batch):
+    def blocks(self, params, x, draw, batch):
         """Yield each block's name, its map before mask and relu, its mask (or None), its output and its penalty.
 
         batch: normalise by the batch's own statistics, every sample's apart; the penalty's gradient is then how far
@@ -80,19 +80,20 @@ class MetaNetwork(Learner):
             affine = params[f"{layer}_bn/gamma"], params[f"{layer}_bn/beta"]
             running = params[f"running/{layer}_bn/mean"], params[f"running/{layer}_bn/variance"]
             if batch:
+                samples = samples_of(draw)
                 groups = tf.reshape(x, [x.shape[0] * samples, x.shape[1] // samples, *x.shape[2:]])
                 mu, *statistics = layers.conv_batch_norm(groups, w, *affine)
                 mu = tf.reshape(mu, [*x.shape[:2], *mu.shape[2:]])
                 penalty = sum(layers.lag(*pair, x.shape[0]) for pair in zip(running, statistics, strict=True))
             else:
                 mu, penalty = layers.conv_normalised(x, w, *affine, *running), 0.0
-            mask, mask_penalty = self.perturbation.mask(params, layer, x, mu.shape, samples, draw)
+            mask, mask_penalty = self.perturbation.mask(params, layer, x, mu.shape, draw)
             x = layers.relu_pool(mu, mask)
             yield layer, mu, mask, x, penalty + mask_penalty
 
-    def embed(self, params: Params, x: tf.Tensor, draw: Draw | None, samples: int, batch: bool):
+    def embed(self, params: Params, x: tf.Tensor, draw: Draw | None, batch: bool):
         """x [T,N,H,W,C] -> embeddings [T,N,E], and the penalty."""
-        *_, outputs, penalties = zip(*self.blocks(params, x, draw, samples, batch), strict=True)
+        *_, outputs, penalties = zip(*self.blocks(params, x, draw, batch), strict=True)
         return self.last(params, outputs[-1]), sum(penalties)
 
     def last(self, params: Params, output: tf.Tensor) -> tf.Tensor:
@@ -109,30 +110,30 @@ class MetaNetwork(Learner):
             if missing := np.flatnonzero(known.sum(0) == 0).tolist():
                 raise ValueError(f"the support set has no image of the classes {missing}: every class needs one")
         draw = Draw(noise, 0, training=True) if training else None
-        h, penalty = self.embed(params, x, draw, 1, training or self.test_statistics == "batch")
+        h, penalty = self.embed(params, x, draw, training or self.test_statistics == "batch")
         w, b = self.classifier(params, h, y)
         return {"w": w, "b": b}, penalty
 
     def classify(self, params: Params, adapted: Params, x: tf.Tensor, noise: Noise | None = None):
         draw = Draw(noise, 1, query=True, training=True) if noise else None
-        h, penalty = self.embed(params, x, draw, 1, noise is not None or self.test_statistics == "batch")
+        h, penalty = self.embed(params, x, draw, noise is not None or self.test_statistics == "batch")
         return layers.dense(h, *self.linear(adapted)), penalty
 
-    def features(self, params, adapted, x, draw: Draw | None = None, samples=1) -> tf.Tensor:
+    def features(self, params, adapted, x, draw: Draw | None = None) -> tf.Tensor:
         """Embeddings [T,N,E] of x [T,N,H,W,C] in testing, with the masks of `draw`."""
-        return self.embed(params, x, draw, samples, self.test_statistics == "batch")[0]
+        return self.embed(params, x, draw, self.test_statistics == "batch")[0]
 
     def activations(self, params, adapted, x) -> dict[str, tf.Tensor]:
         """In testing: by block, its unmasked output, and the embedding, as `dense`, [T,N,D]."""
-        blocks = self.blocks(params, x, None, 1, self.test_statistics == "batch")
+        blocks = self.blocks(params, x, None, self.test_statistics == "batch")
         outputs = {layer: output for layer, *_, output, _ in blocks}
         flat = {layer: tf.reshape(output, [*x.shape[:2], -1]) for layer, output in outputs.items()}
         return flat | {"dense": self.last(params, outputs[f"conv{BLOCKS}"])}
 
-    def maps(self, params, adapted, x, draw: Draw | None = None, samples=1) -> dict[str, tuple]:
+    def maps(self, params, adapted, x, draw: Draw | None = None) -> dict[str, tuple]:
         """By layer, in testing: mask * relu(batch_norm(.)) before pooling [T,N,H,W,C], and the mask or None."""
         maps = {}
-        for layer, mu, mask, *_ in self.blocks(params, x, draw, samples, self.test_statistics == "batch"):
+        for layer, mu, mask, *_ in self.blocks(params, x, draw, self.test_statistics == "batch"):
             factor = None if mask is None else layers.masked(tf.ones_like(mu), mask)
             maps[layer] = layers.masked(tf.nn.relu(mu), mask), factor
         return maps
@@ -155,11 +156,6 @@ def dense_parameters(name: str, inputs: int, outputs: int) -> dict[str, Paramete
     }
 
 
-def class_means(r: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """Mean of r [T,S,K] over the rows of each class, y one-hot [S,way] -> [T,way,K]."""
-    return tf.einsum("sc,tsk->tck", y / tf.reduce_sum(y, 0), r)
-
-
 class EmbeddingMetaNetwork(MetaNetwork):
     """Metric-based: W_c = mean of U h + e over the support images of class c; logit of c = (V h_q) . W_c.
 
@@ -175,7 +171,7 @@ class EmbeddingMetaNetwork(MetaNetwork):
         }
 
     def classifier(self, params, h, y):
-        classes = class_means(h @ tf.transpose(params["U"]) + params["e"], y)  # [T,way,K]
+        classes = layers.class_means(h @ tf.transpose(params["U"]) + params["e"], y)  # [T,way,K]
         w = tf.linalg.matrix_transpose(classes @ params["V"])  # (V h) . W_c = h . (V' W_c)
         return w, tf.zeros([w.shape[0], w.shape[2]], w.dtype)
 
@@ -199,7 +195,7 @@ class OriginalMetaNetwork(MetaNetwork):
         }
 
     def classifier(self, params, h, y):
-        classes = class_means(tf.tanh(h @ tf.transpose(params["U"]) + params["e"]), y)
+        classes = layers.class_means(tf.tanh(h @ tf.transpose(params["U"]) + params["e"]), y)
 
         def generate(name):
             x = tf.nn.relu(layers.dense(classes, params[f"{name}/dense1_w"], params[f"{name}/dense1_b"]))

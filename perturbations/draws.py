@@ -51,11 +51,13 @@ def standard_normal(shape, seed: tf.Tensor, dtype="float32") -> tf.Tensor:
 class Draw:
     """The randomness of one forward pass: the `step`-th of its tasks, over the support set or the `query` set.
 
-    training: is it a pass of meta-training? (In a test the support set alone is perturbed, and not by masks.)
+    samples: how often the pass has every image, each time with noise of its own. training: is it a pass of
+    meta-training? (In a test the support set alone is perturbed, and not by masks.)
     """
 
     noise: Noise
     step: int
+    samples: int = 1
     query: bool = False
     training: bool = False
 
@@ -66,3 +68,8 @@ class Draw:
     def of_task(self, layer: str, shape) -> tf.Tensor:
         """N(0, 1) of the shape [T,...], the same in every pass of a task."""
         return self.noise(0, layer, shape)
+
+
+def samples_of(draw: Draw | None) -> int:
+    """How often a pass has every image."""
+    return draw.samples if draw else 1

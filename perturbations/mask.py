@@ -45,11 +45,11 @@ class Mask(Perturbation):
     }  # fmt: skip
     stochastic = True
 
-    def mask(self, params, layer, x, shape, samples, draw):
+    def mask(self, params, layer, x, shape, draw):
         rate = dict(enumerate(self.mask_rates, 1)).get(int(layer.removeprefix("conv")), 0)
         if not rate or draw is None or not draw.training or (self.mask_support_only and draw.query):
             return None, 0.0
-        tasks, n, *pixels = shape
+        (tasks, n, *pixels), samples = shape, draw.samples
         if self.mask_per_sample:
             z = tf.reshape(draw(layer, shape), [tasks, samples, n // samples, *pixels])
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import layers
+from lazy import tf
 from parameters import conv_net
 from perturbations.base import Perturbation
 
@@ -20,17 +21,28 @@ class LearnedNoise(Perturbation):
     def parameters(self, image_shape, channels):
         return conv_net("phi", image_shape, channels, 1)
 
-    def factor(self, params, layer, x, draw):
-        a = layers.conv(x, params[f"phi/{layer}_w"], params[f"phi/{layer}_b"])
+    def mean(self, params, layer, x):
+        """The mean of a: a map, or what broadcasts to one."""
+        return layers.conv(x, params[f"phi/{layer}_w"], params[f"phi/{layer}_b"])
+
+    def deviation(self, params, layer, x):
+        """The standard deviation of a, likewise."""
+        return 1.0
+
+    def head_deviation(self, params, x):
+        """The standard deviation of the logits [T,N,1] of the features x [T,N,D], or a number."""
+        return layers.softplus(layers.dense(x, params["phi/dense_w"], params["phi/dense_b"]))
+
+    def factor(self, params, layer, x, mu, draw):
+        a = tf.convert_to_tensor(self.mean(params, layer, x), mu.dtype)
         if draw is not None and not draw.query:
-            a += draw(layer, a.shape)
+            a += self.deviation(params, layer, x) * draw(layer, mu.shape)
         return layers.softplus(a)
 
     def block(self, params, layer, x, mu, draw):
-        return mu * self.factor(params, layer, x, draw), 0.0
+        return mu * self.factor(params, layer, x, mu, draw), 0.0
 
     def head(self, params, x, logits, draw):
         if draw is None or draw.query:
             return logits, 0.0
-        sigma = layers.softplus(layers.dense(x, params["phi/dense_w"], params["phi/dense_b"]))
-        return logits + sigma * draw("dense", logits.shape), 0.0
+        return logits + self.head_deviation(params, x) * draw("dense", logits.shape), 0.0

@@ -71,7 +71,7 @@ class Exporter:
         x_s, x_q = engine.images(self.split, pixels, classes, images)
         noise = task_noise(fold(engine.stream_seed("test"), index)[None])
         # Noise that no inner step draws, and the same in every snapshot; masks as in training.
-        draw = Draw(noise, learner.n_steps, training=True)
+        draw = Draw(noise, learner.n_steps, self.copies, training=True)
         params = learner.narrow(read(engine.params), self.way)
         steps = learner.trajectory(params, x_s, model.labels(self.way, engine.shot), noise, self.samples)
         snapshots = [self.snapshot(params, adapted, x_s, x_q, draw) for adapted in steps]
@@ -93,14 +93,14 @@ class Exporter:
             arrays |= {f"{name}_{number}": values[0] for number, values in numbers.items()}
         perturbed = tf.zeros([0])
         if self.copies:
-            perturbed = self.learner.features(params, adapted, self.copied(x_s), draw, self.copies)
+            perturbed = self.learner.features(params, adapted, self.copied(x_s), draw)
         arrays["perturbed_features"] = tf.reshape(perturbed, [self.copies, self.support, h.shape[-1]])
         return arrays
 
     def maps(self, params, adapted, x_s, draw: Draw) -> dict[str, tf.Tensor]:
         """The chosen maps of every layer that has some: unperturbed, perturbed, and what multiplied them."""
         clean, copies = self.learner.maps(params, adapted, x_s), self.copies
-        perturbed = self.learner.maps(params, adapted, self.copied(x_s), draw, copies) if copies else {}
+        perturbed = self.learner.maps(params, adapted, self.copied(x_s), draw) if copies else {}
         arrays = {}
         for layer, (h, _) in clean.items():
             chosen = self.choose(h, 1)

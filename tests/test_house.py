@@ -21,7 +21,7 @@ FLOORS = [
     {"get_data", "plot", "bench", "train_jax"},
 ]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
-LOADED_LATE = {"tensorflow", "tensorflow_datasets", "jax"}  # that not every command needs, or not at once
+LOADED_LATE = {"tensorflow", "tensorflow_datasets", "jax", "scipy"}  # that not every command needs, or not at once
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted([*ROOT.glob("*.py"), *(file for room in FLOOR for file in (ROOT / room).glob("*.py"))])

@@ -266,7 +266,7 @@ def test_the_inner_loss_is_the_support_sets_and_its_penalty_and_step_sizes_are_t
     @tf.function(autograph=False)
     def adapt():
         before, after = learner.trajectory(params, x_s, y, noise_of(seeds), training=True)
-        logits, penalty = learner.forward(params, before, x_s, Draw(noise_of(seeds), 0, training=True), 1)
+        logits, penalty = learner.forward(params, before, x_s, Draw(noise_of(seeds), 0, training=True))
         names = list(before)
         losses = layers.cross_entropy(logits, y), penalty
         return before, after, *(dict(zip(names, tf.gradients(loss, [before[k] for k in names]), strict=True))

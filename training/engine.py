@@ -66,13 +66,17 @@ class Engine:
         self.compiled = partial(tf.function, autograph=False, jit_compile=learner.jit)
         self._adapt, self._classify = self.compiled(self.adapt_tasks), self.compiled(self.classify_tasks)
 
-    def episode(self, split: data.Split, stream: str, index: int, tasks=1, shared=False) -> tuple:
+    def episode(self, split: data.Split, stream: str, index: int, tasks=1, shared=False, way=None) -> tuple:
         """The indices of `tasks` episodes: classes [tasks,way], images [tasks,way,shot+query].
 
-        stream: train, val or test. shared: all have the same classes.
+        stream: train, val or test. shared: all have the same classes. way: if it is another one than in testing.
         """
-        way, images = self.learner.way, self.shot + self.query
+        way, images = way or self.learner.way, self.shot + self.query
         return data.sample(split, stream, self.seed, index, tasks, way, images, shared)
+
+    def training_episodes(self, split: data.Split, iteration: int, shared=False) -> tuple:
+        """The indices of an iteration's metabatch, as `episode`."""
+        return self.episode(split, "train", iteration, self.metabatch, shared, self.learner.train_way)
 
     def stream_seed(self, stream: str) -> tf.Tensor:
         """The seed [2] of all episodes of a stream; an episode's own is `fold(stream_seed, its number)`."""
@@ -122,7 +126,7 @@ class Engine:
             return [self.strategy.experimental_local_results(x)[0] for x in report]
 
         def step(iteration: int, stop: bool = False):
-            classes, images = self.episode(split, "train", iteration, self.metabatch, shared_classes)
+            classes, images = self.training_episodes(split, iteration, shared_classes)
             seed = tf.constant([self.seed, iteration], tf.int32)
             return compiled(pixels, tf.constant(classes), tf.constant(images), seed, tf.constant([stop], tf.float64))
 

@@ -53,11 +53,11 @@ def write(
     UserError where the folder cannot be written.
     """
     params, slots = read(engine.params), read(engine.slots)
-    classes, images = (tf.constant(x) for x in engine.episode(train, "train", 0, engine.metabatch))
-    episode = {"classes": classes, "images": images}
-    train_arguments = {"params": params, "adam": slots, "pixels": tf.constant(train.pixels), **episode}
+    indices = engine.training_episodes(train, 0), engine.episode(test, "test", 0, engine.metabatch)
+    training, testing = ({"classes": tf.constant(c), "images": tf.constant(i)} for c, i in indices)
+    train_arguments = {"params": params, "adam": slots, "pixels": tf.constant(train.pixels), **training}
     train_arguments["seed"] = tf.constant([engine.seed, 0])
-    test_arguments = {"params": params, "pixels": tf.constant(test.pixels), **episode}
+    test_arguments = {"params": params, "pixels": tf.constant(test.pixels), **testing}
     test_arguments |= {"indices": tf.range(engine.metabatch), "seed": tf.constant([TEST_SEED, data.STREAMS["test"]])}
 
     def train_step(params, adam, pixels, classes, images, seed):

@@ -216,13 +216,13 @@ def test_equal_images_have_equal_embeddings_in_support_and_query(name):
     learner = make(name, "mask", mask_rates=RATES)
     params, x, _, seeds = inputs(learner)
     noise = draws.task_noise(seeds, "float64")
-    passes = [draws.Draw(noise, step, query, training=True) for step, query in ((0, False), (1, True))]
-    support, query = (learner.embed(params, x, draw, 1, True)[0] for draw in passes)
+    passes = [draws.Draw(noise, step, query=query, training=True) for step, query in ((0, False), (1, True))]
+    support, query = (learner.embed(params, x, draw, True)[0] for draw in passes)
     np.testing.assert_array_equal(support, query)
-    unmasked, _ = learner.embed(params, x, None, 1, True)
+    unmasked, _ = learner.embed(params, x, None, True)
     assert np.linalg.norm(support - unmasked) > 0.1 * np.linalg.norm(unmasked)
     x = tf.repeat(x[:, :1], 3, 1)  # and inside a set
-    same, _ = learner.embed(params, x, passes[0], 1, True)
+    same, _ = learner.embed(params, x, passes[0], True)
     np.testing.assert_allclose(same[:, :1] + 0 * same, same, rtol=1e-12)
 
 

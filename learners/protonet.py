@@ -1,0 +1,62 @@
+"""Prototypical Networks."""
+
+from __future__ import annotations
+
+import layers
+from flags import Setting, whole
+from lazy import tf
+from learners.base import Learner
+from parameters import BLOCKS, Parameter, Params, conv_net, zeros
+from perturbations.draws import Draw, Noise
+
+
+class ProtoNet(Learner):
+    """The class of an image is that of the nearest class mean, by the squared Euclidean distance of embeddings.
+
+    Source: Snell, Swersky and Zemel, "Prototypical Networks for Few-shot Learning" (NeurIPS 2017). As a linear head:
+    -|h - mu|^2 = 2 mu . h - |mu|^2 - |h|^2, of which the last term is the same for all classes.
+    train_way: classes of a task in training, which the source chooses larger than in testing (60 for Omniglot).
+
+    The embedding is MAML's body, so that the two differ in the learner alone. Differs from the source: batch norm has
+    the statistics of the set at hand in testing, too, and no gain.
+    """
+
+    settings = {
+        "train_way": Setting(
+            None, "classes of a Prototypical Network's training tasks (default: --way)", whole(2), attribute="wide_way",
+        ),
+    }  # fmt: skip
+    hooks = frozenset()
+    any_way = True
+
+    @property
+    def train_way(self) -> int:
+        return self.wide_way or self.way
+
+    def parameters(self) -> dict[str, Parameter]:
+        body = conv_net("theta", self.image_shape, self.channels, 1)
+        offsets = {f"conv{block}_bn/beta": Parameter((self.channels,), zeros) for block in range(1, BLOCKS + 1)}
+        return {name: parameter for name, parameter in body.items() if "dense" not in name} | offsets
+
+    def activations(self, params: Params, adapted, x) -> dict[str, tf.Tensor]:
+        """Each block's output, [T,N,D]; that of the last is `features`."""
+        outputs = {}
+        for block in range(1, BLOCKS + 1):
+            layer, x = f"conv{block}", layers.rounded(x, self.bf16)
+            mu = layers.conv(x, params[f"theta/{layer}_w"], params[f"theta/{layer}_b"])
+            x = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples=1, held=False)
+            outputs[layer] = tf.reshape(x, [*x.shape[:2], -1])
+        return outputs
+
+    def features(self, params, adapted, x, draw: Draw | None = None) -> tf.Tensor:
+        return self.activations(params, adapted, x)[f"conv{BLOCKS}"]
+
+    def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False):
+        """The class means [T,way,D]."""
+        return layers.class_means(self.features(params, None, x), y), 0.0
+
+    def classify(self, params: Params, adapted, x: tf.Tensor, noise: Noise | None = None):
+        return layers.dense(self.features(params, adapted, x), *self.linear(adapted)), 0.0
+
+    def linear(self, adapted) -> tuple[tf.Tensor, tf.Tensor]:
+        return 2 * tf.linalg.matrix_transpose(adapted), -tf.reduce_sum(tf.square(adapted), -1)

@@ -1,0 +1,63 @@
+"""MAML with every perturbation, and Meta-SGD: the exact meta-gradient, of loss and penalty, against finite
+differences."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import model
+from numerics import central_difference
+from perturbations import draws
+
+WAY, SHOT, QUERY, TASKS = 3, 2, 2, 2
+SHAPE, CHANNELS = (16, 18, 2), 3
+SEEDS = [[5, i] for i in range(TASKS)]
+BIASES = {f"theta/conv{block}_b" for block in (1, 2, 3, 4)}
+# (learner, perturbation) -> what has no gradient: what batch norm takes away again.
+IDLE = {
+    ("maml", "fixed"): BIASES - BIASES, ("maml", "independent"): set(), ("maml", "weight"): BIASES,
+    ("maml", "additive"): BIASES, ("maml", "deterministic"): set(), ("maml", "variance"): set(),
+    ("maml", "parameters"): BIASES, ("maml", "mixup"): BIASES, ("maml", "manifold_mixup"): BIASES,
+    ("maml", "vib"): BIASES, ("maml", "information_dropout"): BIASES,
+    ("metasgd", "noise"): set(),
+}  # fmt: skip
+SETTINGS = {
+    "vib": {"vib_beta": 0.1},
+    "information_dropout": {"information_beta": 1e-3},
+    "mixup": {"mix_set": "both"},
+    "manifold_mixup": {"mix_set": "both"},
+}
+
+
+@pytest.mark.parametrize(("name", "perturbation"), IDLE)
+def test_every_parameters_gradient_is_that_of_finite_differences(name, perturbation):
+    settings = {"image_shape": SHAPE, "channels": CHANNELS, "way": WAY, "inner_lr": 0.3, "n_steps": 1}
+    own = SETTINGS.get(perturbation, {})
+    learner = model.make(name, perturbation, meta_gradient="exact", **settings, **own)
+    rng = np.random.default_rng(4)
+    params = {k: tf.constant(0.4 * rng.standard_normal(v.shape)) for k, v in learner.init(0).items()}
+    x_s, x_q = (tf.constant(rng.random((TASKS, WAY * n, *SHAPE))) for n in (SHOT, QUERY))
+    noise = draws.task_noise(tf.constant(SEEDS), "float64")
+
+    @tf.function(autograph=False)
+    def loss_of(params):
+        numbers, penalty = model.evaluate(learner, params, x_s, x_q, noise, training=True)
+        return tf.reduce_mean(numbers["loss"] + penalty)
+
+    @tf.function(autograph=False)
+    def gradients(params):
+        seeds = tf.constant(SEEDS)
+        return model.meta_gradients(
+            learner, params, x_s, x_q, seeds, TASKS, noise_of=lambda seeds: draws.task_noise(seeds, "float64")
+        )[2]
+
+    idle = set()
+    for k, gradient in gradients(params).items():
+        direction = rng.standard_normal(gradient.shape)
+        direction /= np.linalg.norm(direction)
+        slope, bound = central_difference(lambda step, k=k, d=direction: loss_of(params | {k: params[k] + step * d}))
+        assert abs((gradient.numpy() * direction).sum() - slope) <= bound, k
+        if abs(slope) <= 100 * bound:
+            assert abs(slope) <= bound, k
+            idle.add(k)
+    assert idle == IDLE[name, perturbation]

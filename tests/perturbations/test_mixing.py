@@ -1,0 +1,129 @@
+"""Mixup and manifold mixup: shares, partners, labels; which set, when, and at which layer."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+import layers
+from perturbations import PERTURBATIONS, draws, mixing
+
+TASKS, SAMPLES, ROWS, WAY = 2, 3, 6, 3
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "dense")
+
+
+def draw(tasks=TASKS, step=0, samples=SAMPLES, dtype="float64", **where):
+    seeds = tf.stack([tf.range(tasks), 7 * tf.range(tasks) + 1], 1)
+    return draws.Draw(draws.task_noise(seeds, dtype), step, samples, **{"training": True} | where)
+
+
+def images(tasks=TASKS, samples=SAMPLES):
+    """Each sample has the same images, as in an inner step."""
+    x = np.random.default_rng(1).random((tasks, 1, ROWS, 4, 5, 2))
+    return tf.constant(np.tile(x, (1, samples, 1, 1, 1, 1)).reshape(tasks, -1, 4, 5, 2))
+
+
+def labels(samples=SAMPLES):
+    return tf.constant(np.tile(np.repeat(np.eye(WAY), ROWS // WAY, 0), (samples, 1)))
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 2.0, 7.5])
+def test_shares_are_of_the_beta_distribution(alpha):
+    """Kolmogorov and Smirnov's distance of 4000 shares, and the quantiles themselves."""
+    at = np.linspace(0.003, 0.997, 500)
+    exact = stats.beta(alpha, alpha).ppf(at)
+    np.testing.assert_allclose(mixing.beta_quantile(alpha, tf.constant(at)), exact, atol=5e-5)
+    matrix, _ = PERTURBATIONS["mixup"](mix_alpha=alpha).mixture(draw(4000, samples=1), ROWS)
+    shares = []
+    for m in matrix[:, 0].numpy():
+        off = m[~np.eye(ROWS, dtype=bool)]
+        if off.any():  # else all images are their own partners
+            shares.append(1 - off[off > 0][0])
+    assert stats.kstest(shares, stats.beta(alpha, alpha).cdf).pvalue > 1e-4
+    ends = mixing.beta_quantile(alpha, tf.constant([0.0, 0.5, 1.0]))
+    np.testing.assert_allclose(ends, [0, 0.5, 1], atol=1e-7)
+
+
+def test_images_and_labels_are_mixed_by_one_share_with_one_permutation():
+    """Of a set, an inner step and a noise sample."""
+    mixup, d = PERTURBATIONS["mixup"](), draw()
+    mixed, penalty = mixup.inputs({}, "conv1", images(), d)
+    assert penalty == 0
+    x, mixed = (np.reshape(a, (TASKS, SAMPLES, ROWS, -1)) for a in (images(), mixed))
+    y = np.reshape(mixup.labels(labels(), d), (TASKS, SAMPLES, ROWS, WAY))
+    hard = np.reshape(labels(), (SAMPLES, ROWS, WAY))
+    found = set()
+    for task in range(TASKS):
+        for sample in range(SAMPLES):
+            matrix, *_ = np.linalg.lstsq(x[task, sample].T, mixed[task, sample].T, rcond=None)
+            matrix = matrix.T  # [mixture, image]
+            np.testing.assert_allclose(matrix.sum(1), 1, rtol=1e-9)
+            share = min(1, max(np.diag(matrix).min(), 0))
+            partners = (matrix - share * np.eye(ROWS)) / (1 - share)
+            np.testing.assert_allclose(partners, np.rint(partners), atol=1e-6)
+            assert (np.rint(partners).sum(0) == 1).all()
+            np.testing.assert_allclose(y[task, sample], matrix @ hard[sample], atol=1e-9)
+            found.add(round(share, 6))
+    assert len(found) == TASKS * SAMPLES
+    assert not np.allclose(mixup.labels(labels(), draw(step=1)), mixup.labels(labels(), d))
+
+
+def test_permutations_are_uniform():
+    _, counts = np.unique(
+        tf.argsort(draw(3000, samples=1)("conv1", [None, 1, 2 + 3])[..., 2:])[:, 0] @ [[9], [3], [1]],
+        return_counts=True,
+    )
+    assert len(counts) == 6 and stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_the_loss_of_mixed_labels_is_the_mixture_of_two_losses():
+    mixup, d = PERTURBATIONS["mixup"](), draw(samples=1)
+    logits = tf.random.stateless_normal([TASKS, ROWS, WAY], [1, 2], dtype=tf.float64)
+    (matrix, _), y = mixup.mixture(d, ROWS), labels(1)
+    losses = -tf.einsum("tnc,mc->tnm", tf.nn.log_softmax(logits), y)  # of row n with the label of m
+    expected = tf.reduce_mean(tf.reduce_sum(losses * matrix[:, 0], -1), -1)
+    np.testing.assert_allclose(layers.cross_entropy(logits, mixup.labels(y, d)), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["mixup", "manifold_mixup"])
+@pytest.mark.parametrize("mix_set", ["support", "query", "both"])
+def test_who_is_mixed_when(name, mix_set):
+    mixup, x = PERTURBATIONS[name](mix_set=mix_set), images()
+    support, query = mix_set != "query", mix_set != "support"
+    for d, mixed in (
+        (draw(), support),
+        (draw(training=False), support),
+        (draw(query=True), query),
+        (draw(query=True, training=False), False),
+        (None, False),
+    ):
+        changed = [layer for layer in LAYERS if not np.allclose(mixup.inputs({}, layer, x, d)[0], x)]
+        assert bool(changed) == mixed and (mixup.labels(labels(), d).shape.rank == 3) == mixed
+    assert mixup.in_testing == support and mixup.stochastic
+
+
+def test_manifold_mixup_mixes_at_one_of_four_places_and_mixup_at_the_first():
+    """Each noise sample at a place of its own, all equally often, with the labels' mixture."""
+    tasks = 400
+    manifold, d, x = PERTURBATIONS["manifold_mixup"](), draw(tasks, samples=1), images(tasks, 1)
+    changed = np.stack(
+        [~np.isclose(manifold.inputs({}, layer, x, d)[0], x).reshape(tasks, -1).all(1) for layer in LAYERS]
+    )
+    own = (manifold.mixture(d, ROWS)[0][:, 0] == np.eye(ROWS)).numpy().all((1, 2))  # mixed with themselves
+    assert (changed.sum(0)[~own] == 1).all() and not changed[-1].any()
+    assert stats.chisquare(changed[:4].sum(1)).pvalue > 1e-4
+    place = manifold.mixture(d, ROWS)[1][0, 0].numpy()
+    mixed = manifold.inputs({}, LAYERS[place], x, d)[0]
+    matrix = manifold.mixture(d, ROWS)[0][0, 0].numpy()
+    np.testing.assert_allclose(mixed[0].numpy().reshape(ROWS, -1), matrix @ x[0].numpy().reshape(ROWS, -1), rtol=1e-9)
+    mixup = PERTURBATIONS["mixup"]()
+    assert [layer for layer in LAYERS if mixup.inputs({}, layer, x, d)[0] is not x] == ["conv1"]
+    assert (PERTURBATIONS["mixup"]().alpha, manifold.alpha) == (1.0, 2.0)
+
+
+def test_a_share_of_0_mixes_nothing():
+    mixup, x = PERTURBATIONS["mixup"](mix_alpha=0.0), images()
+    assert mixup.inputs({}, "conv1", x, draw())[0] is x
+    assert mixup.labels(labels(), draw()).shape.rank == 2
+    with pytest.raises(ValueError, match="mix_alpha"):
+        PERTURBATIONS["mixup"](mix_alpha=-1.0)
