@@ -194,8 +194,12 @@ class MetaSGD(MAML):
     """
 
     settings = MAML.settings | {
-        "inner_lr": dataclasses.replace(MAML.settings["inner_lr"], free=()),
-        "random_steps": Setting(False, "Meta-SGD's step sizes begin uniform in [0.005, 0.1] in place of --inner_lr"),
+        "inner_lr": dataclasses.replace(MAML.settings["inner_lr"], free=()),  # in a test it would change nothing
+        "random_steps": Setting(
+            False,
+            "Meta-SGD's step sizes begin uniform in [0.005, 0.1] in place of --inner_lr",
+            modes=TRAINING,
+        ),
     }
 
     def parameters(self) -> dict[str, Parameter]:

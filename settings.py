@@ -233,7 +233,7 @@ class Settings:
     def merged(self, given: dict, where: str, remedy: str, free: Iterable[str] = ()) -> Settings:
         """With what was `given` on the command line. UserError at what contradicts the run: all but the `free` and
         those that are free `where`, in a "test" or a "resume"."""
-        values, declared = self.values(), all_settings()
+        values, declared = self.values(), all_settings() | settings_of(self.model, self.perturbation)
         for name, value in given.items():
             of_the_run = name in values and is_kept(name) and name not in free and where not in declared[name].free
             if of_the_run and value != values[name]:
@@ -276,9 +276,10 @@ def is_kept(name: str) -> bool:
 
 
 def all_settings() -> dict[str, Setting]:
-    """The declaration of every setting there is, of all learners and perturbations."""
+    """The declaration of every setting there is, of all learners and perturbations; where two have one of the same
+    name, that of the first."""
     owners = (*(entry.learner for entry in LEARNERS.values()), *PERTURBATIONS.values())
-    own = {name: declared for owner in owners for name, declared in owner.settings.items()}
+    own = {name: declared for owner in reversed(owners) for name, declared in owner.settings.items()}
     return {name: field.metadata["setting"] for name, field in COMMON.items()} | own
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import layers
-from flags import Setting, whole
+from flags import TRAINING, Setting, whole
 from lazy import tf
 from learners.base import Learner
 from parameters import BLOCKS, Parameter, Params, conv_net, zeros
@@ -23,7 +23,8 @@ class ProtoNet(Learner):
 
     settings = {
         "train_way": Setting(
-            None, "classes of a Prototypical Network's training tasks (default: --way)", whole(2), attribute="wide_way",
+            None, "classes of a Prototypical Network's training tasks (default: --way)", whole(2), modes=TRAINING,
+            attribute="wide_way",
         ),
     }  # fmt: skip
     hooks = frozenset()

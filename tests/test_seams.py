@@ -197,7 +197,9 @@ DEFAULTS = {
     "way": 20, "shot": 1, "query": 5, "metabatch": 16, "legacy_shared_classes": False, "model": "metadrop",
     "maml": False, "perturbation": None, "mask_rates": [0.05, 0.1, 0.15], "mask_scaled": False,
     "mask_support_only": False, "mask_per_sample": False, "test_statistics": "running", "channels": None, "n_steps": 5,
-    "inner_lr": 0.1, "meta_gradient": "published", "remat": False, "meta_lr": 1e-3, "clip_norm": None,
+    "inner_lr": 0.1, "adapt": "all", "random_steps": False, "train_way": None, "mix_alpha": None,
+    "mix_set": "support", "vib_beta": 1e-3, "information_beta": 6e-5, "information_max_alpha": 0.7,
+    "meta_gradient": "published", "remat": False, "meta_lr": 1e-3, "clip_norm": None,
     "n_train_iters": 60000, "save_freq": 1000, "val_every": 1000, "n_val_tasks": 200, "collapse_every": 0,
     "n_test_iters": 1000, "n_test_mc_samp": 1, "checkpoint": "last", "export_tasks": 10, "export_samples": 10,
     "export_images": 2, "export_channels": 6,
@@ -214,11 +216,11 @@ RUN = "mode savedir seed gpu_id jit precision"
 TASKS = "dataset data_dir split way shot query"
 LEARNER = (
     "model maml perturbation mask_rates mask_scaled mask_support_only mask_per_sample test_statistics channels n_steps "
-    "inner_lr meta_gradient n_test_mc_samp"
+    "inner_lr adapt meta_gradient mix_alpha mix_set vib_beta information_beta information_max_alpha n_test_mc_samp"
 )
 USED = {
     "meta_train": f"{RUN} {TASKS} {LEARNER} resume weights train_split metabatch legacy_shared_classes remat "
-    "meta_lr clip_norm n_train_iters save_freq val_every n_val_tasks collapse_every",
+    "random_steps train_way meta_lr clip_norm n_train_iters save_freq val_every n_val_tasks collapse_every",
     "meta_test": f"{RUN} {TASKS} {LEARNER} weights metabatch n_test_iters checkpoint",
     "collapse": f"{RUN} {TASKS} {LEARNER} weights n_test_iters checkpoint",
     "export": f"{RUN} {TASKS} {LEARNER} weights checkpoint export_tasks export_samples export_images export_channels",
@@ -236,6 +238,7 @@ def test_a_mode_refuses_every_flag_that_it_does_not_use(mode, tmp_path):
         "gpu_id": -1,
         "perturbation": "mask",
         "mask_rates": "0.1,0.1,0.1",
+        "train_way": 6,
         "weights": "w",
     }
     for name, declared in (settings.all_settings() | settings.COMMAND).items():
@@ -305,7 +308,9 @@ def mask(name):
     return lambda arrived: getattr(arrived["learner"].perturbation, name)
 
 
-MASKED = ("--model", "maml", "--perturbation", "mask")
+MASKED, MIXED, VIB, INFORMATION = (
+    ("--model", "maml", "--perturbation", name) for name in ("mask", "mixup", "vib", "information_dropout")
+)
 # Flags -> the mode, where it arrives, what it is there, and what is there without it.
 FLAGS = {
     ("--seed", 7): ("meta_train", made("seed"), 7, 0),
@@ -332,6 +337,14 @@ FLAGS = {
     ("--channels", 3): ("meta_train", learner("channels"), 3, 2),
     ("--n_steps", 2): ("meta_train", learner("n_steps"), 2, 5),
     ("--inner_lr", 0.4): ("meta_train", learner("inner_lr"), 0.4, 0.1),
+    ("--adapt", "head"): ("meta_train", learner("adapted_part"), "head", "all"),
+    ("--model", "metasgd", "--random_steps"): ("meta_train", learner("random_steps"), True, False),
+    ("--model", "protonet", "--train_way", 6): ("meta_train", learner("train_way"), 6, 3),
+    (*MIXED, "--mix_alpha", 0.5): ("meta_train", mask("alpha"), 0.5, 1.0),
+    (*MIXED, "--mix_set", "both"): ("meta_train", mask("mix_set"), "both", "support"),
+    (*VIB, "--vib_beta", 0.5): ("meta_train", mask("vib_beta"), 0.5, 1e-3),
+    (*INFORMATION, "--information_beta", 0.5): ("meta_train", mask("information_beta"), 0.5, 6e-5),
+    (*INFORMATION, "--information_max_alpha", 0.5): ("meta_train", mask("information_max_alpha"), 0.5, 0.7),
     ("--meta_gradient", "exact"): ("meta_train", learner("meta_gradient"), "exact", "published"),
     ("--remat",): ("meta_train", learner("remat"), True, False),
     ("--meta_lr", 0.02): ("meta_train", made("meta_lr"), 0.02, 1e-3),

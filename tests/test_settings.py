@@ -34,7 +34,7 @@ def write(savedir, **changed):
 def test_an_old_config_is_read_and_what_is_newer_has_its_default(savedir):
     run = Settings.read(savedir)
     assert (run.way, run.seed, run.data_dir, run.precision, run.train_split) == (5, 5, "elsewhere", "float32", "train")
-    assert run.own == {"n_steps": 3, "inner_lr": 0.4, "meta_gradient": "exact", "remat": False}
+    assert run.own == {"n_steps": 3, "inner_lr": 0.4, "adapt": "all", "meta_gradient": "exact", "remat": False}
     assert {name: value for name, value in run.config().items() if name in OLD} == OLD
     tested = run.for_a_test()  # a test has its own seed and device
     assert (tested.seed, tested.gpu_id, tested.jit, tested.query) == (0, None, "auto", 15)

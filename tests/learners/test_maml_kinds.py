@@ -1,0 +1,92 @@
+"""Meta-SGD, and MAML whose head or body alone is adapted (ANIL, BOIL)."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import model
+from perturbations import draws
+
+WAY, SHOT, QUERY, TASKS, SHAPE, RATE = 3, 2, 2, 2, (16, 18, 1), 0.3
+
+
+def made(name="maml", **settings):
+    return model.make(name, image_shape=SHAPE, channels=3, way=WAY, inner_lr=RATE, **{"n_steps": 2} | settings)
+
+
+def inputs(learner):
+    rng = np.random.default_rng(5)
+    params = {name: tf.constant(0.4 * rng.standard_normal(v.shape)) for name, v in learner.init(0).items()}
+    return params, *(tf.constant(rng.random((TASKS, WAY * n, *SHAPE))) for n in (SHOT, QUERY))
+
+
+def losses_and_gradients(learner, params, x_s, x_q):
+    @tf.function(autograph=False)
+    def run():
+        noise = draws.task_noise(tf.constant([[1, task] for task in range(TASKS)]), "float64")
+        seeds = tf.zeros([TASKS, 2], tf.int32)
+        return model.meta_gradients(learner, params, x_s, x_q, seeds, TASKS, 1, lambda seeds: noise)
+
+    loss, _, gradients = run()
+    return loss.numpy(), {name: gradient.numpy() for name, gradient in gradients.items()}
+
+
+def sizes(params, value):
+    """alpha, of the same value everywhere, by the weight's name."""
+    names = [name.removeprefix("theta/") for name in params if name.startswith("theta/")]
+    return {
+        f"alpha/{name}": tf.fill(params[f"theta/{name}"].shape, tf.constant(value(name), "float64")) for name in names
+    }
+
+
+@pytest.mark.parametrize("part", ["all", "head", "body"])
+def test_what_is_not_adapted_has_steps_of_size_0(part):
+    """MAML that adapts a part is Meta-SGD whose other step sizes are 0: the loss, and every gradient that both have."""
+    maml, metasgd = made(adapt=part), made("metasgd")
+    params, x_s, x_q = inputs(maml)
+    adapted = {"all": lambda name: True, "head": lambda name: "dense" in name, "body": lambda name: "conv" in name}[
+        part
+    ]
+    alpha = sizes(params, lambda name: RATE if adapted(name) else 0.0)
+    loss, gradients = losses_and_gradients(maml, params, x_s, x_q)
+    other_loss, others = losses_and_gradients(metasgd, params | alpha, x_s, x_q)
+    assert loss == pytest.approx(other_loss, rel=1e-12)
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(gradient, others[name], rtol=1e-8, atol=1e-12)
+    assert all(others[f"alpha/{name}"].any() for name in ("conv2_w", "dense_w", "dense_b"))
+    params, x_s, x_q = inputs(maml)
+    y, noise = model.labels(WAY, SHOT, "float64"), draws.task_noise(tf.constant([[1, 2], [3, 4]]), "float64")
+    before, *_, after = tf.function(lambda: maml.trajectory(params, x_s, y, noise), autograph=False)()
+    moved = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert moved == {name for name in before if adapted(name)}
+    own = made("metasgd", adapt=part).parameters().keys() - made("maml").parameters().keys()
+    assert own == {f"alpha/{name}" for name in moved}
+
+
+def test_every_weight_has_its_own_step_of_either_sign():
+    metasgd = made("metasgd", n_steps=1)
+    params, x_s, _ = inputs(metasgd)
+    assert (params["alpha/conv2_w"].numpy() < 0).any()
+    plain, y = made(n_steps=1), model.labels(WAY, SHOT, "float64")
+    noise = draws.task_noise(tf.constant([[1, 2], [3, 4]]), "float64")
+
+    @tf.function(autograph=False)
+    def steps():
+        return [learner.trajectory(params, x_s, y, noise) for learner in (metasgd, plain)]
+
+    (before, after), (_, theirs) = steps()
+    for name, weight in before.items():
+        gradient = (weight - theirs[name]) / RATE
+        np.testing.assert_allclose(after[name], weight - params[f"alpha/{name}"] * gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_step_sizes_begin_at_the_inner_rate_or_uniform_and_end_with_the_classes():
+    for settings, low, high in (({}, RATE, RATE), ({"random_steps": True}, 0.005, 0.1)):
+        params = made("metasgd", **settings).init(3)
+        values = np.concatenate([v.numpy().ravel() for name, v in params.items() if name.startswith("alpha/")])
+        assert values.min() == pytest.approx(low, rel=0.2) and values.max() == pytest.approx(high, rel=0.2)
+        assert len(values) == sum(v.numpy().size for name, v in params.items() if name.startswith("theta/"))
+    narrow = made("metasgd").narrow(params, 2)
+    assert narrow["alpha/dense_w"].shape[-1] == narrow["alpha/dense_b"].shape[-1] == 2
+    with pytest.raises(ValueError, match="adapt is 'tail'"):
+        made(adapt="tail")

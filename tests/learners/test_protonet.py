@@ -1,0 +1,87 @@
+"""Prototypical Networks against their definition; and the wider tasks that they are trained on."""
+
+from unittest import mock
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import data
+import model
+from conftest import SETTINGS, call, flags_of
+from numerics import central_difference
+
+WAY, SHOT, QUERY, TASKS, SHAPE = 3, 2, 4, 2, (16, 18, 1)
+
+
+def made(**settings):
+    return model.make("protonet", image_shape=SHAPE, channels=4, way=WAY, **settings)
+
+
+def inputs(learner, way=WAY):
+    rng = np.random.default_rng(3)
+    params = {name: tf.constant(0.4 * rng.standard_normal(v.shape)) for name, v in learner.init(0).items()}
+    return params, *(tf.constant(rng.random((TASKS, way * n, *SHAPE))) for n in (SHOT, QUERY))
+
+
+def test_logits_are_the_negative_squared_distances_from_the_class_means():
+    learner = made()
+    params, x_s, x_q = inputs(learner)
+    means, penalty = learner.adapt(params, x_s, model.labels(WAY, SHOT, "float64"), None)
+    assert penalty == 0
+    logits, penalty = learner.classify(params, means, x_q)
+    assert penalty == 0
+    h_s, h_q = (learner.features(params, None, x).numpy() for x in (x_s, x_q))
+    centres = h_s.reshape(TASKS, WAY, SHOT, -1).mean(2)
+    distances = np.square(h_q[:, :, None] - centres[:, None]).sum(-1)
+    expected = -distances + np.square(h_q).sum(-1, keepdims=True)
+    np.testing.assert_allclose(logits, expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(np.argmax(logits, -1), distances.argmin(-1))
+
+
+def test_the_body_is_that_of_maml():
+    params, x_s, _ = inputs(made())
+    maml = model.make("maml", image_shape=SHAPE, channels=4, way=WAY)
+    theta = {name.removeprefix("theta/"): value for name, value in params.items() if name.startswith("theta/")}
+    assert {f"theta/{name}" for name in ("dense_w", "dense_b")} == maml.parameters().keys() - made().parameters().keys()
+    theta |= {"dense_w": tf.zeros([4, WAY], tf.float64), "dense_b": tf.zeros(WAY, tf.float64)}
+    np.testing.assert_allclose(maml.features(params, theta, x_s), made().features(params, None, x_s), rtol=1e-9)
+
+
+def test_every_parameters_gradient_is_that_of_finite_differences():
+    learner = made(train_way=5)
+    params, x_s, x_q = inputs(learner, way=5)  # the wider tasks of training
+
+    @tf.function(autograph=False)
+    def loss_of(params):
+        return tf.reduce_mean(model.evaluate(learner, params, x_s, x_q, None, training=True)[0]["loss"])
+
+    @tf.function(autograph=False)
+    def gradients(params):
+        seeds = tf.zeros([TASKS, 2], tf.int32)
+        return model.meta_gradients(learner, params, x_s, x_q, seeds, 1, 1, lambda seeds: None)[2]
+
+    rng = np.random.default_rng(4)
+    for name, gradient in gradients(params).items():
+        direction = rng.standard_normal(gradient.shape)
+        direction /= np.linalg.norm(direction)
+        slope, bound = central_difference(lambda h, n=name, d=direction: loss_of(params | {n: params[n] + h * d}))
+        assert abs((gradient.numpy() * direction).sum() - slope) <= bound, name
+        assert (abs(slope) > 100 * bound) == (not name.endswith("_b")), name  # batch norm takes a bias away
+
+
+@pytest.mark.slow
+def test_training_has_as_many_classes_as_it_is_told_and_all_else_the_runs(data_dir, tmp_path):
+    flags = flags_of(SETTINGS | {"model": "protonet", "n_steps": None, "data_dir": data_dir})
+    with mock.patch.object(data, "sample", wraps=data.sample) as sample:
+        words = ("--train_way", 6, "--n_train_iters", 3, "--n_val_tasks", 2, "--collapse_every", 3)
+        done = call("main.py", "--savedir", tmp_path / "a", *flags, *words)
+        assert done.returncode == 0, done.stderr
+        for way in (3, 5):  # any number of classes can be tested
+            flags = ("--mode", "meta_test", "--savedir", tmp_path / "a", "--n_test_iters", 3, "--way", way)
+            assert call("main.py", *flags).returncode == 0
+    ways = {(drawn.args[1], drawn.args[5]) for drawn in sample.call_args_list}
+    assert ways == {("train", 6), ("train", 3), ("val", 3), ("test", 3), ("test", 5)}  # train of 3: the collapse watch
+    words = ("--savedir", tmp_path / "b", "--train_way", 2000)
+    done = call("main.py", *words, *flags_of(SETTINGS | {"model": "protonet", "n_steps": None, "data_dir": data_dir}))
+    assert done.returncode == 2 and "--way 2000 is more than" in done.stderr
