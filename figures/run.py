@@ -72,7 +72,10 @@ def describe(config: dict) -> str:
     """A run's learner, and how it is perturbed."""
     model, perturbation = str(config["model"]), config.get("perturbation") or "none"
     title = LEARNERS[model].title if model in LEARNERS else model
-    return title if perturbation == "none" else f"{title}, {perturbation}"
+    parts = [perturbation] * (perturbation != "none")
+    if config.get("adapt", "all") != "all":
+        parts.append(f"{config['adapt']} adapted")
+    return ", ".join([title, *parts])
 
 
 def refuse_other_tasks(first: Run, other: Run) -> None:

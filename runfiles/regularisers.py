@@ -1,0 +1,215 @@
+"""The study of runfiles/regularisers.sh: its runs, the table of what they left, and its figure.
+
+python runfiles/regularisers.py [RESULTS] [--figure FILE.png]
+python runfiles/regularisers.py [RESULTS] --runs SEED [SEED ...] [-- FLAGS]     the runs, for train_all.py
+"""
+
+import csv
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tables import ADAPTATION, EPISODES, ROOT, TRAINING, paired, read_runs, refuse_mixed, tests_of
+
+from errors import Parser, UserError, run
+from flags import whole
+from model import make
+from training.results import read_config
+
+TRAIN = (
+    "--dataset omniglot --way 5 --shot 1 --query 15 --metabatch 4 --n_train_iters 800 --val_every 200 "
+    "--n_val_tasks 200 --save_freq 100"
+)
+TEST = "--n_test_iters 400 --n_test_mc_samp 10"
+PLAIN = "maml"  # what all others are compared with
+
+
+class Kind(NamedTuple):
+    """A line of the table: what it is, its flags, and the flag and the values of its strength, if it has one."""
+
+    title: str
+    flags: str
+    strength: str = ""
+    values: tuple[str, ...] = ()
+
+
+def perturbed(title: str, name: str, *strength) -> Kind:
+    return Kind(title, f"--model maml --perturbation {name}", *strength)
+
+
+KINDS = {
+    "maml": Kind("MAML", "--model maml"),
+    "metadrop": Kind("Meta-dropout", "--model metadrop"),
+    "fixed": perturbed("fixed noise", "fixed"),
+    "independent": perturbed("independent noise", "independent"),
+    "weight": perturbed("noise on the weights", "weight"),
+    "additive": perturbed("additive noise", "additive"),
+    "deterministic": perturbed("factor without noise", "deterministic"),
+    "variance": perturbed("learned variance", "variance"),
+    "parameters": perturbed("extra parameters", "parameters"),
+    "mixup": perturbed("mixup, support", "mixup", "--mix_alpha", ("0.2", "1", "2")),
+    "mixup_query": perturbed("mixup, query", "mixup --mix_set query", "--mix_alpha", ("0.2", "1", "2")),
+    "manifold": perturbed("manifold mixup, support", "manifold_mixup", "--mix_alpha", ("0.2", "1", "2")),
+    "manifold_query": perturbed("manifold mixup, query", "manifold_mixup --mix_set query", "--mix_alpha",
+                                ("0.2", "1", "2")),
+    "vib": perturbed("VIB", "vib", "--vib_beta", ("1e-4", "1e-3", "1e-2")),
+    "information": perturbed("information dropout", "information_dropout", "--information_beta",
+                             ("6e-6", "6e-5", "6e-4")),
+    "metasgd": Kind("Meta-SGD", "--model metasgd"),
+    "metasgd_noise": Kind("Meta-SGD, Meta-dropout", "--model metasgd --perturbation noise"),
+    "head": Kind("ANIL", "--model maml --adapt head"),
+    "body": Kind("BOIL", "--model maml --adapt body"),
+    "protonet": Kind("Prototypical Network", "--model protonet"),
+    "protonet_wide": Kind("Prototypical Network, trained 60-way", "--model protonet --train_way 60 --metabatch 1"),
+    "maml_exact": Kind("MAML, exact gradient", "--model maml --meta_gradient exact"),
+    "metadrop_exact": Kind("Meta-dropout, exact gradient", "--model metadrop --meta_gradient exact"),
+    "deterministic_exact": perturbed("factor without noise, exact gradient", "deterministic --meta_gradient exact"),
+    "parameters_exact": perturbed("extra parameters, exact gradient", "parameters --meta_gradient exact"),
+}  # fmt: skip
+
+
+def rows_of(savedir: Path) -> list[dict]:
+    """The run's meta_train.csv; no rows where there is none."""
+    log = savedir / "meta_train.csv"
+    return list(csv.DictReader(log.read_text().splitlines())) if log.exists() else []
+
+
+def validation(savedir: Path) -> float:
+    """The run's last validation accuracy, in percent; NaN where there is none behind the first iteration."""
+    accuracies = [float(row["val_acc"]) for row in rows_of(savedir) if row["val_acc"] and int(row["iter"])]
+    return 100 * accuracies[-1] if accuracies else np.nan
+
+
+def chosen(results: Path, name: str) -> str | None:
+    """The strength of seed 0 that does best on the validation classes; None where one of them has not got so far."""
+    accuracies = [validation(results / f"{name}-{value}_0") for value in KINDS[name].values]
+    return None if np.isnan(accuracies).any() else KINDS[name].values[int(np.argmax(accuracies))]
+
+
+def folder_of(results: Path, name: str) -> str | None:
+    """The kind's folders without their seed; None where its strength has not been chosen yet."""
+    if not KINDS[name].values:
+        return name
+    value = chosen(results, name)
+    return value and f"{name}-{value}"
+
+
+def lines(results: Path, seeds: list[int], flags: str) -> list[str]:
+    """The runs of these seeds, as train_all.py takes them. Seed 0 has every strength, and no test of those; another
+    seed has the chosen strength, whose test of seed 0 comes with it. UserError where none has been chosen."""
+    runs = []
+    for name, kind in KINDS.items():
+        train = f"{kind.flags} {TRAIN}" if "--metabatch" not in kind.flags else f"{TRAIN} {kind.flags}"
+        for seed in seeds:
+            if kind.values and not seed:
+                strengths = [f"{kind.strength} {value}" for value in kind.values]
+                names = [f"{name}-{value}_0" for value in kind.values]
+                runs += [f"{results / n} | {train} {s} --seed 0 {flags}" for n, s in zip(names, strengths, strict=True)]
+                continue
+            value, own = chosen(results, name) if kind.values else None, train
+            if kind.values:
+                if value is None:
+                    raise UserError(f"{results} has no strength of {name} yet: run the lines of --runs 0 first")
+                own = f"{train} {kind.strength} {value}"
+            for one in (0, seed) if kind.values and seed == min(seeds) else (seed,):
+                folder = results / f"{name}-{value}_{one}" if kind.values else results / f"{name}_{one}"
+                runs.append(f"{folder} | {own} --seed {one} {flags} | {TEST} {flags}")
+    return runs
+
+
+def parameters(config: dict) -> int:
+    """How many numbers the run's learner has, for grey images of 28 x 28."""
+    names = ("perturbation", "way", "adapt", "train_way", "random_steps")
+    own = {name: config[name] for name in names if config.get(name) is not None}
+    learner = make(config["model"], image_shape=(28, 28, 1), channels=64, **own)
+    return sum(int(np.prod(parameter.shape)) for parameter in learner.parameters().values())
+
+
+class Row(NamedTuple):
+    """What the runs of a kind left, over their seeds: training loss (nats, mean of the last 200 iterations),
+    validation accuracy (percent), numbers of parameters, the strength, and `paired` with MAML."""
+
+    title: str
+    strength: str
+    parameters: int
+    loss: float
+    validation: float
+    tests: dict[int, dict]
+    cells: list[str]
+
+
+def read_rows(results: Path) -> dict[str, Row]:
+    runs, rows = read_runs(results), {}
+    names = {name: folder_of(results, name) for name in KINDS}
+    tests = {name: runs[folder] for name, folder in names.items() if folder in runs}
+    if PLAIN not in tests:
+        raise UserError(f"{results} has no tested runs of MAML: run runfiles/regularisers.sh first")
+    refuse_mixed(tests_of(tests), EPISODES | TRAINING | ADAPTATION)
+    for name, own in tests.items():
+        savedirs = [test["savedir"] for test in own.values()]
+        losses = [[float(row["loss"]) for row in rows_of(savedir)][-4:] for savedir in savedirs]
+        rows[name] = Row(
+            KINDS[name].title, (chosen(results, name) or "") if KINDS[name].values else "",
+            parameters(read_config(savedirs[0], ["model"])), float(np.mean(losses)),
+            float(np.mean([validation(savedir) for savedir in savedirs])), own, paired(tests[PLAIN], own) or [],
+        )  # fmt: skip
+    return rows
+
+
+def table(rows: dict[str, Row]) -> None:
+    print("| | strength | parameters | training loss | validation | seeds | accuracy | from MAML | by seed |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, row in rows.items():
+        seeds, _, accuracy, difference, each = row.cells or [""] * 5
+        cells = [row.title, row.strength, f"{row.parameters:,}", f"{row.loss:.3f}", f"{row.validation:.2f}", seeds]
+        cells += [accuracy, *(("", "") if name == PLAIN else (difference, each))]
+        print(f"| {' | '.join(cells)} |")
+
+
+def figure(rows: dict[str, Row], file: Path) -> None:
+    """Each kind's difference from MAML by seed and on average; and its training loss and validation accuracy."""
+    from matplotlib import pyplot as plt
+
+    from figures.style import BLUE, ORANGE
+
+    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 0.26 * len(rows) + 1.2), width_ratios=(1, 1.1))
+    plain, names = rows[PLAIN].tests, [name for name in rows if name != PLAIN]
+    for place, name in enumerate(names):
+        own = rows[name].tests
+        differences = [own[seed]["accuracy"] - plain[seed]["accuracy"] for seed in own.keys() & plain.keys()]
+        left.plot(differences, [place] * len(differences), "o", ms=3, color=BLUE, alpha=0.5)
+        if differences:
+            left.plot(np.mean(differences), place, "|", ms=12, mew=2, color=BLUE)
+    left.axvline(0, color="grey", lw=0.8)
+    left.set_yticks(range(len(names)), [rows[name].title for name in names])
+    left.set_ylim(len(names) - 0.5, -0.5)
+    left.set_xlabel("test accuracy less MAML's, of the same seed (points)")
+    for name, row in rows.items():
+        right.plot(row.loss, row.validation, "o", ms=4, color=ORANGE if name == PLAIN else BLUE)
+        right.annotate(row.title, (row.loss, row.validation), (4, 2), textcoords="offset points", fontsize=6)
+    right.set(xlabel="training loss, last 200 iterations (nats)", ylabel="validation accuracy (%)")
+    fig.savefig(file, dpi=150)
+
+
+def main() -> None:
+    usage, flags = sys.argv[1:], []
+    if "--" in usage:
+        usage, flags = usage[: usage.index("--")], usage[usage.index("--") + 1 :]
+    parser = Parser(prog="regularisers.py", description=__doc__.split("\n\n")[0])
+    default = ROOT / "results/regularisers"
+    parser.add_argument("results", nargs="?", default=default, type=Path, help="folder of the runs")
+    parser.add_argument("--runs", nargs="+", type=whole(0), metavar="SEED", help="print the runs of these seeds")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the figure into this file")
+    args = parser.parse_args(usage)
+    if args.runs is not None:
+        print(*lines(args.results, args.runs, " ".join(flags)), sep="\n")
+        return
+    rows = read_rows(args.results)
+    table(rows)
+    if args.figure:
+        figure(rows, args.figure)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,139 @@
+"""Train and test many runs, some at a time, each on a processor core of its own.
+
+python runfiles/train_all.py [--jobs N] [--data_dir DIR] [FILE]
+
+Each line of FILE (default: standard input) is a run: SAVEDIR | flags of the training | flags of the test. Without the
+last part it is not tested. A run that is there already is gone on with, or passed over, so that the same command goes
+on after Ctrl-C, SIGTERM or a crash. What a run says is in SAVEDIR/train_all.log; those that fail are named at the end.
+"""
+
+import os
+import queue
+import shlex
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+from tables import ROOT
+from tqdm import tqdm
+
+from errors import Parser, Stop, UserError, run
+from flags import whole
+
+INTERRUPTED = 130
+
+
+class Job(NamedTuple):
+    savedir: Path
+    train: list[str]
+    test: list[str] | None
+
+
+def read_jobs(text: str) -> list[Job]:
+    """The runs that these lines are; lines that are empty or begin with # are none. UserError at one that is no run."""
+    jobs = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            savedir, *flags = (part.strip() for part in line.split("|"))
+            if not savedir or len(flags) not in (1, 2):
+                raise UserError(f"line {number} is no run, which is SAVEDIR | training flags | test flags: {line!r}")
+            jobs.append(Job(Path(savedir), *map(shlex.split, flags), *[None] * (2 - len(flags))))
+    folders = [job.savedir for job in jobs]
+    if twice := [folder for folder in folders if folders.count(folder) > 1]:
+        raise UserError(f"two lines are runs of {twice[0]}: give each a folder of its own")
+    return jobs
+
+
+class Worker(threading.Thread):
+    """Takes one run after another until there is none left, or until it is told to stop."""
+
+    def __init__(self, waiting: queue.SimpleQueue, core: int | None, data_dir: str, done):
+        super().__init__(daemon=True)
+        self.waiting, self.core, self.data_dir, self.done = waiting, core, data_dir, done
+        self.process, self.stopped = None, False
+
+    def run(self) -> None:
+        if self.core is not None:
+            os.sched_setaffinity(0, {self.core})  # this thread's alone, and of the processes that it starts
+        while not self.stopped and not self.waiting.empty():
+            try:
+                job = self.waiting.get_nowait()
+            except queue.Empty:
+                return
+            self.done(job, self.finish(job))
+
+    def finish(self, job: Job) -> int:
+        """Train and test a run -> the exit code of what failed, or 0."""
+        where = ["--savedir", str(job.savedir), "--data_dir", self.data_dir]
+        commands = [["--mode", "meta_train", "--resume", *where, *job.train]]
+        commands += [["--mode", "meta_test", *where, *job.test]] if job.test is not None else []
+        job.savedir.mkdir(parents=True, exist_ok=True)
+        for words in commands:
+            with open(job.savedir / "train_all.log", "a") as log:
+                self.process = subprocess.Popen(
+                    [sys.executable, str(ROOT / "main.py"), *words], stdout=log, stderr=log, start_new_session=True
+                )  # a session of its own: Ctrl-C comes to this program, which asks the runs to save themselves
+            if self.stopped:
+                self.process.terminate()
+            if code := self.process.wait():
+                return code
+        return 0
+
+    def stop(self) -> None:
+        """Ask the run at hand to save itself and end."""
+        self.stopped = True
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+
+
+def cores() -> list[int | None]:
+    """The processor cores that this process may have; no numbers where the system does not bind processes to any."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return [None] * (os.cpu_count() or 1)
+
+
+def main() -> int:
+    parser = Parser(prog="train_all.py", description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[2])
+    parser.add_argument("file", nargs="?", metavar="FILE", help="the runs, a line each (default: standard input)")
+    parser.add_argument("--jobs", type=whole(1), metavar="N", help="how many at a time (default: the cores there are)")
+    parser.add_argument("--data_dir", default="data", metavar="DIR", help="folder of the datasets (default: data)")
+    args = parser.parse_args()
+    try:
+        jobs = read_jobs(Path(args.file).read_text() if args.file else sys.stdin.read())
+    except (OSError, UnicodeDecodeError) as fault:
+        raise UserError(f"{args.file} cannot be read ({fault}): give a file of lines") from fault
+    places, waiting, failed = cores(), queue.SimpleQueue(), []
+    places = (places * (args.jobs or 1))[: args.jobs or len(places)]
+    for job in jobs:
+        waiting.put(job)
+    with Stop() as stop, tqdm(total=len(jobs), unit="run", desc="train_all") as bar:
+
+        def done(job: Job, code: int) -> None:
+            bar.update(not code)
+            if code not in (0, INTERRUPTED):
+                failed.append(job.savedir)
+
+        workers = [Worker(waiting, core, args.data_dir, done) for core in places]
+        for worker in workers:
+            worker.start()
+        while any(worker.is_alive() for worker in workers):
+            for worker in workers:
+                if stop.asked:
+                    worker.stop()
+                worker.join(0.2)
+    if failed:
+        names = ", ".join(map(str, failed))
+        raise UserError(
+            f"{len(failed)} of {len(jobs)} runs failed, see train_all.log in {names}: mend that, and run again"
+        )
+    if stop.asked:
+        print("interrupted, with all runs saved; the same command goes on from there", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

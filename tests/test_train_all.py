@@ -1,0 +1,152 @@
+"""runfiles/train_all.py: many runs, some at a time, which can be interrupted; and the runs of regularisers.py."""
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import main
+import settings
+from conftest import ROOT, SETTINGS, assert_refused, cli, flags_of
+
+SMALL = " ".join(flags_of(SETTINGS | {"model": "maml", "n_steps": 0, "channels": 2}))
+
+
+def train_all(text: str, *args) -> subprocess.CompletedProcess:
+    return cli("runfiles/train_all.py", *args, input=text, encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_runs_are_trained_and_tested_and_what_fails_is_named(data_dir, tmp_path):
+    good, bad, untested = (tmp_path / name for name in ("good", "bad", "untested"))
+    text = f"""
+        # a comment
+        {good} | {SMALL} --n_train_iters 3 --val_every 0 | --n_test_iters 2
+        {bad} | {SMALL} --n_train_iters 3 --inner_lr -1 | --n_test_iters 2
+        {untested} | {SMALL} --n_train_iters 2 --val_every 0"""
+    done = train_all(text, "--data_dir", data_dir)
+    assert_refused(done, "1 of 3 runs failed", str(bad), "train_all.log")
+    assert "must be a number above 0" in (bad / "train_all.log").read_text()
+    assert json.loads((good / "meta_test.json").read_text())["episodes"] == 2
+    assert (untested / "meta_train.csv").exists() and not (untested / "meta_test.json").exists()
+    before = (good / "meta_test.json").stat().st_mtime_ns
+    done = train_all(text.replace(" --inner_lr -1", ""), "--data_dir", data_dir, "--jobs", 1)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((bad / "meta_test.json").read_text())["iteration"] == 3
+    assert len(json.loads((good / "config.json").read_text())["sessions"]) == 1  # it was not trained again
+    assert (good / "meta_test.json").stat().st_mtime_ns >= before
+
+
+@pytest.mark.slow
+def test_an_interrupted_queue_saves_its_runs_and_goes_on(data_dir, tmp_path):
+    folders = tmp_path / "first", tmp_path / "second"
+    text = "\n".join(f"{folder} | {SMALL} --val_every 0 --n_train_iters %d | --n_test_iters 2" for folder in folders)
+    words = [sys.executable, ROOT / "runfiles/train_all.py", "--data_dir", data_dir, "--jobs", "1"]
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([str(word) for word in words], **pipes)
+    process.stdin.write(text % (10**6, 10**6))
+    process.stdin.close()
+    log, began = folders[0] / "meta_train.csv", time.time()
+    while not (log.exists() and len(log.read_text().splitlines()) > 2):
+        assert time.time() - began < 120 and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 130 and "the same command goes on" in process.stderr.read()
+    process.stderr.close()
+    words = (folders[0] / "train_all.log").read_text()
+    assert "interrupted and saved after iteration" in words and not folders[1].exists()
+    last = int(words.split("saved after iteration ")[1].split(";")[0])
+    done = train_all(text % (last + 3, 2), "--data_dir", data_dir)
+    assert done.returncode == 0, done.stderr
+    tests = [json.loads((folder / "meta_test.json").read_text()) for folder in folders]
+    assert [test["iteration"] for test in tests] == [last + 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("results/a", "line 1 is no run"),
+        ("\nresults/a | --model maml | | ", "line 2 is no run"),
+        (" | --model maml", "line 1 is no run"),
+        ("a | --seed 0\na | --seed 1", "two lines are runs of a"),
+    ],
+)
+def test_lines_that_are_no_runs_are_refused(text, words, tmp_path):
+    assert_refused(train_all(text), words)
+    assert_refused(cli("runfiles/train_all.py", tmp_path / "none"), "cannot be read")
+
+
+# ---- the runs of the study
+
+
+def study(results, *args) -> list[tuple[str, dict, dict | None]]:
+    """Folder, settings of the training, and of the test if there is one, of each run that is asked for."""
+    done = cli("runfiles/regularisers.py", results, "--runs", *args)
+    assert done.returncode == 0, done.stderr
+    runs = []
+    for line in done.stdout.splitlines():
+        folder, *flags = (part.strip() for part in line.split("|"))
+        train, *test = (vars(main.parser().parse_args(shlex.split(part))) for part in flags)
+        for given, mode in ((train, "meta_train"), *((one, "meta_test") for one in test)):
+            settings.refuse_unused(given, mode)
+        settings.Settings.given(train)  # its learner has these settings
+        runs.append((folder.removeprefix(f"{results}/"), train, *(test or [None])))
+    return runs
+
+
+def write_run(savedir, validations=(), accuracy=None, episodes="a", **config) -> None:
+    savedir.mkdir(parents=True)
+    rows = [f"{200 * i},{1 / (i + 1)},{v}" for i, v in enumerate(validations)]
+    (savedir / "meta_train.csv").write_text("\n".join(["iter,loss,val_acc", *rows]))
+    (savedir / "config.json").write_text(json.dumps({"model": "maml", "way": 5} | config))
+    if accuracy is not None:
+        test = {"accuracy": accuracy, "interval95": 0, "accuracies": [accuracy] * 20, "episodes_sha256": episodes}
+        (savedir / "meta_test.json").write_text(json.dumps(test))
+
+
+def test_the_study_has_all_kinds_and_chooses_their_strengths_on_the_validation_classes(tmp_path):
+    first = study(tmp_path, 0, "--", "--gpu_id", "-1")
+    assert len({folder for folder, *_ in first}) == len(first) == 25 - 6 + 3 * 6
+    assert all(train["gpu_id"] == "-1" and train["seed"] == 0 for _, train, _ in first)
+    assert {train["perturbation"] for _, train, _ in first if "perturbation" in train} == {
+        "fixed", "independent", "weight", "additive", "deterministic", "variance", "parameters", "mixup",
+        "manifold_mixup", "vib", "information_dropout", "noise",
+    }  # fmt: skip
+    trained = {folder: train for folder, train, _ in first}
+    assert trained["protonet_wide_0"]["train_way"] == 60 and trained["protonet_wide_0"]["metabatch"] == 1
+    assert trained["maml_0"]["metabatch"] == 4 and trained["vib-1e-4_0"]["vib_beta"] == 1e-4
+    untested = {folder for folder, _, test in first if test is None}
+    assert untested == {folder for folder in trained if "-" in folder}
+    assert_refused(cli("runfiles/regularisers.py", tmp_path, "--runs", 1), "no strength of mixup yet")
+    for folder in untested:  # the second strength is the best at the end, the first one before
+        second = folder.split("-", 1)[1][:-2] in ("1", "1e-3", "6e-5")
+        write_run(tmp_path / folder, validations=(0.99, 0.5 if second else 0.9, 0.95 if second else 0.9))
+    more = study(tmp_path, 1, 2)
+    folders = [folder for folder, *_ in more]
+    assert all(test["n_test_iters"] == 400 for *_, test in more) and len(set(folders)) == len(folders)
+    assert [f for f in folders if "vib" in f] == ["vib-1e-3_0", "vib-1e-3_1", "vib-1e-3_2"]
+    assert [f for f in folders if f.startswith("mixup_query")] == [f"mixup_query-1_{seed}" for seed in (0, 1, 2)]
+    assert [f for f in folders if f.startswith("fixed")] == ["fixed_1", "fixed_2"]
+    assert {train["seed"] for folder, train, _ in more if folder.endswith("_0")} == {0}
+
+
+def test_the_studys_table_is_paired_with_maml(tmp_path):
+    for value, last in (("1e-4", 0.9), ("1e-3", 0.95), ("1e-2", 0.8)):
+        write_run(tmp_path / f"vib-{value}_0", (0.2, last), 97, perturbation="vib")
+    write_run(tmp_path / "vib-1e-3_1", (0.2, 0.97), 98, perturbation="vib")
+    for seed, accuracy in ((0, 95), (1, 97)):
+        write_run(tmp_path / f"maml_{seed}", (0.2, 0.93), accuracy)
+    done = cli("runfiles/regularisers.py", tmp_path, "--figure", tmp_path / "figure.png")
+    assert done.returncode == 0, done.stderr
+    maml, vib = done.stdout.splitlines()[2:]
+    assert maml == "| MAML |  | 112,005 | 0.750 | 93.00 | 2 | 96.00 ± 12.71 |  |  |"
+    extra = 2 * (64 * 64 + 64)
+    assert vib.startswith(f"| VIB | 1e-3 | {112005 + extra:,} | 0.750 | 96.00 | 2 | 97.50 ± 6.35 | +1.50 ± 6.35 |")
+    assert vib.endswith("| +2.00 ± 0.00, +1.00 ± 0.00 |") and (tmp_path / "figure.png").stat().st_size > 10000
+    write_run(tmp_path / "fixed_0", (0.2, 0.9), 90, episodes="b", perturbation="fixed")
+    assert_refused(cli("runfiles/regularisers.py", tmp_path), "test episodes differ")
+    assert_refused(cli("runfiles/regularisers.py", tmp_path / "none"), "run runfiles/regularisers.sh first")
