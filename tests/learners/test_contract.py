@@ -20,12 +20,14 @@ TAKEN = {
     ]
     for name, entry in model.LEARNERS.items()
 }
-# Meta-SGD differs from MAML by what its steps multiply: a few of its pairs stand for all.
+# Of perturbations that perturb the same places in the same way, one stands for all; perturbations/test_gradients.py has
+# each of them. Meta-SGD differs from MAML by what its steps multiply.
+KINDS = ("none", "noise", "weight", "mask", "manifold_mixup", "vib", "information_dropout")
 PAIRS = [
     (name, perturbation)
     for name, taken in TAKEN.items()
     for perturbation in taken
-    if name != "metasgd" or perturbation in ("none", "noise", "manifold_mixup")
+    if perturbation in (("none", "noise") if name == "metasgd" else KINDS)
 ]
 
 
@@ -33,7 +35,8 @@ def test_a_learner_takes_the_perturbations_whose_hooks_it_calls():
     all_of_them = list(PERTURBATIONS)
     assert {
         "maml": all_of_them, "metadrop": ["noise"], "metasgd": all_of_them, "protonet": ["none"],
-        "metanet_embedding": ["none", "mask"], "metanet_original": ["none", "mask"],
+        "metanet_embedding": ["none", "mask", "information_dropout"],
+        "metanet_original": ["none", "mask", "information_dropout"],
     } == TAKEN  # fmt: skip
     hooks = {name: kind.hooks() for name, kind in PERTURBATIONS.items()}
     both = {"block", "head"}
