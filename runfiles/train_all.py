@@ -52,7 +52,7 @@ class Worker(threading.Thread):
     def __init__(self, waiting: queue.SimpleQueue, core: int | None, data_dir: str, done):
         super().__init__(daemon=True)
         self.waiting, self.core, self.data_dir, self.done = waiting, core, data_dir, done
-        self.process, self.stopped = None, False
+        self.process, self.stopped, self.lock = None, False, threading.Lock()
 
     def run(self) -> None:
         if self.core is not None:
@@ -71,21 +71,22 @@ class Worker(threading.Thread):
         commands += [["--mode", "meta_test", *where, *job.test]] if job.test is not None else []
         job.savedir.mkdir(parents=True, exist_ok=True)
         for words in commands:
-            with open(job.savedir / "train_all.log", "a") as log:
+            with self.lock, open(job.savedir / "train_all.log", "a") as log:
+                if self.stopped:
+                    return INTERRUPTED
                 self.process = subprocess.Popen(
                     [sys.executable, str(ROOT / "main.py"), *words], stdout=log, stderr=log, start_new_session=True
                 )  # a session of its own: Ctrl-C comes to this program, which asks the runs to save themselves
-            if self.stopped:
-                self.process.terminate()
             if code := self.process.wait():
-                return code
+                return INTERRUPTED if self.stopped else code
         return 0
 
     def stop(self) -> None:
-        """Ask the run at hand to save itself and end."""
-        self.stopped = True
-        if self.process and self.process.poll() is None:
-            self.process.terminate()
+        """Ask the run at hand to save itself and end, once: who is asked twice leaves at once."""
+        with self.lock:
+            if not self.stopped and self.process:
+                self.process.terminate()
+            self.stopped = True
 
 
 def cores() -> list[int | None]:

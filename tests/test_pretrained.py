@@ -18,7 +18,7 @@ def test_the_table_says_what_the_file_does(file):
     settings, test = about["settings"], about["test"]
     assert file.name == "{dataset}_{way}way_{shot}shot_{model}.npz".format(**settings)
     assert f"| {test['accuracy']:.2f} ± {test['interval95']:.2f} |" in row
-    assert f"| {about['iteration']} |" in row and test["episodes"] == 1000
+    assert f"| {about['iteration']} | {test['episodes']} |" in row and test["episodes"] >= 400
     assert file.stat().st_size < 3e6
 
 

@@ -239,6 +239,7 @@ def test_a_mode_refuses_every_flag_that_it_does_not_use(mode, tmp_path):
         "perturbation": "mask",
         "mask_rates": "0.1,0.1,0.1",
         "train_way": 6,
+        "mix_alpha": 1,
         "weights": "w",
     }
     for name, declared in (settings.all_settings() | settings.COMMAND).items():

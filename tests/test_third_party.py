@@ -282,10 +282,13 @@ def test_the_inner_loss_is_the_support_sets_and_its_penalty_and_step_sizes_are_t
 class Counted(Perturbation):
     """Another penalty from every hook of every layer, so that their sum says which were added."""
 
+    def inputs(self, params, layer, x, draw):
+        return x, 4096.0 if layer == "dense" else 64 * 32 * 2.0 ** int(layer[-1])
+
     def block(self, params, layer, x, mu, draw):
         return mu, 2.0 ** int(layer[-1])
 
-    def mask(self, params, layer, x, shape, samples, draw):
+    def mask(self, params, layer, x, shape, draw):
         return None, 32 * 2.0 ** int(layer[-1])
 
     def head(self, params, x, logits, draw):
@@ -293,7 +296,7 @@ class Counted(Perturbation):
 
 
 class CountedMask(Counted):
-    block, head = Perturbation.block, Perturbation.head
+    inputs, block, head = Perturbation.inputs, Perturbation.block, Perturbation.head
 
 
 def test_a_pass_adds_the_penalties_of_all_its_layers():
@@ -311,7 +314,7 @@ def test_a_pass_adds_the_penalties_of_all_its_layers():
 
         return compiled().numpy()
 
-    np.testing.assert_allclose(penalty(maml, params), 33 * blocks + 1024)
+    np.testing.assert_allclose(penalty(maml, params), (64 * 32 + 33) * blocks + 1024 + 4096)
     params = double(original(perturbation=Perturbation(), **settings).init(0))
     counted, plain = (original(perturbation=kind(), **settings) for kind in (CountedMask, Perturbation))
     np.testing.assert_allclose(penalty(counted, params) - penalty(plain, params), 2 * 32 * blocks)
