@@ -8,10 +8,24 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from figures import boundary, collapse, curves, features, geometry, histogram, page
+from figures import boundary, collapse, curves, features, geometry, histogram, page, run
 from left_runs import write_collapse, write_run
 from plotting import QUICK, Links, draw, refused
 from studies import export_format
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"model": "maml"}, "MAML"),
+        ({"model": "maml", "perturbation": "none", "adapt": "all"}, "MAML"),
+        ({"model": "maml", "perturbation": "vib"}, "MAML, vib"),
+        ({"model": "metasgd", "perturbation": "noise", "adapt": "head"}, "Meta-SGD, noise, head adapted"),
+        ({"model": "of the future"}, "of the future"),
+    ],
+)
+def test_a_run_is_called_after_its_learner_and_what_sets_it_apart(config, name):
+    assert run.describe(config) == name
 
 
 @pytest.fixture
