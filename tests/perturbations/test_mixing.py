@@ -6,6 +6,7 @@ import tensorflow as tf
 from scipy import stats
 
 import layers
+import model
 from perturbations import PERTURBATIONS, draws, mixing
 
 TASKS, SAMPLES, ROWS, WAY = 2, 3, 6, 3
@@ -127,3 +128,38 @@ def test_a_share_of_0_mixes_nothing():
     assert mixup.labels(labels(), draw()).shape.rank == 2
     with pytest.raises(ValueError, match="mix_alpha"):
         PERTURBATIONS["mixup"](mix_alpha=-1.0)
+
+
+def test_mamls_losses_are_those_of_mixed_images_with_mixed_labels():
+    """The inner loss in training and in testing, the outer loss in training alone; the accuracy is of the labels."""
+    settings = {"image_shape": (16, 16, 1), "channels": 3, "way": WAY, "n_steps": 1, "inner_lr": 0.3}
+    learner = model.make("maml", "mixup", mix_set="both", **settings)
+    rng = np.random.default_rng(4)
+    params = {k: tf.constant(0.4 * rng.standard_normal(v.shape)) for k, v in learner.init(0).items()}
+    x_s, x_q = (tf.constant(rng.random((TASKS, WAY * n, 16, 16, 1))) for n in (2, 4))
+    y_s, y_q = (model.labels(WAY, n, tf.float64) for n in (2, 4))
+    mixup, noise = learner.perturbation, draw().noise
+
+    @tf.function(autograph=False)
+    def losses():
+        results = []
+        for training in (True, False):
+            support = draws.Draw(noise, 0, training=training)
+            before, after = learner.trajectory(params, x_s, y_s, noise, training=training)
+            loss = layers.cross_entropy(learner.forward(params, before, x_s, support)[0], mixup.labels(y_s, support))
+            steps = zip(before.values(), tf.gradients(loss, list(before.values())), strict=True)
+            wanted = [v - 0.3 * g for v, g in steps]
+            query = learner.query_draw(noise) if training else None
+            logits, _ = learner.forward(params, after, x_q, query)
+            outer = layers.cross_entropy(logits, mixup.labels(y_q, query)), layers.accuracy(logits, y_q)
+            numbers, penalty = model.evaluate(learner, params, x_s, x_q, noise, training=training)
+            results.append((list(after.values()), wanted, numbers, outer, tf.zeros([]) + penalty))
+        return results
+
+    for after, wanted, numbers, outer, penalty in losses():
+        for value, expected in zip(after, wanted, strict=True):
+            np.testing.assert_allclose(value, expected, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(numbers["loss"], outer[0], rtol=1e-9)
+        np.testing.assert_allclose(numbers["accuracy"], outer[1])
+        assert penalty == 0
+    assert not np.allclose(mixup.labels(y_q, learner.query_draw(noise)), y_q)
