@@ -34,9 +34,9 @@ def test_shares_are_of_the_beta_distribution(alpha):
     at = np.linspace(0.003, 0.997, 500)
     exact = stats.beta(alpha, alpha).ppf(at)
     np.testing.assert_allclose(mixing.beta_quantile(alpha, tf.constant(at)), exact, atol=5e-5)
-    matrix, _ = PERTURBATIONS["mixup"](mix_alpha=alpha).mixture(draw(4000, samples=1), ROWS)
+    matrix, _ = PERTURBATIONS["mixup"](mix_alpha=alpha).mixture(draw(1, samples=4000), ROWS)
     shares = []
-    for m in matrix[:, 0].numpy():
+    for m in matrix[0].numpy():
         off = m[~np.eye(ROWS, dtype=bool)]
         if off.any():  # else all images are their own partners
             shares.append(1 - off[off > 0][0])
@@ -71,7 +71,7 @@ def test_images_and_labels_are_mixed_by_one_share_with_one_permutation():
 
 def test_permutations_are_uniform():
     _, counts = np.unique(
-        tf.argsort(draw(3000, samples=1)("conv1", [None, 1, 2 + 3])[..., 2:])[:, 0] @ [[9], [3], [1]],
+        tf.argsort(draw(1, samples=3000)("conv1", [None, 3000, 2 + 3])[..., 2:])[0] @ [[9], [3], [1]],
         return_counts=True,
     )
     assert len(counts) == 6 and stats.chisquare(counts).pvalue > 1e-4
@@ -105,18 +105,20 @@ def test_who_is_mixed_when(name, mix_set):
 
 def test_manifold_mixup_mixes_at_one_of_four_places_and_mixup_at_the_first():
     """Each noise sample at a place of its own, all equally often, with the labels' mixture."""
-    tasks = 400
-    manifold, d, x = PERTURBATIONS["manifold_mixup"](), draw(tasks, samples=1), images(tasks, 1)
+    samples = 400
+    manifold, d, x = PERTURBATIONS["manifold_mixup"](), draw(1, samples=samples), images(1, samples)
     changed = np.stack(
-        [~np.isclose(manifold.inputs({}, layer, x, d)[0], x).reshape(tasks, -1).all(1) for layer in LAYERS]
+        [~np.isclose(manifold.inputs({}, layer, x, d)[0], x).reshape(samples, -1).all(1) for layer in LAYERS]
     )
-    own = (manifold.mixture(d, ROWS)[0][:, 0] == np.eye(ROWS)).numpy().all((1, 2))  # mixed with themselves
+    own = (manifold.mixture(d, ROWS)[0][0] == np.eye(ROWS)).numpy().all((1, 2))  # mixed with themselves
     assert (changed.sum(0)[~own] == 1).all() and not changed[-1].any()
     assert stats.chisquare(changed[:4].sum(1)).pvalue > 1e-4
     place = manifold.mixture(d, ROWS)[1][0, 0].numpy()
     mixed = manifold.inputs({}, LAYERS[place], x, d)[0]
     matrix = manifold.mixture(d, ROWS)[0][0, 0].numpy()
-    np.testing.assert_allclose(mixed[0].numpy().reshape(ROWS, -1), matrix @ x[0].numpy().reshape(ROWS, -1), rtol=1e-9)
+    np.testing.assert_allclose(
+        mixed[0, :ROWS].numpy().reshape(ROWS, -1), matrix @ x[0, :ROWS].numpy().reshape(ROWS, -1), rtol=1e-9
+    )
     mixup = PERTURBATIONS["mixup"]()
     assert [layer for layer in LAYERS if mixup.inputs({}, layer, x, d)[0] is not x] == ["conv1"]
     assert (PERTURBATIONS["mixup"]().alpha, manifold.alpha) == (1.0, 2.0)
