@@ -271,7 +271,7 @@ def test_every_pass_has_its_own_draw(name, training):
     learner, passes = make(name, "mask", mask_rates=RATES), []
     params, x_s, x_q, seeds = inputs(learner)
 
-    def mask(params, layer, x, shape, samples, draw):
+    def mask(params, layer, x, shape, draw):
         if layer == "conv1":
             passes.append(draw and (draw.step, draw.query, draw.training))
         return None, 0.0
