@@ -72,9 +72,8 @@ def describe(config: dict) -> str:
     """A run's learner, and how it is perturbed."""
     model, perturbation = str(config["model"]), config.get("perturbation") or "none"
     title = LEARNERS[model].title if model in LEARNERS else model
-    parts = [perturbation] * (perturbation != "none")
-    if config.get("adapt", "all") != "all":
-        parts.append(f"{config['adapt']} adapted")
+    adapt = config.get("adapt") or "all"
+    parts = [f"{perturbation}"] * (perturbation != "none") + [f"{adapt} adapted"] * (adapt != "all")
     return ", ".join([title, *parts])
 
 

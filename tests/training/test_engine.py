@@ -21,7 +21,8 @@ TASKS = {"shot": 1, "query": 2, "metabatch": 2, "seed": 3, "meta_lr": 0.01}
 PIXELS = np.random.default_rng(4).integers(0, 256, (6, 5, 16, 16, 1), np.uint8)
 PIXELS[:, ::4] = 0
 SPLIT = data.Split(PIXELS, rotations=4, scale=1 / 255)
-PERTURBATIONS = {"maml": "mask", "metadrop": "noise", "metanet_embedding": "none", "metanet_original": "mask"}
+PERTURBATIONS = {"maml": "mask", "metadrop": "noise", "metanet_embedding": "none", "metanet_original": "mask",
+                 "metasgd": "manifold_mixup", "protonet": "none"}  # fmt: skip
 
 
 def make(name="maml", jit=False, perturbation=None, **settings):
