@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,59 +12,88 @@ import pytest
 
 import main
 import settings
-from conftest import ROOT, SETTINGS, assert_refused, cli, flags_of
+from conftest import ROOT, assert_refused, cli
 
-SMALL = " ".join(flags_of(SETTINGS | {"model": "maml", "n_steps": 0, "channels": 2}))
+# In place of main.py: it takes the same flags, trains in no time (or, for 1000000 iterations, until it is stopped), and
+# leaves what it was told.
+STUB = f"""
+import importlib.util, json, pathlib, signal, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+spec = importlib.util.spec_from_file_location("real", {str(ROOT / "main.py")!r})
+real = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(real)
+import settings
+flags = vars(real.parser().parse_args())
+settings.refuse_unused(flags, flags["mode"])
+savedir = pathlib.Path(*flags["savedir"])
+if flags.get("n_train_iters") == 10**6:
+    def leave(*_):
+        print("interrupted and saved")
+        sys.exit(130)
+    signal.signal(signal.SIGTERM, leave)
+    (savedir / "begun").touch()
+    time.sleep(100)
+with open(savedir / "calls", "a") as file:
+    file.write(json.dumps(flags | {{"data_dir": str(flags["data_dir"]), "savedir": None}}) + chr(10))
+"""
 
 
-def train_all(text: str, *args) -> subprocess.CompletedProcess:
-    return cli("runfiles/train_all.py", *args, input=text, encoding="utf-8")
+@pytest.fixture
+def house(tmp_path):
+    """A copy of runfiles/, beside STUB."""
+    house = tmp_path / "house"
+    shutil.copytree(ROOT / "runfiles", house / "runfiles")
+    for name in ("errors.py", "files.py", "flags.py", "training"):
+        (house / name).symlink_to(ROOT / name)
+    (house / "main.py").write_text(STUB)
+    return house
 
 
-@pytest.mark.slow
-def test_runs_are_trained_and_tested_and_what_fails_is_named(data_dir, tmp_path):
+def train_all(text: str, *args, root=ROOT) -> subprocess.CompletedProcess:
+    words = [sys.executable, root / "runfiles/train_all.py", *args]
+    return subprocess.run([str(word) for word in words], input=text, capture_output=True, text=True, check=False)
+
+
+def calls(savedir) -> list[dict]:
+    return [json.loads(line) for line in (savedir / "calls").read_text().splitlines()]
+
+
+def test_runs_are_trained_and_tested_and_what_fails_is_named(house, tmp_path):
     good, bad, untested = (tmp_path / name for name in ("good", "bad", "untested"))
     text = f"""
         # a comment
-        {good} | {SMALL} --n_train_iters 3 --val_every 0 | --n_test_iters 2
-        {bad} | {SMALL} --n_train_iters 3 --inner_lr -1 | --n_test_iters 2
-        {untested} | {SMALL} --n_train_iters 2 --val_every 0"""
-    done = train_all(text, "--data_dir", data_dir)
+        {good} | --model maml --n_train_iters 3 | --n_test_iters 2
+        {bad} | --model maml --inner_lr -1 | --n_test_iters 2
+        {untested} | --model maml --n_train_iters 2"""
+    done = train_all(text, "--data_dir", "elsewhere", root=house)
     assert_refused(done, "1 of 3 runs failed", str(bad), "train_all.log")
-    assert "must be a number above 0" in (bad / "train_all.log").read_text()
-    assert json.loads((good / "meta_test.json").read_text())["episodes"] == 2
-    assert (untested / "meta_train.csv").exists() and not (untested / "meta_test.json").exists()
-    before = (good / "meta_test.json").stat().st_mtime_ns
-    done = train_all(text.replace(" --inner_lr -1", ""), "--data_dir", data_dir, "--jobs", 1)
+    assert "must be a number above 0" in (bad / "train_all.log").read_text() and not (bad / "calls").exists()
+    train, test = calls(good)
+    where = {"data_dir": "elsewhere", "savedir": None}
+    assert train == where | {"mode": "meta_train", "resume": True, "model": "maml", "n_train_iters": 3}
+    assert test == where | {"mode": "meta_test", "n_test_iters": 2}
+    assert [call["mode"] for call in calls(untested)] == ["meta_train"]
+    done = train_all(text.replace(" --inner_lr -1", ""), "--jobs", 1, root=house)
     assert done.returncode == 0, done.stderr
-    assert json.loads((bad / "meta_test.json").read_text())["iteration"] == 3
-    assert len(json.loads((good / "config.json").read_text())["sessions"]) == 1  # it was not trained again
-    assert (good / "meta_test.json").stat().st_mtime_ns >= before
+    assert len(calls(bad)) == 2 and len(calls(good)) == 4  # main.py knows what there is to do
 
 
-@pytest.mark.slow
-def test_an_interrupted_queue_saves_its_runs_and_goes_on(data_dir, tmp_path):
+def test_an_interrupted_queue_saves_its_runs_and_begins_no_other(house, tmp_path):
     folders = tmp_path / "first", tmp_path / "second"
-    text = "\n".join(f"{folder} | {SMALL} --val_every 0 --n_train_iters %d | --n_test_iters 2" for folder in folders)
-    words = [sys.executable, ROOT / "runfiles/train_all.py", "--data_dir", data_dir, "--jobs", "1"]
+    words = [sys.executable, house / "runfiles/train_all.py", "--jobs", "1"]
     pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([str(word) for word in words], **pipes)
-    process.stdin.write(text % (10**6, 10**6))
+    process.stdin.write("\n".join(f"{folder} | --n_train_iters {10**6} | --seed 1" for folder in folders))
     process.stdin.close()
-    log, began = folders[0] / "meta_train.csv", time.time()
-    while not (log.exists() and len(log.read_text().splitlines()) > 2):
-        assert time.time() - began < 120 and process.poll() is None
-        time.sleep(0.1)
+    began = time.time()
+    while not (folders[0] / "begun").exists():
+        assert time.time() - began < 60 and process.poll() is None
+        time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 130 and "the same command goes on" in process.stderr.read()
     process.stderr.close()
-    words = (folders[0] / "train_all.log").read_text()
-    assert "interrupted and saved after iteration" in words and not folders[1].exists()
-    last = int(words.split("saved after iteration ")[1].split(";")[0])
-    done = train_all(text % (last + 3, 2), "--data_dir", data_dir)
-    assert done.returncode == 0, done.stderr
-    tests = [json.loads((folder / "meta_test.json").read_text()) for folder in folders]
-    assert [test["iteration"] for test in tests] == [last + 3, 2]
+    assert (folders[0] / "train_all.log").read_text() == "interrupted and saved\n" and not folders[1].exists()
+    assert not (folders[0] / "calls").exists()  # it was not tested
 
 
 @pytest.mark.parametrize(
