@@ -19,7 +19,7 @@ from lazy import tf
 from learners.base import Learner
 from learners.metanet import EmbeddingMetaNetwork, OriginalMetaNetwork
 from learners.protonet import ProtoNet
-from parameters import BLOCKS, Parameter, Params, constant, conv_net, uniform, zeros
+from parameters import BLOCKS, Parameter, Params, constant, conv_net, offsets, uniform
 from perturbations import PERTURBATIONS
 from perturbations.draws import Draw, Noise, samples_of, task_noise
 
@@ -53,11 +53,12 @@ class MAML(Learner):
         ),
     }  # fmt: skip
 
+    heads = ("theta/dense_w", "theta/dense_b")  # the parameters that have a column for every class
+
     def parameters(self) -> dict[str, Parameter]:
         """theta, then the perturbation's phi, then batch norm's offsets."""
-        offsets = {f"conv{block}_bn/beta": Parameter((self.channels,), zeros) for block in range(1, BLOCKS + 1)}
         theta = conv_net("theta", self.image_shape, self.channels, self.way)
-        return theta | self.perturbation.parameters(self.image_shape, self.channels) | offsets
+        return theta | self.perturbation.parameters(self.image_shape, self.channels) | offsets(self.channels)
 
     def step_sizes(self, params: Params) -> dict[str, tf.Tensor | float]:
         """What an inner step multiplies a weight's gradient by, by the weight's name without theta/: a number, or a
@@ -71,7 +72,7 @@ class MAML(Learner):
     def blocks(self, params, theta, x, draw):
         """Yield each block's name, input, perturbed convolution, mask (or None), output and penalty."""
         for block in range(1, BLOCKS + 1):
-            layer = layer_of(block)
+            layer = f"conv{block}"
             x, input_penalty = self.perturbation.inputs(params, layer, x, draw)
             x = layers.rounded(x, self.bf16)
             mu = layers.conv(x, theta[f"{layer}_w"], theta[f"{layer}_b"])
@@ -103,7 +104,7 @@ class MAML(Learner):
         """Each block's output, [T,N,D]; in place of the last one's `features`, which are the same unless the
         perturbation has a layer of its own before the head."""
         outputs = {layer: rows(output) for layer, *_, output, _ in self.blocks(params, theta, x, None)}
-        last = layer_of(BLOCKS)
+        last = f"conv{BLOCKS}"
         return outputs | {last: self.perturbation.inputs(params, "dense", outputs[last], None)[0]}
 
     def maps(self, params, theta, x, draw: Draw | None = None) -> dict[str, tuple]:
@@ -125,9 +126,8 @@ class MAML(Learner):
         return theta["dense_w"], theta["dense_b"]
 
     def narrow(self, params: Params, way: int) -> Params:
-        """With only the head's first `way` columns, and those of its step sizes."""
-        heads = [f"{group}/dense_{part}" for group in ("theta", "alpha") for part in "wb"]
-        return {k: v[..., :way] if k in heads else v for k, v in params.items()}
+        """With only the head's first `way` columns."""
+        return {k: v[..., :way] if k in self.heads else v for k, v in params.items()}
 
     def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False):
         """theta of every task after n_steps gradient steps on its support set; its penalties were the inner loss's."""
@@ -202,6 +202,8 @@ class MetaSGD(MAML):
         ),
     }
 
+    heads = (*MAML.heads, "alpha/dense_w", "alpha/dense_b")
+
     def parameters(self) -> dict[str, Parameter]:
         """Those of MAML, and alpha, before the running averages that a perturbation might have."""
         begins = uniform(0.005, 0.1) if self.random_steps else constant(self.inner_lr)
@@ -216,11 +218,6 @@ class MetaSGD(MAML):
 def theta_name(name: str) -> str | None:
     """The name of a parameter of theta without the net's; None for another's."""
     return name.removeprefix("theta/") if name.startswith("theta/") else None
-
-
-def layer_of(block: int) -> str:
-    """The name of the block's layer."""
-    return f"conv{block}"
 
 
 def rows(x: tf.Tensor) -> tf.Tensor:

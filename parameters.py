@@ -62,15 +62,32 @@ def check_size(image_shape: tuple[int, int, int]) -> None:
         raise ValueError(f"images of {height} x {width} leave nothing after {BLOCKS} poolings")
 
 
-def conv_net(net: str, image_shape: tuple[int, int, int], channels: int, outputs: int) -> dict[str, Parameter]:
-    """A four-block network's parameters, `net`/conv1_w to `net`/dense_b, which begin as in the TF1 code: kernels
-    truncated normal, std 0.02; the dense layer normal, std 0.02; biases 0."""
-    height, width, depth = image_shape
+def conv_blocks(net: str, image_shape: tuple[int, int, int], channels: int) -> dict[str, Parameter]:
+    """The convolutions of four blocks, `net`/conv1_w to `net`/conv4_b, which begin as in the TF1 code: kernels
+    truncated normal, std 0.02; biases 0."""
+    *_, depth = image_shape
     declared = {}
     for block in range(1, BLOCKS + 1):
         declared[f"{net}/conv{block}_w"] = Parameter((3, 3, depth, channels), truncated_normal(0.02))
         declared[f"{net}/conv{block}_b"] = Parameter((channels,), zeros)
-        depth, height, width = channels, height // 2, width // 2
-    declared[f"{net}/dense_w"] = Parameter((height * width * depth, outputs), normal(0.02))
-    declared[f"{net}/dense_b"] = Parameter((outputs,), zeros)
+        depth = channels
     return declared
+
+
+def features_of(image_shape: tuple[int, int, int], channels: int) -> int:
+    """How many numbers four blocks leave of an image."""
+    height, width, _ = image_shape
+    return (height // 2**BLOCKS) * (width // 2**BLOCKS) * channels
+
+
+def conv_net(net: str, image_shape: tuple[int, int, int], channels: int, outputs: int) -> dict[str, Parameter]:
+    """`conv_blocks` and a dense layer, `net`/dense_w and `net`/dense_b: normal, std 0.02, as in the TF1 code, and 0."""
+    return conv_blocks(net, image_shape, channels) | {
+        f"{net}/dense_w": Parameter((features_of(image_shape, channels), outputs), normal(0.02)),
+        f"{net}/dense_b": Parameter((outputs,), zeros),
+    }
+
+
+def offsets(channels: int) -> dict[str, Parameter]:
+    """Batch norm's of four blocks, which begin at 0."""
+    return {f"conv{block}_bn/beta": Parameter((channels,), zeros) for block in range(1, BLOCKS + 1)}

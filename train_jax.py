@@ -43,6 +43,7 @@ class Program:
                 f"JAX cannot be imported ({fault}): install it, for example with pip install jax"
             ) from fault
         self.device, self.arguments, self.results = jax.devices()[0], described["arguments"], described["results"]
+        self.way = next(shape[1] for name, shape, _ in self.arguments if name == "classes")
         computation = xla_client.XlaComputation(gzip.decompress(program_file(folder, name).read_bytes()))
         module = xla_client._xla.mlir.xla_computation_to_mlir_module(computation)
         options = xla_client.CompileOptions()
@@ -154,8 +155,7 @@ class Training:
     def update(self, i: int) -> None:
         """Iteration i. The device may still be at it when this returns."""
         seed = self.settings["seed"]
-        way = self.settings.get("train_way") or self.settings["way"]
-        classes, images = sample(self.split, "train", seed, i, self.settings["metabatch"], way, self.settings)
+        classes, images = sample(self.split, "train", seed, i, self.settings["metabatch"], self.step.way, self.settings)
         episode = {"classes": classes, "images": images, "seed": np.array([seed, i], np.int32)}
         results = self.step(self.changing | {"pixels": self.pixels} | episode)
         self.loss, self.accuracy = results["loss"], results["accuracy"]
@@ -251,7 +251,7 @@ def test(step: Program, state: weights.Weights, split: data.Split, settings: dic
         if stop.asked:
             break
         indices = range(first, first + settings["metabatch"])  # the last ones may reach beyond the end
-        drawn = [sample(split, "test", TEST_SEED, i, 1, settings["way"], settings) for i in indices]
+        drawn = [sample(split, "test", TEST_SEED, i, 1, step.way, settings) for i in indices]
         classes, images = (np.concatenate(part) for part in zip(*drawn, strict=True))
         results = step(arrays | {"classes": classes, "images": images, "indices": np.array(indices, np.int32)})
         for name, values in numbers.items():

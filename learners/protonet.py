@@ -6,7 +6,7 @@ import layers
 from flags import TRAINING, Setting, whole
 from lazy import tf
 from learners.base import Learner
-from parameters import BLOCKS, Parameter, Params, conv_net, zeros
+from parameters import BLOCKS, Parameter, Params, conv_blocks, offsets
 from perturbations.draws import Draw, Noise
 
 
@@ -35,9 +35,7 @@ class ProtoNet(Learner):
         return self.wide_way or self.way
 
     def parameters(self) -> dict[str, Parameter]:
-        body = conv_net("theta", self.image_shape, self.channels, 1)
-        offsets = {f"conv{block}_bn/beta": Parameter((self.channels,), zeros) for block in range(1, BLOCKS + 1)}
-        return {name: parameter for name, parameter in body.items() if "dense" not in name} | offsets
+        return conv_blocks("theta", self.image_shape, self.channels) | offsets(self.channels)
 
     def activations(self, params: Params, adapted, x) -> dict[str, tf.Tensor]:
         """Each block's output, [T,N,D]; that of the last is `features`."""

@@ -11,7 +11,7 @@ import math
 
 import layers
 from lazy import tf
-from parameters import Parameter, constant, conv_net
+from parameters import BLOCKS, Parameter, constant, conv_blocks, conv_net
 from perturbations.base import Perturbation
 from perturbations.noise import LearnedNoise
 
@@ -21,11 +21,6 @@ SMALL = 0.01  # what a learned standard deviation of additive noise begins with:
 def before_softplus(value: float) -> float:
     """The number whose softplus is `value`."""
     return math.log(math.expm1(value))
-
-
-def kernels(image_shape, channels) -> dict[str, Parameter]:
-    """phi of the convolutions, without the head's."""
-    return {name: p for name, p in conv_net("phi", image_shape, channels, 1).items() if "dense" not in name}
 
 
 class FixedNoise(LearnedNoise):
@@ -117,10 +112,9 @@ class AdditiveNoise(LearnedNoise):
     summary = "learned and input-dependent, added to the convolutions"
 
     def parameters(self, image_shape, channels):
-        begins = constant(before_softplus(SMALL))
-        declared = super().parameters(image_shape, channels)
-        biases = {name: p for name, p in kernels(image_shape, channels).items() if name.endswith("_b")}
-        return declared | {name: Parameter(p.shape, begins) for name, p in biases.items()}
+        begins = Parameter((channels,), constant(before_softplus(SMALL)))
+        biases = (f"phi/conv{block}_b" for block in range(1, BLOCKS + 1))
+        return super().parameters(image_shape, channels) | dict.fromkeys(biases, begins)
 
     def factor(self, params, layer, x, mu, draw):
         return None
@@ -140,7 +134,7 @@ class DeterministicFactor(LearnedNoise):
     head = Perturbation.head
 
     def parameters(self, image_shape, channels):
-        return kernels(image_shape, channels)
+        return conv_blocks("phi", image_shape, channels)
 
     def factor(self, params, layer, x, mu, draw):
         return super().factor(params, layer, x, mu, None)
@@ -156,14 +150,14 @@ class LearnedVariance(LearnedNoise):
 
     def parameters(self, image_shape, channels):
         declared, more = super().parameters(image_shape, channels), {}
-        for name, parameter in kernels(image_shape, channels).items():
+        for name, parameter in conv_blocks("phi", image_shape, channels).items():
             begins = constant(before_softplus(1.0)) if name.endswith("_b") else parameter.begins
             more[name.replace("phi/", "phi/deviation_")] = Parameter(parameter.shape, begins)
         return declared | more
 
-    def deviation(self, params, layer, x):
+    def noise(self, params, layer, x, z):
         w, b = (params[f"phi/deviation_{layer}_{part}"] for part in "wb")
-        return layers.softplus(layers.conv(x, w, b))
+        return layers.softplus(layers.conv(x, w, b)) * z
 
 
 class ExtraParameters(Perturbation):
@@ -177,7 +171,7 @@ class ExtraParameters(Perturbation):
     summary = "Meta-dropout's parameters as further weights, without noise"
 
     def parameters(self, image_shape, channels):
-        return kernels(image_shape, channels)
+        return conv_blocks("phi", image_shape, channels)
 
     def block(self, params, layer, x, mu, draw):
         w, b = (params[f"phi/{layer}_{part}"] for part in "wb")

@@ -8,7 +8,7 @@ import math
 import layers
 from flags import Setting, not_negative, positive
 from lazy import tf
-from parameters import Parameter, conv_net, identity, normal, zeros
+from parameters import Parameter, conv_blocks, features_of, identity, normal, zeros
 from perturbations.base import Perturbation
 
 
@@ -30,7 +30,7 @@ class VIB(Perturbation):
     stochastic = in_testing = True
 
     def parameters(self, image_shape, channels):
-        size, _ = conv_net("phi", image_shape, channels, 1)["phi/dense_w"].shape
+        size = features_of(image_shape, channels)
         return {
             "phi/mean_w": Parameter((size, size), identity),
             "phi/mean_b": Parameter((size,), zeros),
@@ -72,8 +72,7 @@ class InformationDropout(Perturbation):
     stochastic = in_testing = True
 
     def parameters(self, image_shape, channels):
-        declared = conv_net("phi", image_shape, channels, 1)
-        return {name: parameter for name, parameter in declared.items() if "dense" not in name}
+        return conv_blocks("phi", image_shape, channels)
 
     def mask(self, params, layer, x, shape, draw):
         if draw is None or (draw.query and not draw.training):

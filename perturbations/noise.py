@@ -25,9 +25,9 @@ class LearnedNoise(Perturbation):
         """The mean of a: a map, or what broadcasts to one."""
         return layers.conv(x, params[f"phi/{layer}_w"], params[f"phi/{layer}_b"])
 
-    def deviation(self, params, layer, x):
-        """The standard deviation of a, likewise."""
-        return 1.0
+    def noise(self, params, layer, x, z):
+        """What a has beside its mean on the support, from standard normal numbers z of a map."""
+        return z
 
     def head_deviation(self, params, x):
         """The standard deviation of the logits [T,N,1] of the features x [T,N,D], or a number."""
@@ -36,7 +36,7 @@ class LearnedNoise(Perturbation):
     def factor(self, params, layer, x, mu, draw):
         a = tf.convert_to_tensor(self.mean(params, layer, x), mu.dtype)
         if draw is not None and not draw.query:
-            a += self.deviation(params, layer, x) * draw(layer, mu.shape)
+            a += self.noise(params, layer, x, draw(layer, mu.shape))
         return layers.softplus(a)
 
     def block(self, params, layer, x, mu, draw):

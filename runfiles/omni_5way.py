@@ -3,13 +3,13 @@
 python runfiles/omni_5way.py [RESULTS] [--figure FILE.png]
 """
 
-import csv
 from pathlib import Path
 
 import numpy as np
 from tables import ADAPTATION, EPISODES, ROOT, TRAINING, paired, read_runs, refuse_mixed, tests_of
 
 from errors import Parser, UserError, run
+from figures.run import read_curves
 from model import LEARNERS
 
 NAMES = {name: LEARNERS[name].title for name in ("maml", "metadrop")}
@@ -43,14 +43,12 @@ def figure(folder: Path, file: Path) -> None:
     for kind in [k for k in STYLES if k in runs]:
         model, gradient = kind.split("_")
         style, label = STYLES[kind], f"{NAMES[model]}, {gradient}"
-        logs = [test["savedir"] / "meta_train.csv" for test in runs[kind].values()]
-        rows = [list(csv.DictReader(log.read_text().splitlines())) for log in logs]
+        logs = [read_curves(test["savedir"]) for test in runs[kind].values()]
         for axis, column, scale in zip(axes, ("loss", "val_acc"), (1, 100), strict=True):
-            curves = [[(int(r["iter"]), scale * float(r[column])) for r in rs if r[column]] for rs in rows]
-            x = [i for i, _ in curves[0] if i]
-            curves = np.array([[y for i, y in c if i] for c in curves])
-            axis.plot(x, curves.T, style, lw=0.6, alpha=0.4)
-            axis.plot(x, curves.mean(0), style, lw=2, label=label)
+            shown = (logs[0]["iter"] > 0) & np.isfinite(logs[0][column])
+            curves = scale * np.array([log[column][shown] for log in logs])
+            axis.plot(logs[0]["iter"][shown], curves.T, style, lw=0.6, alpha=0.4)
+            axis.plot(logs[0]["iter"][shown], curves.mean(0), style, lw=2, label=label)
     axes[0].set(yscale="log", xlabel="meta-iteration", ylabel="training loss, mean of 50 iterations (nats)")
     axes[1].set(xlabel="meta-iteration", ylabel="validation accuracy (%)")
     axes[0].set_yticks([0.15, 0.2, 0.3, 0.5, 1], ["0.15", "0.2", "0.3", "0.5", "1"])

@@ -4,10 +4,9 @@ the best ones.
 python runfiles/rates.py [RESULTS] [--best LEARNER GRADIENT]
 """
 
-import csv
 from pathlib import Path
 
-from tables import EPISODES, ROOT, SAMPLES, TRAINING, paired, read_runs, refuse_mixed, tests_of
+from tables import EPISODES, ROOT, SAMPLES, TRAINING, last_validation, paired, read_runs, refuse_mixed, tests_of
 
 from errors import Parser, UserError, run
 from model import LEARNERS
@@ -17,13 +16,9 @@ NAMES, GRADIENTS = ("maml", "metadrop"), ("published", "exact")
 
 def validations(results: Path, model: str, gradient: str) -> dict[tuple[str, str], tuple[float, float]]:
     """(inner rate, meta rate) -> accuracy of the last validation of seed 0 and its 95 % interval, in percent."""
-    found = {}
-    for log in sorted(results.glob(f"{model}_{gradient}_*_*_0/meta_train.csv")):
-        rows = [row for row in csv.DictReader(log.read_text().splitlines()) if row["val_acc"] and int(row["iter"])]
-        if rows:
-            rates = tuple(log.parent.name.split("_")[-3:-1])
-            found[rates] = tuple(100 * float(rows[-1][column]) for column in ("val_acc", "val_ci95"))
-    return found
+    folders = sorted(results.glob(f"{model}_{gradient}_*_*_0"))
+    accuracies = {tuple(folder.name.split("_")[-3:-1]): last_validation(folder) for folder in folders}
+    return {rates: accuracy for rates, accuracy in accuracies.items() if accuracy}
 
 
 def best(results: Path, model: str, gradient: str) -> tuple[str, str]:

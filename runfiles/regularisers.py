@@ -4,15 +4,15 @@ python runfiles/regularisers.py [RESULTS] [--figure FILE.png]
 python runfiles/regularisers.py [RESULTS] --runs SEED [SEED ...] [-- FLAGS]     the runs, for train_all.py
 """
 
-import csv
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tables import ADAPTATION, EPISODES, ROOT, TRAINING, paired, read_runs, refuse_mixed, tests_of
+from tables import ADAPTATION, EPISODES, ROOT, TRAINING, last_validation, paired, read_runs, refuse_mixed, tests_of
 
 from errors import Parser, UserError, run
+from figures.run import read_curves
 from flags import whole
 from model import make
 from training.results import read_config
@@ -69,52 +69,47 @@ KINDS = {
 }  # fmt: skip
 
 
-def rows_of(savedir: Path) -> list[dict]:
-    """The run's meta_train.csv; no rows where there is none."""
-    log = savedir / "meta_train.csv"
-    return list(csv.DictReader(log.read_text().splitlines())) if log.exists() else []
-
-
 def validation(savedir: Path) -> float:
-    """The run's last validation accuracy, in percent; NaN where there is none behind the first iteration."""
-    accuracies = [float(row["val_acc"]) for row in rows_of(savedir) if row["val_acc"] and int(row["iter"])]
-    return 100 * accuracies[-1] if accuracies else np.nan
+    """The run's last validation accuracy, in percent; NaN where it has not got so far."""
+    return (last_validation(savedir) or (np.nan,))[0]
 
 
-def chosen(results: Path, name: str) -> str | None:
-    """The strength of seed 0 that does best on the validation classes; None where one of them has not got so far."""
-    accuracies = [validation(results / f"{name}-{value}_0") for value in KINDS[name].values]
-    return None if np.isnan(accuracies).any() else KINDS[name].values[int(np.argmax(accuracies))]
+def chosen(results: Path, name: str) -> str:
+    """The strength of seed 0 that does best on the validation classes; "" for a kind without one.
+
+    UserError where a run of seed 0 has not got so far.
+    """
+    values = KINDS[name].values
+    accuracies = [validation(results / f"{key(name, value)}_0") for value in values]
+    if np.isnan(accuracies).any():
+        raise UserError(f"{results} has no strength of {name} yet: run the lines of --runs 0 first")
+    return values[int(np.argmax(accuracies))] if values else ""
 
 
-def folder_of(results: Path, name: str) -> str | None:
-    """The kind's folders without their seed; None where its strength has not been chosen yet."""
-    if not KINDS[name].values:
-        return name
-    value = chosen(results, name)
-    return value and f"{name}-{value}"
+def line(results: Path, name: str, value: str, seed: int, flags: str, tested: bool) -> str:
+    """A run, as train_all.py takes it. value: its strength, or ""."""
+    kind = KINDS[name]
+    words = [TRAIN, kind.flags, *([kind.strength, value] if value else []), f"--seed {seed}", flags]
+    parts = [f"{results / key(name, value)}_{seed}", " ".join(words), *[f"{TEST} {flags}"] * tested]
+    return " | ".join(parts)
+
+
+def key(name: str, value: str) -> str:
+    """The name of the runs of a kind with this strength, without their seeds."""
+    return f"{name}-{value}" if value else name
 
 
 def lines(results: Path, seeds: list[int], flags: str) -> list[str]:
-    """The runs of these seeds, as train_all.py takes them. Seed 0 has every strength, and no test of those; another
-    seed has the chosen strength, whose test of seed 0 comes with it. UserError where none has been chosen."""
+    """The runs of these seeds. Seed 0 has every strength, and no test of those; with another seed comes the test of
+    seed 0 with the chosen one. UserError where none has been chosen."""
     runs = []
     for name, kind in KINDS.items():
-        train = f"{kind.flags} {TRAIN}" if "--metabatch" not in kind.flags else f"{TRAIN} {kind.flags}"
-        for seed in seeds:
-            if kind.values and not seed:
-                strengths = [f"{kind.strength} {value}" for value in kind.values]
-                names = [f"{name}-{value}_0" for value in kind.values]
-                runs += [f"{results / n} | {train} {s} --seed 0 {flags}" for n, s in zip(names, strengths, strict=True)]
-                continue
-            value, own = chosen(results, name) if kind.values else None, train
-            if kind.values:
-                if value is None:
-                    raise UserError(f"{results} has no strength of {name} yet: run the lines of --runs 0 first")
-                own = f"{train} {kind.strength} {value}"
-            for one in (0, seed) if kind.values and seed == min(seeds) else (seed,):
-                folder = results / f"{name}-{value}_{one}" if kind.values else results / f"{name}_{one}"
-                runs.append(f"{folder} | {own} --seed {one} {flags} | {TEST} {flags}")
+        if kind.values and 0 in seeds:
+            runs += [line(results, name, value, 0, flags, tested=False) for value in kind.values]
+        others = [seed for seed in seeds if seed or not kind.values]
+        if kind.values and others:
+            others = [0, *others]
+        runs += [line(results, name, chosen(results, name), seed, flags, tested=True) for seed in others]
     return runs
 
 
@@ -141,17 +136,17 @@ class Row(NamedTuple):
 
 def read_rows(results: Path) -> dict[str, Row]:
     runs, rows = read_runs(results), {}
-    names = {name: folder_of(results, name) for name in KINDS}
-    tests = {name: runs[folder] for name, folder in names.items() if folder in runs}
+    tested = {run.partition("-")[0] for run in runs}
+    strengths = {name: chosen(results, name) for name in KINDS if name in tested}
+    tests = {name: runs[key(name, value)] for name, value in strengths.items() if key(name, value) in runs}
     if PLAIN not in tests:
         raise UserError(f"{results} has no tested runs of MAML: run runfiles/regularisers.sh first")
     refuse_mixed(tests_of(tests), EPISODES | TRAINING | ADAPTATION)
     for name, own in tests.items():
         savedirs = [test["savedir"] for test in own.values()]
-        losses = [[float(row["loss"]) for row in rows_of(savedir)][-4:] for savedir in savedirs]
+        losses = [read_curves(savedir)["loss"][-4:] for savedir in savedirs]
         rows[name] = Row(
-            KINDS[name].title, (chosen(results, name) or "") if KINDS[name].values else "",
-            parameters(read_config(savedirs[0], ["model"])), float(np.mean(losses)),
+            KINDS[name].title, strengths[name], parameters(read_config(savedirs[0], ["model"])), float(np.mean(losses)),
             float(np.mean([validation(savedir) for savedir in savedirs])), own, paired(tests[PLAIN], own) or [],
         )  # fmt: skip
     return rows

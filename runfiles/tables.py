@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from errors import UserError  # noqa: E402
+from figures.run import read_curves  # noqa: E402
 from training.results import read_test, summary  # noqa: E402
 
 # What a test says of itself, and the words for it where tests that stand in one table differ.
@@ -41,6 +42,16 @@ def read_runs(folder: Path) -> dict[str, dict[int, dict]]:
 def read_run(savedir: Path) -> dict:
     """The run's meta_test.json, and its savedir."""
     return read_test(savedir) | {"savedir": savedir}
+
+
+def last_validation(savedir: Path) -> tuple[float, float] | None:
+    """Accuracy and 95 % interval, in percent, of the run's last validation; None where there is none but that before
+    the first update."""
+    if not (savedir / "meta_train.csv").exists():
+        return None
+    curves = read_curves(savedir)
+    behind = np.flatnonzero(np.isfinite(curves["val_acc"]) & (curves["iter"] > 0))
+    return tuple(100 * curves[name][behind[-1]] for name in ("val_acc", "val_ci95")) if behind.size else None
 
 
 def tests_of(runs: dict[str, dict[int, dict]]) -> list[dict]:

@@ -40,11 +40,12 @@ with open(savedir / "calls", "a") as file:
 
 @pytest.fixture
 def house(tmp_path):
-    """A copy of runfiles/, beside STUB."""
+    """The program, with STUB in place of main.py."""
     house = tmp_path / "house"
     shutil.copytree(ROOT / "runfiles", house / "runfiles")
-    for name in ("errors.py", "files.py", "flags.py", "training"):
-        (house / name).symlink_to(ROOT / name)
+    for path in (*ROOT.glob("*.py"), *(init.parent for init in ROOT.glob("*/__init__.py"))):
+        if path.name != "main.py":
+            (house / path.name).symlink_to(path)
     (house / "main.py").write_text(STUB)
     return house
 
@@ -130,8 +131,8 @@ def study(results, *args) -> list[tuple[str, dict, dict | None]]:
 
 def write_run(savedir, validations=(), accuracy=None, episodes="a", **config) -> None:
     savedir.mkdir(parents=True)
-    rows = [f"{200 * i},{1 / (i + 1)},{v}" for i, v in enumerate(validations)]
-    (savedir / "meta_train.csv").write_text("\n".join(["iter,loss,val_acc", *rows]))
+    rows = [f"{200 * i},1,{1 / (i + 1)},1,1,{v},0.01" for i, v in enumerate(validations)]
+    (savedir / "meta_train.csv").write_text("\n".join(["iter,secs,loss,acc,val_loss,val_acc,val_ci95", *rows]))
     (savedir / "config.json").write_text(json.dumps({"model": "maml", "way": 5} | config))
     if accuracy is not None:
         test = {"accuracy": accuracy, "interval95": 0, "accuracies": [accuracy] * 20, "episodes_sha256": episodes}

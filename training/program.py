@@ -83,7 +83,7 @@ def write(
         weights.write(folder / weights.NAME, weights.Weights(about, beginning, slots, state))
         (folder / EXACT).unlink(missing_ok=True)
         if exact is not None:
-            _, moments, loss, *_ = engine.update(params, read(engine.slots), tf.constant(exact))
+            _, moments, loss, *_ = engine.update(params, train_arguments["adam"], tf.constant(exact))
             np.savez(folder / EXACT, m=moments["m"].numpy(), loss=loss.numpy())
         write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1) + "\n")  # the last one: it is whole
     except OSError as fault:

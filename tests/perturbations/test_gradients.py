@@ -31,9 +31,12 @@ SETTINGS = {
 
 @pytest.mark.parametrize(("name", "perturbation"), IDLE)
 def test_every_parameters_gradient_is_that_of_finite_differences(name, perturbation):
+    """The loss of all tasks in one call; the gradient of one task at a time, with inner steps computed again."""
     settings = {"image_shape": SHAPE, "channels": CHANNELS, "way": WAY, "inner_lr": 0.3, "n_steps": 1}
     own = SETTINGS.get(perturbation, {})
-    learner = model.make(name, perturbation, meta_gradient="exact", **settings, **own)
+    learner, again = (
+        model.make(name, perturbation, meta_gradient="exact", remat=remat, **settings, **own) for remat in (False, True)
+    )
     rng = np.random.default_rng(4)
     params = {k: tf.constant(0.4 * rng.standard_normal(v.shape)) for k, v in learner.init(0).items()}
     x_s, x_q = (tf.constant(rng.random((TASKS, WAY * n, *SHAPE))) for n in (SHOT, QUERY))
@@ -48,7 +51,7 @@ def test_every_parameters_gradient_is_that_of_finite_differences(name, perturbat
     def gradients(params):
         seeds = tf.constant(SEEDS)
         return model.meta_gradients(
-            learner, params, x_s, x_q, seeds, TASKS, noise_of=lambda seeds: draws.task_noise(seeds, "float64")
+            again, params, x_s, x_q, seeds, noise_of=lambda seeds: draws.task_noise(seeds, "float64")
         )[2]
 
     idle = set()
