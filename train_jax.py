@@ -50,10 +50,10 @@ class Program:
         self.executable = self.device.client.compile_and_load(module, [self.device], options)
 
     def put(self, array: np.ndarray):
-        """The array on the device."""
+        """The array on the device, where it may be already."""
         import jax
 
-        return jax.device_put(array, self.device)
+        return array if isinstance(array, jax.Array) else jax.device_put(array, self.device)
 
     def __call__(self, arrays: dict) -> dict:
         row = [self.put(arrays[name]) for name, *_ in self.arguments]
