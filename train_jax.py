@@ -77,6 +77,7 @@ def parser() -> Parser:
     add("--seconds", type=positive, metavar="S", help="stop training after so many seconds, with the weights saved")
     add("--save_every", type=positive, default=120.0, metavar="S", help="seconds between savings (default: 120)")
     add("--n_test_iters", type=whole(0), default=0, metavar="N", help="then test so many episodes (default: 0)")
+    add("--test_every", type=whole(1), metavar="N", help="test after every N iterations, too; the file keeps them all")
     return p
 
 
@@ -89,30 +90,46 @@ def main() -> int:
         return 0
     if not args.weights:
         raise UserError("--weights is missing: give the file that training goes on from, or is to write")
+    if args.test_every and not args.n_test_iters:
+        raise UserError("--test_every is of tests: give their --n_test_iters, too")
     state = begin(args.weights, args.program, settings)
     splits = load_splits(args.data_dir, settings)
     last = settings["n_train_iters"] if args.n_train_iters is None else args.n_train_iters
     with Stop() as stop:
-        if int(state.state["next"]) <= last:
-            training = Training(args.program, description, args.weights, state, splits["train"])
-            done = train(training, last, args.seconds or math.inf, args.save_every, stop)
+        return follow(args, description, state, splits, last, stop)
+
+
+def follow(args, description: dict, state: weights.Weights, splits: dict, last: int, stop: Stop) -> int:
+    """Train to iteration `last`, with the tests that were asked for -> the exit code. splits: `load_splits`'."""
+    training = tester = None
+    for pause in pauses(int(state.state["next"]) - 1, last, args.test_every):
+        if int(state.state["next"]) <= pause:
+            if training is None:
+                training = Training(args.program, description, args.weights, state, splits["train"])
+                device, first = training.step.device.device_kind, int(state.state["next"])
+                print(f"device: {device}; iterations {first} to {last}", flush=True)
+                end = time.time() + (args.seconds or math.inf)
+            training.state, training.began = state, time.time()
+            done = train(training, pause, last, end, args.save_every, stop)
             state = training.state
             if not done:
                 return 130 if stop.asked else 0
-        if not args.n_test_iters:
-            return 0
-        step = Program(args.program, "test", description["test"])
-        numbers = test(step, state, splits["test"], settings, args.n_test_iters, stop)
-    if len(numbers["accuracy"]) < args.n_test_iters:
-        print("interrupted: the test was not written", file=sys.stderr)
-        return 130
-    accuracy, interval = summary(numbers["accuracy"])
-    result = {"accuracy": accuracy, "interval95": interval, "episodes": args.n_test_iters}
-    result |= {"n_test_mc_samp": description["samples"]}
-    weights.write(args.weights, dataclasses.replace(state, about=state.about | {"test": result}))
-    print(f"loss : {np.mean(numbers['loss']):f}")
-    print(f"accuracy : {accuracy:f} +- {interval:f}")
+        tested = [test["iteration"] for test in state.about.get("tests", [])]
+        if args.n_test_iters and (pause == last or pause not in tested):
+            tester = tester or Program(args.program, "test", description["test"])
+            numbers = test(tester, state, splits["test"], description["settings"], args.n_test_iters, stop)
+            if len(numbers["accuracy"]) < args.n_test_iters:
+                print("interrupted: the test was not written", file=sys.stderr)
+                return 130
+            state = with_test(state, numbers, description["samples"])
+            weights.write(args.weights, state)
     return 0
+
+
+def pauses(done: int, last: int, every: int | None) -> list[int]:
+    """The iterations, from the one that is done on, after which there is a test: the multiples of `every`, and the
+    last."""
+    return [i for i in range(every, last, every) if i >= done] + [last] if every else [last]
 
 
 def begin(path: Path, folder: Path, settings: dict) -> weights.Weights:
@@ -182,28 +199,28 @@ class Training:
         state = self.state.state | {"next": np.asarray(np.int64(i + 1)), "reported": np.asarray(np.int64(i))}
         state |= {"secs": np.asarray(self.state.state["secs"] + now - self.began), "window": np.zeros(3)}
         about = {"settings": self.settings, "iteration": i, "weights_sha256": weights.digest(params)}
-        about |= {"test": None, "trained_on": f"{self.step.device.device_kind}, JAX"}
+        about |= {"test": None, "tests": self.state.about.get("tests", [])}
+        about |= {"trained_on": f"{self.step.device.device_kind}, JAX"}
         self.state, self.began = weights.Weights(about, params, slots, state), now
         weights.write(self.path, self.state)
 
 
-def train(training: Training, last: int, seconds: float, save_every: float, stop: Stop) -> bool:
-    """Train to iteration `last`, or for so many seconds, saving every so many. -> Is it done?"""
+def train(training: Training, pause: int, last: int, end: float, save_every: float, stop: Stop) -> bool:
+    """Train to iteration `pause` (of `last`), or to the time `end`, saving every so many seconds. -> Is it done?"""
     first = int(training.state.state["next"])
-    print(f"device: {training.step.device.device_kind}; iterations {first} to {last}", flush=True)
-    began = said = saved = time.time()
+    said = saved = time.time()
     since = first - 1
-    for i in range(first, last + 1):
+    for i in range(first, pause + 1):
         training.update(i)
         now = time.time()
-        leave = i == last or stop.asked or now - began > seconds
+        leave = i == pause or stop.asked or now > end
         if leave or i == first or now - said > SAY_EVERY or now - saved > save_every:
             training.say(i, last, (i - since) / max(now - said, 1e-9))
             said, since = time.time(), i
         if leave or now - saved > save_every:
             training.save(i)
             saved = time.time()
-        if leave and i < last:
+        if leave and i < pause:
             print(f"saved after iteration {i}; the same command goes on from there", file=sys.stderr)
             return False
     return True
@@ -261,6 +278,19 @@ def test(step: Program, state: weights.Weights, split: data.Split, settings: dic
             print(line.format(len(numbers["accuracy"]), *summary(numbers["accuracy"])), flush=True)
             said = time.time()
     return {name: values[:episodes] for name, values in numbers.items()}
+
+
+def with_test(state: weights.Weights, numbers: dict, samples: int) -> weights.Weights:
+    """The state with these numbers of its test, which are printed."""
+    accuracy, interval = summary(numbers["accuracy"])
+    print(f"loss : {np.mean(numbers['loss']):f}")
+    print(f"accuracy : {accuracy:f} +- {interval:f}", flush=True)
+    result = {"accuracy": accuracy, "interval95": interval, "episodes": len(numbers["accuracy"])}
+    result |= {"n_test_mc_samp": samples}
+    iteration = state.about["iteration"]
+    others = [test for test in state.about.get("tests", []) if test["iteration"] != iteration]
+    about = state.about | {"test": result, "tests": [*others, {"iteration": iteration} | result]}
+    return dataclasses.replace(state, about=about)
 
 
 if __name__ == "__main__":

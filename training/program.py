@@ -21,6 +21,7 @@ from __future__ import annotations
 import functools
 import gzip
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,9 @@ def compile_step(step, arguments: dict) -> tuple[bytes, dict]:
     """A step that takes and gives dictionaries -> its HLO module, and what its flat arguments and results are."""
     function = tf.function(lambda values: step(**values), autograph=False, jit_compile=True)
     device = tf.nest.flatten(arguments)[0].device
-    with layers.for_other_devices():
+    with layers.for_other_devices(), warnings.catch_warnings():
+        # TensorFlow's advice, a platform's name, draws a random number, which its determinism refuses.
+        warnings.filterwarnings("ignore", "device_name is being deprecated")
         hlo = function.experimental_get_compiler_ir(arguments)(stage="hlo_serialized", device_name=device)
         results = function.get_concrete_function(arguments).structured_outputs
     return hlo, {"arguments": describe(arguments), "results": describe(results)}

@@ -5,7 +5,8 @@ Version 1, numpy.load(allow_pickle=False) reads it:
     format          int64, 1
     about           str, JSON: settings (config.json's, the dataset's digest among them), checkpoint and iteration,
                     weights_sha256 (results have the same), provenance, and test: accuracy and its 95 % interval in
-                    percent, episodes and noise samples of the latest test of these weights, where there was one
+                    percent, episodes and noise samples of the latest test of these weights, where there was one;
+                    tests: the same of earlier iterations, each with its `iteration` (train_jax.py --test_every)
     params/NAME     float32, each parameter
     adam/m, adam/v  float32 [trained parameters], and adam/t [], Adam's slots; on request, with the next
     state/NAME      next [], secs [], window [3], best [2], reported []: as in a checkpoint (records.State), so that
