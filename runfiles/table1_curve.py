@@ -14,6 +14,7 @@ from training import weights
 
 FILES = [ROOT / f"pretrained/omniglot_20way_1shot_{model}.npz" for model in NAMES]
 COLORS = {"maml": "C0", "metadrop": "C1"}
+ALIKE = ("data_sha256", "train_split", "way", "shot", "query", "metabatch")  # in runs that are compared
 
 
 def read_curves(paths: list[Path]) -> dict[str, dict[int, dict]]:
@@ -26,7 +27,7 @@ def read_curves(paths: list[Path]) -> dict[str, dict[int, dict]]:
         curves[settings["model"]] = {test["iteration"]: test for test in about.get("tests", [])}
         if not about.get("tests"):
             raise UserError(f"{path} has no tests along the way: write it with train_jax.py --test_every")
-        for name in ("data_sha256", "train_split", "way", "shot", "query", "metabatch"):
+        for name in ALIKE:
             if facts.setdefault(name, settings[name]) != settings[name]:
                 raise UserError(f"{paths[0]} and {path} cannot be compared: their {name} differ")
     if set(curves) != set(NAMES):

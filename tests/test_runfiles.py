@@ -5,11 +5,14 @@ import os
 import shutil
 import subprocess
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 import main
 import settings
 from conftest import ROOT, assert_refused, call, cli
+from training import weights
 
 DEFAULTS = {name: declared.default for name, declared in (settings.all_settings() | settings.COMMAND).items()}
 SETTINGS = ("dataset", "way", "shot", "metabatch", "inner_lr", "n_train_iters")
@@ -282,3 +285,38 @@ def test_the_table_shows_what_there_is(tmp_path):
     done = cli("runfiles/table1.py", tmp_path)
     assert done.returncode == 0 and "| Meta-dropout, this project |  | 98.77 ± 0.06 |  |  |" in done.stdout
     assert "| MAML, this project |  |  |  |  |" in done.stdout
+    write_test(tmp_path / "metadrop" / "omni_5shot", accuracy=97, iteration=5000)
+    assert "| 97.00 ± 0.00 (5,000 of 40,000 iterations) |" in cli("runfiles/table1.py", tmp_path).stdout
+
+
+def write_weights(path, model, tests, **settings):
+    """A file of weights, of one number, with tests along the way: iteration -> accuracy and interval."""
+    params = {"w": np.zeros(1, np.float32)}
+    alike = {"data_sha256": "a", "train_split": "trainval", "way": 20, "shot": 1, "query": 15, "metabatch": 8}
+    settings = {"model": model} | alike | settings
+    about = {"settings": settings, "iteration": 9, "weights_sha256": weights.digest(params)}
+    about["tests"] = [{"iteration": i, "accuracy": a, "interval95": c, "episodes": 7} for i, (a, c) in tests.items()]
+    weights.write(path, weights.Weights(about, params))
+
+
+def test_the_curves_are_shown_side_by_side(tmp_path):
+    maml, drop = tmp_path / "maml.npz", tmp_path / "drop.npz"
+    write_weights(maml, "maml", {20: (90, 0.3), 10: (80, 0.3), 30: (91, 1)})
+    write_weights(drop, "metadrop", {10: (81.5, 0.4), 20: (89.75, 0.4)})
+    done = cli("runfiles/table1_curve.py", drop, maml, "--figure", tmp_path / "f.png")
+    assert done.returncode == 0 and plt.imread(tmp_path / "f.png").shape[2] == 4, done.stderr
+    assert done.stdout.splitlines()[0] == "| iteration | MAML | Meta-dropout | difference |"
+    assert done.stdout.splitlines()[2:] == [
+        "| 10 | 80.00 ± 0.30 | 81.50 ± 0.40 | +1.50 ± 0.50 |",
+        "| 20 | 90.00 ± 0.30 | 89.75 ± 0.40 | -0.25 ± 0.50 |",
+    ]
+    assert_refused(cli("runfiles/table1_curve.py", maml), "these are files of maml: give one of maml and one of")
+    write_weights(drop, "metadrop", {10: (81.5, 0.4)}, way=5)
+    assert_refused(cli("runfiles/table1_curve.py", maml, drop), "their way differ")
+    write_weights(drop, "metadrop", {})
+    assert_refused(cli("runfiles/table1_curve.py", maml, drop), str(drop), "train_jax.py --test_every")
+
+
+def test_the_shipped_curve_is_the_documentations():
+    done = cli("runfiles/table1_curve.py")
+    assert done.returncode == 0 and done.stdout.strip() in (ROOT / "docs/table1.md").read_text()
