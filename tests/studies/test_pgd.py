@@ -1,0 +1,211 @@
+"""The attack: its balls against plain solvers, its steps, and what it does to classifiers whose worst case is known."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import optimize
+
+from studies import pgd
+
+RNG = np.random.default_rng(0)
+DIMS = 49
+
+
+def normals(shape):
+    return tf.random.stateless_normal(shape, [3, 4], dtype=tf.float64)
+
+
+def norm_of(name, d):
+    order = {"linf": np.inf, "l2": 2, "l1": 1, "l1_dense": 1}[name]
+    return np.linalg.norm(d, order, -1)
+
+
+@pytest.mark.parametrize("name", pgd.NORMS)
+def test_a_size_is_the_norm(name):
+    d = RNG.normal(size=(5, DIMS))
+    np.testing.assert_allclose(pgd.NORMS[name].size(tf.constant(d)), norm_of(name, d))
+
+
+@pytest.mark.parametrize("name", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("eps", [0.3, 2.0])
+def test_a_projection_is_the_nearest_place(name, eps):
+    """Against scipy's solver for constraints, from where the projection is not."""
+    d = RNG.normal(size=(3, 6)) * [[0.01], [1], [5]]
+    projected = pgd.NORMS[name].project(tf.constant(d), eps).numpy()
+    for row, mine in zip(d, projected, strict=True):
+        if name == "l1":  # d = p - q with p, q >= 0: smooth constraints
+
+            def distance(pq, row=row):
+                return np.sum((pq[:6] - pq[6:] - row) ** 2)
+
+            inside = {"type": "ineq", "fun": lambda pq: eps - pq.sum()}
+            best = optimize.minimize(distance, np.full(12, eps / 24), bounds=[(0, None)] * 12, constraints=inside)
+            nearest = best.x[:6] - best.x[6:]
+        elif name == "l2":
+            inside = {"type": "ineq", "fun": lambda p: eps**2 - p @ p}
+            best = optimize.minimize(lambda p, row=row: np.sum((p - row) ** 2), np.zeros(6), constraints=inside)
+            nearest = best.x
+        else:
+            best = optimize.minimize(lambda p, row=row: np.sum((p - row) ** 2), np.zeros(6), bounds=[(-eps, eps)] * 6)
+            nearest = best.x
+        np.testing.assert_allclose(mine, nearest, atol=1e-3)
+        assert norm_of(name, mine) <= eps * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("name", pgd.NORMS)
+def test_what_is_inside_stays_and_what_is_outside_comes_in(name):
+    d = RNG.normal(size=(4, DIMS))
+    d[0] *= 0.9 / norm_of(name, d[0])
+    d[1] = 0
+    projected = pgd.NORMS[name].project(tf.constant(d), 1.0).numpy()
+    np.testing.assert_allclose(projected[:2], d[:2], atol=1e-12)
+    np.testing.assert_allclose(norm_of(name, projected[2:]), 1)
+
+
+@pytest.mark.parametrize("name", pgd.NORMS)
+def test_a_direction_is_of_size_one_and_ascends(name):
+    norm, g, x = pgd.NORMS[name], RNG.normal(size=(4, 400)), RNG.uniform(0.1, 0.9, (4, 400))
+    step = norm.direction(tf.constant(g), tf.constant(x)).numpy()
+    np.testing.assert_allclose(norm_of(name, step), 1)
+    assert (np.sum(step * g, -1) > 0).all()
+    assert not norm.direction(tf.zeros([1, 9], tf.float64), tf.zeros([1, 9], tf.float64)).numpy().any()
+
+
+def test_a_sparse_step_changes_a_hundredth_and_does_not_leave_the_box():
+    g, x = RNG.normal(size=(1, 400)), np.full((1, 400), 0.5)
+    order = np.argsort(-np.abs(g[0]))
+    x[0, order[0]] = float(g[0, order[0]] > 0)  # the largest would lead out
+    step = pgd.sparse(tf.constant(g), tf.constant(x)).numpy()[0]
+    assert set(np.flatnonzero(step)) == set(order[1:5])
+    np.testing.assert_allclose(step[order[1:5]], np.sign(g[0, order[1:5]]) / 4)
+
+
+@pytest.mark.parametrize("name", pgd.NORMS)
+def test_a_start_is_uniform_in_the_ball(name):
+    """The share of the volume within a radius r is r^D; a coordinate is symmetric."""
+    start = pgd.NORMS[name].start(normals, 20000, 3).numpy()
+    sizes = norm_of(name, start)
+    assert start.shape == (20000, 3) and sizes.max() <= 1 + 1e-9
+    for r in (0.5, 0.8):
+        assert abs(np.mean(sizes < r) - r**3) < 4 * np.sqrt(r**3 * (1 - r**3) / 20000)
+    assert np.abs(start.mean(0)).max() < 4 * start.std() / np.sqrt(20000)
+    assert abs(np.mean(start[:, 0] * start[:, 1])) < 0.02  # no quadrant is preferred
+
+
+WEIGHTS = RNG.normal(size=(DIMS, 2))
+DUAL = {"linf": 1, "l2": 2, "l1": np.inf, "l1_dense": 2}
+
+
+def linear(x):
+    """Two classes, of which the images' distances from the boundary are known."""
+    flat = tf.reshape(x, [*x.shape[:2], -1])
+    return tf.einsum("tqd,dk->tqk", flat, tf.constant(WEIGHTS))
+
+
+def images_at(distances, name):
+    """Images [1,Q,7,7,1] whose margin is what a perturbation of these sizes in the dual norm can just take."""
+    w = WEIGHTS[:, 0] - WEIGHTS[:, 1]
+    reach = np.linalg.norm(w, 2) ** 2 / np.linalg.norm(w, 1) if name == "l1_dense" else np.linalg.norm(w, DUAL[name])
+    x = np.full((len(distances), DIMS), 0.5)
+    x += (np.array(distances)[:, None] * reach - x @ w[:, None]) * w / (w @ w)
+    return tf.constant(x.reshape(1, -1, 7, 7, 1))
+
+
+@pytest.mark.parametrize("name", pgd.NORMS)
+@pytest.mark.parametrize("threat", ["joint", "single"])
+def test_a_linear_classifier_falls_exactly_where_it_must(name, threat):
+    """An image at the distance a from the boundary is lost to an attack of eps > a, and to none of eps < a. Dense L1
+    steps go along the gradient, so that they reach as far as its length by its L1 norm."""
+    distances = [0.02, 0.09, 0.11, 0.15, -0.05]
+    x, y = images_at(distances, name), tf.constant(np.tile([1.0, 0.0], (5, 1)))
+    assert x.numpy().min() >= 0 and x.numpy().max() <= 1
+
+    @tf.function(autograph=False)
+    def run(x):
+        look = pgd.together(linear, y) if threat == "joint" else pgd.one_by_one(linear, x, y)
+        return pgd.attack(look, x, y, pgd.NORMS[name], 0.1, 0.025, 40, 2, lambda restart, shape: normals(shape))
+
+    wrong, worst = (value.numpy() for value in run(x))
+    assert wrong[0].tolist() == [True, True, False, False, True]
+    d = (worst - x.numpy())[0].reshape(5, -1)
+    assert (norm_of(name, d) <= 0.1 + 1e-9).all()
+    logits = linear(tf.constant(worst)).numpy()[0]
+    assert (logits.argmax(-1) == wrong[0]).all()  # the images that it gives back are those that do it
+
+
+def test_eps_0_is_no_attack_and_the_box_is_kept():
+    x = tf.constant(RNG.integers(0, 2, (1, 6, 7, 7, 1)).astype(float))
+    y = tf.constant(np.tile([1.0, 0.0], (6, 1)))
+
+    @tf.function(autograph=False)
+    def run(x, eps, step):
+        return pgd.attack(pgd.together(linear, y), x, y, pgd.NORMS["linf"], eps, step, 5, 1, lambda _, s: normals(s))
+
+    wrong, worst = run(x, tf.constant(0.0, tf.float64), tf.constant(0.0, tf.float64))
+    np.testing.assert_array_equal(wrong[0], linear(x).numpy()[0].argmax(-1) == 1)
+    np.testing.assert_array_equal(worst, x)
+    _, worst = run(x, tf.constant(0.3, tf.float64), tf.constant(0.1, tf.float64))
+    assert worst.numpy().min() >= 0 and worst.numpy().max() <= 1
+    assert norm_of("linf", (worst - x).numpy().reshape(6, -1)).max() <= 0.3 + 1e-9
+
+
+def coupled(x):
+    """A classifier that sees the mean of the task's images, as batch norm does."""
+    logits = linear(x)
+    return logits - tf.reduce_mean(logits, 1, keepdims=True)
+
+
+def test_together_sees_the_others_attacked_and_one_by_one_sees_them_clean():
+    x = images_at([0.05, -0.02, 0.3], "linf")
+    y = tf.constant([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], tf.float64)
+    moved = x.numpy() + RNG.normal(size=x.shape) * 0.05
+
+    @tf.function(autograph=False)
+    def run(moved):
+        return pgd.together(coupled, y)(moved), pgd.one_by_one(coupled, x, y)(moved)
+
+    (joint, joint_gradient), (single, single_gradient) = run(tf.constant(moved))
+    np.testing.assert_allclose(joint, coupled(tf.constant(moved)))
+    for i in range(3):
+        alone = x.numpy().copy()
+        alone[:, i] = moved[:, i]
+        np.testing.assert_allclose(single[:, i], coupled(tf.constant(alone))[:, i])
+    for place in [(0, 1, 3, 3, 0), (0, 2, 0, 6, 0)]:
+        step = np.zeros_like(moved)
+        step[place] = 1e-6
+
+        def loss(images):
+            return tf.reduce_sum(pgd.losses(coupled(tf.constant(images)), y)).numpy()
+
+        slope = (loss(moved + step) - loss(moved - step)) / 2e-6
+        assert joint_gradient[place].numpy() == pytest.approx(slope, rel=1e-5)
+        alone = x.numpy().copy()
+        alone[:, place[1]] = moved[:, place[1]]
+
+        def own(images, i=place[1]):
+            return pgd.losses(coupled(tf.constant(images)), y).numpy()[0, i]
+
+        slope = (own(alone + step) - own(alone - step)) / 2e-6
+        assert single_gradient[place].numpy() == pytest.approx(slope, rel=1e-5)
+
+
+def test_more_restarts_and_steps_find_what_fewer_miss():
+    """A loss whose gradient vanishes in most places: a single start seldom finds the way."""
+    y = tf.constant(np.tile([1.0, 0.0], (40, 1)))
+    x = tf.constant(np.full((1, 40, 7, 7, 1), 0.5))
+
+    def pocket(x):  # wrong only near one corner of the ball in two coordinates
+        d = tf.reshape(x, [1, 40, -1])[..., :2] - 0.5
+        near = tf.nn.relu(1 - tf.reduce_sum(tf.square(d - 0.08), -1) / 0.003)
+        return tf.stack([tf.fill(near.shape, tf.constant(0.5, tf.float64)), near], -1)
+
+    def share(restarts):
+        @tf.function(autograph=False)
+        def run(x):
+            draw = lambda restart, shape: tf.random.stateless_normal(shape, tf.stack([restart, 7]), dtype=tf.float64)  # noqa: E731
+            return pgd.attack(pgd.together(pocket, y), x, y, pgd.NORMS["linf"], 0.1, 0.02, 10, restarts, draw)[0]
+
+        return run(x).numpy().mean()
+
+    one, many = share(1), share(20)
+    assert 0 < one < 0.7 and many > one + 0.2
