@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-TRAINING, TESTS = frozenset({"meta_train", "bench"}), frozenset({"meta_test", "collapse"})
+TRAINING, TESTS = frozenset({"meta_train", "bench"}), frozenset({"meta_test", "collapse", "attack"})
 LEARNING = TRAINING | TESTS | {"export"}  # the modes that make a learner; bench is bench.py
 
 

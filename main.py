@@ -19,6 +19,8 @@ from settings import COMMAND, Settings, all_settings, read_flags, refuse_unused
 from settings import parser as settings_parser
 from studies import collapse as collapse_study
 from studies import export as export_study
+from studies import robustness
+from studies.pgd import NORMS
 from training import devices, loops, records, results
 from training import weights as weights_file
 from training.engine import Engine
@@ -171,10 +173,14 @@ def build(settings: Settings, way: int) -> tuple[Engine, data.Split, dict]:
     return engine, splits["test"], {"settings": identity, "provenance": devices.provenance(machine.name)}
 
 
-def meta_test(savedir: Path, given: dict) -> int:
+def settings_of_test(savedir: Path, given: dict) -> Settings:
     trained = Settings.read(savedir).for_a_test()
     free = ["way"] if model.LEARNERS[trained.model].learner.any_way else []
-    settings = trained.merged(given, "test", "it cannot be changed in a test", free)
+    return trained.merged(given, "test", "it cannot be changed in a test", free)
+
+
+def meta_test(savedir: Path, given: dict) -> int:
+    settings = settings_of_test(savedir, given)
     engine, split, described = build(settings, settings.way)
     return loops.meta_test(
         engine,
@@ -230,6 +236,30 @@ def collapse(savedir: Path, given: dict) -> int:
     )
 
 
+def attack(savedir: Path, given: dict) -> int:
+    settings = settings_of_test(savedir, given)
+    engine, split, described = build(settings, settings.way)
+    chosen = robustness.Attack(
+        norm=settings.norm,
+        eps=tuple(settings.eps or NORMS[settings.norm].budgets),
+        steps=settings.attack_steps,
+        step=settings.attack_step or robustness.MADRY / settings.attack_steps,
+        start=settings.attack_start,
+        restarts=settings.restarts,
+        threat=settings.threat,
+    )
+    return robustness.over_tests(
+        engine,
+        split,
+        savedir,
+        chosen,
+        episodes=settings.n_test_iters,
+        samples=settings.n_test_mc_samp,
+        checkpoint=settings.checkpoint,
+        **described,
+    )
+
+
 def weights(savedir: Path, given: dict) -> int:
     slots, kind = given.pop("slots", False), given.pop("checkpoint", "last")
     settings = Settings.read(savedir).portable()
@@ -274,8 +304,8 @@ def compare(savedirs: list[Path]) -> int:
 
 
 MODES = {
-    "meta_train": meta_train, "meta_test": meta_test, "export": export, "collapse": collapse, "compare": compare,
-    "weights": weights,
+    "meta_train": meta_train, "meta_test": meta_test, "export": export, "collapse": collapse, "attack": attack,
+    "compare": compare, "weights": weights,
 }  # fmt: skip
 
 

@@ -11,17 +11,22 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from errors import Parser, UserError
-from flags import LEARNING, TESTS, TRAINING, Setting, positive, whole
+from flags import LEARNING, TESTS, TRAINING, Setting, not_negative, positive, whole
 from model import LEARNERS, settings_of
 from perturbations import PERTURBATIONS
+from studies.pgd import NORMS
 from training import results
 from training.devices import PRECISIONS
 
-META_TRAIN, EXPORT, COMPARE, WEIGHTS = (frozenset({mode}) for mode in ("meta_train", "export", "compare", "weights"))
+META_TRAIN, EXPORT, COMPARE, WEIGHTS, ATTACK = (
+    frozenset({mode}) for mode in ("meta_train", "export", "compare", "weights", "attack")
+)
 # What config.json has to say; a setting that is newer than the run has its default.
 NEEDED = ("dataset", "model", "way", "shot", "query", "seed")
 # The groups of --help.
-RUN, TASKS, LEARNER, TRAIN, TEST = "run", "data and tasks", "learner", "meta_train", "meta_test and collapse"
+RUN, TASKS, LEARNER, TRAIN = "run", "data and tasks", "learner", "meta_train"
+TEST = "meta_test, collapse and attack"
+ATTACKS = "attack (and those of meta_test)"
 LOOK = "export (and those of meta_test; --way: the tasks' classes, default 2)"
 
 
@@ -107,9 +112,9 @@ class Settings:
     metabatch: int = setting(
         TASKS,
         16,
-        "tasks a meta-iteration; in meta_test, tasks computed together (no effect on the result)",
+        "tasks a meta-iteration; in meta_test and attack, tasks computed together (no effect on the result)",
         whole(1),
-        modes=TRAINING | {"meta_test"},
+        modes=TRAINING | {"meta_test", "attack"},
         free=("test",),
     )
     legacy_shared_classes: bool = setting(
@@ -185,6 +190,41 @@ class Settings:
         LOOK, 2, "support images a task whose lower layers' maps are kept", whole(1), modes=EXPORT, kept=False
     )
     export_channels: int = setting(LOOK, 6, "channels of those maps, evenly spread", whole(1), modes=EXPORT, kept=False)
+
+    norm: str = setting(ATTACKS, "linf", "of a perturbation", choices=NORMS, modes=ATTACK, kept=False)
+    eps: tuple[float, ...] | None = setting(
+        ATTACKS,
+        None,
+        "largest norms of a perturbation, of images in [0, 1] (default: the paper's, for linf 0 0.02 .. 0.1)",
+        not_negative,
+        nargs="+",
+        modes=ATTACK,
+        kept=False,
+    )
+    attack_steps: int = setting(ATTACKS, 40, "steps of a restart", whole(1), modes=ATTACK, kept=False)
+    attack_step: float | None = setting(
+        ATTACKS, None, "size of a step, as a share of eps (default: 2.5 / steps)", positive, modes=ATTACK, kept=False
+    )
+    attack_start: str = setting(
+        ATTACKS,
+        "random",
+        "where a restart begins: anywhere in the ball, or at the clean image",
+        choices=["random", "clean"],
+        modes=ATTACK,
+        kept=False,
+    )
+    restarts: int = setting(
+        ATTACKS, 1, "restarts; the worst of all steps of all counts", whole(1), modes=ATTACK, kept=False
+    )
+    threat: str = setting(
+        ATTACKS,
+        "joint",
+        "joint: all query images of a task are attacked together; single: each with the others clean, which takes as "
+        "many times the time as there are",
+        choices=["joint", "single"],
+        modes=ATTACK,
+        kept=False,
+    )
     facts: dict = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -304,7 +344,7 @@ COMMAND = {  # what says how a mode is called, and is no setting of a run
 def parser(modes: Iterable[str], description: str, epilog: str, prog: str = "main.py") -> Parser:
     """The command line of all settings. modes: what --mode may be."""
     p = Parser(prog=prog, description=description, epilog=epilog, argument_default=argparse.SUPPRESS)
-    groups = {name: p.add_argument_group(name) for name in (RUN, TASKS, LEARNER, TRAIN, TEST, LOOK)}
+    groups = {name: p.add_argument_group(name) for name in (RUN, TASKS, LEARNER, TRAIN, TEST, LOOK, ATTACKS)}
     dataclasses.replace(COMMAND["mode"], choices=list(modes)).add(groups[RUN], "mode")
     for name in ("savedir", "resume", "weights", "slots"):
         COMMAND[name].add(groups[RUN], name)

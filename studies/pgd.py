@@ -22,12 +22,14 @@ Look = Callable  # images [T,Q,H,W,C] -> logits [T,Q,way], and the gradient of e
 class Norm(NamedTuple):
     """A ball of perturbations d [N,D], and how an attack moves in it.
 
-    title: for figures. size(d) -> [N]. project(d, eps) -> a place in the ball of radius eps, d itself where it is one.
-    direction(g, x) -> of the gradients g at the images x, both [N,D]: a step of size 1 that ascends. start(normals, n,
-    d) -> n random places of d numbers, uniform in the ball of radius 1; normals(shape): N(0, 1).
+    title: for figures. budgets: the radii of the paper's figure. size(d) -> [N]. project(d, eps) -> a place in the ball
+    of radius eps, d itself where it is one. direction(g, x) -> of the gradients g at the images x, both [N,D]: a step
+    of size 1 that ascends. start(normals, d) -> random places [N,d], uniform in the ball of radius 1, where normals(k)
+    gives N(0, 1), [N,k].
     """
 
     title: str
+    budgets: tuple[float, ...]
     size: Callable
     project: Callable
     direction: Callable
@@ -81,19 +83,19 @@ def sparse(g, x):
     return kept / tf.maximum(absolute_sum(kept), 1.0)[:, None]
 
 
-def start_in_cube(normals, n, d):
-    return tf.math.erf(normals([n, d]) * 2**-0.5)
+def start_in_cube(normals, d):
+    return tf.math.erf(normals(d) * 2**-0.5)
 
 
-def start_in_ball(normals, n, d):
+def start_in_ball(normals, d):
     """Of a point on the sphere in d + 2 dimensions, d coordinates."""
-    z = normals([n, d + 2])
+    z = normals(d + 2)
     return z[:, :d] / length(z)[:, None]
 
 
-def start_in_l1_ball(normals, n, d):
+def start_in_l1_ball(normals, d):
     """Of d + 1 exponential numbers, d shares of their sum, with signs."""
-    one, other = tf.unstack(normals([2, n, d + 1]))
+    one, other = tf.split(normals(2 * (d + 1)), 2, 1)
     exponential = tf.square(one) + tf.square(other)
     return (tf.sign(one) * exponential)[:, :d] / tf.reduce_sum(exponential, -1, keepdims=True)
 
@@ -101,15 +103,23 @@ def start_in_l1_ball(normals, n, d):
 NORMS = {
     "linf": Norm(
         "$L_\\infty$",
+        (0, 0.02, 0.04, 0.06, 0.08, 0.1),
         lambda d: tf.reduce_max(tf.abs(d), -1),
         lambda d, eps: tf.clip_by_value(d, -eps, eps),
         lambda g, x: tf.sign(g),
         start_in_cube,
     ),
-    "l2": Norm("$L_2$", length, scale_into(length), per_size(length), start_in_ball),
-    "l1": Norm("$L_1$, sparse steps", absolute_sum, project_onto_l1, sparse, start_in_l1_ball),
+    "l2": Norm("$L_2$", (0, 1, 2, 3, 4, 5), length, scale_into(length), per_size(length), start_in_ball),
+    "l1": Norm(
+        "$L_1$, sparse steps", (0, 20, 40, 60, 80, 100), absolute_sum, project_onto_l1, sparse, start_in_l1_ball
+    ),
     "l1_dense": Norm(
-        "$L_1$, dense steps", absolute_sum, scale_into(absolute_sum), per_size(absolute_sum), start_in_l1_ball
+        "$L_1$, dense steps",
+        (0, 20, 40, 60, 80, 100),
+        absolute_sum,
+        scale_into(absolute_sum),
+        per_size(absolute_sum),
+        start_in_l1_ball,
     ),
 }
 
@@ -157,8 +167,8 @@ def one_by_one(classify: Callable, clean, y, parallel: int = 1) -> Look:
 def attack(look: Look, x, y, norm: Norm, eps, step, steps: int, restarts: int, normals: Callable | None):
     """Perturb the images x [T,Q,H,W,C] within eps, so that they are not classified as y, one-hot [Q,way].
 
-    eps, step: radius of the ball, and size of a step in it; scalars, tensors or numbers. normals(restart, shape): the
-    N(0, 1) that a restart begins with, or None: all begin at x. -> is the image misclassified at x or at any place
+    eps, step: radius of the ball, and size of a step in it; scalars, tensors or numbers. normals(restart, k): N(0, 1),
+    [T*Q,k], which a restart begins with, or None: all begin at x. -> is the image misclassified at x or at any place
     that was visited, [T,Q]; and its worst place, [T,Q,H,W,C]: a misclassified one before others, of those the one of
     the largest loss.
     """
@@ -183,7 +193,7 @@ def attack(look: Look, x, y, norm: Norm, eps, step, steps: int, restarts: int, n
     def descend(restart, *known):
         d = tf.zeros_like(rows)
         if normals is not None:
-            d = inside(eps * norm.start(lambda shape: normals(restart, shape), count, dims))
+            d = inside(eps * norm.start(lambda k: normals(restart, k), dims))
 
         def once(i, d, *known):
             known, gradient = visit(d, *known)

@@ -459,6 +459,8 @@ def test_compare_needs_tests(run, tmp_path):
 
 def test_help_is_grouped_and_tells_the_defaults():
     done = call("main.py", "--help")
-    assert done.returncode == 0 and "\nlearner:\n" in done.stdout and "\nmeta_test and collapse:\n" in done.stdout
+    assert (
+        done.returncode == 0 and "\nlearner:\n" in done.stdout and "\nmeta_test, collapse and attack:\n" in done.stdout
+    )
     for name in (*settings.all_settings(), *settings.COMMAND):
         assert re.search(rf"  --{name}\s", done.stdout), name

@@ -11,8 +11,8 @@ RNG = np.random.default_rng(0)
 DIMS = 49
 
 
-def normals(shape):
-    return tf.random.stateless_normal(shape, [3, 4], dtype=tf.float64)
+def normals(rows, seed=(3, 4)):
+    return lambda k: tf.random.stateless_normal([rows, k], seed, dtype=tf.float64)
 
 
 def norm_of(name, d):
@@ -83,7 +83,7 @@ def test_a_sparse_step_changes_a_hundredth_and_does_not_leave_the_box():
 @pytest.mark.parametrize("name", pgd.NORMS)
 def test_a_start_is_uniform_in_the_ball(name):
     """The share of the volume within a radius r is r^D; a coordinate is symmetric."""
-    start = pgd.NORMS[name].start(normals, 20000, 3).numpy()
+    start = pgd.NORMS[name].start(normals(20000), 3).numpy()
     sizes = norm_of(name, start)
     assert start.shape == (20000, 3) and sizes.max() <= 1 + 1e-9
     for r in (0.5, 0.8):
@@ -123,7 +123,7 @@ def test_a_linear_classifier_falls_exactly_where_it_must(name, threat):
     @tf.function(autograph=False)
     def run(x):
         look = pgd.together(linear, y) if threat == "joint" else pgd.one_by_one(linear, x, y)
-        return pgd.attack(look, x, y, pgd.NORMS[name], 0.1, 0.025, 40, 2, lambda restart, shape: normals(shape))
+        return pgd.attack(look, x, y, pgd.NORMS[name], 0.1, 0.025, 40, 2, lambda restart, k: normals(5)(k))
 
     wrong, worst = (value.numpy() for value in run(x))
     assert wrong[0].tolist() == [True, True, False, False, True]
@@ -139,7 +139,7 @@ def test_eps_0_is_no_attack_and_the_box_is_kept():
 
     @tf.function(autograph=False)
     def run(x, eps, step):
-        return pgd.attack(pgd.together(linear, y), x, y, pgd.NORMS["linf"], eps, step, 5, 1, lambda _, s: normals(s))
+        return pgd.attack(pgd.together(linear, y), x, y, pgd.NORMS["linf"], eps, step, 5, 1, lambda _, k: normals(6)(k))
 
     wrong, worst = run(x, tf.constant(0.0, tf.float64), tf.constant(0.0, tf.float64))
     np.testing.assert_array_equal(wrong[0], linear(x).numpy()[0].argmax(-1) == 1)
@@ -202,7 +202,9 @@ def test_more_restarts_and_steps_find_what_fewer_miss():
     def share(restarts):
         @tf.function(autograph=False)
         def run(x):
-            draw = lambda restart, shape: tf.random.stateless_normal(shape, tf.stack([restart, 7]), dtype=tf.float64)  # noqa: E731
+            def draw(restart, k):
+                return normals(40, tf.stack([restart, 7]))(k)
+
             return pgd.attack(pgd.together(pocket, y), x, y, pgd.NORMS["linf"], 0.1, 0.02, 10, restarts, draw)[0]
 
         return run(x).numpy().mean()

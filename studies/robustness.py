@@ -1,0 +1,192 @@
+"""How many attacked query images a learner still classifies: accuracy by the attack's budget, over test tasks.
+
+A task's support images are clean, and the learner adapts to them as in a test. Then its query images are attacked
+(pgd.py), with the gradient through the classifier that was adapted and not through the adaptation. Batch norm couples
+the query images of a task: by the threat `joint` all of them are attacked together, by `single` each with the others
+clean. An image counts as lost if it is misclassified at any place that the attack visited, the clean one among them.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import data
+import model
+from errors import Stop
+from lazy import tf
+from perturbations.draws import fold, standard_normal, task_noise
+from studies import pgd
+from training.engine import Engine, read
+from training.records import load_parameters, progress
+from training.results import Store, summary
+
+JSON = "attack.json"
+SEED = 2**20  # that of a task's attack, among the numbers that its own seed is folded with; the noise's are smaller
+MADRY = 2.5  # sizes of the ball that the steps of one restart are long together, unless --attack_step says otherwise
+
+
+@dataclass(frozen=True)
+class Attack:
+    """norm: of pgd.NORMS. eps: radii of the ball. steps: of a restart. step: its size, as a share of eps. start: where
+    a restart begins, `random` in the ball or at the `clean` image. threat: `joint` or `single`."""
+
+    norm: str
+    eps: tuple[float, ...]
+    steps: int
+    step: float
+    start: str
+    restarts: int
+    threat: str
+
+    def identity(self) -> dict:
+        """What tells one attack from another."""
+        return {"norm": self.norm, "eps": list(self.eps), "steps": self.steps, "step": self.step, "start": self.start,
+                "restarts": self.restarts, "threat": self.threat}  # fmt: skip
+
+
+def attack_step(engine: Engine, split: data.Split, samples: int, attack: Attack) -> Callable:
+    """-> step(first, tasks): of the test episodes first, first + 1, ...: is a query image lost, [tasks,E,Q], by the E
+    radii; and its worst place, [tasks,E,Q,H,W,C] in [0, 1].
+
+    samples: noise samples of a loss in adaptation.
+    """
+    learner, pixels, eps = engine.learner, tf.constant(split.pixels), tf.constant(attack.eps, tf.float32)
+    queries = learner.way * engine.query
+
+    def group(x_s, x_q, seeds):
+        params, y = read(engine.params), model.labels_of(x_q, learner.way)
+        adapted, _ = learner.adapt(params, x_s, model.labels_of(x_s, learner.way), task_noise(seeds), samples)
+
+        def classify(x):
+            return learner.classify(params, adapted, x)[0]
+
+        def normals(restart, k):
+            own = [fold(fold(seed, SEED), restart) for seed in tf.unstack(seeds)]
+            return tf.concat([standard_normal([queries, k], seed) for seed in own], 0)
+
+        single = attack.threat == "single"
+        look = pgd.one_by_one(classify, x_q, y, engine.parallel) if single else pgd.together(classify, y)
+        begin = normals if attack.start == "random" else None
+
+        def of_eps(radius):
+            norm, step = pgd.NORMS[attack.norm], attack.step * radius
+            return pgd.attack(look, x_q, y, norm, radius, step, attack.steps, attack.restarts, begin)
+
+        results = tf.map_fn(of_eps, eps, fn_output_signature=(tf.bool, tf.float32), parallel_iterations=1)
+        return tuple(tf.stack(tf.unstack(values), 1) for values in results)
+
+    @engine.compiled
+    def compiled(pixels, classes, images, indices):
+        x_s, x_q = engine.images(split, pixels, classes, images)
+        seeds = tf.stack([fold(engine.stream_seed("test"), i) for i in tf.unstack(indices)])
+        at_once = engine.metabatch if learner.jit else 1
+        results = model.by_task(group, [x_s, x_q, seeds], (tf.bool, tf.float32), at_once, engine.parallel)
+        return [tf.reshape(values, [engine.metabatch, *values.shape[2:]]) for values in results]
+
+    def step(first: int, tasks: int) -> list[np.ndarray]:
+        indices = range(first, first + engine.metabatch)
+        episodes = [engine.episode(split, "test", i) for i in indices]
+        classes, images = (np.concatenate(part) for part in zip(*episodes, strict=True))
+        results = compiled(pixels, tf.constant(classes), tf.constant(images), tf.constant(list(indices), tf.int32))
+        return [values.numpy()[:tasks] for values in results]
+
+    return step
+
+
+def over_tests(
+    engine: Engine,
+    split: data.Split,
+    savedir: Path,
+    attack: Attack,
+    *,
+    episodes: int,
+    samples: int,
+    checkpoint: str,
+    settings: dict,
+    provenance: dict,
+) -> int:
+    """Attack savedir's checkpoint in the first test episodes; writes attack.json. Returns 0, or 130 when interrupted.
+
+    An attack whose result is there already is not made again (results.Store); what is done so far is kept, and an
+    interrupted one goes on from there.
+    """
+    iteration = load_parameters(engine, savedir, checkpoint)
+    store = Store(
+        savedir,
+        Path(JSON).stem,
+        {
+            "settings": settings | {"attack": attack.identity()},
+            "checkpoint": checkpoint,
+            "iteration": iteration,
+            "weights_sha256": engine.weights_digest(),
+            "n_test_mc_samp": samples,
+            "episodes": episodes,
+            "episodes_sha256": engine.episodes_digest(split, episodes),
+        },
+    )
+    result = store.read()
+    if result is None:
+        kept = attack_episodes(engine, split, store, episodes, samples, attack)
+        if len(kept) < episodes:
+            print(f"interrupted after {len(kept)} episodes; the same command goes on from there", file=sys.stderr)
+            return 130
+        result = result_of(kept, attack) | {"provenance": provenance}
+    else:
+        print(f"attacked before: {store.own} is taken as it is (delete it to attack again)")
+    store.write(result)
+    print_table(result)
+    return 0
+
+
+def attack_episodes(engine: Engine, split, store: Store, episodes: int, samples: int, attack: Attack) -> np.ndarray:
+    """The share of query images that are still classified, [episodes,E]; of fewer where it was interrupted: the store
+    has those."""
+    step, saved = attack_step(engine, split, samples, attack), time.time()
+    kept = done_before(store.part, attack)[:episodes]
+    with Stop() as stop, progress(total=episodes, initial=len(kept), unit="episode", desc="attack") as bar:
+        while len(kept) < episodes and not stop.asked:
+            tasks = min(engine.metabatch, episodes - len(kept))
+            lost, _ = step(len(kept), tasks)
+            kept = np.concatenate([kept, 1 - lost.mean(-1)])
+            bar.update(tasks)
+            bar.set_postfix_str(" ".join(f"{100 * share:.1f}" for share in kept.mean(0)), refresh=False)
+            if stop.asked or time.time() - saved > 10:
+                file = io.BytesIO()
+                np.save(file, kept)
+                store.write_part(file.getvalue())
+                saved = time.time()
+    return kept
+
+
+def done_before(part: Path, attack: Attack) -> np.ndarray:
+    """What an interrupted attack left, [episodes,E]."""
+    nothing = np.zeros((0, len(attack.eps)))
+    try:
+        kept = np.load(part, allow_pickle=False)
+    except Exception:  # there is none, or it is damaged: it is only time that is lost
+        return nothing
+    return kept if kept.ndim == 2 and kept.shape[1] == len(attack.eps) else nothing
+
+
+def result_of(kept: np.ndarray, attack: Attack) -> dict:
+    """What attack.json says: by radius, accuracy and its 95 % interval in percent, and the episodes' accuracies."""
+    means = [summary(column) for column in kept.T]
+    return {
+        "eps": list(attack.eps),
+        "accuracy": [mean for mean, _ in means],
+        "interval95": [interval for _, interval in means],
+        "accuracies": (100 * kept.T).tolist(),
+    }
+
+
+def print_table(result: dict) -> None:
+    print("eps      accuracy +- 95 % interval over episodes")
+    for eps, accuracy, interval in zip(result["eps"], result["accuracy"], result["interval95"], strict=True):
+        print(f"{eps:<7g}  {accuracy:.2f} +- {interval:.2f}")

@@ -1,0 +1,158 @@
+"""Attacks on learners: their gradients, their threats, and what --mode attack leaves."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import data
+import model
+from conftest import ROOT, SMALL, assert_refused, call
+from perturbations.draws import task_noise
+from studies import pgd
+from studies import robustness as study
+from training import engine
+
+LEARNERS = [(name, None) for name in model.LEARNERS if name != "protonet"] + [("maml", "vib"), ("protonet", None)]
+ATTACK = {"norm": "linf", "eps": (0.0, 0.2), "steps": 3, "step": 0.5, "start": "random", "restarts": 2}
+
+
+def make(name, perturbation=None, metabatch=1, **settings):
+    split = data.Split(np.random.default_rng(0).integers(0, 256, (6, 8, 16, 16, 1), np.uint8), 1, 1 / 255)
+    if "n_steps" in model.settings_of(name, perturbation):
+        settings = {"n_steps": 2, "inner_lr": 0.4} | settings
+    learner = model.make(name, perturbation, image_shape=(16, 16, 1), channels=4, way=3, **settings)
+    return engine.Engine(learner, shot=1, query=2, metabatch=metabatch, seed=5), split
+
+
+@pytest.mark.parametrize(("name", "perturbation"), LEARNERS)
+def test_the_gradient_by_an_image_is_a_slope(name, perturbation):
+    """Of every learner, against finite differences in float64."""
+    e, split = make(name, perturbation)
+    learner = e.learner
+    params = {key: tf.cast(value, tf.float64) for key, value in learner.init(3).items()}
+    classes, images = e.episode(split, "test", 0)
+
+    @tf.function(autograph=False)
+    def prepare():
+        x_s, x_q = (tf.cast(x, tf.float64) for x in e.images(split, tf.constant(split.pixels), classes, images))
+        noise = task_noise(tf.constant([[1, 2]]), "float64")
+        return learner.adapt(params, x_s, model.labels_of(x_s, 3), noise, 2)[0], x_q
+
+    adapted, x = prepare()
+    y = model.labels(3, 2, "float64")
+    classify = tf.function(lambda x: learner.classify(params, adapted, x)[0], autograph=False)
+    _, gradient = tf.function(lambda x: pgd.together(classify, y)(x), autograph=False)(x)
+    way = np.random.default_rng(1).normal(size=x.shape)
+
+    def loss(t):
+        return tf.reduce_sum(pgd.losses(classify(x + t * way), y)).numpy()
+
+    slope, size = (loss(1e-6) - loss(-1e-6)) / 2e-6, np.abs(gradient).max()
+    assert size > 1e-6 and slope == pytest.approx(np.sum(gradient * way), rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("threat", ["joint", "single"])
+def test_the_grouping_of_tasks_does_not_matter_and_eps_0_is_the_test(threat):
+    """With noise of its own for every task, and the accuracy of a test where nothing is attacked."""
+    attack = study.Attack(threat=threat, **ATTACK)
+    e, split = make("metadrop", metabatch=3)
+    alone, _ = make("metadrop", metabatch=1)
+    for name, variable in alone.params.items():
+        variable.assign(e.params[name])
+    lost, worst = study.attack_step(e, split, 2, attack)(0, 3)
+    one_by_one = study.attack_step(alone, split, 2, attack)
+    for i in range(3):
+        other, place = one_by_one(i, 1)
+        np.testing.assert_array_equal(lost[i], other[0])
+        np.testing.assert_array_equal(worst[i], place[0])
+    numbers = e.test_step(split, "test", 2)(0, 3)
+    np.testing.assert_allclose(1 - lost[:, 0].mean(-1), numbers["accuracy"], rtol=1e-6)
+    assert (lost[:, 0] <= lost[:, 1]).all() and np.abs(worst[:, 1] - worst[:, 0]).max() == pytest.approx(0.2, abs=1e-6)
+
+
+def test_single_and_joint_images_do_what_is_said_of_them():
+    """The worst places of `single` are put among clean images, those of `joint` at one place need not be."""
+    e, split = make("maml")
+    attack = study.Attack(threat="single", **ATTACK)
+    (lost,), (worst,) = study.attack_step(e, split, 1, attack)(0, 1)
+    classes, images = e.episode(split, "test", 0)
+    x_s, x_q = e.images(split, tf.constant(split.pixels), classes, images)
+    adapted = e.adapt(x_s, study.fold(e.stream_seed("test"), 0)[None])
+    right = np.repeat(np.arange(3), 2)
+    for i in range(6):
+        x = x_q.numpy()
+        x[0, i] = worst[1, i]
+        assert (e.classify(adapted, x).numpy()[0, i].argmax() != right[i]) == lost[1, i]
+
+
+FLAGS = ("--mode", "attack", "--n_test_iters", 4, "--attack_steps", 3, "--eps", 0, 0.1)
+
+
+@pytest.fixture(scope="module")
+def trained(data_dir, tmp_path_factory):
+    savedir = tmp_path_factory.mktemp("attack") / "run"
+    flags = ("--model", "maml", "--n_train_iters", 3, "--val_every", 0)
+    assert call("main.py", "--savedir", savedir, "--data_dir", data_dir, *SMALL, *flags).returncode == 0
+    return savedir
+
+
+def test_an_attack_leaves_its_result_and_is_not_made_twice(trained):
+    done = call("main.py", "--savedir", trained, *FLAGS)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((trained / study.JSON).read_text())
+    assert result["eps"] == [0, 0.1] and np.shape(result["accuracies"]) == (2, 4)
+    np.testing.assert_allclose(np.mean(result["accuracies"], -1), result["accuracy"])
+    assert f"0.1      {result['accuracy'][1]:.2f} +- {result['interval95'][1]:.2f}" in done.stdout
+    told = {"norm": "linf", "eps": [0, 0.1], "steps": 3, "step": 2.5 / 3, "start": "random", "restarts": 1}
+    assert result["settings"]["attack"] == told | {"threat": "joint"}
+    assert "attacked before" in call("main.py", "--savedir", trained, *FLAGS).stdout
+    done = call("main.py", "--savedir", trained, *FLAGS, "--norm", "l2", "--eps", 0, 3, "--restarts", 2)
+    assert "attacked before" not in done.stdout
+    other = json.loads((trained / study.JSON).read_text())
+    assert other["settings"]["attack"]["norm"] == "l2" and other["accuracies"] != result["accuracies"]
+    assert len(list((trained / "tests").glob("attack-*.json"))) == 2
+    test = call("main.py", "--mode", "meta_test", "--savedir", trained, "--n_test_iters", 4)
+    assert test.returncode == 0
+    clean = json.loads((trained / "meta_test.json").read_text())
+    np.testing.assert_allclose(result["accuracies"][0], clean["accuracies"], rtol=1e-6)
+    assert result["episodes_sha256"] == clean["episodes_sha256"]
+
+
+def test_an_interrupted_attack_goes_on_to_the_same_result(trained):
+    flags = ("--savedir", trained, *FLAGS, "--n_test_iters", 8, "--metabatch", 1, "--eps", 0, 0.05, 0.1)
+    flags += ("--attack_steps", 60)
+    words = [sys.executable, ROOT / "main.py", *flags]
+    process = subprocess.Popen(list(map(str, words)), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    seen = b""
+    while b" 0/8" not in seen and process.poll() is None:
+        seen += process.stderr.read(1)
+    time.sleep(0.5)  # it is compiling its first step
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130 and b"goes on from there" in stderr, seen + stderr
+    part = next((trained / "tests").glob("attack-*.part"))
+    done = np.load(part)
+    assert 0 < len(done) < 8 and done.shape[1] == 3
+    done[0] = [0.25, 0.5, 0.75]  # what was done is not done again
+    with open(part, "wb") as file:
+        np.save(file, done)
+    again = call("main.py", *flags)
+    assert again.returncode == 0, again.stderr
+    accuracies = np.array(json.loads((trained / study.JSON).read_text())["accuracies"])
+    assert accuracies.shape == (3, 8) and accuracies[:, 0].tolist() == [25, 50, 75]
+    np.testing.assert_allclose(accuracies.T[1 : len(done)], 100 * done[1:])
+    assert not part.exists()
+
+
+def test_a_mistyped_attack_is_refused(trained, tmp_path):
+    assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--eps", -1), "--eps")
+    assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--norm", "l3"), "--norm")
+    assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--way", 4), "contradicts the run")
+    assert_refused(call("main.py", "--savedir", trained, "--mode", "meta_test", "--norm", "l2"), "has no meaning in")
+    assert_refused(call("main.py", "--savedir", tmp_path / "none", *FLAGS), "there is no run")
