@@ -13,6 +13,7 @@ from pathlib import Path
 import data
 import files
 import model
+from attacks import NORMS
 from datasets.table import MAKERS
 from errors import Parser, UserError, run
 from settings import COMMAND, Settings, all_settings, read_flags, refuse_unused
@@ -20,7 +21,6 @@ from settings import parser as settings_parser
 from studies import collapse as collapse_study
 from studies import export as export_study
 from studies import robustness
-from studies.pgd import NORMS
 from training import devices, loops, records, results
 from training import weights as weights_file
 from training.engine import Engine

@@ -10,11 +10,11 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
+from attacks import NORMS
 from errors import Parser, UserError
 from flags import LEARNING, TESTS, TRAINING, Setting, not_negative, positive, whole
 from model import LEARNERS, settings_of
 from perturbations import PERTURBATIONS
-from studies.pgd import NORMS
 from training import results
 from training.devices import PRECISIONS
 

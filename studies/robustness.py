@@ -1,9 +1,9 @@
 """How many attacked query images a learner still classifies: accuracy by the attack's budget, over test tasks.
 
 A task's support images are clean, and the learner adapts to them as in a test. Then its query images are attacked
-(pgd.py), with the gradient through the classifier that was adapted and not through the adaptation. Batch norm couples
-the query images of a task: by the threat `joint` all of them are attacked together, by `single` each with the others
-clean. An image counts as lost if it is misclassified at any place that the attack visited, the clean one among them.
+(attacks.py), with the gradient through the classifier that was adapted and not through the adaptation. Batch norm
+couples the query images of a task: by the threat `joint` all of them are attacked together, by `single` each with the
+others clean. An image counts as lost if it is misclassified at any place that the attack visited, or at the clean one.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
+import attacks
 import data
 import model
 from errors import Stop
 from lazy import tf
 from perturbations.draws import fold, standard_normal, task_noise
-from studies import pgd
 from training.engine import Engine, read
 from training.records import load_parameters, progress
 from training.results import Store, summary
@@ -34,8 +34,8 @@ MADRY = 2.5  # sizes of the ball that the steps of one restart are long together
 
 @dataclass(frozen=True)
 class Attack:
-    """norm: of pgd.NORMS. eps: radii of the ball. steps: of a restart. step: its size, as a share of eps. start: where
-    a restart begins, `random` in the ball or at the `clean` image. threat: `joint` or `single`."""
+    """norm: of attacks.NORMS. eps: radii of the ball. steps: of a restart. step: its size, as a share of eps. start:
+    where a restart begins, `random` in the ball or at the `clean` image. threat: `joint` or `single`."""
 
     norm: str
     eps: tuple[float, ...]
@@ -72,12 +72,12 @@ def attack_step(engine: Engine, split: data.Split, samples: int, attack: Attack)
             return tf.concat([standard_normal([queries, k], seed) for seed in own], 0)
 
         single = attack.threat == "single"
-        look = pgd.one_by_one(classify, x_q, y, engine.parallel) if single else pgd.together(classify, y)
+        look = attacks.one_by_one(classify, x_q, y, engine.parallel) if single else attacks.together(classify, y)
         begin = normals if attack.start == "random" else None
 
         def of_eps(radius):
-            norm, step = pgd.NORMS[attack.norm], attack.step * radius
-            return pgd.attack(look, x_q, y, norm, radius, step, attack.steps, attack.restarts, begin)
+            norm, step = attacks.NORMS[attack.norm], attack.step * radius
+            return attacks.attack(look, x_q, y, norm, radius, step, attack.steps, attack.restarts, begin)
 
         results = tf.map_fn(of_eps, eps, fn_output_signature=(tf.bool, tf.float32), parallel_iterations=1)
         return tuple(tf.stack(tf.unstack(values), 1) for values in results)

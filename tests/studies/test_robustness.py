@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import attacks
 import data
 import model
 from conftest import ROOT, SMALL, assert_refused, call
 from perturbations.draws import task_noise
-from studies import pgd
 from studies import robustness as study
 from training import engine
 
@@ -47,11 +47,11 @@ def test_the_gradient_by_an_image_is_a_slope(name, perturbation):
     adapted, x = prepare()
     y = model.labels(3, 2, "float64")
     classify = tf.function(lambda x: learner.classify(params, adapted, x)[0], autograph=False)
-    _, gradient = tf.function(lambda x: pgd.together(classify, y)(x), autograph=False)(x)
+    _, gradient = tf.function(lambda x: attacks.together(classify, y)(x), autograph=False)(x)
     way = np.random.default_rng(1).normal(size=x.shape)
 
     def loss(t):
-        return tf.reduce_sum(pgd.losses(classify(x + t * way), y)).numpy()
+        return tf.reduce_sum(attacks.losses(classify(x + t * way), y)).numpy()
 
     slope, size = (loss(1e-6) - loss(-1e-6)) / 2e-6, np.abs(gradient).max()
     assert size > 1e-6 and slope == pytest.approx(np.sum(gradient * way), rel=1e-4, abs=1e-7)

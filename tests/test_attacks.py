@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import optimize
 
-from studies import pgd
+import attacks
 
 RNG = np.random.default_rng(0)
 DIMS = 49
@@ -20,10 +20,10 @@ def norm_of(name, d):
     return np.linalg.norm(d, order, -1)
 
 
-@pytest.mark.parametrize("name", pgd.NORMS)
+@pytest.mark.parametrize("name", attacks.NORMS)
 def test_a_size_is_the_norm(name):
     d = RNG.normal(size=(5, DIMS))
-    np.testing.assert_allclose(pgd.NORMS[name].size(tf.constant(d)), norm_of(name, d))
+    np.testing.assert_allclose(attacks.NORMS[name].size(tf.constant(d)), norm_of(name, d))
 
 
 @pytest.mark.parametrize("name", ["linf", "l2", "l1"])
@@ -31,7 +31,7 @@ def test_a_size_is_the_norm(name):
 def test_a_projection_is_the_nearest_place(name, eps):
     """Against scipy's solver for constraints, from where the projection is not."""
     d = RNG.normal(size=(3, 6)) * [[0.01], [1], [5]]
-    projected = pgd.NORMS[name].project(tf.constant(d), eps).numpy()
+    projected = attacks.NORMS[name].project(tf.constant(d), eps).numpy()
     for row, mine in zip(d, projected, strict=True):
         if name == "l1":  # d = p - q with p, q >= 0: smooth constraints
 
@@ -52,19 +52,19 @@ def test_a_projection_is_the_nearest_place(name, eps):
         assert norm_of(name, mine) <= eps * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("name", pgd.NORMS)
+@pytest.mark.parametrize("name", attacks.NORMS)
 def test_what_is_inside_stays_and_what_is_outside_comes_in(name):
     d = RNG.normal(size=(4, DIMS))
     d[0] *= 0.9 / norm_of(name, d[0])
     d[1] = 0
-    projected = pgd.NORMS[name].project(tf.constant(d), 1.0).numpy()
+    projected = attacks.NORMS[name].project(tf.constant(d), 1.0).numpy()
     np.testing.assert_allclose(projected[:2], d[:2], atol=1e-12)
     np.testing.assert_allclose(norm_of(name, projected[2:]), 1)
 
 
-@pytest.mark.parametrize("name", pgd.NORMS)
+@pytest.mark.parametrize("name", attacks.NORMS)
 def test_a_direction_is_of_size_one_and_ascends(name):
-    norm, g, x = pgd.NORMS[name], RNG.normal(size=(4, 400)), RNG.uniform(0.1, 0.9, (4, 400))
+    norm, g, x = attacks.NORMS[name], RNG.normal(size=(4, 400)), RNG.uniform(0.1, 0.9, (4, 400))
     step = norm.direction(tf.constant(g), tf.constant(x)).numpy()
     np.testing.assert_allclose(norm_of(name, step), 1)
     assert (np.sum(step * g, -1) > 0).all()
@@ -75,15 +75,15 @@ def test_a_sparse_step_changes_a_hundredth_and_does_not_leave_the_box():
     g, x = RNG.normal(size=(1, 400)), np.full((1, 400), 0.5)
     order = np.argsort(-np.abs(g[0]))
     x[0, order[0]] = float(g[0, order[0]] > 0)  # the largest would lead out
-    step = pgd.sparse(tf.constant(g), tf.constant(x)).numpy()[0]
+    step = attacks.sparse(tf.constant(g), tf.constant(x)).numpy()[0]
     assert set(np.flatnonzero(step)) == set(order[1:5])
     np.testing.assert_allclose(step[order[1:5]], np.sign(g[0, order[1:5]]) / 4)
 
 
-@pytest.mark.parametrize("name", pgd.NORMS)
+@pytest.mark.parametrize("name", attacks.NORMS)
 def test_a_start_is_uniform_in_the_ball(name):
     """The share of the volume within a radius r is r^D; a coordinate is symmetric."""
-    start = pgd.NORMS[name].start(normals(20000), 3).numpy()
+    start = attacks.NORMS[name].start(normals(20000), 3).numpy()
     sizes = norm_of(name, start)
     assert start.shape == (20000, 3) and sizes.max() <= 1 + 1e-9
     for r in (0.5, 0.8):
@@ -111,7 +111,7 @@ def images_at(distances, name):
     return tf.constant(x.reshape(1, -1, 7, 7, 1))
 
 
-@pytest.mark.parametrize("name", pgd.NORMS)
+@pytest.mark.parametrize("name", attacks.NORMS)
 @pytest.mark.parametrize("threat", ["joint", "single"])
 def test_a_linear_classifier_falls_exactly_where_it_must(name, threat):
     """An image at the distance a from the boundary is lost to an attack of eps > a, and to none of eps < a. Dense L1
@@ -122,8 +122,8 @@ def test_a_linear_classifier_falls_exactly_where_it_must(name, threat):
 
     @tf.function(autograph=False)
     def run(x):
-        look = pgd.together(linear, y) if threat == "joint" else pgd.one_by_one(linear, x, y)
-        return pgd.attack(look, x, y, pgd.NORMS[name], 0.1, 0.025, 40, 2, lambda restart, k: normals(5)(k))
+        look = attacks.together(linear, y) if threat == "joint" else attacks.one_by_one(linear, x, y)
+        return attacks.attack(look, x, y, attacks.NORMS[name], 0.1, 0.025, 40, 2, lambda restart, k: normals(5)(k))
 
     wrong, worst = (value.numpy() for value in run(x))
     assert wrong[0].tolist() == [True, True, False, False, True]
@@ -139,7 +139,9 @@ def test_eps_0_is_no_attack_and_the_box_is_kept():
 
     @tf.function(autograph=False)
     def run(x, eps, step):
-        return pgd.attack(pgd.together(linear, y), x, y, pgd.NORMS["linf"], eps, step, 5, 1, lambda _, k: normals(6)(k))
+        return attacks.attack(
+            attacks.together(linear, y), x, y, attacks.NORMS["linf"], eps, step, 5, 1, lambda _, k: normals(6)(k)
+        )
 
     wrong, worst = run(x, tf.constant(0.0, tf.float64), tf.constant(0.0, tf.float64))
     np.testing.assert_array_equal(wrong[0], linear(x).numpy()[0].argmax(-1) == 1)
@@ -162,7 +164,7 @@ def test_together_sees_the_others_attacked_and_one_by_one_sees_them_clean():
 
     @tf.function(autograph=False)
     def run(moved):
-        return pgd.together(coupled, y)(moved), pgd.one_by_one(coupled, x, y)(moved)
+        return attacks.together(coupled, y)(moved), attacks.one_by_one(coupled, x, y)(moved)
 
     (joint, joint_gradient), (single, single_gradient) = run(tf.constant(moved))
     np.testing.assert_allclose(joint, coupled(tf.constant(moved)))
@@ -175,7 +177,7 @@ def test_together_sees_the_others_attacked_and_one_by_one_sees_them_clean():
         step[place] = 1e-6
 
         def loss(images):
-            return tf.reduce_sum(pgd.losses(coupled(tf.constant(images)), y)).numpy()
+            return tf.reduce_sum(attacks.losses(coupled(tf.constant(images)), y)).numpy()
 
         slope = (loss(moved + step) - loss(moved - step)) / 2e-6
         assert joint_gradient[place].numpy() == pytest.approx(slope, rel=1e-5)
@@ -183,7 +185,7 @@ def test_together_sees_the_others_attacked_and_one_by_one_sees_them_clean():
         alone[:, place[1]] = moved[:, place[1]]
 
         def own(images, i=place[1]):
-            return pgd.losses(coupled(tf.constant(images)), y).numpy()[0, i]
+            return attacks.losses(coupled(tf.constant(images)), y).numpy()[0, i]
 
         slope = (own(alone + step) - own(alone - step)) / 2e-6
         assert single_gradient[place].numpy() == pytest.approx(slope, rel=1e-5)
@@ -205,7 +207,9 @@ def test_more_restarts_and_steps_find_what_fewer_miss():
             def draw(restart, k):
                 return normals(40, tf.stack([restart, 7]))(k)
 
-            return pgd.attack(pgd.together(pocket, y), x, y, pgd.NORMS["linf"], 0.1, 0.02, 10, restarts, draw)[0]
+            return attacks.attack(
+                attacks.together(pocket, y), x, y, attacks.NORMS["linf"], 0.1, 0.02, 10, restarts, draw
+            )[0]
 
         return run(x).numpy().mean()
 
