@@ -297,10 +297,10 @@ def begin_with(file: Path, savedir: Path, mode: str, given: dict) -> contextlib.
     return weights_file.unpacked(file, savedir, None if new else content.about["settings"])
 
 
-def compare(savedirs: list[Path]) -> int:
+def compare(savedirs: list[Path], attacks: bool) -> int:
     if len(savedirs) < 2:
         raise UserError("--mode compare takes two or more folders: --savedir A B")
-    return results.compare(savedirs)
+    return results.compare(savedirs, attacks)
 
 
 MODES = {
@@ -317,7 +317,7 @@ def main() -> int:
     if not savedirs:
         raise UserError("--savedir is missing: name the folder of the run, for example --savedir results/first")
     if mode == "compare":
-        return compare(savedirs)
+        return compare(savedirs, given.get("attack", False))
     if len(savedirs) > 1:
         raise UserError(f"--mode {mode} takes one --savedir, not {len(savedirs)}")
     file = given.pop("weights", None)

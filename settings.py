@@ -337,6 +337,7 @@ COMMAND = {  # what says how a mode is called, and is no setting of a run
         "--slots: to the same bits)", Path, metavar="FILE", modes=LEARNING - {"bench"},
     ),
     "slots": Setting(False, "weights: Adam's slots too, so that training can go on from the file", modes=WEIGHTS),
+    "attack": Setting(False, "compare: attacks in place of tests", modes=COMPARE),
     "maml": Setting(False, "the same as --model maml"),
 }  # fmt: skip
 
@@ -346,7 +347,7 @@ def parser(modes: Iterable[str], description: str, epilog: str, prog: str = "mai
     p = Parser(prog=prog, description=description, epilog=epilog, argument_default=argparse.SUPPRESS)
     groups = {name: p.add_argument_group(name) for name in (RUN, TASKS, LEARNER, TRAIN, TEST, LOOK, ATTACKS)}
     dataclasses.replace(COMMAND["mode"], choices=list(modes)).add(groups[RUN], "mode")
-    for name in ("savedir", "resume", "weights", "slots"):
+    for name in ("savedir", "resume", "weights", "slots", "attack"):
         COMMAND[name].add(groups[RUN], name)
     for name, declared in all_settings().items():
         declared.add(groups[COMMON[name].metadata["group"] if name in COMMON else LEARNER], name)

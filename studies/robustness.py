@@ -25,9 +25,9 @@ from lazy import tf
 from perturbations.draws import fold, standard_normal, task_noise
 from training.engine import Engine, read
 from training.records import load_parameters, progress
+from training.results import ATTACK_JSON as JSON
 from training.results import Store, summary
 
-JSON = "attack.json"
 SEED = 2**20  # that of a task's attack, among the numbers that its own seed is folded with; the noise's are smaller
 MADRY = 2.5  # sizes of the ball that the steps of one restart are long together, unless --attack_step says otherwise
 

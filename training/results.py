@@ -19,6 +19,7 @@ from errors import UserError
 from files import write_atomically
 
 COLLAPSE_CSV, COLLAPSE_JSON = "collapse.csv", "collapse.json"  # watched in training; measured over test tasks
+ATTACK_JSON = "attack.json"
 # What identifies a result; a mode has those that it knows of.
 IDENTITY = (
     "settings", "checkpoint", "iteration", "weights_sha256", "n_test_mc_samp", "episodes", "episodes_sha256", "tasks",
@@ -152,17 +153,54 @@ def numbers(row: dict) -> dict:
     }
 
 
-def compare(savedirs: list[Path]) -> int:
-    """Print each run's accuracy and its paired difference from the first run's, on the same test episodes."""
-    tests = [read_test(d) for d in savedirs]
+def read_attack(savedir: Path) -> dict:
+    """What the latest attack left in savedir's attack.json. UserError where there is none, or where it is damaged."""
+    path = savedir / ATTACK_JSON
+    if not path.is_file():
+        raise UserError(f"there is no {path}: run main.py --mode attack --savedir {savedir} first")
+    try:
+        attack = json.loads(path.read_text())
+        attack["accuracies"] = np.asarray(attack["accuracies"], np.float64)
+        if (
+            attack["accuracies"].ndim != 2
+            or len({len(attack[n]) for n in ("accuracies", "accuracy", "interval95", "eps")}) > 1
+        ):
+            raise ValueError("its lists are of different lengths")
+        attack["settings"]["attack"]["norm"], attack["episodes_sha256"]
+    except (ValueError, KeyError, TypeError) as fault:
+        raise UserError(f"{path} cannot be read ({fault}): run --mode attack again") from fault
+    return attack
+
+
+def compare(savedirs: list[Path], attacks: bool = False) -> int:
+    """Print each run's accuracy and its paired difference from the first run's, on the same test episodes; of their
+    latest `attacks`, by eps."""
+    tests = [(read_attack if attacks else read_test)(d) for d in savedirs]
     for savedir, test in zip(savedirs[1:], tests[1:], strict=True):
         if test["episodes_sha256"] != tests[0]["episodes_sha256"]:
             raise UserError(
                 f"{savedirs[0]} and {savedir} were tested on different episodes: test both with the same --dataset, "
                 f"--way, --shot, --query, --n_test_iters and --seed"
             )
+        if attacks and test["settings"]["attack"] != tests[0]["settings"]["attack"]:
+            raise UserError(f"{savedirs[0]} and {savedir} were attacked differently: give both the same flags")
+    if not attacks:
+        print(f"{len(tests[0]['accuracies'])} test episodes, accuracy and difference in percent, 95 % intervals")
+        print_paired(savedirs, tests)
+        return 0
+    print(f"{tests[0]['accuracies'].shape[1]} test episodes, accuracy and difference in percent, 95 % intervals")
+    print(", ".join(f"{name} {value}" for name, value in tests[0]["settings"]["attack"].items() if name != "eps"))
+    for i, eps in enumerate(tests[0]["eps"]):
+        print(f"eps {eps:g}")
+        print_paired(
+            savedirs, [{name: test[name][i] for name in ("accuracy", "interval95", "accuracies")} for test in tests]
+        )
+    return 0
+
+
+def print_paired(savedirs: list[Path], tests: list[dict]) -> None:
+    """A line a run. tests: accuracy and interval95 (percent), accuracies [episodes] (percent)."""
     width = max(len(str(d)) for d in savedirs)
-    print(f"{len(tests[0]['accuracies'])} test episodes, accuracy and difference in percent, 95 % intervals")
     for savedir, test in zip(savedirs, tests, strict=True):
         line = f"{savedir!s:{width}}  {test['accuracy']:6.2f} +- {test['interval95']:.2f}"
         if test is not tests[0]:
@@ -171,4 +209,3 @@ def compare(savedirs: list[Path]) -> int:
             better, worse = 100 * np.mean(difference > 0), 100 * np.mean(difference < 0)
             line += f"   {mean:+.2f} +- {interval:.2f} (better in {better:.0f} %, worse in {worse:.0f} % of episodes)"
         print(line)
-    return 0

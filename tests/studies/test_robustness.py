@@ -150,6 +150,37 @@ def test_an_interrupted_attack_goes_on_to_the_same_result(trained):
     assert not part.exists()
 
 
+def write_attack(savedir, accuracies, **attack):
+    savedir.mkdir()
+    accuracies = np.array(accuracies, float)
+    content = {"eps": [0, 0.1], "accuracies": accuracies.tolist(), "accuracy": accuracies.mean(-1).tolist()}
+    content |= {"interval95": [1, 2], "episodes_sha256": "a", "settings": {"attack": {"norm": "linf"} | attack}}
+    (savedir / study.JSON).write_text(json.dumps(content))
+
+
+def test_attacks_are_compared_episode_by_episode(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    write_attack(a, [[90, 80], [40, 20]])
+    write_attack(b, [[91, 81], [45, 55]])
+
+    def compare():
+        return call("main.py", "--mode", "compare", "--attack", "--savedir", a, b)
+
+    done = compare()
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("eps", str(b)))]
+    assert lines[0] == "eps 0" and "86.00 +- 1.00   +1.00 +- 0.00 (better in 100 %" in lines[1]
+    assert lines[2] == "eps 0.1" and "50.00 +- 2.00   +20.00 +- 20.79 (" in lines[3]
+    (b / study.JSON).unlink()
+    assert_refused(compare(), "--mode attack --savedir")
+    b.rmdir()
+    write_attack(b, [[91, 81], [45, 55]], steps=7)
+    assert_refused(compare(), "were attacked differently")
+    (b / study.JSON).write_text('{"accuracies": [[1]]}')
+    assert_refused(compare(), "cannot be read")
+    assert_refused(call("main.py", "--mode", "meta_test", "--attack", "--savedir", a), "has no meaning in")
+
+
 def test_a_mistyped_attack_is_refused(trained, tmp_path):
     assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--eps", -1), "--eps")
     assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--norm", "l3"), "--norm")
