@@ -169,8 +169,8 @@ def attack(look: Look, x, y, norm: Norm, eps, step, steps: int, restarts: int, n
 
     eps, step: radius of the ball, and size of a step in it; scalars, tensors or numbers. normals(restart, k): N(0, 1),
     [T*Q,k], which a restart begins with, or None: all begin at x. -> is the image misclassified at x or at any place
-    that was visited, [T,Q]; and its worst place, [T,Q,H,W,C]: a misclassified one before others, of those the one of
-    the largest loss.
+    that was visited, [T,Q]; its worst place, [T,Q,H,W,C]: a misclassified one before others, of those the one of the
+    largest loss; and the class that it is taken for there, [T,Q].
     """
     count, dims = x.shape[0] * x.shape[1], x.shape[2:].num_elements()
     rows = tf.reshape(x, [count, dims])
@@ -180,7 +180,7 @@ def attack(look: Look, x, y, norm: Norm, eps, step, steps: int, restarts: int, n
         """In the ball and the box. The box comes last: it only takes from a perturbation, which stays in the ball."""
         return tf.clip_by_value(rows + norm.project(d, eps), 0.0, 1.0) - rows
 
-    def visit(d, wrong, most, worst):
+    def visit(d, wrong, most, worst, label):
         """What is known of the images after a look at x + d -> that, and the gradient there."""
         images = tf.reshape(rows + d, x.shape)
         logits, gradient = look(images)
@@ -188,7 +188,8 @@ def attack(look: Look, x, y, norm: Norm, eps, step, steps: int, restarts: int, n
         score = losses(logits, y) + tf.where(now, tf.constant(1e6, x.dtype), tf.constant(0, x.dtype))
         better = score > most
         worst = tf.where(better[..., None, None, None], images, worst)
-        return (wrong | now, tf.where(better, score, most), worst), tf.reshape(gradient, [count, dims])
+        label = tf.where(better, tf.argmax(logits, -1, tf.int32), label)
+        return (wrong | now, tf.where(better, score, most), worst, label), tf.reshape(gradient, [count, dims])
 
     def descend(restart, *known):
         d = tf.zeros_like(rows)
@@ -202,7 +203,8 @@ def attack(look: Look, x, y, norm: Norm, eps, step, steps: int, restarts: int, n
         _, d, *known = tf.while_loop(lambda i, *_: i < steps, once, (0, d, *known))
         return restart + 1, *visit(d, *known)[0]
 
-    nothing = tf.zeros(x.shape[:2], tf.bool), tf.fill(x.shape[:2], tf.constant(-1, x.dtype)), x
+    none = tf.zeros(x.shape[:2], tf.int32)
+    nothing = tf.zeros(x.shape[:2], tf.bool), tf.fill(x.shape[:2], tf.constant(-1, x.dtype)), x, none
     known, _ = visit(tf.zeros_like(rows), *nothing)
-    _, wrong, _, worst = tf.while_loop(lambda restart, *_: restart < restarts, descend, (0, *known))
-    return wrong, worst
+    _, wrong, _, worst, label = tf.while_loop(lambda restart, *_: restart < restarts, descend, (0, *known))
+    return wrong, worst, label

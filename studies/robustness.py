@@ -21,6 +21,7 @@ import attacks
 import data
 import model
 from errors import Stop
+from files import write_atomically
 from lazy import tf
 from perturbations.draws import fold, standard_normal, task_noise
 from training.engine import Engine, read
@@ -53,10 +54,11 @@ class Attack:
 
 def attack_step(engine: Engine, split: data.Split, samples: int, attack: Attack) -> Callable:
     """-> step(first, tasks): of the test episodes first, first + 1, ...: is a query image lost, [tasks,E,Q], by the E
-    radii; and its worst place, [tasks,E,Q,H,W,C] in [0, 1].
+    radii; its worst place, [tasks,E,Q,H,W,C] in [0, 1]; and the class that it is taken for there, [tasks,E,Q].
 
     samples: noise samples of a loss in adaptation.
     """
+    dtypes = (tf.bool, tf.float32, tf.int32)
     learner, pixels, eps = engine.learner, tf.constant(split.pixels), tf.constant(attack.eps, tf.float32)
     queries = learner.way * engine.query
 
@@ -79,15 +81,15 @@ def attack_step(engine: Engine, split: data.Split, samples: int, attack: Attack)
             norm, step = attacks.NORMS[attack.norm], attack.step * radius
             return attacks.attack(look, x_q, y, norm, radius, step, attack.steps, attack.restarts, begin)
 
-        results = tf.map_fn(of_eps, eps, fn_output_signature=(tf.bool, tf.float32), parallel_iterations=1)
-        return tuple(tf.stack(tf.unstack(values), 1) for values in results)
+        results = tf.map_fn(of_eps, eps, fn_output_signature=dtypes, parallel_iterations=1)
+        return tuple(tf.stack(tf.unstack(values), 1) for values in results)  # tasks first
 
     @engine.compiled
     def compiled(pixels, classes, images, indices):
         x_s, x_q = engine.images(split, pixels, classes, images)
         seeds = tf.stack([fold(engine.stream_seed("test"), i) for i in tf.unstack(indices)])
         at_once = engine.metabatch if learner.jit else 1
-        results = model.by_task(group, [x_s, x_q, seeds], (tf.bool, tf.float32), at_once, engine.parallel)
+        results = model.by_task(group, [x_s, x_q, seeds], dtypes, at_once, engine.parallel)
         return [tf.reshape(values, [engine.metabatch, *values.shape[2:]]) for values in results]
 
     def step(first: int, tasks: int) -> list[np.ndarray]:
@@ -153,7 +155,9 @@ def attack_episodes(engine: Engine, split, store: Store, episodes: int, samples:
     with Stop() as stop, progress(total=episodes, initial=len(kept), unit="episode", desc="attack") as bar:
         while len(kept) < episodes and not stop.asked:
             tasks = min(engine.metabatch, episodes - len(kept))
-            lost, _ = step(len(kept), tasks)
+            lost, worst, label = step(len(kept), tasks)
+            if not len(kept):
+                write_sheet(store.own.with_suffix(".npz"), worst[0], label[0], engine.query)
             kept = np.concatenate([kept, 1 - lost.mean(-1)])
             bar.update(tasks)
             bar.set_postfix_str(" ".join(f"{100 * share:.1f}" for share in kept.mean(0)), refresh=False)
@@ -163,6 +167,15 @@ def attack_episodes(engine: Engine, split, store: Store, episodes: int, samples:
                 store.write_part(file.getvalue())
                 saved = time.time()
     return kept
+
+
+def write_sheet(path: Path, worst: np.ndarray, label: np.ndarray, query: int) -> None:
+    """Of the first episode each class' first query image, for figures: `images` [E,way,H,W,C], in [0, 1], by radius,
+    and `labels` [E,way], what each is taken for."""
+    file = io.BytesIO()
+    np.savez_compressed(file, images=worst[:, ::query], labels=label[:, ::query])
+    path.parent.mkdir(exist_ok=True)
+    write_atomically(path, file.getvalue())
 
 
 def done_before(part: Path, attack: Attack) -> np.ndarray:

@@ -125,7 +125,8 @@ def test_a_linear_classifier_falls_exactly_where_it_must(name, threat):
         look = attacks.together(linear, y) if threat == "joint" else attacks.one_by_one(linear, x, y)
         return attacks.attack(look, x, y, attacks.NORMS[name], 0.1, 0.025, 40, 2, lambda restart, k: normals(5)(k))
 
-    wrong, worst = (value.numpy() for value in run(x))
+    wrong, worst, label = (value.numpy() for value in run(x))
+    assert (label == wrong).all()  # of two classes the other one
     assert wrong[0].tolist() == [True, True, False, False, True]
     d = (worst - x.numpy())[0].reshape(5, -1)
     assert (norm_of(name, d) <= 0.1 + 1e-9).all()
@@ -143,10 +144,10 @@ def test_eps_0_is_no_attack_and_the_box_is_kept():
             attacks.together(linear, y), x, y, attacks.NORMS["linf"], eps, step, 5, 1, lambda _, k: normals(6)(k)
         )
 
-    wrong, worst = run(x, tf.constant(0.0, tf.float64), tf.constant(0.0, tf.float64))
+    wrong, worst, _ = run(x, tf.constant(0.0, tf.float64), tf.constant(0.0, tf.float64))
     np.testing.assert_array_equal(wrong[0], linear(x).numpy()[0].argmax(-1) == 1)
     np.testing.assert_array_equal(worst, x)
-    _, worst = run(x, tf.constant(0.3, tf.float64), tf.constant(0.1, tf.float64))
+    _, worst, _ = run(x, tf.constant(0.3, tf.float64), tf.constant(0.1, tf.float64))
     assert worst.numpy().min() >= 0 and worst.numpy().max() <= 1
     assert norm_of("linf", (worst - x).numpy().reshape(6, -1)).max() <= 0.3 + 1e-9
 

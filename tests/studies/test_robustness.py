@@ -65,12 +65,14 @@ def test_the_grouping_of_tasks_does_not_matter_and_eps_0_is_the_test(threat):
     alone, _ = make("metadrop", metabatch=1)
     for name, variable in alone.params.items():
         variable.assign(e.params[name])
-    lost, worst = study.attack_step(e, split, 2, attack)(0, 3)
+    lost, worst, label = study.attack_step(e, split, 2, attack)(0, 3)
     one_by_one = study.attack_step(alone, split, 2, attack)
     for i in range(3):
-        other, place = one_by_one(i, 1)
+        other, place, taken = one_by_one(i, 1)
+        np.testing.assert_array_equal(label[i], taken[0])
         np.testing.assert_array_equal(lost[i], other[0])
         np.testing.assert_array_equal(worst[i], place[0])
+    assert ((label != np.repeat(np.arange(3), 2)) == lost).all()
     numbers = e.test_step(split, "test", 2)(0, 3)
     np.testing.assert_allclose(1 - lost[:, 0].mean(-1), numbers["accuracy"], rtol=1e-6)
     assert (lost[:, 0] <= lost[:, 1]).all() and np.abs(worst[:, 1] - worst[:, 0]).max() == pytest.approx(0.2, abs=1e-6)
@@ -80,7 +82,7 @@ def test_single_and_joint_images_do_what_is_said_of_them():
     """The worst places of `single` are put among clean images, those of `joint` at one place need not be."""
     e, split = make("maml")
     attack = study.Attack(threat="single", **ATTACK)
-    (lost,), (worst,) = study.attack_step(e, split, 1, attack)(0, 1)
+    (lost,), (worst,), _ = study.attack_step(e, split, 1, attack)(0, 1)
     classes, images = e.episode(split, "test", 0)
     x_s, x_q = e.images(split, tf.constant(split.pixels), classes, images)
     adapted = e.adapt(x_s, study.fold(e.stream_seed("test"), 0)[None])
@@ -111,6 +113,9 @@ def test_an_attack_leaves_its_result_and_is_not_made_twice(trained):
     assert f"0.1      {result['accuracy'][1]:.2f} +- {result['interval95'][1]:.2f}" in done.stdout
     told = {"norm": "linf", "eps": [0, 0.1], "steps": 3, "step": 2.5 / 3, "start": "random", "restarts": 1}
     assert result["settings"]["attack"] == told | {"threat": "joint"}
+    with np.load(next((trained / "tests").glob("attack-*.npz"))) as sheet:
+        assert sheet["images"].shape == (2, 3, 28, 28, 1) and sheet["labels"].shape == (2, 3)
+        assert 0 < np.abs(sheet["images"][1] - sheet["images"][0]).max() <= 0.1 + 1e-6
     assert "attacked before" in call("main.py", "--savedir", trained, *FLAGS).stdout
     done = call("main.py", "--savedir", trained, *FLAGS, "--norm", "l2", "--eps", 0, 3, "--restarts", 2)
     assert "attacked before" not in done.stdout
