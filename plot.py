@@ -1,7 +1,7 @@
 """Draw what runs have left in their savedirs: python plot.py --savedir D [D2 ...], which writes D/plot/index.html.
 
 Decision boundaries and stochastic features need main.py --mode export, the histogram --mode meta_test; neural
-collapse needs --mode collapse, or training with --collapse_every.
+collapse needs --mode collapse, or training with --collapse_every; robustness --mode attack.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from errors import Parser, UserError, run
-from figures import boundary, collapse, curves, features, histogram
+from figures import boundary, collapse, curves, features, histogram, robustness
 from figures.page import Page, Section
 from figures.run import Run, open_runs, refuse_other_tasks
 from figures.selection import Selection
@@ -36,6 +36,7 @@ FIGURES = {
     "curves": Figure("Learning curves", "curves", (), curves.draw),
     "histogram": Figure("Accuracies of the test episodes", "test", (), histogram.draw),
     "collapse": Figure("Neural collapse", "collapse", (), collapse.draw),
+    "attack": Figure("Robustness", "attacks", (), robustness.draw),
 }
 
 

@@ -51,6 +51,11 @@ class Run:
         """The rows of neural collapse, "watched" in training and "tested" over test tasks; at least one of them."""
         return read_collapse(self.savedir)
 
+    @cached_property
+    def attacks(self) -> dict[str, dict]:
+        """By norm the latest attack: what attack.json says, and its `sheet`: images [E,way,H,W,C], labels [E,way]."""
+        return read_attacks(self.savedir)
+
 
 def open_runs(savedirs: list[Path]) -> list[Run]:
     """The runs in these folders, with names that are all different.
@@ -148,6 +153,27 @@ def read_collapse(savedir: Path) -> dict[str, list[dict]]:
             name = results.COLLAPSE_CSV if kind == "watched" else results.COLLAPSE_JSON
             raise UserError(f"{savedir / name} cannot be read ({fault}): measure again")
     return kinds
+
+
+def read_attacks(savedir: Path) -> dict[str, dict]:
+    """By norm the latest attack that there is in savedir. UserError where there is none, or where one is damaged."""
+    results.read_attack(savedir)
+    attacks = {}
+    for path in (savedir / "tests").glob("attack-*.json"):
+        attack = results.attack_in(path)
+        norm, time = attack["settings"]["attack"]["norm"], str(attack.get("provenance", {}).get("time"))
+        if norm not in attacks or time > attacks[norm][0]:
+            attacks[norm] = time, attack | {"sheet": read_sheet(path.with_suffix(".npz"))}
+    return {norm: attack for norm, (_, attack) in attacks.items()}
+
+
+def read_sheet(path: Path) -> dict | None:
+    """The images that an attack kept; None where they are missing or damaged: they are for the eye alone."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {"images": file["images"], "labels": file["labels"]}
+    except Exception:
+        return None
 
 
 def fault_of(rows: list[dict], wanted: set[str]) -> str | None:

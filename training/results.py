@@ -158,6 +158,11 @@ def read_attack(savedir: Path) -> dict:
     path = savedir / ATTACK_JSON
     if not path.is_file():
         raise UserError(f"there is no {path}: run main.py --mode attack --savedir {savedir} first")
+    return attack_in(path)
+
+
+def attack_in(path: Path) -> dict:
+    """The attack in this file. UserError where it is damaged."""
     try:
         attack = json.loads(path.read_text())
         attack["accuracies"] = np.asarray(attack["accuracies"], np.float64)
