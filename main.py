@@ -252,7 +252,7 @@ def attack(savedir: Path, given: dict) -> int:
         engine,
         split,
         savedir,
-        chosen,
+        attack=chosen,
         episodes=settings.n_test_iters,
         samples=settings.n_test_mc_samp,
         checkpoint=settings.checkpoint,

@@ -202,7 +202,8 @@ DEFAULTS = {
     "meta_gradient": "published", "remat": False, "meta_lr": 1e-3, "clip_norm": None,
     "n_train_iters": 60000, "save_freq": 1000, "val_every": 1000, "n_val_tasks": 200, "collapse_every": 0,
     "n_test_iters": 1000, "n_test_mc_samp": 1, "checkpoint": "last", "export_tasks": 10, "export_samples": 10,
-    "export_images": 2, "export_channels": 6,
+    "export_images": 2, "export_channels": 6, "norm": "linf", "eps": None, "attack_steps": 40, "attack_step": None,
+    "attack_start": "random", "restarts": 1, "threat": "joint", "attack": False,
 }  # fmt: skip
 
 
@@ -224,7 +225,9 @@ USED = {
     "meta_test": f"{RUN} {TASKS} {LEARNER} weights metabatch n_test_iters checkpoint",
     "collapse": f"{RUN} {TASKS} {LEARNER} weights n_test_iters checkpoint",
     "export": f"{RUN} {TASKS} {LEARNER} weights checkpoint export_tasks export_samples export_images export_channels",
-    "compare": "mode savedir",
+    "attack": f"{RUN} {TASKS} {LEARNER} weights metabatch n_test_iters checkpoint norm eps attack_steps attack_step "
+    "attack_start restarts threat",
+    "compare": "mode savedir attack",
     "weights": "mode savedir checkpoint slots",
 }
 
@@ -241,6 +244,8 @@ def test_a_mode_refuses_every_flag_that_it_does_not_use(mode, tmp_path):
         "train_way": 6,
         "mix_alpha": 1,
         "weights": "w",
+        "eps": 0.1,
+        "attack_step": 0.1,
     }
     for name, declared in (settings.all_settings() | settings.COMMAND).items():
         if name in used:
@@ -268,7 +273,7 @@ def test_bench_refuses_what_it_does_not_use():
 @pytest.fixture
 def arrive(monkeypatch, greys, tmp_path):
     """arrive(flags) -> what the flags became, at the door of loops.meta_train or another mode's function."""
-    from studies import export
+    from studies import export, robustness
 
     caught = []
 
@@ -279,7 +284,13 @@ def arrive(monkeypatch, greys, tmp_path):
             settings["begin"](0)
         return 0
 
-    for module, name in ((loops, "meta_train"), (loops, "meta_test"), (study, "over_tests"), (export, "export")):
+    for module, name in (
+        (loops, "meta_train"),
+        (loops, "meta_test"),
+        (study, "over_tests"),
+        (export, "export"),
+        (robustness, "over_tests"),
+    ):
         monkeypatch.setattr(module, name, catch)
 
     def arrive(*flags, mode="meta_train", **changed):
@@ -303,6 +314,10 @@ def made(name):
 
 def argument(name):
     return lambda arrived: arrived[name]
+
+
+def attacked(name):
+    return lambda arrived: getattr(arrived["attack"], name)
 
 
 def mask(name):
@@ -370,9 +385,19 @@ FLAGS = {
     ("--export_images", 9): ("export", argument("images"), 9, 2),
     ("--export_channels", 9): ("export", argument("channels"), 9, 6),
     ("--n_test_mc_samp", 6): ("export", argument("samples"), 6, 1),
+    ("--n_test_iters", 7): ("attack", argument("episodes"), 7, 1000),
+    ("--n_test_mc_samp", 7): ("attack", argument("samples"), 7, 1),
+    ("--norm", "l2"): ("attack", attacked("norm"), "l2", "linf"),
+    ("--norm", "l1", "--eps", 3): ("attack", attacked("eps"), (3,), (0, 20, 40, 60, 80, 100)),
+    ("--attack_steps", 5): ("attack", lambda a: (a["attack"].steps, a["attack"].step), (5, 0.5), (40, 0.0625)),
+    ("--attack_step", 0.2): ("attack", attacked("step"), 0.2, 0.0625),
+    ("--attack_start", "clean"): ("attack", attacked("start"), "clean", "random"),
+    ("--restarts", 3): ("attack", attacked("restarts"), 3, 1),
+    ("--threat", "single"): ("attack", attacked("threat"), "single", "joint"),
 }  # fmt: skip
-# What test_main.py, this file's tests above, tests/datasets and tests/training/test_weights.py show.
-SHOWN_ELSEWHERE = {"weights", "slots", "mode", "savedir", "resume", "gpu_id", "dataset", "data_dir", "split"}
+# What test_main.py, this file's tests above, tests/datasets, tests/studies/test_robustness.py and
+# tests/training/test_weights.py show.
+SHOWN_ELSEWHERE = {"attack", "weights", "slots", "mode", "savedir", "resume", "gpu_id", "dataset", "data_dir", "split"}
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=" ".join("_".join(map(str, f)) for f in FLAGS).split())
