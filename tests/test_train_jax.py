@@ -1,6 +1,7 @@
 """Training without TensorFlow: its programs do what TensorFlow's step does, and its runs go on from each other."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -23,6 +24,7 @@ import train_jax
 
 pytestmark = pytest.mark.slow
 FLAGS = flags_of(SETTINGS | {"model": "metadrop", "metabatch": 1, "train_split": "trainval", "n_test_mc_samp": 2})
+QUICK = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # compiled in less time
 # A process in which TensorFlow cannot be imported.
 WITHOUT = "import sys; sys.modules['tensorflow'] = None; import errors, train_jax; errors.run(train_jax.main)"
 
@@ -54,7 +56,7 @@ def command(program, data_dir, file, *flags) -> list[str]:
 
 
 def run(*args) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*args), cwd=ROOT, capture_output=True, text=True, timeout=150, check=False)
+    return subprocess.run(command(*args), cwd=ROOT, env=QUICK, capture_output=True, text=True, timeout=150, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +213,7 @@ def test_it_stops_after_so_long_or_when_it_is_asked_with_the_weights_saved(progr
     assert done.returncode == 0 and "the same command goes on" in done.stderr, done.stderr
     first = weights.read(file).about["iteration"]
     words = command(program, data_dir, file, "--n_train_iters", 10**6, "--save_every", 0.2)
-    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, cwd=ROOT, env=QUICK, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while weights.read(file).about["iteration"] == first:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
