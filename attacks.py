@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import layers
 from lazy import tf
 
 SPARSE = 0.01  # share of the pixels that a sparse step changes (Tramer and Boneh, NeurIPS 2019)
@@ -124,11 +125,6 @@ NORMS = {
 }
 
 
-def losses(logits, y):
-    """Each image's own cross entropy [T,Q]: logits [T,Q,way], one-hot labels y [Q,way]."""
-    return tf.nn.softmax_cross_entropy_with_logits(tf.broadcast_to(y, logits.shape), logits)
-
-
 def is_wrong(logits, y):
     """-> [T,Q]"""
     return tf.argmax(logits, -1) != tf.argmax(y, -1)
@@ -139,7 +135,7 @@ def together(classify: Callable, y) -> Look:
 
     def look(x):
         logits = classify(x)
-        return logits, tf.gradients(losses(logits, y), x)[0]
+        return logits, tf.gradients(layers.cross_entropies(logits, y), x)[0]
 
     return look
 
@@ -153,7 +149,7 @@ def one_by_one(classify: Callable, clean, y, parallel: int = 1) -> Look:
             image = x[:, index]
             place = tf.reshape(tf.one_hot(index, queries, True, False, dtype=tf.bool), [1, queries, 1, 1, 1])
             logits = classify(tf.where(place, image[:, None], clean))[:, index]
-            return logits, tf.gradients(losses(logits[:, None], y[index][None]), image)[0]
+            return logits, tf.gradients(layers.cross_entropies(logits[:, None], y[index][None]), image)[0]
 
         dtypes = (clean.dtype, clean.dtype)
         logits, gradient = tf.map_fn(
@@ -185,7 +181,7 @@ def attack(look: Look, x, y, norm: Norm, eps, step, steps: int, restarts: int, n
         images = tf.reshape(rows + d, x.shape)
         logits, gradient = look(images)
         now = is_wrong(logits, y)
-        score = losses(logits, y) + tf.where(now, tf.constant(1e6, x.dtype), tf.constant(0, x.dtype))
+        score = layers.cross_entropies(logits, y) + tf.where(now, tf.constant(1e6, x.dtype), tf.constant(0, x.dtype))
         better = score > most
         worst = tf.where(better[..., None, None, None], images, worst)
         label = tf.where(better, tf.argmax(logits, -1, tf.int32), label)
@@ -206,5 +202,6 @@ def attack(look: Look, x, y, norm: Norm, eps, step, steps: int, restarts: int, n
     none = tf.zeros(x.shape[:2], tf.int32)
     nothing = tf.zeros(x.shape[:2], tf.bool), tf.fill(x.shape[:2], tf.constant(-1, x.dtype)), x, none
     known, _ = visit(tf.zeros_like(rows), *nothing)
-    _, wrong, _, worst, label = tf.while_loop(lambda restart, *_: restart < restarts, descend, (0, *known))
+    # In a ball of radius 0 there is nowhere to go.
+    _, wrong, _, worst, label = tf.while_loop(lambda i, *_: (i < restarts) & (eps > 0), descend, (0, *known))
     return wrong, worst, label

@@ -371,8 +371,12 @@ def masked(x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
 
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Mean cross entropy (nats) of each task: logits [T,N,K], one-hot labels [N,K] -> [T]."""
-    labels = tf.broadcast_to(labels, logits.shape)
-    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels, logits), -1)
+    return tf.reduce_mean(cross_entropies(logits, labels), -1)
+
+
+def cross_entropies(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Cross entropy (nats) of each row: logits [T,N,K], one-hot labels [N,K] -> [T,N]."""
+    return tf.nn.softmax_cross_entropy_with_logits(tf.broadcast_to(labels, logits.shape), logits)
 
 
 def accuracy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

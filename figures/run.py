@@ -157,14 +157,22 @@ def read_collapse(savedir: Path) -> dict[str, list[dict]]:
 
 def read_attacks(savedir: Path) -> dict[str, dict]:
     """By norm the latest attack that there is in savedir. UserError where there is none, or where one is damaged."""
-    results.read_attack(savedir)
-    attacks = {}
+    latest = results.read_attack(savedir)
+    attacks = {norm_of(latest): latest | {"sheet": None}}
     for path in (savedir / "tests").glob("attack-*.json"):
         attack = results.attack_in(path)
-        norm, time = attack["settings"]["attack"]["norm"], str(attack.get("provenance", {}).get("time"))
-        if norm not in attacks or time > attacks[norm][0]:
-            attacks[norm] = time, attack | {"sheet": read_sheet(path.with_suffix(".npz"))}
-    return {norm: attack for norm, (_, attack) in attacks.items()}
+        norm = norm_of(attack)
+        if norm not in attacks or made_at(attack) >= made_at(attacks[norm]):
+            attacks[norm] = attack | {"sheet": read_sheet(path.with_suffix(".npz"))}
+    return attacks
+
+
+def norm_of(attack: dict) -> str:
+    return attack["settings"]["attack"]["norm"]
+
+
+def made_at(attack: dict) -> str:
+    return str(attack.get("provenance", {}).get("time"))
 
 
 def read_sheet(path: Path) -> dict | None:

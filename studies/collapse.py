@@ -25,7 +25,7 @@ from lazy import tf
 from perturbations.draws import fold, task_noise
 from studies.collapse_measures import NAMES, measures
 from training.engine import Engine, read
-from training.records import load_parameters, progress
+from training.records import open_store, progress
 from training.results import COLLAPSE_CSV as CSV
 from training.results import COLLAPSE_JSON as JSON
 from training.results import Store
@@ -186,18 +186,8 @@ def over_tests(
     interrupted measurement goes on from there.
     """
     refuse_unfit(engine)
-    iteration = load_parameters(engine, savedir, checkpoint)
-    store = Store(
-        savedir,
-        Path(JSON).stem,
-        {
-            "settings": settings,
-            "checkpoint": checkpoint,
-            "iteration": iteration,
-            "weights_sha256": engine.weights_digest(),
-            "n_test_mc_samp": samples,
-            "tasks": tasks,
-        },
+    store = open_store(
+        engine, savedir, Path(JSON).stem, checkpoint=checkpoint, samples=samples, settings=settings, tasks=tasks
     )
     result = store.read()
     if result is None:

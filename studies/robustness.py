@@ -8,11 +8,11 @@ others clean. An image counts as lost if it is misclassified at any place that t
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from files import write_atomically
 from lazy import tf
 from perturbations.draws import fold, standard_normal, task_noise
 from training.engine import Engine, read
-from training.records import load_parameters, progress
+from training.records import open_store, progress
 from training.results import ATTACK_JSON as JSON
 from training.results import Store, summary
 
@@ -33,7 +33,7 @@ SEED = 2**20  # that of a task's attack, among the numbers that its own seed is 
 MADRY = 2.5  # sizes of the ball that the steps of one restart are long together, unless --attack_step says otherwise
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Attack:
     """norm: of attacks.NORMS. eps: radii of the ball. steps: of a restart. step: its size, as a share of eps. start:
     where a restart begins, `random` in the ball or at the `clean` image. threat: `joint` or `single`."""
@@ -45,11 +45,6 @@ class Attack:
     start: str
     restarts: int
     threat: str
-
-    def identity(self) -> dict:
-        """What tells one attack from another."""
-        return {"norm": self.norm, "eps": list(self.eps), "steps": self.steps, "step": self.step, "start": self.start,
-                "restarts": self.restarts, "threat": self.threat}  # fmt: skip
 
 
 def attack_step(engine: Engine, split: data.Split, samples: int, attack: Attack) -> Callable:
@@ -93,10 +88,7 @@ def attack_step(engine: Engine, split: data.Split, samples: int, attack: Attack)
         return [tf.reshape(values, [engine.metabatch, *values.shape[2:]]) for values in results]
 
     def step(first: int, tasks: int) -> list[np.ndarray]:
-        indices = range(first, first + engine.metabatch)
-        episodes = [engine.episode(split, "test", i) for i in indices]
-        classes, images = (np.concatenate(part) for part in zip(*episodes, strict=True))
-        results = compiled(pixels, tf.constant(classes), tf.constant(images), tf.constant(list(indices), tf.int32))
+        results = compiled(pixels, *engine.group_of_episodes(split, "test", first))
         return [values.numpy()[:tasks] for values in results]
 
     return step
@@ -119,19 +111,15 @@ def over_tests(
     An attack whose result is there already is not made again (results.Store); what is done so far is kept, and an
     interrupted one goes on from there.
     """
-    iteration = load_parameters(engine, savedir, checkpoint)
-    store = Store(
+    store = open_store(
+        engine,
         savedir,
         Path(JSON).stem,
-        {
-            "settings": settings | {"attack": attack.identity()},
-            "checkpoint": checkpoint,
-            "iteration": iteration,
-            "weights_sha256": engine.weights_digest(),
-            "n_test_mc_samp": samples,
-            "episodes": episodes,
-            "episodes_sha256": engine.episodes_digest(split, episodes),
-        },
+        checkpoint=checkpoint,
+        samples=samples,
+        settings=settings | {"attack": dataclasses.asdict(attack)},
+        episodes=episodes,
+        episodes_sha256=engine.episodes_digest(split, episodes),
     )
     result = store.read()
     if result is None:

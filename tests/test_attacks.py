@@ -6,6 +6,7 @@ import tensorflow as tf
 from scipy import optimize
 
 import attacks
+import layers
 
 RNG = np.random.default_rng(0)
 DIMS = 49
@@ -178,7 +179,7 @@ def test_together_sees_the_others_attacked_and_one_by_one_sees_them_clean():
         step[place] = 1e-6
 
         def loss(images):
-            return tf.reduce_sum(attacks.losses(coupled(tf.constant(images)), y)).numpy()
+            return tf.reduce_sum(layers.cross_entropies(coupled(tf.constant(images)), y)).numpy()
 
         slope = (loss(moved + step) - loss(moved - step)) / 2e-6
         assert joint_gradient[place].numpy() == pytest.approx(slope, rel=1e-5)
@@ -186,7 +187,7 @@ def test_together_sees_the_others_attacked_and_one_by_one_sees_them_clean():
         alone[:, place[1]] = moved[:, place[1]]
 
         def own(images, i=place[1]):
-            return attacks.losses(coupled(tf.constant(images)), y).numpy()[0, i]
+            return layers.cross_entropies(coupled(tf.constant(images)), y).numpy()[0, i]
 
         slope = (own(alone + step) - own(alone - step)) / 2e-6
         assert single_gradient[place].numpy() == pytest.approx(slope, rel=1e-5)

@@ -11,8 +11,8 @@ from conftest import ROOT
 # From the ground up. A name is a file of the street, or a room; those of one floor do not know each other.
 FLOORS = [
     {"errors", "flags", "lazy"},
-    {"attacks", "files", "layers", "parameters"},
-    {"datasets", "perturbations"},
+    {"files", "layers", "parameters"},
+    {"attacks", "datasets", "perturbations"},
     {"data", "learners"},
     {"model"},
     {"training"},

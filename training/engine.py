@@ -78,6 +78,15 @@ class Engine:
         """The indices of an iteration's metabatch, as `episode`."""
         return self.episode(split, "train", iteration, self.metabatch, shared, self.learner.train_way)
 
+    def group_of_episodes(self, split: data.Split, stream: str, first: int) -> list[tf.Tensor]:
+        """A metabatch of a stream's episodes, the `first` one and those behind it: their classes and images, as
+        `episode`, and their numbers [metabatch]."""
+        numbers = range(first, first + self.metabatch)
+        # every episode has its own seed: the same 1000 whatever the metabatch
+        episodes = [self.episode(split, stream, i) for i in numbers]
+        classes, images = (np.concatenate(part) for part in zip(*episodes, strict=True))
+        return [tf.constant(classes), tf.constant(images), tf.constant(list(numbers), tf.int32)]
+
     def stream_seed(self, stream: str) -> tf.Tensor:
         """The seed [2] of all episodes of a stream; an episode's own is `fold(stream_seed, its number)`."""
         return tf.constant([self.seed, data.STREAMS[stream]])
@@ -199,11 +208,7 @@ class Engine:
             return self.pure_test(split, params, pixels, classes, images, indices, seed, samples)
 
         def step(first: int, tasks: int) -> dict[str, np.ndarray]:
-            # every episode has its own seed: the same 1000 whatever the metabatch
-            indices = range(first, first + self.metabatch)
-            episodes = [self.episode(split, stream, i) for i in indices]
-            classes, images = (np.concatenate(part) for part in zip(*episodes, strict=True))
-            numbers = compiled(pixels, tf.constant(classes), tf.constant(images), tf.constant(list(indices), tf.int32))
+            numbers = compiled(pixels, *self.group_of_episodes(split, stream, first))
             return {name: values.numpy()[:tasks] for name, values in numbers.items()}
 
         return step

@@ -18,7 +18,7 @@ from errors import Stop, UserError
 from files import write_atomically
 from lazy import tf
 from training.engine import Engine
-from training.records import Logs, State, load_parameters, progress
+from training.records import Logs, State, open_store, progress
 from training.results import Store, read_json, summary
 
 LOG_EVERY = 50  # iterations, as in the TF1 code
@@ -246,19 +246,15 @@ def meta_test(
     interrupted test goes on from there. settings: what tells this test from another; provenance: what made it.
     Returns the exit code: 0, or 130 when interrupted.
     """
-    iteration = load_parameters(engine, savedir, checkpoint)
-    store = Store(
+    store = open_store(
+        engine,
         savedir,
         "meta_test",
-        {
-            "settings": settings,
-            "checkpoint": checkpoint,
-            "iteration": iteration,
-            "weights_sha256": engine.weights_digest(),
-            "n_test_mc_samp": samples,
-            "episodes": n_test_iters,
-            "episodes_sha256": engine.episodes_digest(split, n_test_iters),
-        },
+        checkpoint=checkpoint,
+        samples=samples,
+        settings=settings,
+        episodes=n_test_iters,
+        episodes_sha256=engine.episodes_digest(split, n_test_iters),
     )
     result = store.read()
     if result is None:
@@ -270,7 +266,7 @@ def meta_test(
         result = test_result(numbers) | {"provenance": provenance}
     else:
         print(f"tested before: {store.own} is taken as it is (delete it to test again)")
-    write_test(store, result, [f"checkpoint: {checkpoint}, iteration {iteration}"])
+    write_test(store, result, [f"checkpoint: {checkpoint}, iteration {store.identity['iteration']}"])
     return 0
 
 

@@ -14,6 +14,7 @@ from files import sync, write_atomically
 from lazy import tf
 from training import weights
 from training.engine import Engine
+from training.results import Store
 
 
 def progress(**settings) -> tqdm:
@@ -167,6 +168,24 @@ def load_parameters(engine: Engine, savedir: Path, kind: str = "last") -> int:
     except unreadable() as fault:
         raise UserError(f"{paths[-1]} is damaged or of another model ({str(fault).splitlines()[0]})") from fault
     return int(paths[-1].rsplit("-", 1)[1])
+
+
+def open_store(
+    engine: Engine, savedir: Path, mode: str, *, checkpoint: str, samples: int, settings: dict, **facts
+) -> Store:
+    """Read the parameters of savedir's checkpoint -> where what `mode` finds out about them is kept.
+
+    samples: noise samples of a loss in adaptation. settings, facts: what else tells the result from another.
+    """
+    iteration = load_parameters(engine, savedir, checkpoint)
+    identity = {
+        "settings": settings,
+        "checkpoint": checkpoint,
+        "iteration": iteration,
+        "weights_sha256": engine.weights_digest(),
+        "n_test_mc_samp": samples,
+    }
+    return Store(savedir, mode, identity | facts)
 
 
 def read_checkpoint(savedir: Path, kind: str = "last") -> tuple[int, dict[str, dict[str, np.ndarray]]]:

@@ -189,11 +189,11 @@ def compare(savedirs: list[Path], attacks: bool = False) -> int:
             )
         if attacks and test["settings"]["attack"] != tests[0]["settings"]["attack"]:
             raise UserError(f"{savedirs[0]} and {savedir} were attacked differently: give both the same flags")
+    episodes = tests[0]["accuracies"].shape[-1]
+    print(f"{episodes} test episodes, accuracy and difference in percent, 95 % intervals")
     if not attacks:
-        print(f"{len(tests[0]['accuracies'])} test episodes, accuracy and difference in percent, 95 % intervals")
         print_paired(savedirs, tests)
         return 0
-    print(f"{tests[0]['accuracies'].shape[1]} test episodes, accuracy and difference in percent, 95 % intervals")
     print(", ".join(f"{name} {value}" for name, value in tests[0]["settings"]["attack"].items() if name != "eps"))
     for i, eps in enumerate(tests[0]["eps"]):
         print(f"eps {eps:g}")

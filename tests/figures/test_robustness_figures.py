@@ -32,6 +32,8 @@ def test_the_latest_attack_of_each_norm_is_drawn(tmp_path):
     write_attack(tmp_path, "linf", [70, 30, 40], "c", sheet=False)
     run = Run(tmp_path, {"model": "maml"}, "MAML")
     assert run.attacks["l2"]["accuracy"] == [90, 20, 60] and run.attacks["linf"]["sheet"] is None
+    (tmp_path / "tests/attack-c.json").unlink()
+    assert read_attacks(tmp_path)["linf"]["accuracy"] == [70, 30, 40]  # attack.json is there still
     figure = robustness.panels([run], ["linf", "l2"])
     linf, l2 = figure.axes
     mine = [line for line in l2.lines if line.get_label() == "MAML"]

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 import attacks
 import data
+import layers
 import model
 from conftest import ROOT, SMALL, assert_refused, call
 from perturbations.draws import task_noise
@@ -30,9 +31,8 @@ def make(name, perturbation=None, metabatch=1, **settings):
     return engine.Engine(learner, shot=1, query=2, metabatch=metabatch, seed=5), split
 
 
-@pytest.mark.parametrize(("name", "perturbation"), LEARNERS)
-def test_the_gradient_by_an_image_is_a_slope(name, perturbation):
-    """Of every learner, against finite differences in float64."""
+def adapted_classifier(name, perturbation=None):
+    """A learner that has adapted to a task, in float64: what classifies, the query images and their labels."""
     e, split = make(name, perturbation)
     learner = e.learner
     params = {key: tf.cast(value, tf.float64) for key, value in learner.init(3).items()}
@@ -47,14 +47,34 @@ def test_the_gradient_by_an_image_is_a_slope(name, perturbation):
     adapted, x = prepare()
     y = model.labels(3, 2, "float64")
     classify = tf.function(lambda x: learner.classify(params, adapted, x)[0], autograph=False)
+    return classify, x, y
+
+
+@pytest.mark.parametrize(("name", "perturbation"), LEARNERS)
+def test_the_gradient_by_an_image_is_a_slope(name, perturbation):
+    """Of every learner, against finite differences in float64."""
+    classify, x, y = adapted_classifier(name, perturbation)
     _, gradient = tf.function(lambda x: attacks.together(classify, y)(x), autograph=False)(x)
     way = np.random.default_rng(1).normal(size=x.shape)
 
     def loss(t):
-        return tf.reduce_sum(attacks.losses(classify(x + t * way), y)).numpy()
+        return tf.reduce_sum(layers.cross_entropies(classify(x + t * way), y)).numpy()
 
     slope, size = (loss(1e-6) - loss(-1e-6)) / 2e-6, np.abs(gradient).max()
     assert size > 1e-6 and slope == pytest.approx(np.sum(gradient * way), rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ["maml", "metanet_embedding"])
+def test_the_gradient_by_an_image_is_the_same_under_xla(name):
+    classify, x, y = adapted_classifier(name)
+    looks = [
+        tf.function(lambda x, look=look: look(x), autograph=False, jit_compile=jit)(x)
+        for look in (attacks.together(classify, y), attacks.one_by_one(classify, x, y))
+        for jit in (False, True)
+    ]
+    for (logits, gradient), (logits_xla, gradient_xla) in (looks[:2], looks[2:]):
+        np.testing.assert_allclose(logits_xla, logits, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(gradient_xla, gradient, rtol=1e-9, atol=1e-9 * np.abs(gradient).max())
 
 
 def test_the_grouping_of_tasks_does_not_matter_and_eps_0_is_the_test():
