@@ -1,7 +1,8 @@
-"""Projected gradient descent on a classifier's images, in the balls of four norms.
+"""Attacks on a classifier's images: projected gradient descent in the balls of four norms, and square attack.
 
-Source: Madry, Makelov, Schmidt, Tsipras and Vladu, "Towards Deep Learning Models Resistant to Adversarial Attacks",
+Sources: Madry, Makelov, Schmidt, Tsipras and Vladu, "Towards Deep Learning Models Resistant to Adversarial Attacks",
 ICLR 2018: from a random place in the ball go up the loss, step by step, and back into the ball and the box.
+Andriushchenko, Croce, Flammarion and Hein, "Square Attack", ECCV 2020: a random search that takes no gradient.
 Shapes: T tasks, Q query images of a task, each H W C in [0, 1]; N rows of D = H * W * C numbers; way classes.
 All are pure functions of tensors, traced into a graph.
 """
@@ -16,6 +17,10 @@ from lazy import tf
 
 SPARSE = 0.01  # share of the pixels that a sparse step changes (Tramer and Boneh, NeurIPS 2019)
 TINY = 1e-12  # below it a gradient counts as none
+MADRY = 2.5  # sizes of the ball that the steps of one restart are long together, unless something else is asked for
+OUTER = 2**16  # the adversary's place among a task's draws: that of an inner step which no learner takes
+SQUARE = 0.8  # share of the image that the first squares of a square attack cover
+HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after how many of 10,000 steps their area is halved
 
 Look = Callable  # images [T,Q,H,W,C] -> logits [T,Q,way], and the gradient of each image's own loss by it
 
@@ -125,31 +130,47 @@ NORMS = {
 }
 
 
-def is_wrong(logits, y):
-    """-> [T,Q]"""
-    return tf.argmax(logits, -1) != tf.argmax(y, -1)
+def margin(logits, y):
+    """By how much the largest logit of another class is above the own one: [T,Q,way], one-hot [Q,way] -> [T,Q]."""
+    own = tf.reduce_sum(logits * y, -1)
+    return tf.reduce_max(tf.where(tf.broadcast_to(y > 0, logits.shape), logits.dtype.min, logits), -1) - own
 
 
-def together(classify: Callable, y) -> Look:
-    """All images of a task are attacked together, and what classifies one sees the others attacked."""
+LOSSES = {"cross_entropy": layers.cross_entropies, "margin": margin}  # of an image's logits, [T,Q]
+
+
+def together(classify: Callable, y, loss: Callable = layers.cross_entropies, guide: Callable | None = None) -> Look:
+    """All images of a task are attacked together, and what classifies one sees the others attacked.
+
+    guide: images -> logits [K*T,Q,way], of which the gradient is taken, if it is not to be that of `classify`.
+    """
 
     def look(x):
         logits = classify(x)
-        return logits, tf.gradients(layers.cross_entropies(logits, y), x)[0]
+        return logits, tf.gradients(loss(guide(x) if guide else logits, y), x)[0]
 
     return look
 
 
-def one_by_one(classify: Callable, clean, y, parallel: int = 1) -> Look:
-    """Each image is attacked with the others clean: Q calls of `classify` in place of one."""
+def one_by_one(
+    classify: Callable,
+    clean,
+    y,
+    parallel: int = 1,
+    loss: Callable = layers.cross_entropies,
+    guide: Callable | None = None,
+) -> Look:
+    """Each image is attacked with the others clean: Q calls of `classify` in place of one. guide: as of `together`."""
     queries = clean.shape[1]
 
     def look(x):
         def of_one(index):
             image = x[:, index]
             place = tf.reshape(tf.one_hot(index, queries, True, False, dtype=tf.bool), [1, queries, 1, 1, 1])
-            logits = classify(tf.where(place, image[:, None], clean))[:, index]
-            return logits, tf.gradients(layers.cross_entropies(logits[:, None], y[index][None]), image)[0]
+            images = tf.where(place, image[:, None], clean)
+            logits = classify(images)[:, index]
+            guiding = guide(images)[:, index] if guide else logits
+            return logits, tf.gradients(loss(guiding[:, None], y[index][None]), image)[0]
 
         dtypes = (clean.dtype, clean.dtype)
         logits, gradient = tf.map_fn(
@@ -160,48 +181,169 @@ def one_by_one(classify: Callable, clean, y, parallel: int = 1) -> Look:
     return look
 
 
-def attack(look: Look, x, y, norm: Norm, eps, step, steps: int, restarts: int, normals: Callable | None):
-    """Perturb the images x [T,Q,H,W,C] within eps, so that they are not classified as y, one-hot [Q,way].
+class Worst(NamedTuple):
+    """What an attack knows of its images. wrong [T,Q]: was it misclassified at any place that was visited? Its worst
+    place: the loss there [T,Q], the image [T,Q,H,W,C], and the class that it is taken for [T,Q]. A place where it is
+    misclassified is worse than others, of those the one of the largest loss."""
 
-    eps, step: radius of the ball, and size of a step in it; scalars, tensors or numbers. normals(restart, k): N(0, 1),
-    [T*Q,k], which a restart begins with, or None: all begin at x. -> is the image misclassified at x or at any place
-    that was visited, [T,Q]; its worst place, [T,Q,H,W,C]: a misclassified one before others, of those the one of the
-    largest loss; and the class that it is taken for there, [T,Q].
+    wrong: tf.Tensor
+    loss: tf.Tensor
+    images: tf.Tensor
+    labels: tf.Tensor
+
+    @classmethod
+    def of_none(cls, x) -> Worst:
+        """Before any place was visited."""
+        wrong, loss = tf.zeros(x.shape[:2], tf.bool), tf.fill(x.shape[:2], x.dtype.min)
+        return cls(wrong, loss, x, tf.zeros(x.shape[:2], tf.int32))
+
+    def and_at(self, images, logits, y) -> Worst:
+        """With what these images' logits tell."""
+        labels = tf.argmax(logits, -1, tf.int32)
+        wrong = labels != tf.argmax(y, -1, tf.int32)
+        loss = layers.cross_entropies(logits, y)
+        better = tf.where(wrong == self.wrong, loss > self.loss, wrong)
+        return Worst(
+            self.wrong | wrong,
+            tf.where(better, loss, self.loss),
+            tf.where(better[..., None, None, None], images, self.images),
+            tf.where(better, labels, self.labels),
+        )
+
+
+def rows_of(x):
+    """[T,Q,H,W,C] -> [N,D]"""
+    return tf.reshape(x, [x.shape[0] * x.shape[1], x.shape[2:].num_elements()])
+
+
+def inside(d, rows, norm: Norm, eps):
+    """The perturbation d [N,D] of `rows`, in the ball and the box. The box comes last: it only takes from a
+    perturbation, which stays in the ball."""
+    return tf.clip_by_value(rows + norm.project(d, eps), 0.0, 1.0) - rows
+
+
+def beginning(rows, norm: Norm, eps, normals: Callable):
+    """A random place in the ball and the box. normals(k): N(0, 1), [N,k]."""
+    return inside(eps * norm.start(normals, rows.shape[-1]), rows, norm, eps)
+
+
+def ascend(d, gradient, rows, norm: Norm, eps, step):
+    """One step from d, up the gradient [T,Q,H,W,C] there."""
+    return inside(d + step * norm.direction(tf.reshape(gradient, rows.shape), rows + d), rows, norm, eps)
+
+
+def pgd(look: Look, x, y, norm: Norm, eps, step, steps: int, restarts: int, normals: Callable, clean_start=False):
+    """Perturb the images x [T,Q,H,W,C] within eps, so that they are not classified as y, one-hot [Q,way] -> Worst.
+
+    eps, step: radius of the ball, and size of a step in it; scalars, tensors or numbers. normals(number, k): N(0, 1),
+    [T*Q,k], others for every number; a restart begins with its own. clean_start: all begin at x.
     """
-    count, dims = x.shape[0] * x.shape[1], x.shape[2:].num_elements()
-    rows = tf.reshape(x, [count, dims])
+    rows = rows_of(x)
     eps, step = (tf.convert_to_tensor(number, x.dtype) for number in (eps, step))
 
-    def inside(d):
-        """In the ball and the box. The box comes last: it only takes from a perturbation, which stays in the ball."""
-        return tf.clip_by_value(rows + norm.project(d, eps), 0.0, 1.0) - rows
-
-    def visit(d, wrong, most, worst, label):
-        """What is known of the images after a look at x + d -> that, and the gradient there."""
+    def visit(d, worst):
         images = tf.reshape(rows + d, x.shape)
         logits, gradient = look(images)
-        now = is_wrong(logits, y)
-        score = layers.cross_entropies(logits, y) + tf.where(now, tf.constant(1e6, x.dtype), tf.constant(0, x.dtype))
-        better = score > most
-        worst = tf.where(better[..., None, None, None], images, worst)
-        label = tf.where(better, tf.argmax(logits, -1, tf.int32), label)
-        return (wrong | now, tf.where(better, score, most), worst, label), tf.reshape(gradient, [count, dims])
+        return gradient, worst.and_at(images, logits, y)
 
-    def descend(restart, *known):
-        d = tf.zeros_like(rows)
-        if normals is not None:
-            d = inside(eps * norm.start(lambda k: normals(restart, k), dims))
+    def descend(restart, worst):
+        d = tf.zeros_like(rows) if clean_start else beginning(rows, norm, eps, lambda k: normals(restart, k))
 
-        def once(i, d, *known):
-            known, gradient = visit(d, *known)
-            return i + 1, inside(d + step * norm.direction(gradient, rows + d)), *known
+        def once(i, d, worst):
+            gradient, worst = visit(d, worst)
+            return i + 1, ascend(d, gradient, rows, norm, eps, step), worst
 
-        _, d, *known = tf.while_loop(lambda i, *_: i < steps, once, (0, d, *known))
-        return restart + 1, *visit(d, *known)[0]
+        _, d, worst = tf.while_loop(lambda i, *_: i < steps, once, (0, d, worst))
+        return restart + 1, visit(d, worst)[1]
 
-    none = tf.zeros(x.shape[:2], tf.int32)
-    nothing = tf.zeros(x.shape[:2], tf.bool), tf.fill(x.shape[:2], tf.constant(-1, x.dtype)), x, none
-    known, _ = visit(tf.zeros_like(rows), *nothing)
+    _, worst = visit(tf.zeros_like(rows), Worst.of_none(x))
     # In a ball of radius 0 there is nowhere to go.
-    _, wrong, _, worst, label = tf.while_loop(lambda i, *_: (i < restarts) & (eps > 0), descend, (0, *known))
-    return wrong, worst, label
+    return tf.while_loop(lambda i, _: (i < restarts) & (eps > 0), descend, (0, worst))[1]
+
+
+def square(look: Look, x, y, norm: Norm, eps, step, steps: int, restarts: int, normals: Callable) -> Worst:
+    """As `pgd`, in the Linf ball and without a gradient: squares of every image are set to eps above or below it, at
+    random, and stay so where that raises the image's margin. `step` means nothing to it.
+
+    Begins with stripes; the squares shrink by the source's schedule. Where images are attacked together, one image's
+    margin depends on the others: it is what was seen when its last square was accepted.
+    """
+    tasks, queries, height, width, depth = x.shape
+    eps = tf.convert_to_tensor(eps, x.dtype)
+    thresholds = tf.constant(HALVED, tf.float32) * (steps / 10_000)
+
+    def visit(d, worst):
+        images = tf.clip_by_value(x + d, 0.0, 1.0)
+        logits, _ = look(images)
+        return margin(logits, y), worst.and_at(images, logits, y)
+
+    def signs(z):
+        return tf.where(z > 0, eps, -eps)
+
+    def search(restart, worst):
+        first = restart * (steps + 1)
+        stripes = tf.reshape(normals(first, width * depth), [tasks, queries, 1, width, depth])
+        d = tf.broadcast_to(signs(stripes), x.shape)
+        most, worst = visit(d, worst)
+
+        def once(i, d, most, worst):
+            z = tf.reshape(normals(first + 1 + i, 2 + depth), [tasks, queries, 2 + depth])
+            halved = tf.reduce_sum(tf.cast(tf.cast(i, tf.float32) > thresholds, tf.float32))
+            side = tf.round(tf.sqrt(SQUARE * 0.5**halved * height * width))
+            side = tf.clip_by_value(tf.cast(side, tf.int32), 1, min(height, width))
+            uniform = (1 + tf.math.erf(z[..., :2] * 2**-0.5)) / 2
+            room = tf.constant([height, width]) - side
+            corner = tf.minimum(tf.cast(uniform * tf.cast(room + 1, x.dtype), tf.int32), room)
+            row, column = (tf.range(n) - corner[..., axis, None] for axis, n in enumerate((height, width)))
+            row, column = (((place >= 0) & (place < side)) for place in (row, column))
+            place = row[:, :, :, None, None] & column[:, :, None, :, None]
+            proposal = tf.where(place, signs(z[:, :, None, None, 2:]), d)
+            now, worst = visit(proposal, worst)
+            better = now > most
+            d = tf.where(better[..., None, None, None], proposal, d)
+            return i + 1, d, tf.maximum(now, most), worst
+
+        return restart + 1, tf.while_loop(lambda i, *_: i < steps, once, (0, d, most, worst))[-1]
+
+    _, worst = visit(tf.zeros_like(x), Worst.of_none(x))
+    return tf.while_loop(lambda i, _: (i < restarts) & (eps > 0), search, (0, worst))[1]
+
+
+class Method(NamedTuple):
+    """A way to attack. run: called as `pgd`. norms: those in whose balls it moves. gradients: does it take any?"""
+
+    run: Callable
+    norms: tuple[str, ...]
+    gradients: bool
+
+
+METHODS = {"pgd": Method(pgd, tuple(NORMS), True), "square": Method(square, ("linf",), False)}
+
+
+class Adversary(NamedTuple):
+    """Who perturbs the query images of meta-training, so that a learner is trained on them: `steps` steps of `pgd`
+    from a random place, MADRY * eps long together, all images of a task together; the last place is trained on.
+
+    Sources: Madry et al.; of query images after adaptation, Goldblum, Fowl and Goldstein, "Adversarially Robust
+    Few-Shot Learning: A Meta-Learning Approach", NeurIPS 2020, who train with one step as long as the ball's radius.
+    """
+
+    norm: str
+    eps: float
+    steps: int
+
+    def perturb(self, classify: Callable, x, y, noise: Callable):
+        """Perturb the images x [T,Q,H,W,C] so that `classify`, images -> logits, does not take them for y, one-hot
+        [Q,way]. noise: perturbations.draws.Noise. -> images, constants of whatever is differentiated."""
+        norm, rows, look = NORMS[self.norm], rows_of(x), together(classify, y)
+        eps, step = tf.constant(self.eps, x.dtype), tf.constant(MADRY * self.eps / self.steps, x.dtype)
+
+        def normals(k):
+            return tf.reshape(noise(OUTER, "dense", [*x.shape[:2], k]), [-1, k])
+
+        def once(i, d):
+            _, gradient = look(tf.reshape(rows + d, x.shape))
+            return i + 1, ascend(d, gradient, rows, norm, eps, step)
+
+        _, d = tf.while_loop(lambda i, _: i < self.steps, once, (0, beginning(rows, norm, eps, normals)))
+        return tf.stop_gradient(tf.reshape(rows + d, x.shape))

@@ -3,7 +3,8 @@
 What is timed is main.py's own compiled step, on episodes of random pixels, or of a dataset's training classes
 where --data_dir is given. gflops counts the multiplications
 and additions of convolutions and matrix products; matmul_gflops is what a float32 4096 x 4096 matrix product
-reaches in the same process: the machine's yardstick. peak_mb is the whole process's.
+reaches in the same process: the machine's yardstick. The steps of an --adversarial attack are timed, and not counted.
+peak_mb is the whole process's.
 """
 
 from __future__ import annotations
@@ -220,7 +221,8 @@ def time_run(engine: Engine, mode: str, split: data.Split, samples: int, iterati
 def bench() -> int:
     mode, own, settings = read_command(sys.argv[1:])
     split, test, digest = load_splits(own, settings)
-    engine, machine = main.build_engine(settings, split.pixels.shape[2:], distribute=True)
+    machine = main.start(settings, distribute=True)
+    engine = main.build_engine(settings, split.pixels.shape[2:], machine)
     result = {}
     if own["export"]:
         config = settings.portable() | {"data_sha256": digest}

@@ -13,7 +13,7 @@ from pathlib import Path
 import data
 import files
 import model
-from attacks import NORMS
+from attacks import MADRY, METHODS, NORMS
 from datasets.table import MAKERS
 from errors import Parser, UserError, run
 from settings import COMMAND, Settings, all_settings, read_flags, refuse_unused
@@ -50,11 +50,13 @@ def load_data(settings: Settings, *used: str) -> tuple[data.Dataset, dict[str, d
     return dataset, splits
 
 
-def build_engine(
-    settings: Settings, image_shape: tuple[int, int, int], distribute: bool = False
-) -> tuple[Engine, devices.Devices]:
-    """Set TensorFlow up, and make the engine of these settings. UserError where there is no such learner."""
-    machine = devices.start(settings.gpu_id, settings.metabatch, settings.precision, distribute)
+def start(settings: Settings, distribute: bool = False) -> devices.Devices:
+    """Set TensorFlow up, once a process."""
+    return devices.start(settings.gpu_id, settings.metabatch, settings.precision, distribute)
+
+
+def build_engine(settings: Settings, image_shape: tuple[int, int, int], machine: devices.Devices) -> Engine:
+    """The engine of these settings. UserError where there is no such learner."""
     replicas = machine.strategy.num_replicas_in_sync
     if settings.metabatch % replicas:
         raise UserError(
@@ -74,7 +76,7 @@ def build_engine(
         )
     except ValueError as fault:
         raise UserError(f"{fault}") from fault
-    engine = Engine(
+    return Engine(
         learner,
         shot=settings.shot,
         query=settings.query,
@@ -82,10 +84,10 @@ def build_engine(
         seed=settings.seed,
         meta_lr=settings.meta_lr,
         clip_norm=settings.clip_norm,
+        adversary=settings.adversary(),
         parallel=machine.parallel,
         strategy=machine.strategy,
     )
-    return engine, machine
 
 
 # ---- the modes
@@ -105,7 +107,8 @@ def meta_train(savedir: Path, given: dict) -> int:
     resume = given.pop("resume", False)
     settings = settings_of_training(savedir, given, resume)
     dataset, splits = load_data(settings, "train", *["val"] * bool(settings.val_every))
-    engine, machine = build_engine(settings, dataset.image_shape, distribute=True)
+    machine = start(settings, distribute=True)
+    engine = build_engine(settings, dataset.image_shape, machine)
     print(f"device: {machine.name}")
     config = settings.config() | {"data_sha256": dataset.sha256}
     sessions = config.pop("sessions", [])
@@ -155,14 +158,16 @@ def with_session(sessions: list[dict], session: dict) -> list[dict]:
     return sessions if alike else [*sessions, session]
 
 
-def build(settings: Settings, way: int) -> tuple[Engine, data.Split, dict]:
-    """For the modes that look at a trained run -> its engine, its test split, and what tells and made the result.
+def build(settings: Settings, way: int) -> tuple[Engine, data.Split, dict, devices.Devices]:
+    """For the modes that look at a trained run -> its engine, its test split, what tells and made the result, and
+    what computes it.
 
     way: classes of a test's tasks.
     """
     tested = dataclasses.replace(settings, way=way)
     dataset, splits = load_data(tested, "test")
-    engine, machine = build_engine(settings, dataset.image_shape)
+    machine = start(settings)
+    engine = build_engine(settings, dataset.image_shape, machine)
     print(f"device: {machine.name}")
     identity = tested.identity() | {
         "data_sha256": dataset.sha256,
@@ -170,7 +175,8 @@ def build(settings: Settings, way: int) -> tuple[Engine, data.Split, dict]:
         "device": "GPU" if machine.gpu else "CPU",
         "jit": engine.learner.jit,
     }
-    return engine, splits["test"], {"settings": identity, "provenance": devices.provenance(machine.name)}
+    described = {"settings": identity, "provenance": devices.provenance(machine.name)}
+    return engine, splits["test"], described, machine
 
 
 def settings_of_test(savedir: Path, given: dict) -> Settings:
@@ -181,7 +187,7 @@ def settings_of_test(savedir: Path, given: dict) -> Settings:
 
 def meta_test(savedir: Path, given: dict) -> int:
     settings = settings_of_test(savedir, given)
-    engine, split, described = build(settings, settings.way)
+    engine, split, described, _ = build(settings, settings.way)
     return loops.meta_test(
         engine,
         split,
@@ -202,7 +208,7 @@ def settings_of_one_by_one(savedir: Path, given: dict, what: str) -> Settings:
 def export(savedir: Path, given: dict) -> int:
     way = given.pop("way", 2)
     settings = settings_of_one_by_one(savedir, given, "an export")
-    engine, split, described = build(settings, way)
+    engine, split, described, _ = build(settings, way)
     if way > settings.way and not engine.learner.any_way:
         raise UserError(f"--way {way} is more than the {settings.way} classes the run was trained for: export fewer")
     return export_study.export(
@@ -224,7 +230,7 @@ def export(savedir: Path, given: dict) -> int:
 
 def collapse(savedir: Path, given: dict) -> int:
     settings = settings_of_one_by_one(savedir, given, "collapse")
-    engine, split, described = build(settings, settings.way)
+    engine, split, described, _ = build(settings, settings.way)
     return collapse_study.over_tests(
         engine,
         split,
@@ -238,26 +244,55 @@ def collapse(savedir: Path, given: dict) -> int:
 
 def attack(savedir: Path, given: dict) -> int:
     settings = settings_of_test(savedir, given)
-    engine, split, described = build(settings, settings.way)
+    refuse_idle_flags(settings, given)
+    other = settings_of_surrogate(settings) if settings.surrogate else None
+    engine, split, described, machine = build(settings, settings.way)
     chosen = robustness.Attack(
+        method=settings.attack_method,
         norm=settings.norm,
         eps=tuple(settings.eps or NORMS[settings.norm].budgets),
         steps=settings.attack_steps,
-        step=settings.attack_step or robustness.MADRY / settings.attack_steps,
+        step=settings.attack_step or MADRY / settings.attack_steps,
         start=settings.attack_start,
         restarts=settings.restarts,
         threat=settings.threat,
+        loss=settings.attack_loss,
     )
+    surrogate = None
+    if other:
+        guide = build_engine(other, engine.learner.image_shape, machine)
+        surrogate = robustness.Surrogate(guide, Path(settings.surrogate), other.identity(), settings.surrogate_draws)
     return robustness.over_tests(
         engine,
         split,
         savedir,
         attack=chosen,
+        surrogate=surrogate,
         episodes=settings.n_test_iters,
         samples=settings.n_test_mc_samp,
         checkpoint=settings.checkpoint,
         **described,
     )
+
+
+def refuse_idle_flags(settings: Settings, given: dict) -> None:
+    """UserError where the kind of attack has no use for a flag, or cannot be."""
+    method = METHODS[settings.attack_method]
+    of_gradients = {"attack_step", "attack_start", "attack_loss", "surrogate"} & given.keys()
+    if of_gradients and not method.gradients:
+        raise UserError(
+            f"--{min(of_gradients)} is of gradients, of which {settings.attack_method} has none: leave it out"
+        )
+    if settings.norm not in method.norms:
+        raise UserError(f"--attack_method {settings.attack_method} is made for --norm {' or '.join(method.norms)}")
+    if "surrogate_draws" in given and not settings.surrogate:
+        raise UserError("--surrogate_draws is of a surrogate: give --surrogate, or leave it out")
+
+
+def settings_of_surrogate(settings: Settings) -> Settings:
+    """Those of the run whose gradients an attack follows. UserError where it cannot meet the same tasks."""
+    shared = ("way", "shot", "query", "seed", "metabatch", "precision", "data_dir", "dataset", "split")
+    return settings_of_test(Path(settings.surrogate), {name: getattr(settings, name) for name in shared})
 
 
 def weights(savedir: Path, given: dict) -> int:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 import layers
+from attacks import Adversary
 from flags import TRAINING, Setting, positive, whole
 from lazy import tf
 from learners.base import Learner
@@ -290,15 +291,27 @@ def measure(logits: tf.Tensor, y: tf.Tensor, targets: tf.Tensor | None = None) -
     return {"loss": loss, "accuracy": layers.accuracy(logits, y)}
 
 
-def evaluate(learner: Learner, params: Params, x_s, x_q, noise: Noise, samples: int = 1, training: bool = False):
-    """Adapt to the support sets x_s [T,S,H,W,C] and classify the query sets x_q [T,Q,H,W,C].
+def evaluate(
+    learner: Learner,
+    params: Params,
+    x_s,
+    x_q,
+    noise: Noise,
+    samples: int = 1,
+    training: bool = False,
+    adversary: Adversary | None = None,
+):
+    """Adapt to the support sets x_s [T,S,H,W,C] and classify the query sets x_q [T,Q,H,W,C], which an `adversary`
+    may perturb between the two.
 
     -> `measure`'s numbers, and the penalty that the outer loss adds.
     """
     way = learner.train_way if training else learner.way
     adapted, support_penalty = learner.adapt(params, x_s, labels_of(x_s, way), noise, samples, training)
-    logits, query_penalty = learner.classify(params, adapted, x_q, noise if training else None)
-    y = labels_of(x_q, way)
+    y, query_noise = labels_of(x_q, way), noise if training else None
+    if adversary:
+        x_q = adversary.perturb(lambda x: learner.classify(params, adapted, x, query_noise)[0], x_q, y, noise)
+    logits, query_penalty = learner.classify(params, adapted, x_q, query_noise)
     numbers = measure(logits, y, learner.targets(y, noise) if training else None)
     return numbers, support_penalty + query_penalty
 
@@ -320,16 +333,16 @@ def by_task(f, tensors, dtypes, tasks_at_once: int, parallel: int):
 
 
 def meta_gradients(
-    learner, params: Params, x_s, x_q, seeds, tasks_at_once=1, parallel=1, noise_of=task_noise
+    learner, params: Params, x_s, x_q, seeds, tasks_at_once=1, parallel=1, noise_of=task_noise, adversary=None
 ) -> tuple[tf.Tensor, tf.Tensor, Params]:
     """Mean query loss and accuracy over tasks, and the gradient of that loss and its penalty by every parameter:
     float64, so that the sum over tasks does not depend on how they are grouped.
 
-    x_s [T,S,H,W,C], x_q [T,Q,H,W,C]; noise_of(seeds of a group) -> its Noise, seeds [T,2].
+    x_s [T,S,H,W,C], x_q [T,Q,H,W,C]; noise_of(seeds of a group) -> its Noise, seeds [T,2]. adversary: as in `evaluate`.
     """
 
     def group(x_s, x_q, seeds):
-        numbers, penalty = evaluate(learner, params, x_s, x_q, noise_of(seeds), training=True)
+        numbers, penalty = evaluate(learner, params, x_s, x_q, noise_of(seeds), 1, True, adversary)
         grads = tf.gradients(numbers["loss"] + penalty, list(params.values()), unconnected_gradients="zero")
         return [tf.reduce_sum(numbers["loss"]), tf.reduce_sum(numbers["accuracy"]), *grads]
 

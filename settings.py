@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from attacks import NORMS
+from attacks import LOSSES, METHODS, NORMS, Adversary
 from errors import Parser, UserError
 from flags import LEARNING, TESTS, TRAINING, Setting, not_negative, positive, whole
 from model import LEARNERS, settings_of
@@ -33,6 +33,14 @@ LOOK = "export (and those of meta_test; --way: the tasks' classes, default 2)"
 def gpus(text: str) -> str:
     if text != "-1" and not all(number.isdecimal() for number in text.split(",")):
         raise argparse.ArgumentTypeError(f"must be a GPU's number, several as in 0,1, or -1 for none, not {text!r}")
+    return text
+
+
+def adversary(text: str) -> str:
+    norm, colon, eps = text.partition(":")
+    if norm not in NORMS or not colon:
+        raise argparse.ArgumentTypeError(f"must be a norm and a radius, as in linf:0.02, not {text!r}")
+    positive(eps)
     return text
 
 
@@ -143,6 +151,15 @@ class Settings:
     clip_norm: float | None = setting(
         TRAIN, None, "clip the meta-gradient's norm to X (default: every element to 3)", positive, modes=TRAINING
     )
+    adversarial: str | None = setting(
+        TRAIN,
+        None,
+        "train on query images that are attacked after adaptation, within a ball, as in linf:0.02",
+        adversary,
+        metavar="NORM:EPS",
+        modes=TRAINING,
+    )
+    adversarial_steps: int = setting(TRAIN, 7, "steps of that attack", whole(1), modes=TRAINING)
     n_train_iters: int = setting(
         TRAIN,
         60000,
@@ -191,6 +208,14 @@ class Settings:
     )
     export_channels: int = setting(LOOK, 6, "channels of those maps, evenly spread", whole(1), modes=EXPORT, kept=False)
 
+    attack_method: str = setting(
+        ATTACKS,
+        "pgd",
+        "pgd: projected gradient descent; square: a random search without gradients, for linf",
+        choices=METHODS,
+        modes=ATTACK,
+        kept=False,
+    )
     norm: str = setting(ATTACKS, "linf", "of a perturbation", choices=NORMS, modes=ATTACK, kept=False)
     eps: tuple[float, ...] | None = setting(
         ATTACKS,
@@ -208,7 +233,7 @@ class Settings:
     attack_start: str = setting(
         ATTACKS,
         "random",
-        "where a restart begins: anywhere in the ball, or at the clean image",
+        "where a restart of pgd begins: anywhere in the ball, or at the clean image",
         choices=["random", "clean"],
         modes=ATTACK,
         kept=False,
@@ -222,6 +247,31 @@ class Settings:
         "joint: all query images of a task are attacked together; single: each with the others clean, which takes as "
         "many times the time as there are",
         choices=["joint", "single"],
+        modes=ATTACK,
+        kept=False,
+    )
+    attack_loss: str = setting(
+        ATTACKS,
+        "cross_entropy",
+        "what pgd climbs; margin: the largest logit of another class less the own one",
+        choices=LOSSES,
+        modes=ATTACK,
+        kept=False,
+    )
+    surrogate: str | None = setting(
+        ATTACKS,
+        None,
+        "run whose gradients pgd follows in place of those of --savedir's: another learner's, or the same run's with "
+        "other noise",
+        metavar="D2",
+        modes=ATTACK,
+        kept=False,
+    )
+    surrogate_draws: int = setting(
+        ATTACKS,
+        1,
+        "adaptations of the surrogate, each with noise of its own, over which its loss is averaged",
+        whole(1),
         modes=ATTACK,
         kept=False,
     )
@@ -244,6 +294,8 @@ class Settings:
         """Those of a new run. flags: what is on the command line, by name. UserError as `of` and `refuse_foreign`."""
         settings = cls.of(flags)
         settings.refuse_foreign(flags)
+        if "adversarial_steps" in flags and settings.adversarial is None:
+            raise UserError("--adversarial_steps is of an attack: give it with --adversarial, or leave it out")
         return settings
 
     @classmethod
@@ -280,6 +332,13 @@ class Settings:
                 raise UserError(f"--{name} {value} contradicts the run, which has {values[name]}: {remedy}")
         self.refuse_foreign(given)
         return self.of(values | given, self.facts)
+
+    def adversary(self) -> Adversary | None:
+        """Who perturbs the query images of training."""
+        if self.adversarial is None:
+            return None
+        norm, _, eps = self.adversarial.partition(":")
+        return Adversary(norm, float(eps), self.adversarial_steps)
 
     @property
     def train_way(self) -> int:

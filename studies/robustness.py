@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,19 +26,24 @@ from files import write_atomically
 from lazy import tf
 from perturbations.draws import fold, standard_normal, task_noise
 from training.engine import Engine, read
-from training.records import open_store, progress
+from training.records import load_parameters, open_store, progress
 from training.results import ATTACK_JSON as JSON
 from training.results import Store, summary
 
 SEED = 2**20  # that of a task's attack, among the numbers that its own seed is folded with; the noise's are smaller
-MADRY = 2.5  # sizes of the ball that the steps of one restart are long together, unless --attack_step says otherwise
+# Of the clean query images, means over a task: the margin by which the own logit is above the largest other one; the
+# norms of the gradient that the attack follows; the share of images that have none to speak of (an L2 norm below GONE).
+CLEAN = ("margin", "gradient_l1", "gradient_l2", "gradient_gone")
+GONE = 1e-7
 
 
 @dataclasses.dataclass(frozen=True)
 class Attack:
-    """norm: of attacks.NORMS. eps: radii of the ball. steps: of a restart. step: its size, as a share of eps. start:
-    where a restart begins, `random` in the ball or at the `clean` image. threat: `joint` or `single`."""
+    """method, norm, loss: of attacks.METHODS, NORMS and LOSSES. eps: radii of the ball. steps: of a restart. step: its
+    size, as a share of eps. start: where a restart begins, `random` in the ball or at the `clean` image. threat:
+    `joint` or `single`."""
 
+    method: str
     norm: str
     eps: tuple[float, ...]
     steps: int
@@ -45,45 +51,71 @@ class Attack:
     start: str
     restarts: int
     threat: str
+    loss: str
 
 
-def attack_step(engine: Engine, split: data.Split, samples: int, attack: Attack) -> Callable:
+class Surrogate(NamedTuple):
+    """A run whose gradients an attack follows: its engine, its folder and what tells it from others. draws: of how many
+    adaptations to a task, each with noise of its own."""
+
+    engine: Engine
+    savedir: Path
+    settings: dict
+    draws: int
+
+
+def classifier(engine: Engine, x_s, seeds, samples: int) -> Callable:
+    """What classifies images x [T,Q,H,W,C] -> logits [K*T,Q,way] after adaptation to x_s [T,S,H,W,C], with the noise of
+    each of seeds [K*T,2]."""
+    learner, params, draws = engine.learner, read(engine.params), seeds.shape[0] // x_s.shape[0]
+    y = model.labels_of(x_s, learner.way)
+    adapted, _ = learner.adapt(params, tf.tile(x_s, [draws, 1, 1, 1, 1]), y, task_noise(seeds), samples)
+    return lambda x: learner.classify(params, adapted, tf.tile(x, [draws, 1, 1, 1, 1]))[0]
+
+
+def attack_step(
+    engine: Engine, split: data.Split, samples: int, attack: Attack, surrogate: Surrogate | None = None
+) -> Callable:
     """-> step(first, tasks): of the test episodes first, first + 1, ...: is a query image lost, [tasks,E,Q], by the E
-    radii; its worst place, [tasks,E,Q,H,W,C] in [0, 1]; and the class that it is taken for there, [tasks,E,Q].
+    radii; its worst place, [tasks,E,Q,H,W,C] in [0, 1]; the class that it is taken for there, [tasks,E,Q]; and the
+    measures of CLEAN, [tasks,4].
 
     samples: noise samples of a loss in adaptation.
     """
-    dtypes = (tf.bool, tf.float32, tf.int32)
     learner, pixels, eps = engine.learner, tf.constant(split.pixels), tf.constant(attack.eps, tf.float32)
-    queries = learner.way * engine.query
+    queries, method, loss = learner.way * engine.query, attacks.METHODS[attack.method], attacks.LOSSES[attack.loss]
+    more = {"clean_start": True} if attack.start == "clean" else {}
 
     def group(x_s, x_q, seeds):
-        params, y = read(engine.params), model.labels_of(x_q, learner.way)
-        adapted, _ = learner.adapt(params, x_s, model.labels_of(x_s, learner.way), task_noise(seeds), samples)
+        y, classify, guide = model.labels_of(x_q, learner.way), classifier(engine, x_s, seeds, samples), None
+        if surrogate:
+            others = [fold(seed, SEED + 1 + draw) for draw in range(surrogate.draws) for seed in tf.unstack(seeds)]
+            guide = classifier(surrogate.engine, x_s, tf.stack(others), samples)
 
-        def classify(x):
-            return learner.classify(params, adapted, x)[0]
-
-        def normals(restart, k):
-            own = [fold(fold(seed, SEED), restart) for seed in tf.unstack(seeds)]
+        def normals(number, k):
+            own = [fold(fold(seed, SEED), number) for seed in tf.unstack(seeds)]
             return tf.concat([standard_normal([queries, k], seed) for seed in own], 0)
 
-        single = attack.threat == "single"
-        look = attacks.one_by_one(classify, x_q, y, engine.parallel) if single else attacks.together(classify, y)
-        begin = normals if attack.start == "random" else None
+        if attack.threat == "single":
+            look = attacks.one_by_one(classify, x_q, y, engine.parallel, loss, guide)
+        else:
+            look = attacks.together(classify, y, loss, guide)
 
         def of_eps(radius):
             norm, step = attacks.NORMS[attack.norm], attack.step * radius
-            return attacks.attack(look, x_q, y, norm, radius, step, attack.steps, attack.restarts, begin)
+            worst = method.run(look, x_q, y, norm, radius, step, attack.steps, attack.restarts, normals, **more)
+            return worst.wrong, worst.images, worst.labels
 
+        dtypes = (tf.bool, tf.float32, tf.int32)
         results = tf.map_fn(of_eps, eps, fn_output_signature=dtypes, parallel_iterations=1)
-        return tuple(tf.stack(tf.unstack(values), 1) for values in results)  # tasks first
+        return *(tf.stack(tf.unstack(values), 1) for values in results), clean_measures(look, x_q, y)  # tasks first
 
     @engine.compiled
     def compiled(pixels, classes, images, indices):
         x_s, x_q = engine.images(split, pixels, classes, images)
         seeds = tf.stack([fold(engine.stream_seed("test"), i) for i in tf.unstack(indices)])
         at_once = engine.metabatch if learner.jit else 1
+        dtypes = (tf.bool, tf.float32, tf.int32, tf.float32)
         results = model.by_task(group, [x_s, x_q, seeds], dtypes, at_once, engine.parallel)
         return [tf.reshape(values, [engine.metabatch, *values.shape[2:]]) for values in results]
 
@@ -94,12 +126,23 @@ def attack_step(engine: Engine, split: data.Split, samples: int, attack: Attack)
     return step
 
 
+def clean_measures(look: attacks.Look, x, y) -> tf.Tensor:
+    """CLEAN, [T,4], of the images x [T,Q,H,W,C] with one-hot labels y [Q,way]."""
+    logits, gradient = look(x)
+    gradient = tf.reshape(gradient, [*x.shape[:2], -1])
+    size = attacks.length(gradient)
+    gone = tf.cast(size < GONE, x.dtype)
+    measures = [-attacks.margin(logits, y), attacks.absolute_sum(gradient), size, gone]
+    return tf.reduce_mean(tf.stack(measures, -1), 1)
+
+
 def over_tests(
     engine: Engine,
     split: data.Split,
     savedir: Path,
     *,
     attack: Attack,
+    surrogate: Surrogate | None = None,
     episodes: int,
     samples: int,
     checkpoint: str,
@@ -111,19 +154,24 @@ def over_tests(
     An attack whose result is there already is not made again (results.Store); what is done so far is kept, and an
     interrupted one goes on from there.
     """
+    told = dataclasses.asdict(attack)
+    if surrogate:
+        load_parameters(surrogate.engine, surrogate.savedir, checkpoint)
+        digest = surrogate.engine.weights_digest()
+        told["surrogate"] = surrogate.settings | {"weights_sha256": digest, "draws": surrogate.draws}
     store = open_store(
         engine,
         savedir,
         Path(JSON).stem,
         checkpoint=checkpoint,
         samples=samples,
-        settings=settings | {"attack": dataclasses.asdict(attack)},
+        settings=settings | {"attack": told},
         episodes=episodes,
         episodes_sha256=engine.episodes_digest(split, episodes),
     )
     result = store.read()
     if result is None:
-        kept = attack_episodes(engine, split, store, episodes, samples, attack)
+        kept = attack_episodes(engine, split, store, episodes, samples, attack, surrogate)
         if len(kept) < episodes:
             print(f"interrupted after {len(kept)} episodes; the same command goes on from there", file=sys.stderr)
             return 130
@@ -135,20 +183,23 @@ def over_tests(
     return 0
 
 
-def attack_episodes(engine: Engine, split, store: Store, episodes: int, samples: int, attack: Attack) -> np.ndarray:
-    """The share of query images that are still classified, [episodes,E]; of fewer where it was interrupted: the store
-    has those."""
-    step, saved = attack_step(engine, split, samples, attack), time.time()
+def attack_episodes(
+    engine: Engine, split, store: Store, episodes: int, samples: int, attack: Attack, surrogate: Surrogate | None
+) -> np.ndarray:
+    """The share of query images that are still classified, by radius, and CLEAN's measures, [episodes,E+4]; of fewer
+    where it was interrupted: the store has those."""
+    step, saved = attack_step(engine, split, samples, attack, surrogate), time.time()
     kept = done_before(store.part, attack)[:episodes]
     with Stop() as stop, progress(total=episodes, initial=len(kept), unit="episode", desc="attack") as bar:
         while len(kept) < episodes and not stop.asked:
             tasks = min(engine.metabatch, episodes - len(kept))
-            lost, worst, label = step(len(kept), tasks)
+            lost, worst, label, clean = step(len(kept), tasks)
             if not len(kept):
                 write_sheet(store.own.with_suffix(".npz"), worst[0], label[0], engine.query)
-            kept = np.concatenate([kept, 1 - lost.mean(-1)])
+            kept = np.concatenate([kept, np.concatenate([1 - lost.mean(-1), clean], -1)])
             bar.update(tasks)
-            bar.set_postfix_str(" ".join(f"{100 * share:.1f}" for share in kept.mean(0)), refresh=False)
+            shares = kept.mean(0)[: len(attack.eps)]
+            bar.set_postfix_str(" ".join(f"{100 * share:.1f}" for share in shares), refresh=False)
             if stop.asked or time.time() - saved > 10:
                 file = io.BytesIO()
                 np.save(file, kept)
@@ -167,23 +218,26 @@ def write_sheet(path: Path, worst: np.ndarray, label: np.ndarray, query: int) ->
 
 
 def done_before(part: Path, attack: Attack) -> np.ndarray:
-    """What an interrupted attack left, [episodes,E]."""
-    nothing = np.zeros((0, len(attack.eps)))
+    """What an interrupted attack left, as `attack_episodes`."""
+    nothing = np.zeros((0, len(attack.eps) + len(CLEAN)))
     try:
         kept = np.load(part, allow_pickle=False)
     except Exception:  # there is none, or it is damaged: it is only time that is lost
         return nothing
-    return kept if kept.ndim == 2 and kept.shape[1] == len(attack.eps) else nothing
+    return kept if kept.ndim == 2 and kept.shape[1] == nothing.shape[1] else nothing
 
 
 def result_of(kept: np.ndarray, attack: Attack) -> dict:
-    """What attack.json says: by radius, accuracy and its 95 % interval in percent, and the episodes' accuracies."""
-    means = [summary(column) for column in kept.T]
+    """What attack.json says: by radius, accuracy and its 95 % interval in percent, and the episodes' accuracies; and of
+    the clean images, `clean`, CLEAN's measures."""
+    shares, clean = np.split(kept.T, [len(attack.eps)])
+    means = [summary(column) for column in shares]
     return {
         "eps": list(attack.eps),
         "accuracy": [mean for mean, _ in means],
         "interval95": [interval for _, interval in means],
-        "accuracies": (100 * kept.T).tolist(),
+        "accuracies": (100 * shares).tolist(),
+        "clean": dict(zip(CLEAN, clean.mean(-1).tolist(), strict=True)),
     }
 
 
@@ -191,3 +245,5 @@ def print_table(result: dict) -> None:
     print("eps      accuracy +- 95 % interval over episodes")
     for eps, accuracy, interval in zip(result["eps"], result["accuracy"], result["interval95"], strict=True):
         print(f"{eps:<7g}  {accuracy:.2f} +- {interval:.2f}")
+    told = "clean images: margin {margin:.2f}; norm of the gradient L1 {gradient_l1:.2g}, L2 {gradient_l2:.2g}; none: "
+    print(told.format(**result["clean"]) + f"{100 * result['clean']['gradient_gone']:.1f} %")

@@ -124,9 +124,9 @@ def test_a_linear_classifier_falls_exactly_where_it_must(name, threat):
     @tf.function(autograph=False)
     def run(x):
         look = attacks.together(linear, y) if threat == "joint" else attacks.one_by_one(linear, x, y)
-        return attacks.attack(look, x, y, attacks.NORMS[name], 0.1, 0.025, 40, 2, lambda restart, k: normals(5)(k))
+        return attacks.pgd(look, x, y, attacks.NORMS[name], 0.1, 0.025, 40, 2, lambda restart, k: normals(5)(k))
 
-    wrong, worst, label = (value.numpy() for value in run(x))
+    wrong, _, worst, label = (value.numpy() for value in run(x))
     assert (label == wrong).all()  # of two classes the other one
     assert wrong[0].tolist() == [True, True, False, False, True]
     d = (worst - x.numpy())[0].reshape(5, -1)
@@ -141,14 +141,14 @@ def test_eps_0_is_no_attack_and_the_box_is_kept():
 
     @tf.function(autograph=False)
     def run(x, eps, step):
-        return attacks.attack(
+        return attacks.pgd(
             attacks.together(linear, y), x, y, attacks.NORMS["linf"], eps, step, 5, 1, lambda _, k: normals(6)(k)
         )
 
-    wrong, worst, _ = run(x, tf.constant(0.0, tf.float64), tf.constant(0.0, tf.float64))
+    wrong, _, worst, _ = run(x, tf.constant(0.0, tf.float64), tf.constant(0.0, tf.float64))
     np.testing.assert_array_equal(wrong[0], linear(x).numpy()[0].argmax(-1) == 1)
     np.testing.assert_array_equal(worst, x)
-    _, worst, _ = run(x, tf.constant(0.3, tf.float64), tf.constant(0.1, tf.float64))
+    _, _, worst, _ = run(x, tf.constant(0.3, tf.float64), tf.constant(0.1, tf.float64))
     assert worst.numpy().min() >= 0 and worst.numpy().max() <= 1
     assert norm_of("linf", (worst - x).numpy().reshape(6, -1)).max() <= 0.3 + 1e-9
 
@@ -209,11 +209,173 @@ def test_more_restarts_and_steps_find_what_fewer_miss():
             def draw(restart, k):
                 return normals(40, tf.stack([restart, 7]))(k)
 
-            return attacks.attack(
-                attacks.together(pocket, y), x, y, attacks.NORMS["linf"], 0.1, 0.02, 10, restarts, draw
-            )[0]
+            look = attacks.together(pocket, y)
+            return attacks.pgd(look, x, y, attacks.NORMS["linf"], 0.1, 0.02, 10, restarts, draw).wrong
 
         return run(x).numpy().mean()
 
     one, many = share(1), share(20)
     assert 0 < one < 0.7 and many > one + 0.2
+
+
+def test_the_first_and_the_last_place_are_looked_at():
+    """One step from the clean image: the place behind it is the last, and is looked at."""
+    x, y = images_at([0.05, -0.05], "linf"), tf.constant(np.tile([1.0, 0.0], (2, 1)))
+
+    def wrong(step):
+        def run(x):
+            look = attacks.together(linear, y)
+            return attacks.pgd(look, x, y, attacks.NORMS["linf"], 0.2, step, 1, 1, None, clean_start=True).wrong
+
+        return tf.function(run, autograph=False)(x).numpy()[0].tolist()
+
+    assert wrong(0.06) == [True, True] and wrong(0.04) == [False, True]
+
+
+def test_the_margin_is_the_distance_of_the_logits():
+    logits, y = RNG.normal(size=(2, 5, 4)), np.eye(4)[[0, 3, 1, 1, 2]]
+    margins = attacks.margin(tf.constant(logits), tf.constant(y)).numpy()
+    for task in range(2):
+        for row in range(5):
+            own = y[row].argmax()
+            others = np.delete(logits[task, row], own)
+            assert margins[task, row] == pytest.approx(others.max() - logits[task, row, own])
+
+
+def test_a_margin_has_a_gradient_where_the_cross_entropy_has_none():
+    """float32 of logits that are far apart: the reason for a second loss."""
+    x, y = tf.fill([1, 1, 2, 2, 1], 0.5), tf.constant([[1.0, 0.0]])
+
+    def classify(x):
+        total = tf.reduce_sum(x, [2, 3, 4])
+        return tf.stack([200 * total, -200 * total], -1)
+
+    def gradient(loss):
+        return tf.function(lambda x: attacks.together(classify, y, attacks.LOSSES[loss])(x)[1], autograph=False)(x)
+
+    assert not gradient("cross_entropy").numpy().any()
+    np.testing.assert_allclose(gradient("margin"), np.full(x.shape, -400.0))
+
+
+@pytest.mark.parametrize("threat", ["joint", "single"])
+def test_the_gradient_is_that_of_the_guide_and_the_logits_are_not(threat):
+    """Of a guide that classifies twice, by two models: the sum of both."""
+    x = tf.constant(RNG.uniform(size=(2, 3, 7, 7, 1)))
+    y = tf.constant([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], tf.float64)
+    others = tf.constant(RNG.normal(size=(4, DIMS, 2)))  # two for each task, in the order of the tasks, twice
+
+    def guide(images):
+        twice = tf.tile(tf.reshape(images, [2, 3, DIMS]), [2, 1, 1])
+        return tf.einsum("kqd,kdc->kqc", twice, others)
+
+    @tf.function(autograph=False)
+    def run(x):
+        if threat == "single":
+            return attacks.one_by_one(linear, x, y, 1, layers.cross_entropies, guide)(x)
+        return attacks.together(linear, y, layers.cross_entropies, guide)(x)
+
+    logits, gradient = (value.numpy() for value in run(x))
+    np.testing.assert_allclose(logits, linear(x))
+    flat = tf.reshape(x, [2, 3, DIMS]).numpy()
+    for task in range(2):
+        wanted = 0
+        for w in (others[task].numpy(), others[task + 2].numpy()):
+            score = np.exp(flat[task] @ w)
+            wanted = wanted + (score / score.sum(-1, keepdims=True) - y.numpy()) @ w.T
+        np.testing.assert_allclose(gradient[task].reshape(3, DIMS), wanted)
+
+
+# ---- square attack
+
+
+def test_square_attack_stays_in_the_ball_and_the_box_and_finds_what_is_within_reach():
+    """A linear classifier falls to the corner of the ball; a random search comes close to it."""
+    x, y = images_at([0.02, 0.05, 0.15, -0.05], "linf"), tf.constant(np.tile([1.0, 0.0], (4, 1)))
+
+    def run(x):
+        numbers = lambda number, k: normals(4, tf.stack([number, 1]))(k)  # noqa: E731
+        return attacks.square(attacks.together(linear, y), x, y, attacks.NORMS["linf"], 0.1, None, 600, 1, numbers)
+
+    wrong, loss, images, labels = (value.numpy() for value in tf.function(run, autograph=False)(x))
+    assert wrong[0].tolist() == [True, True, False, True] and (labels == wrong).all()
+    assert images.min() >= 0 and images.max() <= 1 and np.abs(images - x).max() <= 0.1 + 1e-9
+    np.testing.assert_allclose(loss, layers.cross_entropies(linear(tf.constant(images)), y))
+    # Without a gradient it is nearly at the corner that a gradient's signs lead to.
+    w = WEIGHTS[:, 0] - WEIGHTS[:, 1]
+    moved = -((images - x.numpy())[0].reshape(4, DIMS) @ w) / (0.1 * np.abs(w).sum())
+    assert moved[2] > 0.9
+
+
+def test_a_square_attack_needs_no_gradient_and_its_squares_shrink():
+    """Of a classifier whose gradient is 0 everywhere."""
+    steps, seen = 100, []
+    x, y = tf.constant(np.full((1, 2, 9, 9, 1), 0.5)), tf.constant([[1.0, 0.0], [0.0, 1.0]], tf.float64)
+
+    def counts(x):  # pixels above 0.5, less those below, in whole numbers
+        return tf.reduce_sum(tf.round(x), [2, 3, 4]) - 40.5
+
+    def classify(x):
+        score = counts(x)
+        return tf.stack([score, -score], -1)
+
+    def look(x):
+        tf.numpy_function(lambda value: seen.append(value.copy()), [x], [])
+        return classify(x), None
+
+    def run(x):
+        numbers = lambda number, k: normals(2, tf.stack([number, 1]))(k)  # noqa: E731
+        return attacks.square(look, x, y, attacks.NORMS["linf"], 0.1, None, steps, 1, numbers).wrong
+
+    assert tf.function(run, autograph=False)(x).numpy().all()
+    assert len(seen) == steps + 2  # the clean image, stripes, and every proposal
+    stripes, proposals = seen[1], seen[2:]
+    assert (stripes == stripes[:, :, :1]).all()  # along the columns
+    assert {round(float(v), 6) for v in np.unique(np.stack(proposals))} <= {0.4, 0.6}
+    changed = [np.abs(proposal - stripes)[0, 0] > 0 for proposal in proposals[:1]]
+    rows, columns = np.flatnonzero(changed[0].any(1)), np.flatnonzero(changed[0].any(0))
+    assert 1 <= len(rows) <= 8 and 1 <= len(columns) <= 8  # the first squares are 8 x 8
+    late = [np.abs(a - b)[0, 0, ..., 0] > 0 for a, b in zip(proposals[-10:], proposals[-11:-1], strict=True)]
+    assert max(place.sum() for place in late) <= 2  # the last are single pixels: one given back, one tried
+
+
+def test_more_restarts_of_a_square_attack_have_draws_of_their_own():
+    x, y = images_at([0.05], "linf"), tf.constant([[1.0, 0.0]], tf.float64)
+    numbers = []
+
+    def draw(number, k):
+        tf.numpy_function(lambda n: numbers.append(int(n)), [number], [])
+        return normals(1, tf.stack([number, 1]))(k)
+
+    def run(x):
+        look = attacks.together(linear, y)
+        return attacks.square(look, x, y, attacks.NORMS["linf"], 0.01, None, 5, 3, draw).wrong
+
+    tf.function(run, autograph=False)(x)
+    assert sorted(numbers) == list(range(18))
+
+
+# ---- the adversary of meta-training
+
+
+@pytest.mark.parametrize("name", attacks.NORMS)
+def test_an_adversary_perturbs_within_the_ball_and_raises_the_loss(name):
+    x = tf.constant(np.clip(images_at([0.3, 0.1, 0.2], "l2").numpy(), 0, 1))
+    y = tf.constant(np.tile([1.0, 0.0], (3, 1)))
+    places = []
+
+    def noise(step, layer, shape):
+        places.append((step, layer))
+        return tf.reshape(normals(shape[0] * shape[1])(shape[2]), shape)
+
+    def run(x):
+        images = attacks.Adversary(name, 0.5, 7).perturb(linear, x, y, noise)
+        return images, tf.gradients(tf.reduce_sum(images), x)
+
+    images, gradient = tf.function(run, autograph=False)(x)
+    assert gradient == [None]  # a constant of whatever is differentiated
+    assert places == [(attacks.OUTER, "dense")]
+    d = (images - x).numpy().reshape(3, -1)
+    assert images.numpy().min() >= 0 and images.numpy().max() <= 1
+    assert (norm_of(name, d) <= 0.5 + 1e-9).all() and (norm_of(name, d) > 0.25).all()
+    losses = [layers.cross_entropies(linear(tf.constant(value)), y).numpy() for value in (x.numpy(), images.numpy())]
+    assert (losses[1] > losses[0]).all()

@@ -203,7 +203,9 @@ DEFAULTS = {
     "n_train_iters": 60000, "save_freq": 1000, "val_every": 1000, "n_val_tasks": 200, "collapse_every": 0,
     "n_test_iters": 1000, "n_test_mc_samp": 1, "checkpoint": "last", "export_tasks": 10, "export_samples": 10,
     "export_images": 2, "export_channels": 6, "norm": "linf", "eps": None, "attack_steps": 40, "attack_step": None,
-    "attack_start": "random", "restarts": 1, "threat": "joint", "attack": False,
+    "attack_start": "random", "restarts": 1, "threat": "joint", "attack": False, "attack_method": "pgd",
+    "attack_loss": "cross_entropy", "surrogate": None, "surrogate_draws": 1, "adversarial": None,
+    "adversarial_steps": 7,
 }  # fmt: skip
 
 
@@ -221,12 +223,13 @@ LEARNER = (
 )
 USED = {
     "meta_train": f"{RUN} {TASKS} {LEARNER} resume weights train_split metabatch legacy_shared_classes remat "
-    "random_steps train_way meta_lr clip_norm n_train_iters save_freq val_every n_val_tasks collapse_every",
+    "random_steps train_way meta_lr clip_norm adversarial adversarial_steps n_train_iters save_freq val_every "
+    "n_val_tasks collapse_every",
     "meta_test": f"{RUN} {TASKS} {LEARNER} weights metabatch n_test_iters checkpoint",
     "collapse": f"{RUN} {TASKS} {LEARNER} weights n_test_iters checkpoint",
     "export": f"{RUN} {TASKS} {LEARNER} weights checkpoint export_tasks export_samples export_images export_channels",
     "attack": f"{RUN} {TASKS} {LEARNER} weights metabatch n_test_iters checkpoint norm eps attack_steps attack_step "
-    "attack_start restarts threat",
+    "attack_start restarts threat attack_method attack_loss surrogate surrogate_draws",
     "compare": "mode savedir attack",
     "weights": "mode savedir checkpoint slots",
 }
@@ -246,6 +249,8 @@ def test_a_mode_refuses_every_flag_that_it_does_not_use(mode, tmp_path):
         "weights": "w",
         "eps": 0.1,
         "attack_step": 0.1,
+        "surrogate": "d",
+        "adversarial": "l2:1",
     }
     for name, declared in (settings.all_settings() | settings.COMMAND).items():
         if name in used:
@@ -365,6 +370,10 @@ FLAGS = {
     ("--remat",): ("meta_train", learner("remat"), True, False),
     ("--meta_lr", 0.02): ("meta_train", made("meta_lr"), 0.02, 1e-3),
     ("--clip_norm", 1): ("meta_train", made("clip_norm"), 1, None),
+    ("--adversarial", "l2:0.5"): ("meta_train", made("adversary"), ("l2", 0.5, 7), None),
+    ("--adversarial", "l2:0.5", "--adversarial_steps", 3): (
+        "meta_train", made("adversary"), ("l2", 0.5, 3), ("l2", 0.5, 7),
+    ),
     ("--n_train_iters", 9): ("meta_train", argument("n_train_iters"), 9, 60000),
     ("--save_freq", 9): ("meta_train", argument("save_freq"), 9, 1000),
     ("--val_every", 9): ("meta_train", argument("val_every"), 9, 1000),
@@ -394,10 +403,15 @@ FLAGS = {
     ("--attack_start", "clean"): ("attack", attacked("start"), "clean", "random"),
     ("--restarts", 3): ("attack", attacked("restarts"), 3, 1),
     ("--threat", "single"): ("attack", attacked("threat"), "single", "joint"),
+    ("--attack_method", "square"): ("attack", attacked("method"), "square", "pgd"),
+    ("--attack_loss", "margin"): ("attack", attacked("loss"), "margin", "cross_entropy"),
 }  # fmt: skip
 # What test_main.py, this file's tests above, tests/datasets, tests/studies/test_robustness.py and
 # tests/training/test_weights.py show.
-SHOWN_ELSEWHERE = {"attack", "weights", "slots", "mode", "savedir", "resume", "gpu_id", "dataset", "data_dir", "split"}
+SHOWN_ELSEWHERE = {
+    "attack", "surrogate", "surrogate_draws", "weights", "slots", "mode", "savedir", "resume", "gpu_id", "dataset",
+    "data_dir", "split",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=" ".join("_".join(map(str, f)) for f in FLAGS).split())

@@ -13,6 +13,7 @@ import numpy as np
 
 import data
 import model
+from attacks import Adversary
 from lazy import tf
 from learners.base import Learner
 from parameters import Params
@@ -32,6 +33,7 @@ class Engine:
     else they go one by one, `parallel` of them at the same time. A tf.distribute `strategy` gives each of its
     replicas an equal share of a training step's tasks; ValueError where the metabatch cannot be shared so.
     clip_norm: the largest norm of a meta-gradient, all parameters together; None: clip its elements to CLIP.
+    adversary: who perturbs the query images of training.
     """
 
     def __init__(
@@ -44,11 +46,12 @@ class Engine:
         seed: int,
         meta_lr: float = 1e-3,
         clip_norm: float | None = None,
+        adversary: Adversary | None = None,
         parallel: int = 1,
         strategy: tf.distribute.Strategy | None = None,
     ):
         self.learner, self.seed, self.meta_lr, self.parallel = learner, seed, meta_lr, parallel
-        self.clip_norm = clip_norm
+        self.clip_norm, self.adversary = clip_norm, adversary
         self.shot, self.query, self.metabatch = shot, query, metabatch
         self.strategy = strategy or tf.distribute.get_strategy()
         self.replicas = self.strategy.num_replicas_in_sync
@@ -175,7 +178,9 @@ class Engine:
         tasks = classes.shape[0]
         seeds = tf.stack([fold(seed, first + task) for task in range(tasks)])
         at_once = tasks if self.learner.jit else 1
-        loss, acc, grads = model.meta_gradients(self.learner, params, x_s, x_q, seeds, at_once, self.parallel, noise_of)
+        loss, acc, grads = model.meta_gradients(
+            self.learner, params, x_s, x_q, seeds, at_once, self.parallel, noise_of, self.adversary
+        )
         return flat([*grads.values(), loss, acc])
 
     def update(self, params: Params, slots: Params, means: tf.Tensor):

@@ -1,5 +1,6 @@
 """Attacks on learners: their gradients, their threats, and what --mode attack leaves."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from studies import robustness as study
 from training import engine
 
 LEARNERS = [(name, None) for name in model.LEARNERS if name != "protonet"] + [("maml", "vib"), ("protonet", None)]
-ATTACK = {"norm": "linf", "eps": (0.0, 0.2), "steps": 3, "step": 0.5, "start": "random", "restarts": 2}
+ATTACK = study.Attack("pgd", "linf", (0.0, 0.2), 3, 0.5, "random", 2, "joint", "cross_entropy")
 
 
 def make(name, perturbation=None, metabatch=1, **settings):
@@ -79,18 +80,15 @@ def test_the_gradient_by_an_image_is_the_same_under_xla(name):
 
 def test_the_grouping_of_tasks_does_not_matter_and_eps_0_is_the_test():
     """With noise of its own for every task, and the accuracy of a test where nothing is attacked."""
-    attack = study.Attack(threat="joint", **ATTACK)
     e, split = make("metadrop", metabatch=3, n_steps=1)
     alone, _ = make("metadrop", metabatch=1, n_steps=1)
     for name, variable in alone.params.items():
         variable.assign(e.params[name])
-    lost, worst, label = study.attack_step(e, split, 2, attack)(0, 3)
-    one_by_one = study.attack_step(alone, split, 2, attack)
+    lost, worst, label, clean = study.attack_step(e, split, 2, ATTACK)(0, 3)
+    one_by_one = study.attack_step(alone, split, 2, ATTACK)
     for i in range(3):
-        other, place, taken = one_by_one(i, 1)
-        np.testing.assert_array_equal(label[i], taken[0])
-        np.testing.assert_array_equal(lost[i], other[0])
-        np.testing.assert_array_equal(worst[i], place[0])
+        for one, all_of_them in zip(one_by_one(i, 1), (lost, worst, label, clean), strict=True):
+            np.testing.assert_array_equal(one[0], all_of_them[i])
     assert ((label != np.repeat(np.arange(3), 2)) == lost).all()
     numbers = e.test_step(split, "test", 2)(0, 3)
     np.testing.assert_allclose(1 - lost[:, 0].mean(-1), numbers["accuracy"], rtol=1e-6)
@@ -100,8 +98,8 @@ def test_the_grouping_of_tasks_does_not_matter_and_eps_0_is_the_test():
 def test_single_and_joint_images_do_what_is_said_of_them():
     """The worst places of `single` are put among clean images, those of `joint` at one place need not be."""
     e, split = make("maml")
-    attack = study.Attack(threat="single", **ATTACK)
-    (lost,), (worst,), _ = study.attack_step(e, split, 1, attack)(0, 1)
+    attack = dataclasses.replace(ATTACK, threat="single")
+    (lost,), (worst,), *_ = study.attack_step(e, split, 1, attack)(0, 1)
     classes, images = e.episode(split, "test", 0)
     x_s, x_q = e.images(split, tf.constant(split.pixels), classes, images)
     adapted = e.adapt(x_s, study.fold(e.stream_seed("test"), 0)[None])
@@ -110,6 +108,44 @@ def test_single_and_joint_images_do_what_is_said_of_them():
         x = x_q.numpy()
         x[0, i] = worst[1, i]
         assert (e.classify(adapted, x).numpy()[0, i].argmax() != right[i]) == lost[1, i]
+
+
+def test_tasks_and_restarts_have_starts_of_their_own():
+    """All tasks in one group, as under XLA, and one by one; one restart, and three."""
+    e, split = make("protonet", metabatch=3)
+    alone, _ = make("protonet")
+    e.learner.jit = True  # all tasks at once; it is not compiled by XLA, as it was made without
+    attack = dataclasses.replace(ATTACK, norm="l2", eps=(0.5,), steps=1, restarts=1)
+    worst = study.attack_step(e, split, 1, attack)(0, 3)[1]
+    for i in range(3):
+        np.testing.assert_allclose(worst[i], study.attack_step(alone, split, 1, attack)(i, 1)[1][0], atol=1e-5)
+    more = study.attack_step(e, split, 1, dataclasses.replace(attack, restarts=3))(0, 3)[1]
+    assert (np.abs(more - worst).max((-3, -2, -1)) > 1e-3).any()
+
+
+def test_a_surrogate_of_other_noise_guides_and_the_run_itself_decides():
+    """MAML has no noise, so that its own surrogate is itself; Meta-dropout's gradients are those of other draws."""
+    for name, same in (("maml", True), ("metadrop", False)):
+        e, split = make(name, n_steps=1)
+        own = study.attack_step(e, split, 1, ATTACK)(0, 1)
+        for draws in (1, 2):
+            surrogate = study.Surrogate(e, None, {}, draws)
+            lost, worst, label, _ = study.attack_step(e, split, 1, ATTACK, surrogate)(0, 1)
+            assert (np.abs(worst - own[1]).max() < 1e-6) == same
+            assert ((label != np.repeat(np.arange(3), 2)) == lost).all()  # what the run itself takes them for
+            assert (lost[:, 0] == own[0][:, 0]).all()
+
+
+def test_clean_measures_are_those_of_the_clean_images():
+    classify, x, y = adapted_classifier("maml")
+    look = attacks.together(classify, y)
+    measured = tf.function(lambda x: study.clean_measures(look, x, y), autograph=False)(x).numpy()[0]
+    logits, gradient = (value.numpy()[0] for value in tf.function(lambda x: look(x), autograph=False)(x))
+    gradient = gradient.reshape(6, -1)
+    right = np.repeat(np.arange(3), 2)
+    margins = [row[c] - np.delete(row, c).max() for row, c in zip(logits, right, strict=True)]
+    sizes = np.linalg.norm(gradient, axis=1)
+    np.testing.assert_allclose(measured, [np.mean(margins), np.abs(gradient).sum(1).mean(), sizes.mean(), 0])
 
 
 FLAGS = ("--mode", "attack", "--n_test_iters", 4, "--attack_steps", 3, "--eps", 0, 0.1)
@@ -130,8 +166,10 @@ def test_an_attack_leaves_its_result_and_is_not_made_twice(trained):
     assert result["eps"] == [0, 0.1] and np.shape(result["accuracies"]) == (2, 4)
     np.testing.assert_allclose(np.mean(result["accuracies"], -1), result["accuracy"])
     assert f"0.1      {result['accuracy'][1]:.2f} +- {result['interval95'][1]:.2f}" in done.stdout
-    told = {"norm": "linf", "eps": [0, 0.1], "steps": 3, "step": 2.5 / 3, "start": "random", "restarts": 1}
-    assert result["settings"]["attack"] == told | {"threat": "joint"}
+    told = {"method": "pgd", "norm": "linf", "eps": [0, 0.1], "steps": 3, "step": 2.5 / 3, "start": "random"}
+    told |= {"restarts": 1, "threat": "joint", "loss": "cross_entropy"}
+    assert result["settings"]["attack"] == told
+    assert set(result["clean"]) == set(study.CLEAN) and result["clean"]["gradient_l2"] > 0
     with np.load(next((trained / "tests").glob("attack-*.npz"))) as sheet:
         assert sheet["images"].shape == (2, 3, 28, 28, 1) and sheet["labels"].shape == (2, 3)
         assert 0 < np.abs(sheet["images"][1] - sheet["images"][0]).max() <= 0.1 + 1e-6
@@ -162,15 +200,15 @@ def test_an_interrupted_attack_goes_on_to_the_same_result(trained):
     assert process.returncode == 130 and b"goes on from there" in stderr, seen + stderr
     part = next((trained / "tests").glob("attack-*.part"))
     done = np.load(part)
-    assert 0 < len(done) < 4 and done.shape[1] == 3
-    done[0] = [0.25, 0.5, 0.75]  # what was done is not done again
+    assert 0 < len(done) < 4 and done.shape[1] == 3 + 4
+    done[0, :3] = [0.25, 0.5, 0.75]  # what was done is not done again
     with open(part, "wb") as file:
         np.save(file, done)
     again = call("main.py", *flags)
     assert again.returncode == 0, again.stderr
     accuracies = np.array(json.loads((trained / study.JSON).read_text())["accuracies"])
     assert accuracies.shape == (3, 4) and accuracies[:, 0].tolist() == [25, 50, 75]
-    np.testing.assert_allclose(accuracies.T[1 : len(done)], 100 * done[1:])
+    np.testing.assert_allclose(accuracies.T[1 : len(done)], 100 * done[1:, :3])
     assert not part.exists()
 
 
@@ -211,3 +249,45 @@ def test_a_mistyped_attack_is_refused(trained, tmp_path):
     assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--way", 4), "contradicts the run")
     assert_refused(call("main.py", "--savedir", trained, "--mode", "meta_test", "--norm", "l2"), "has no meaning in")
     assert_refused(call("main.py", "--savedir", tmp_path / "none", *FLAGS), "there is no run")
+    square = ("--savedir", trained, *FLAGS, "--attack_method", "square")
+    assert_refused(call("main.py", *square, "--norm", "l2"), "--norm linf")
+    assert_refused(call("main.py", *square, "--attack_loss", "margin"), "--attack_loss is of gradients")
+    assert_refused(call("main.py", *square, "--surrogate", trained), "--surrogate is of gradients")
+    assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--surrogate_draws", 3), "give --surrogate")
+    assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--surrogate", tmp_path / "none"), "there is no run")
+
+
+def test_a_surrogate_and_a_search_are_other_attacks(trained, data_dir, tmp_path):
+    """Each has its own result; a run that follows its own gradients, without noise, is lost as it was."""
+    assert call("main.py", "--savedir", trained, *FLAGS).returncode == 0
+    own = json.loads((trained / study.JSON).read_text())
+    other = tmp_path / "other"
+    flags = ("--model", "metasgd", "--n_train_iters", 2, "--val_every", 0, "--seed", 3)
+    assert call("main.py", "--savedir", other, "--data_dir", data_dir, *SMALL, *flags).returncode == 0
+    results = []
+    for more in (
+        ["--surrogate", trained],
+        ["--surrogate", other, "--surrogate_draws", 2],
+        ["--attack_method", "square"],
+    ):
+        done = call("main.py", "--savedir", trained, *FLAGS, *more)
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads((trained / study.JSON).read_text()))
+    assert results[0]["accuracies"] == own["accuracies"] and results[0]["settings"] != own["settings"]
+    assert results[0]["settings"]["attack"]["surrogate"]["weights_sha256"] == own["weights_sha256"]
+    told = results[1]["settings"]["attack"]["surrogate"]
+    assert told["model"] == "metasgd" and (told["draws"], results[0]["settings"]["attack"]["surrogate"]["draws"]) == (
+        2,
+        1,
+    )
+    for result in results[1:]:
+        assert result["accuracies"][0] == own["accuracies"][0]
+        assert result["settings"]["attack"] != own["settings"]["attack"]
+    assert results[2]["settings"]["attack"]["method"] == "square"
+
+
+def test_a_surrogate_of_other_tasks_is_refused(trained, data_dir, tmp_path):
+    flags = ("--model", "maml", "--n_train_iters", 0, "--val_every", 0, "--way", 4)
+    other = tmp_path / "other"
+    assert call("main.py", "--savedir", other, "--data_dir", data_dir, *SMALL, *flags).returncode == 0
+    assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--surrogate", other), "contradicts the run")

@@ -10,6 +10,7 @@ import tensorflow as tf
 import data
 import layers
 import model
+from attacks import Adversary
 from numerics import decided
 from perturbations import draws
 from training import engine
@@ -74,9 +75,9 @@ def test_updates_are_keras_adam_on_the_clipped_gradient(clip_norm):
 
 
 @functools.cache
-def means_of(name, dtype=tf.float32, jit=False, bf16=False):
+def means_of(name, dtype=tf.float32, jit=False, bf16=False, adversary=None):
     """An engine, and its compiled `means` as (classes, images, seed) -> meta-gradient, loss and accuracy in a row."""
-    made = make(name, jit, PERTURBATIONS[name])
+    made = make(name, jit, PERTURBATIONS[name], adversary=adversary)
     made.learner.bf16 = bf16
     means = made.compiled(functools.partial(made.means, SPLIT, dtype=dtype))
     pixels = tf.constant(SPLIT.pixels)
@@ -219,3 +220,52 @@ def test_an_episode_of_a_test_is_its_streams_and_has_its_own_seed():
     for found, exact in zip(step(1, 2).values(), expected, strict=True):
         np.testing.assert_allclose(found, exact, rtol=1e-5)
     assert {name: len(x) for name, x in step(1, 1).items()} == {"loss": 1, "accuracy": 1}
+
+
+@pytest.mark.parametrize("name", ["metadrop", "metanet_embedding"])
+def test_the_meta_gradient_under_attack_is_that_of_the_attacked_images(name):
+    """In float64: query images that the adversary perturbed by hand, which then are constants; one task's noise is its
+    own. And its loss is above that of the clean images."""
+    adversary = Adversary("l2", 2.0, 3)
+    made = make(name, perturbation=PERTURBATIONS[name])
+    (x_s, x_q), params = by_hand(made, "train", 0, 2), parameters(made, tf.float64)
+    x_s, x_q = tf.cast(x_s, tf.float64), tf.cast(x_q, tf.float64)
+    seeds = tf.stack([fold(3, 0, 0, task) for task in range(2)])
+    noise_of = functools.partial(draws.task_noise, dtype=tf.float64)
+
+    @tf.function(autograph=False)
+    def attacked():
+        y = model.labels_of(x_s, 3)
+        adapted = made.learner.adapt(params, x_s, y, noise_of(seeds), 1, True)[0]
+
+        def classify(x):
+            return made.learner.classify(params, adapted, x, noise_of(seeds))[0]
+
+        return adversary.perturb(classify, x_q, model.labels_of(x_q, 3), noise_of(seeds))
+
+    def run(x, seeds, **settings):
+        call = functools.partial(model.meta_gradients, made.learner, noise_of=noise_of, **settings)
+        return tf.function(call, autograph=False)(params, x_s, x, seeds)
+
+    by_attack, by_images, clean = (
+        run(x_q, seeds, adversary=adversary),
+        run(attacked(), seeds, tasks_at_once=2),
+        run(x_q, seeds),
+    )
+    assert by_attack[0] > clean[0] + 1e-3
+    np.testing.assert_allclose(by_attack[:2], by_images[:2], rtol=1e-9)
+    one, other = (engine.flat(list(result[2].values())).numpy() for result in (by_attack, by_images))
+    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9 * np.abs(other).max())
+
+
+def test_training_is_attacked_and_a_test_is_not():
+    """By the engine's adversary; also as one XLA program."""
+    plain, _ = means_of("protonet")
+    made, means = means_of("protonet", adversary=Adversary("linf", 0.1, 2))
+    _, compiled = means_of("protonet", jit=True, adversary=Adversary("linf", 0.1, 2))
+    episode = episode_of(made, 0)
+    attacked = means(*episode)
+    assert attacked[-2] > means_of("protonet")[1](*episode)[-2] + 0.01
+    np.testing.assert_allclose(compiled(*episode)[-2], attacked[-2], rtol=1e-4)
+    for name, values in made.test_step(SPLIT, "test", 1)(0, 2).items():
+        np.testing.assert_array_equal(values, plain.test_step(SPLIT, "test", 1)(0, 2)[name])
