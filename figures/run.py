@@ -74,11 +74,12 @@ def open_runs(savedirs: list[Path]) -> list[Run]:
 
 
 def describe(config: dict) -> str:
-    """A run's learner, and how it is perturbed."""
+    """A run's learner, how it is perturbed, and what it was trained on."""
     model, perturbation = str(config["model"]), config.get("perturbation") or "none"
     title = LEARNERS[model].title if model in LEARNERS else model
     adapt = config.get("adapt") or "all"
     parts = [f"{perturbation}"] * (perturbation != "none") + [f"{adapt} adapted"] * (adapt != "all")
+    parts += [f"adversarial {config['adversarial']}"] if config.get("adversarial") else []
     return ", ".join([title, *parts])
 
 

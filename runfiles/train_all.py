@@ -1,10 +1,11 @@
-"""Train and test many runs, some at a time, each on a processor core of its own.
+"""Train, test and attack many runs, some at a time, each on a processor core of its own.
 
 python runfiles/train_all.py [--jobs N] [--data_dir DIR] [FILE]
 
-Each line of FILE (default: standard input) is a run: SAVEDIR | flags of the training | flags of the test. Without the
-last part it is not tested. A run that is there already is gone on with, or passed over, so that the same command goes
-on after Ctrl-C, SIGTERM or a crash. What a run says is in SAVEDIR/train_all.log; those that fail are named at the end.
+Each line of FILE (default: standard input) is a run: SAVEDIR | flags of the training | flags of the test | flags of an
+attack | flags of another attack. Without the later parts it is not tested, or not attacked. A run that is there already
+is gone on with, or passed over, so that the same command goes on after Ctrl-C, SIGTERM or a crash. What a run says is
+in SAVEDIR/train_all.log; those that fail are named at the end.
 """
 
 import os
@@ -29,6 +30,7 @@ class Job(NamedTuple):
     savedir: Path
     train: list[str]
     test: list[str] | None
+    attacks: list[list[str]]
 
 
 def read_jobs(text: str) -> list[Job]:
@@ -37,9 +39,11 @@ def read_jobs(text: str) -> list[Job]:
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip() and not line.lstrip().startswith("#"):
             savedir, *flags = (part.strip() for part in line.split("|"))
-            if not savedir or len(flags) not in (1, 2):
-                raise UserError(f"line {number} is no run, which is SAVEDIR | training flags | test flags: {line!r}")
-            jobs.append(Job(Path(savedir), *map(shlex.split, flags), *[None] * (2 - len(flags))))
+            if not savedir or not flags or not all(flags[2:]):
+                form = "SAVEDIR | training flags | test flags | attack flags | ..."
+                raise UserError(f"line {number} is no run, which is {form}: {line!r}")
+            train, *tests = map(shlex.split, flags)
+            jobs.append(Job(Path(savedir), train, tests[0] if tests else None, tests[1:]))
     folders = [job.savedir for job in jobs]
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
         raise UserError(f"two lines are runs of {twice[0]}: give each a folder of its own")
@@ -65,10 +69,11 @@ class Worker(threading.Thread):
             self.done(job, self.finish(job))
 
     def finish(self, job: Job) -> int:
-        """Train and test a run -> the exit code of what failed, or 0."""
+        """Train, test and attack a run -> the exit code of what failed, or 0."""
         where = ["--savedir", str(job.savedir), "--data_dir", self.data_dir]
         commands = [["--mode", "meta_train", "--resume", *where, *job.train]]
         commands += [["--mode", "meta_test", *where, *job.test]] if job.test is not None else []
+        commands += [["--mode", "attack", *where, *flags] for flags in job.attacks]
         job.savedir.mkdir(parents=True, exist_ok=True)
         for words in commands:
             with self.lock, open(job.savedir / "train_all.log", "a") as log:

@@ -63,20 +63,22 @@ def test_runs_are_trained_and_tested_and_what_fails_is_named(house, tmp_path):
     good, bad, untested = (tmp_path / name for name in ("good", "bad", "untested"))
     text = f"""
         # a comment
-        {good} | --model maml --n_train_iters 3 | --n_test_iters 2
+        {good} | --model maml --n_train_iters 3 | --n_test_iters 2 | --norm l2 | --norm l1 --eps 1 2
         {bad} | --model maml --inner_lr -1 | --n_test_iters 2
         {untested} | --model maml --n_train_iters 2"""
     done = train_all(text, "--data_dir", "elsewhere", root=house)
     assert_refused(done, "1 of 3 runs failed", str(bad), "train_all.log")
     assert "must be a number above 0" in (bad / "train_all.log").read_text() and not (bad / "calls").exists()
-    train, test = calls(good)
+    train, test, *attacks = calls(good)
     where = {"data_dir": "elsewhere", "savedir": None}
     assert train == where | {"mode": "meta_train", "resume": True, "model": "maml", "n_train_iters": 3}
     assert test == where | {"mode": "meta_test", "n_test_iters": 2}
+    attack = where | {"mode": "attack"}
+    assert attacks == [attack | {"norm": "l2"}, attack | {"norm": "l1", "eps": [1, 2]}]
     assert [call["mode"] for call in calls(untested)] == ["meta_train"]
     done = train_all(text.replace(" --inner_lr -1", ""), "--jobs", 1, root=house)
     assert done.returncode == 0, done.stderr
-    assert len(calls(bad)) == 2 and len(calls(good)) == 4  # main.py knows what there is to do
+    assert len(calls(bad)) == 2 and len(calls(good)) == 8  # main.py knows what there is to do
 
 
 def test_an_interrupted_queue_saves_its_runs_and_begins_no_other(house, tmp_path):

@@ -253,7 +253,7 @@ def test_the_meta_gradient_under_attack_is_that_of_the_attacked_images(name):
         run(x_q, seeds),
     )
     assert by_attack[0] > clean[0] + 1e-3
-    np.testing.assert_allclose(by_attack[:2], by_images[:2], rtol=1e-9)
+    np.testing.assert_allclose(by_attack[:2], by_images[:2], rtol=1e-6)  # the accuracy is float32
     one, other = (engine.flat(list(result[2].values())).numpy() for result in (by_attack, by_images))
     np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9 * np.abs(other).max())
 
