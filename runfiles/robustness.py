@@ -1,0 +1,239 @@
+"""The study of runfiles/robustness.sh: its runs and attacks, and the tables of what they left.
+
+python runfiles/robustness.py [RESULTS]
+python runfiles/robustness.py [RESULTS] --runs [-- FLAGS]       the runs and their curves, for train_all.py
+python runfiles/robustness.py [RESULTS] --probes [-- FLAGS]     then what else is tried on them, for train_all.py
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tables import ROOT, over_seeds, refuse_mixed
+
+from attacks import NORMS
+from errors import Parser, UserError, run
+from studies.robustness import CLEAN
+from training.results import attack_in, summary
+
+TRAIN = "--dataset omniglot --way 5 --query 15 --metabatch 4 --val_every 200 --n_val_tasks 100 --save_freq 100"
+TEST = "--n_test_iters 400 --n_test_mc_samp 10"
+ATTACK = "--query 5 --n_test_iters 100 --n_test_mc_samp 10"
+SHOTS = {1: "--shot 1 --n_train_iters 800", 5: "--shot 5 --n_train_iters 400"}
+SEEDS = (0, 1, 2)
+
+
+class Kind(NamedTuple):
+    """A line of the table. norms: in which seed 0 is attacked besides linf, in which all are. seeds: how many."""
+
+    title: str
+    flags: str
+    shot: int = 1
+    norms: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = SEEDS
+
+
+OTHERS = tuple(norm for norm in NORMS if norm != "linf")
+KINDS = {
+    "maml": Kind("MAML", "--model maml", norms=OTHERS),
+    "metadrop": Kind("Meta-dropout", "--model metadrop", norms=OTHERS),
+    "maml_exact": Kind("MAML, exact gradient", "--model maml --meta_gradient exact"),
+    "metadrop_exact": Kind("Meta-dropout, exact gradient", "--model metadrop --meta_gradient exact"),
+    "linf_0.02": Kind("MAML, trained on linf 0.02", "--model maml --adversarial linf:0.02", norms=OTHERS),
+    "linf_0.1": Kind("MAML, trained on linf 0.1", "--model maml --adversarial linf:0.1", norms=OTHERS),
+    "l2_1": Kind("MAML, trained on l2 1", "--model maml --adversarial l2:1", norms=OTHERS, seeds=(0,)),
+    "l2_5": Kind("MAML, trained on l2 5", "--model maml --adversarial l2:5", norms=OTHERS, seeds=(0,)),
+    "maml_5shot": Kind("MAML, 5-shot", "--model maml", 5),
+    "metadrop_5shot": Kind("Meta-dropout, 5-shot", "--model metadrop", 5),
+    "linf_0.02_5shot": Kind("MAML, trained on linf 0.02, 5-shot", "--model maml --adversarial linf:0.02", 5),
+    "linf_0.1_5shot": Kind("MAML, trained on linf 0.1, 5-shot", "--model maml --adversarial linf:0.1", 5),
+}
+OTHER = {"maml": "metadrop", "metadrop": "maml", "maml_exact": "metadrop_exact", "metadrop_exact": "maml_exact"}
+
+
+class Probe(NamedTuple):
+    """An attack of the question whether it is real. surrogate: whose gradients it follows: the `other` learner's, or
+    the run's `own` with other noise."""
+
+    title: str
+    eps: tuple[float, ...] = (0.1,)
+    method: str = "pgd"
+    steps: int = 40
+    restarts: int = 1
+    loss: str = "cross_entropy"
+    surrogate: str | None = None
+    draws: int = 1
+
+    def flags(self, results: Path, name: str, seed: int) -> str:
+        words = [f"--eps {' '.join(map(str, self.eps))} --attack_method {self.method} --attack_steps {self.steps}"]
+        words += [f"--restarts {self.restarts}"]
+        words += [f"--attack_loss {self.loss}"] if self.method == "pgd" else []
+        if self.surrogate:
+            run_of = results / f"{name if self.surrogate == 'own' else OTHER[name]}_{seed}"
+            words += [f"--surrogate {run_of} --surrogate_draws {self.draws}"]
+        return " ".join(words)
+
+    def is_of(self, attack: dict) -> bool:
+        """Is this the attack? attack: what attack.json says of its settings."""
+        own = {"method": self.method, "steps": self.steps, "restarts": self.restarts, "loss": self.loss, "norm": "linf"}
+        surrogate, whose = attack["settings"]["attack"].get("surrogate"), None
+        if surrogate:
+            whose = "own" if surrogate["weights_sha256"] == attack["weights_sha256"] else "other"
+        draws = surrogate["draws"] if surrogate else 1
+        told = {name: attack["settings"]["attack"].get(name) for name in own}
+        return told == own and (whose, draws) == (self.surrogate, self.draws) and set(self.eps) <= set(attack["eps"])
+
+
+CURVE = Probe("40 steps", (0.06, 0.1))
+PROBES = (
+    Probe("10 steps", (0.06, 0.1), steps=10),
+    CURVE,
+    Probe("200 steps", steps=200),
+    Probe("10 restarts of 40 steps", restarts=10),
+    Probe("40 steps up the margin", (0.06, 0.1), loss="margin"),
+    Probe("40 steps of the other learner's gradients", (0.06, 0.1), surrogate="other"),
+    Probe("40 steps, gradients over 10 other draws of the noise", surrogate="own", draws=10),
+    Probe("square attack, 1000 images", method="square", steps=1000),
+    Probe("40 steps, large balls", (0.2, 0.3, 0.5)),
+)
+
+
+def training(name: str, seed: int, flags: str) -> str:
+    kind = KINDS[name]
+    return f"{TRAIN} {SHOTS[kind.shot]} {kind.flags} --seed {seed} {flags} | {TEST} {flags}"
+
+
+def runs(results: Path, flags: str) -> Iterator[str]:
+    """Every run, with the attacks of its curves, as train_all.py takes them; the first seeds first."""
+    for seed in SEEDS:
+        for name, kind in KINDS.items():
+            if seed in kind.seeds:
+                norms = ["linf", *(kind.norms if seed == 0 else ())]
+                attacks = " | ".join(f"{ATTACK} --norm {norm} {flags}" for norm in norms)
+                yield f"{results / name}_{seed} | {training(name, seed, flags)} | {attacks}"
+
+
+def probes(results: Path, flags: str) -> Iterator[str]:
+    """The attacks of PROBES on the runs of both learners with both gradients, when these are there."""
+    for seed in SEEDS:
+        for name in OTHER:
+            own = [probe for probe in PROBES if probe is not CURVE]
+            if "metadrop" not in name:  # without noise, its own gradients are those of every draw
+                own = [probe for probe in own if probe.surrogate != "own"]
+            attacks = " | ".join(f"{ATTACK} {probe.flags(results, name, seed)} {flags}" for probe in own)
+            yield f"{results / name}_{seed} | {training(name, seed, flags)} | {attacks}"
+
+
+# ---- the tables
+
+
+def read_attacks(results: Path) -> dict[str, dict[int, list[dict]]]:
+    """kind -> seed -> its attacks."""
+    attacks = {}
+    for name in KINDS:
+        for seed in SEEDS:
+            paths = sorted((results / f"{name}_{seed}/tests").glob("attack-*.json"))
+            if paths:
+                own = [attack_in(path) | {"savedir": path} for path in paths]
+                attacks.setdefault(name, {})[seed] = own
+    return attacks
+
+
+def accuracies(own: list[dict], probe: Probe, eps: float) -> np.ndarray | None:
+    """The episodes' accuracies of this attack at eps, if it is there."""
+    for attack in own:
+        if probe.is_of(attack):
+            return attack["accuracies"][attack["eps"].index(eps)]
+    return None
+
+
+def curves(attacks: dict[str, dict[int, list[dict]]]) -> None:
+    """A table a norm: accuracy by eps, mean over the seeds with its interval."""
+    for norm, ball in NORMS.items():
+        print(f"\n| {norm}, eps | seeds | {' | '.join(f'{eps:g}' for eps in ball.budgets)} |")
+        print("|" + "---|" * (len(ball.budgets) + 2))
+        for name, seeds in attacks.items():
+            own = [
+                attack["accuracy"]
+                for tried in seeds.values()
+                for attack in tried
+                if tuple(attack["eps"]) == ball.budgets and attack["settings"]["attack"]["norm"] == norm
+            ]
+            if own:
+                cells = [over_seeds(column) for column in zip(*own, strict=True)]
+                print(f"| {KINDS[name].title} | {len(own)} | {' | '.join(cells)} |")
+
+
+def is_it_real(attacks: dict[str, dict[int, list[dict]]]) -> None:
+    """Accuracy under every probe, and how far Meta-dropout is ahead of MAML, of the same gradient."""
+    names = [name for name in OTHER if name in attacks]
+    print(f"\n| attack, linf | eps | {' | '.join(KINDS[name].title for name in names)} |", end="")
+    print(" Meta-dropout - MAML | of exact gradients |")
+    print("|" + "---|" * (len(names) + 4))
+    strongest = {}  # (kind, seed) -> the least accuracy of every episode at 0.1
+    for probe in PROBES:
+        for eps in probe.eps:
+            by_kind = {}
+            for name in names:
+                for seed, own in attacks[name].items():
+                    found = accuracies(own, probe, eps)
+                    if found is not None:
+                        by_kind.setdefault(name, {})[seed] = found
+                        if eps == 0.1:
+                            least = strongest.setdefault(name, {}).get(seed, found)
+                            strongest[name][seed] = np.minimum(least, found)
+            row(probe.title, eps, names, by_kind)
+    row("the strongest of these, of every episode", 0.1, names, strongest)
+
+
+def row(title: str, eps: float, names: list[str], by_kind: dict[str, dict[int, np.ndarray]]) -> None:
+    if not by_kind:
+        return
+    cells = [over_seeds([own.mean() for own in by_kind.get(name, {}).values()]) if name in by_kind else ""
+             for name in names]  # fmt: skip
+    for one, other in (("maml", "metadrop"), ("maml_exact", "metadrop_exact")):
+        a, b = by_kind.get(one, {}), by_kind.get(other, {})
+        differences = [summary((b[seed] - a[seed]) / 100)[0] for seed in sorted(a.keys() & b.keys())]
+        cells.append(over_seeds(differences, "+") if differences else "")
+    print(f"| {title} | {eps:g} | {' | '.join(cells)} |")
+
+
+def clean(attacks: dict[str, dict[int, list[dict]]]) -> None:
+    """What the clean images' logits and gradients are like, mean over seeds."""
+    print(f"\n| | {' | '.join(CLEAN)} |\n|---|---|---|---|---|")
+    for name, seeds in attacks.items():
+        found = [attack["clean"] for own in seeds.values() for attack in own if CURVE.is_of(attack)]
+        if found:
+            cells = [f"{np.mean([one[measure] for one in found]):.3g}" for measure in CLEAN]
+            print(f"| {KINDS[name].title} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    usage, flags = sys.argv[1:], []
+    if "--" in usage:
+        usage, flags = usage[: usage.index("--")], usage[usage.index("--") + 1 :]
+    parser = Parser(prog="robustness.py", description=__doc__.split("\n\n")[0])
+    default = ROOT / "results/robustness"
+    parser.add_argument("results", nargs="?", default=default, type=Path, help="folder of the runs")
+    parser.add_argument("--runs", action="store_true", help="print the runs and the attacks of their curves")
+    parser.add_argument("--probes", action="store_true", help="print what else is tried on them")
+    args = parser.parse_args(usage)
+    if args.runs or args.probes:
+        print(*(runs if args.runs else probes)(args.results, " ".join(flags)), sep="\n")
+        return
+    attacks = read_attacks(args.results)
+    if not attacks:
+        raise UserError(f"{args.results} has no attacks: run runfiles/robustness.sh first")
+    shots = {KINDS[name].shot for name in attacks}
+    for shot in shots:
+        same = [one for name in attacks if KINDS[name].shot == shot for own in attacks[name].values() for one in own]
+        refuse_mixed(same, {"data_sha256": "data", "episodes_sha256": "test episodes", "n_test_mc_samp": "samples"})
+    curves(attacks)
+    is_it_real(attacks)
+    clean(attacks)
+
+
+if __name__ == "__main__":
+    run(main)
