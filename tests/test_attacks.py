@@ -232,6 +232,22 @@ def test_the_first_and_the_last_place_are_looked_at():
     assert wrong(0.06) == [True, True] and wrong(0.04) == [False, True]
 
 
+def test_a_misclassified_place_is_worse_than_one_of_a_larger_loss():
+    """Of three classes, the own one may lose narrowly to one other, or share its loss between both."""
+    y = tf.constant([[1.0, 0.0, 0.0]])
+    places = {"narrow": [1.0, 0.9, 0.9], "lost": [1.0, 1.1, -5.0], "far": [0.0, 2.0, -5.0], "right": [3.0, 0.0, 0.0]}
+    losses = {name: layers.cross_entropies(tf.constant([[row]]), y).numpy().item() for name, row in places.items()}
+    assert losses["narrow"] > losses["lost"]
+    for order, last in (("narrow lost right", "lost"), ("lost narrow", "lost"), ("far lost narrow", "far")):
+        worst = attacks.Worst.of_none(tf.zeros([1, 1, 1, 1, 1]))
+        for name in order.split():
+            number = list(places).index(name)
+            worst = worst.and_at(tf.fill([1, 1, 1, 1, 1], float(number)), tf.constant([[places[name]]]), y)
+        assert worst.wrong.numpy().all() and worst.labels.numpy().item() == 1
+        assert worst.images.numpy().item() == list(places).index(last)
+        assert worst.loss.numpy().item() == pytest.approx(losses[last])
+
+
 def test_the_margin_is_the_distance_of_the_logits():
     logits, y = RNG.normal(size=(2, 5, 4)), np.eye(4)[[0, 3, 1, 1, 2]]
     margins = attacks.margin(tf.constant(logits), tf.constant(y)).numpy()

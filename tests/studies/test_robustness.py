@@ -127,13 +127,15 @@ def test_a_surrogate_of_other_noise_guides_and_the_run_itself_decides():
     """MAML has no noise, so that its own surrogate is itself; Meta-dropout's gradients are those of other draws."""
     for name, same in (("maml", True), ("metadrop", False)):
         e, split = make(name, n_steps=1)
-        own = study.attack_step(e, split, 1, ATTACK)(0, 1)
+        own, places = study.attack_step(e, split, 1, ATTACK)(0, 1), []
         for draws in (1, 2):
             surrogate = study.Surrogate(e, None, {}, draws)
             lost, worst, label, _ = study.attack_step(e, split, 1, ATTACK, surrogate)(0, 1)
             assert (np.abs(worst - own[1]).max() < 1e-6) == same
             assert ((label != np.repeat(np.arange(3), 2)) == lost).all()  # what the run itself takes them for
             assert (lost[:, 0] == own[0][:, 0]).all()
+            places.append(worst)
+        assert (np.abs(places[0] - places[1]).max() < 1e-6) == same
 
 
 def test_clean_measures_are_those_of_the_clean_images():
