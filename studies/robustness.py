@@ -1,7 +1,7 @@
 """How many attacked query images a learner still classifies: accuracy by the attack's budget, over test tasks.
 
 A task's support images are clean, and the learner adapts to them as in a test. Then its query images are attacked
-(attacks.py), with the gradient through the classifier that was adapted and not through the adaptation. Batch norm
+(attacks), with the gradient through the classifier that was adapted and not through the adaptation. Batch norm
 couples the query images of a task: by the threat `joint` all of them are attacked together, by `single` each with the
 others clean. An image counts as lost if it is misclassified at any place that the attack visited, or at the clean one.
 """

@@ -76,7 +76,7 @@ def test_a_sparse_step_changes_a_hundredth_and_does_not_leave_the_box():
     g, x = RNG.normal(size=(1, 400)), np.full((1, 400), 0.5)
     order = np.argsort(-np.abs(g[0]))
     x[0, order[0]] = float(g[0, order[0]] > 0)  # the largest would lead out
-    step = attacks.sparse(tf.constant(g), tf.constant(x)).numpy()[0]
+    step = attacks.norms.sparse(tf.constant(g), tf.constant(x)).numpy()[0]
     assert set(np.flatnonzero(step)) == set(order[1:5])
     np.testing.assert_allclose(step[order[1:5]], np.sign(g[0, order[1:5]]) / 4)
 
@@ -389,7 +389,7 @@ def test_an_adversary_perturbs_within_the_ball_and_raises_the_loss(name):
 
     images, gradient = tf.function(run, autograph=False)(x)
     assert gradient == [None]  # a constant of whatever is differentiated
-    assert places == [(attacks.OUTER, "dense")]
+    assert places == [(attacks.adversary.OUTER, "dense")]
     d = (images - x).numpy().reshape(3, -1)
     assert images.numpy().min() >= 0 and images.numpy().max() <= 1
     assert (norm_of(name, d) <= 0.5 + 1e-9).all() and (norm_of(name, d) > 0.25).all()

@@ -1,0 +1,64 @@
+"""What an attack sees of a classifier: logits, and the gradient that it follows.
+
+Shapes: T tasks, Q query images of a task, each H W C in [0, 1]; N rows of D = H * W * C numbers; way classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import layers
+from lazy import tf
+
+Look = Callable  # images [T,Q,H,W,C] -> logits [T,Q,way], and the gradient of each image's own loss by it
+
+
+def margin(logits, y):
+    """By how much the largest logit of another class is above the own one: [T,Q,way], one-hot [Q,way] -> [T,Q]."""
+    own = tf.reduce_sum(logits * y, -1)
+    return tf.reduce_max(tf.where(tf.broadcast_to(y > 0, logits.shape), logits.dtype.min, logits), -1) - own
+
+
+LOSSES = {"cross_entropy": layers.cross_entropies, "margin": margin}  # of an image's logits, [T,Q]
+
+
+def together(classify: Callable, y, loss: Callable = layers.cross_entropies, guide: Callable | None = None) -> Look:
+    """All images of a task are attacked together, and what classifies one sees the others attacked.
+
+    guide: images -> logits [K*T,Q,way], of which the gradient is taken, if it is not to be that of `classify`.
+    """
+
+    def look(x):
+        logits = classify(x)
+        return logits, tf.gradients(loss(guide(x) if guide else logits, y), x)[0]
+
+    return look
+
+
+def one_by_one(
+    classify: Callable,
+    clean,
+    y,
+    parallel: int = 1,
+    loss: Callable = layers.cross_entropies,
+    guide: Callable | None = None,
+) -> Look:
+    """Each image is attacked with the others clean: Q calls of `classify` in place of one. guide: as of `together`."""
+    queries = clean.shape[1]
+
+    def look(x):
+        def of_one(index):
+            image = x[:, index]
+            place = tf.reshape(tf.one_hot(index, queries, True, False, dtype=tf.bool), [1, queries, 1, 1, 1])
+            images = tf.where(place, image[:, None], clean)
+            logits = classify(images)[:, index]
+            guiding = guide(images)[:, index] if guide else logits
+            return logits, tf.gradients(loss(guiding[:, None], y[index][None]), image)[0]
+
+        dtypes = (clean.dtype, clean.dtype)
+        logits, gradient = tf.map_fn(
+            of_one, tf.range(queries), fn_output_signature=dtypes, parallel_iterations=parallel
+        )
+        return tf.einsum("qtw->tqw", logits), tf.einsum("qt...->tq...", gradient)
+
+    return look

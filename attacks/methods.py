@@ -1,0 +1,139 @@
+"""Projected gradient descent, and square attack.
+
+Sources: Madry, Makelov, Schmidt, Tsipras and Vladu, "Towards Deep Learning Models Resistant to Adversarial Attacks",
+ICLR 2018: from a random place in the ball go up the loss, step by step, and back into the ball and the box.
+Andriushchenko, Croce, Flammarion and Hein, "Square Attack", ECCV 2020: a random search that takes no gradient.
+Shapes: T tasks, Q query images of a task, each H W C in [0, 1]; N rows of D = H * W * C numbers; way classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import layers
+from attacks.looks import Look, margin
+from attacks.norms import NORMS, Norm, ascend, beginning, rows_of
+from lazy import tf
+
+MADRY = 2.5  # sizes of the ball that the steps of one restart are long together, unless something else is asked for
+SQUARE = 0.8  # share of the image that the first squares of a square attack cover
+HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after how many of 10,000 steps their area is halved
+
+
+class Worst(NamedTuple):
+    """What an attack knows of its images. wrong [T,Q]: was it misclassified at any place that was visited? Its worst
+    place: the loss there [T,Q], the image [T,Q,H,W,C], and the class that it is taken for [T,Q]. A place where it is
+    misclassified is worse than others, of those the one of the largest loss."""
+
+    wrong: tf.Tensor
+    loss: tf.Tensor
+    images: tf.Tensor
+    labels: tf.Tensor
+
+    @classmethod
+    def of_none(cls, x) -> Worst:
+        """Before any place was visited."""
+        wrong, loss = tf.zeros(x.shape[:2], tf.bool), tf.fill(x.shape[:2], x.dtype.min)
+        return cls(wrong, loss, x, tf.zeros(x.shape[:2], tf.int32))
+
+    def and_at(self, images, logits, y) -> Worst:
+        """With what these images' logits tell."""
+        labels = tf.argmax(logits, -1, tf.int32)
+        wrong = labels != tf.argmax(y, -1, tf.int32)
+        loss = layers.cross_entropies(logits, y)
+        better = tf.where(wrong == self.wrong, loss > self.loss, wrong)
+        return Worst(
+            self.wrong | wrong,
+            tf.where(better, loss, self.loss),
+            tf.where(better[..., None, None, None], images, self.images),
+            tf.where(better, labels, self.labels),
+        )
+
+
+def pgd(look: Look, x, y, norm: Norm, eps, step, steps: int, restarts: int, normals: Callable, clean_start=False):
+    """Perturb the images x [T,Q,H,W,C] within eps, so that they are not classified as y, one-hot [Q,way] -> Worst.
+
+    eps, step: radius of the ball, and size of a step in it; scalars, tensors or numbers. normals(number, k): N(0, 1),
+    [T*Q,k], others for every number; a restart begins with its own. clean_start: all begin at x.
+    """
+    rows = rows_of(x)
+    eps, step = (tf.convert_to_tensor(number, x.dtype) for number in (eps, step))
+
+    def visit(d, worst):
+        images = tf.reshape(rows + d, x.shape)
+        logits, gradient = look(images)
+        return gradient, worst.and_at(images, logits, y)
+
+    def descend(restart, worst):
+        d = tf.zeros_like(rows) if clean_start else beginning(rows, norm, eps, lambda k: normals(restart, k))
+
+        def once(i, d, worst):
+            gradient, worst = visit(d, worst)
+            return i + 1, ascend(d, gradient, rows, norm, eps, step), worst
+
+        _, d, worst = tf.while_loop(lambda i, *_: i < steps, once, (0, d, worst))
+        return restart + 1, visit(d, worst)[1]
+
+    _, worst = visit(tf.zeros_like(rows), Worst.of_none(x))
+    # In a ball of radius 0 there is nowhere to go.
+    return tf.while_loop(lambda i, _: (i < restarts) & (eps > 0), descend, (0, worst))[1]
+
+
+def square(look: Look, x, y, norm: Norm, eps, step, steps: int, restarts: int, normals: Callable) -> Worst:
+    """As `pgd`, in the Linf ball and without a gradient: squares of every image are set to eps above or below it, at
+    random, and stay so where that raises the image's margin. `step` means nothing to it.
+
+    Begins with stripes; the squares shrink by the source's schedule. Where images are attacked together, one image's
+    margin depends on the others: it is what was seen when its last square was accepted.
+    """
+    tasks, queries, height, width, depth = x.shape
+    eps = tf.convert_to_tensor(eps, x.dtype)
+    thresholds = tf.constant(HALVED, tf.float32) * (steps / 10_000)
+
+    def visit(d, worst):
+        images = tf.clip_by_value(x + d, 0.0, 1.0)
+        logits, _ = look(images)
+        return margin(logits, y), worst.and_at(images, logits, y)
+
+    def signs(z):
+        return tf.where(z > 0, eps, -eps)
+
+    def search(restart, worst):
+        first = restart * (steps + 1)
+        stripes = tf.reshape(normals(first, width * depth), [tasks, queries, 1, width, depth])
+        d = tf.broadcast_to(signs(stripes), x.shape)
+        most, worst = visit(d, worst)
+
+        def once(i, d, most, worst):
+            z = tf.reshape(normals(first + 1 + i, 2 + depth), [tasks, queries, 2 + depth])
+            halved = tf.reduce_sum(tf.cast(tf.cast(i, tf.float32) > thresholds, tf.float32))
+            side = tf.round(tf.sqrt(SQUARE * 0.5**halved * height * width))
+            side = tf.clip_by_value(tf.cast(side, tf.int32), 1, min(height, width))
+            uniform = (1 + tf.math.erf(z[..., :2] * 2**-0.5)) / 2
+            room = tf.constant([height, width]) - side
+            corner = tf.minimum(tf.cast(uniform * tf.cast(room + 1, x.dtype), tf.int32), room)
+            row, column = (tf.range(n) - corner[..., axis, None] for axis, n in enumerate((height, width)))
+            row, column = (((place >= 0) & (place < side)) for place in (row, column))
+            place = row[:, :, :, None, None] & column[:, :, None, :, None]
+            proposal = tf.where(place, signs(z[:, :, None, None, 2:]), d)
+            now, worst = visit(proposal, worst)
+            better = now > most
+            d = tf.where(better[..., None, None, None], proposal, d)
+            return i + 1, d, tf.maximum(now, most), worst
+
+        return restart + 1, tf.while_loop(lambda i, *_: i < steps, once, (0, d, most, worst))[-1]
+
+    _, worst = visit(tf.zeros_like(x), Worst.of_none(x))
+    return tf.while_loop(lambda i, _: (i < restarts) & (eps > 0), search, (0, worst))[1]
+
+
+class Method(NamedTuple):
+    """A way to attack. run: called as `pgd`. norms: those in whose balls it moves. gradients: does it take any?"""
+
+    run: Callable
+    norms: tuple[str, ...]
+    gradients: bool
+
+
+METHODS = {"pgd": Method(pgd, tuple(NORMS), True), "square": Method(square, ("linf",), False)}
