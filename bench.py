@@ -205,7 +205,7 @@ def time_run(engine: Engine, mode: str, split: data.Split, samples: int, iterati
         seconds = time_steps(lambda i: float(compiled(i)[0]), iterations)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     median = statistics.median(seconds[2:])
-    work = engine.metabatch * task_flops(engine, split.pixels.shape[2:], samples)
+    work = engine.metabatch * task_flops(engine, split.pixels.shape[-3:], samples)
     return {
         "ms_per_step": round(1e3 * median, 1),
         "tasks_per_s": round(engine.metabatch / median, 2),
@@ -222,7 +222,7 @@ def bench() -> int:
     mode, own, settings = read_command(sys.argv[1:])
     split, test, digest = load_splits(own, settings)
     machine = main.start(settings, distribute=True)
-    engine = main.build_engine(settings, split.pixels.shape[2:], machine)
+    engine = main.build_engine(settings, split.pixels.shape[-3:], machine)
     result = {}
     if own["export"]:
         config = settings.portable() | {"data_sha256": digest}

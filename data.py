@@ -2,7 +2,8 @@
 
 A dataset is `DATA_DIR/<name>/` as get_data.py leaves it: train.npy, test.npy and mostly val.npy, each
 [characters or classes, images, H, W, C], and manifest.json. With `rotations` 4, every character is four
-classes: class c is character c // 4 turned by c % 4 quarter turns.
+classes: class c is character c // 4 turned by c % 4 quarter turns. Where classes differ in the number of their
+images, an array is [images of all classes, H, W, C], one class after the other.
 """
 
 from __future__ import annotations
@@ -32,19 +33,24 @@ STREAMS = {"train": 0, "val": 1, "test": 2}  # keeps the three sequences of epis
 
 @dataclass(frozen=True)
 class Split:
-    """pixels [K,n,H,W,C], uint8 or float32; pixels * scale are the network's inputs, ink 1 on paper 0."""
+    """pixels [K,n,H,W,C], uint8 or float32; pixels * scale are the network's inputs, ink 1 on paper 0.
+
+    counts: of each of K classes, how many images it has, where that differs; then pixels are [sum of counts,H,W,C].
+    """
 
     pixels: np.ndarray
     rotations: int
     scale: float
+    counts: np.ndarray | None = None
+
+    @property
+    def images_per_class(self) -> np.ndarray:
+        """How many images each base class has, [K]."""
+        return np.full(*self.pixels.shape[:2]) if self.counts is None else self.counts
 
     @property
     def classes(self) -> int:
-        return len(self.pixels) * self.rotations
-
-    @property
-    def images_per_class(self) -> int:
-        return self.pixels.shape[1]
+        return len(self.images_per_class) * self.rotations
 
 
 @dataclass(frozen=True)
@@ -65,23 +71,31 @@ def load(data_dir: str, name: str, background: bool = False, makers: Container[s
     manifest = read_manifest(folder, makers=makers)
     shape, splits = tuple(manifest["image_shape"]), {}
     for split, entry in manifest["splits"].items():
-        pixels = open_npy(folder / entry["file"])
-        if pixels.shape != (entry["base_classes"], entry["images_per_class"], *shape):
+        pixels, counts = open_npy(folder / entry["file"]), counts_of(entry)
+        stored = (entry["base_classes"], entry["images_per_class"]) if counts is None else (counts.sum(),)
+        if pixels.shape != (*stored, *shape):
             raise UserError(
                 f"{folder / entry['file']} has the shape {pixels.shape}, which is not what manifest.json says: "
                 f"make it again with get_data.py --force"
             )
-        splits[split] = Split(pixels, manifest["rotations"], manifest["scale"])
+        splits[split] = Split(pixels, manifest["rotations"], manifest["scale"], counts)
     if background:
         names = {split: entry["names"] for split, entry in manifest["splits"].items()}
         splits = by_alphabet(splits, names, f"{folder} is not the whole of Omniglot from its originals")
     return Dataset(name, shape, splits, digest(manifest))
 
 
+def counts_of(entry: dict) -> np.ndarray | None:
+    """How many images each class has, by a split's entry of the manifest; None where all have as many."""
+    return np.array(entry["images_per_class"]) if isinstance(entry["images_per_class"], list) else None
+
+
 def digest(manifest: dict) -> str:
     """SHA-256 of what decides the pixels of every class: the arrays' checksums and how they are read."""
     arrays = {split: entry["sha256"] for split, entry in manifest["splits"].items()}
     facts = [arrays, *(manifest[name] for name in ("image_shape", "rotations", "scale"))]
+    counts = [entry["images_per_class"] for entry in manifest["splits"].values() if counts_of(entry) is not None]
+    facts += [counts] if counts else []
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -108,8 +122,10 @@ def by_alphabet(splits: dict[str, Split], names: dict[str, list[str]], fault: st
 def trainval(dataset: Dataset) -> Split:
     """The training and the validation classes together (Omniglot: the paper's 4800)."""
     parts = [dataset.splits[s] for s in ("train", "val") if s in dataset.splits]
-    if len({p.images_per_class for p in parts}) > 1:
-        raise UserError(f"{dataset.name}: training and validation classes differ in images a class")
+    counts = np.concatenate([p.images_per_class for p in parts])
+    if np.ptp(counts) or any(p.counts is not None for p in parts):
+        flat = [p.pixels.reshape(-1, *p.pixels.shape[-3:]) for p in parts]
+        return Split(np.concatenate(flat), parts[0].rotations, parts[0].scale, counts)
     return Split(np.concatenate([p.pixels for p in parts]), parts[0].rotations, parts[0].scale)
 
 
@@ -124,11 +140,10 @@ def check_episode(split: Split, name: str, way: int, shot: int, query: int) -> N
     """UserError where `split` cannot give such an episode."""
     if way > split.classes:
         raise UserError(f"--way {way} is more than the {split.classes} {name} classes there are")
-    if shot + query > split.images_per_class:
-        raise UserError(
-            f"--shot {shot} and --query {query} need {shot + query} images a class, "
-            f"and the {name} classes have {split.images_per_class}"
-        )
+    least = split.images_per_class.min()
+    if shot + query > least:
+        have = f"the {name} classes have" if split.counts is None else f"one of the {name} classes has"
+        raise UserError(f"--shot {shot} and --query {query} need {shot + query} images a class, and {have} {least}")
 
 
 def sample(split: Split, stream: str, seed: int, index: int, tasks: int, way: int, images: int, shared=False):
@@ -140,19 +155,26 @@ def sample(split: Split, stream: str, seed: int, index: int, tasks: int, way: in
     rng = np.random.default_rng([seed, STREAMS[stream], index])
     classes = [rng.choice(split.classes, way, replace=False) for _ in range(1 if shared else tasks)]
     classes = np.broadcast_to(np.stack(classes), (tasks, way))
-    numbers = rng.random((tasks, way, split.images_per_class)).argsort(-1)[..., :images]
+    order = rng.random((tasks, way, split.images_per_class.max()))
+    if split.counts is not None:  # what a class does not have comes last
+        order[np.arange(order.shape[-1]) >= split.counts[classes // split.rotations][..., None]] = 1
+    numbers = order.argsort(-1)[..., :images]
     return classes.astype(np.int32), numbers.astype(np.int32)
 
 
-def gather(pixels, classes, images, rotations: int, scale: float, shot: int):
+def gather(pixels, classes, images, rotations: int, scale: float, shot: int, counts: np.ndarray | None = None):
     """Episodes' pixels, inside the compiled step; rows are ordered by class.
 
-    pixels [K,n,H,W,C], classes [T,way], images [T,way,shot+query]
+    pixels, counts: a Split's. classes [T,way], images [T,way,shot+query]
     -> support [T,way*shot,H,W,C] and query [T,way*query,H,W,C], float32.
     """
     tasks, way, n = images.shape
     base = tf.broadcast_to((classes // rotations)[:, :, None], images.shape)
-    x = tf.gather_nd(pixels, tf.stack([base, images], -1))  # [T,way,n,H,W,C]
+    if counts is None:
+        x = tf.gather_nd(pixels, tf.stack([base, images], -1))  # [T,way,n,H,W,C]
+    else:
+        firsts = tf.constant(np.cumsum(counts) - counts, tf.int32)
+        x = tf.gather(pixels, tf.gather(firsts, base) + images)
     if rotations > 1:
         turns = (classes % rotations)[:, :, None, None, None, None]
         side = tf.transpose(x, [0, 1, 2, 4, 3, 5])

@@ -5,27 +5,38 @@
     python get_data.py --dataset mimgnet                       # the authors' two .npy files
     python get_data.py --dataset mimgnet --source ARCHIVE.tar  # train.csv, val.csv, test.csv, images/*.jpg
     python get_data.py --dataset glyphs                        # drawn here, in seconds
+    python get_data.py --dataset mine --source FOLDER          # your own images: FOLDER/class/*.jpg
+    python get_data.py --dataset pets --source tfds:oxford_iiit_pet
     python get_data.py --dataset omniglot --verify             # are the files what the manifest says?
 
 It leaves train.npy, val.npy (where the source has validation classes) and test.npy, each
-[base_classes, images_per_class, H, W, C], and manifest.json, which says how to read them: pixel = stored *
+[base_classes, images_per_class, H, W, C] (or [images, H, W, C], where classes differ in their numbers of images), and
+manifest.json, which says how to read them: pixel = stored *
 scale, and class rotations * b + r is base class b turned by r quarter turns (np.rot90). A folder appears
 whole or not at all. Each faulty input is a UserError: one sentence, exit code 2.
 """
 
+import argparse
 import errno
 from pathlib import Path
 from typing import NamedTuple
 
 from datasets.arrays import making, read_manifest
-from datasets.maker import Variant, all_flags, nonempty_path
-from datasets.table import MAKERS
+from datasets.maker import Variant, all_flags, is_tfds, nonempty_path
+from datasets.table import MAKERS, OWN
 from errors import Parser, UserError, run
 from flags import Setting
 
 DATA_DIR = Setting(Path("data"), "folder of the datasets", nonempty_path)
 FORCE = Setting(False, "make it again even if it is there")
 VERIFY = Setting(False, "only check the files against the manifest's checksums")
+
+
+def folder_name(text: str) -> str:
+    """A reader of datasets' names."""
+    if not text or Path(text).name != text or text.startswith("."):
+        raise argparse.ArgumentTypeError(f"must be a name for a folder below --data_dir, not {text!r}")
+    return text
 
 
 class Request(NamedTuple):
@@ -41,13 +52,19 @@ class Request(NamedTuple):
 def parse(argv: list[str] | None) -> Request:
     """The command line; leaves with a sentence and exit code 2 where a flag is wrong, or would do nothing."""
     parser = Parser(description="Make DATA_DIR/<dataset>/.")
-    parser.add_argument("--dataset", required=True, choices=MAKERS)
-    for name, setting in {"data_dir": DATA_DIR, **all_flags(MAKERS), "force": FORCE, "verify": VERIFY}.items():
+    names = f"{', '.join(MAKERS)}; or a name for your own images, with their --source"
+    parser.add_argument("--dataset", required=True, type=folder_name, metavar="NAME", help=names)
+    flags = all_flags(MAKERS | {"your own": OWN})
+    for name, setting in {"data_dir": DATA_DIR, **flags, "force": FORCE, "verify": VERIFY}.items():
         setting.add(parser, name)
     values = vars(parser.parse_args(argv))
 
     dataset, target = values.pop("dataset"), values.pop("data_dir", DATA_DIR.default)
-    variant = MAKERS[dataset].variant(values.get("source"))
+    if dataset not in MAKERS and not {"source", "verify"} & values.keys():
+        parser.error(f"--dataset {dataset} is none of {', '.join(MAKERS)}: give the --source of your own images")
+    if dataset in MAKERS and is_tfds(values.get("source", "")):
+        parser.error(f"--source {values['source']} is for your own images: choose another name than {dataset}")
+    variant = MAKERS.get(dataset, OWN).variant(values.get("source"))
     task, accepted = f"{dataset} {variant.title}".strip(), [*variant.settings, "force"]
     if "verify" in values:
         task, accepted = "--verify", ["verify"]
@@ -55,12 +72,19 @@ def parse(argv: list[str] | None) -> Request:
         takes = ", ".join(f"--{flag}" for flag in ("dataset", "data_dir", *accepted))
         parser.error(f"--{name} has no meaning for {task}, which takes {takes}")
     settings = {name: values.get(name, setting.default) for name, setting in variant.settings.items()}
+    for name, setting in variant.settings.items():
+        if not setting.accepts(settings[name]):  # the makers that share a flag have different ranges
+            parser.error(f"--{name} {settings[name]} cannot be for {task}: {setting.help}")
     return Request(target / dataset, variant, settings, "force" in values, "verify" in values)
 
 
 def refuse_other_settings(target: Path, manifest: dict, settings: dict[str, object]) -> None:
-    """UserError where the dataset that is there was made with another seed or size."""
-    for name, present in (("seed", manifest["split_seed"]), ("size", manifest["image_shape"][0])):
+    """UserError where the dataset that is there was made with other settings, as far as the manifest tells."""
+    present_settings = {
+        "seed": manifest["split_seed"], "split_seed": manifest["split_seed"], "rotations": manifest["rotations"],
+        "size": manifest["image_shape"][0], **(manifest.get("prepare") or {}),
+    }  # fmt: skip
+    for name, present in present_settings.items():
         if None not in (present, settings.get(name)) and present != settings[name]:
             raise UserError(f"{target} has --{name} {present}, not {settings[name]}: make it again with --force")
 
@@ -75,10 +99,16 @@ def obtain(request: Request) -> tuple[dict, str]:
         refuse_other_settings(target, manifest, settings)
         return manifest, f"; it is complete, made from {manifest['source']['given']} (--force makes it again)"
     source = settings.get("source")
-    if source and source.resolve().is_relative_to(target.resolve()):
+    if source and not is_tfds(source) and source.resolve().is_relative_to(target.resolve()):
         raise UserError(f"--source {source} is what would be replaced: move it elsewhere")
     with making(target) as folder:
         return variant.make(folder, target, **settings), ""
+
+
+def numbers(split: dict) -> str:
+    """How many images its classes have."""
+    counts = split["images_per_class"]
+    return f"{min(counts)} to {max(counts)}" if isinstance(counts, list) else str(counts)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -93,7 +123,8 @@ def main(argv: list[str] | None = None) -> None:
         what = f"{where}{fault.strerror or fault} (making {request.target})"
         raise UserError(f"{what}: {remedy}, or give another --data_dir") from None
     splits = manifest["splits"].items()
-    counts = ", ".join(f"{name} {split['classes']} classes x {split['images_per_class']}" for name, split in splits)
+    counts = ", ".join(f"{name} {split['classes']} classes x {numbers(split)}" for name, split in splits)
+    remark += f"; {manifest['left_out']} files left out" if manifest.get("left_out") else ""
     print(f"{request.target}: {counts} images of {'x'.join(map(str, manifest['image_shape']))}{remark}")
 
 

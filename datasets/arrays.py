@@ -36,7 +36,7 @@ class ArrayFile:
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: type) -> None:
         self.file = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
         self.dtype = np.dtype(dtype)
-        self.image_bytes = int(np.prod(shape[2:])) * self.dtype.itemsize
+        self.image_bytes = int(np.prod(shape[-3:])) * self.dtype.itemsize
         header = {"descr": self.dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self.file, header)
         self.start = self.file.tell()
@@ -167,20 +167,24 @@ def write_manifest(
     rotations: int = 1,
     scale: float = SCALE,
     split_seed: int | None = None,
+    counts: dict[str, list[int]] | None = None,
+    **facts: object,
 ) -> dict:
     """Describe the splits' arrays in folder and write manifest.json, last. Returns what it wrote.
 
     source: where the images come from, {"given", "files"}. rotations: the classes that each base class becomes.
-    split_seed: None where nothing was shuffled or drawn. The rest is read off the arrays.
+    split_seed: None where nothing was shuffled or drawn. counts: by split, how many images each class has, where an
+    array is [images of all classes, H, W, C]. facts: what else it says. The rest is read off the arrays.
     """
     splits = {}
     for split, classes in names.items():
         file, array = checksum(folder / f"{split}.npy"), open_npy(folder / f"{split}.npy")
+        base, images = array.shape[:2] if array.ndim == 5 else (len(counts[split]), counts[split])
         splits[split] = {
             "file": file["name"],
-            "base_classes": array.shape[0],
-            "classes": rotations * array.shape[0],
-            "images_per_class": array.shape[1],
+            "base_classes": base,
+            "classes": rotations * base,
+            "images_per_class": images,
             "dtype": array.dtype.name,
             "bytes": file["bytes"],
             "sha256": file["sha256"],
@@ -196,7 +200,8 @@ def write_manifest(
         "rotations": rotations,
         "scale": scale,
         "split_seed": split_seed,
-        "image_shape": list(array.shape[2:]),
+        "image_shape": list(array.shape[-3:]),
+        **facts,
         "splits": splits,
         "versions": versions,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),

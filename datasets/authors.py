@@ -7,6 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.arrays import SCALE, ArrayFile, Names, checksum, open_npy, refuse_other_shape, write_manifest
+from datasets.prepare import Preparation
 from errors import UserError
 
 Shapes = dict[str, tuple[int, ...]]  # split -> [classes, images, H, W, C] of its array
@@ -26,7 +27,9 @@ def make_from_arrays(folder: Path, target: Path, source: Path, shapes: Shapes, a
     names, scale = write_authors(folder, files, shapes)
     print("this source has no validation classes: there is no val.npy")
     origin = {"given": address, "files": [checksum(file) for file in files.values()]}
-    return write_manifest(folder, target.name, names, origin, scale=scale)
+    *_, side, channels = shapes["train"]
+    prepare = Preparation(side, channels, invert=channels == 1)._asdict()  # Omniglot's arrays have ink 1
+    return write_manifest(folder, target.name, names, origin, scale=scale, prepare=prepare)
 
 
 def write_authors(folder: Path, files: dict[str, Path], shapes: Shapes) -> tuple[Names, float]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.arrays import save, write_manifest
+from datasets.prepare import Preparation
 
 SPLITS = {"train": 100, "val": 20, "test": 30}  # characters
 DRAWINGS = 20  # of a character
@@ -39,7 +40,8 @@ def make_glyphs(folder: Path, target: Path, seed: int) -> dict:
         names[split] = [f"glyph{c:03d}" for c in range(first, first + count)]
         first += count
     origin = {"given": "glyphs.py", "files": []}
-    return write_manifest(folder, target.name, names, origin, rotations=4, split_seed=seed)
+    prepare = Preparation(SIZE, 1, invert=True)._asdict()
+    return write_manifest(folder, target.name, names, origin, rotations=4, split_seed=seed, prepare=prepare)
 
 
 def draw_glyphs(characters: int, drawings: int, seed: int) -> np.ndarray:

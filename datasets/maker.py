@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from flags import Setting, whole
 
+TFDS = "tfds:"  # what a --source begins with that is a name of tensorflow-datasets
+
 
 class Variant(NamedTuple):
     """One way to make a dataset.
@@ -73,6 +75,16 @@ def nonempty_path(text: str) -> Path:
     return Path(text)
 
 
+def source(text: str) -> Path:
+    """A reader of paths to a folder or a file that is there, or of tfds:NAME."""
+    return Path(text) if is_tfds(text) else existing_path(text)
+
+
+def is_tfds(text: str | Path) -> bool:
+    """Does it name a dataset of tensorflow-datasets?"""
+    return str(text).startswith(TFDS) and len(str(text)) > len(TFDS)
+
+
 def existing_path(text: str) -> Path:
     """A reader of paths to a folder or a file that is there."""
     if not (os.path.isdir(nonempty_path(text)) or os.path.isfile(text)):
@@ -80,5 +92,8 @@ def existing_path(text: str) -> Path:
     return Path(text)
 
 
-SOURCE = Setting(None, "originals that you have: a folder or an archive (see docs/data.md)", existing_path)
+SOURCE = Setting(
+    None, "originals that you have: a folder or an archive; your own images: a folder of classes, or tfds:NAME (see "
+    "docs/data.md)", source,
+)  # fmt: skip
 SEED = Setting(0, "seed of the split, or of the drawings", whole(0, 2**32 - 1))

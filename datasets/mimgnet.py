@@ -16,6 +16,7 @@ from datasets.archives import contents, decode
 from datasets.arrays import ArrayFile, Names, checksum, write_manifest
 from datasets.authors import holds_authors_arrays, make_from_arrays
 from datasets.download import download
+from datasets.prepare import Preparation
 from errors import UserError
 from flags import Setting, to_number, whole
 
@@ -74,7 +75,8 @@ def make_mimgnet_from_source(folder: Path, target: Path, source: Path) -> dict:
     originals = find_originals(source)
     names = write_mimgnet(folder, originals)
     files = [originals] if originals.is_file() else sorted(originals.glob("*.csv"))
-    return write_manifest(folder, target.name, names, {"given": str(source), "files": [checksum(f) for f in files]})
+    origin = {"given": str(source), "files": [checksum(f) for f in files]}
+    return write_manifest(folder, target.name, names, origin, prepare=Preparation(SIDE, 3)._asdict())
 
 
 def find_originals(source: Path) -> Path:

@@ -20,6 +20,7 @@ from datasets.archives import contents, decode
 from datasets.arrays import Names, checksum, save, write_manifest
 from datasets.authors import make_from_arrays
 from datasets.download import system_error
+from datasets.prepare import Preparation
 from errors import UserError
 from flags import Setting, whole
 
@@ -49,7 +50,8 @@ def make_omniglot(folder: Path, target: Path, source: Path | None, seed: int, si
     """
     characters, origin = read_omniglot(source, size) if source else fetch_omniglot(size)
     names = write_omniglot(folder, characters, seed)
-    return write_manifest(folder, target.name, names, origin, rotations=4, split_seed=seed)
+    prepare = Preparation(size, 1, invert=True)._asdict()
+    return write_manifest(folder, target.name, names, origin, rotations=4, split_seed=seed, prepare=prepare)
 
 
 def make_omniglot_from_arrays(folder: Path, target: Path, source: Path) -> dict:

@@ -1,7 +1,11 @@
-"""The datasets that get_data.py can make: the table. A new dataset is a function `make` and a line here."""
+"""The datasets that get_data.py can make: the table. A new dataset is a function `make` and a line here.
+
+Any other name is a dataset of one's own images, which OWN makes.
+"""
 
 from datasets.authors import holds_authors_arrays
 from datasets.glyphs import make_glyphs
+from datasets.images import SETTINGS, make_images
 from datasets.maker import SEED, SOURCE, Maker, Variant
 from datasets.mimgnet import MIRROR, RETRIES, TIMEOUT, make_mimgnet, make_mimgnet_from_source
 from datasets.omniglot import SIZE, make_omniglot, make_omniglot_from_arrays
@@ -23,3 +27,5 @@ MAKERS = {
     ),
     "glyphs": Maker(make_glyphs, image_shape=(28, 28, 1), settings={"seed": SEED}),
 }
+
+OWN = Maker(make_images, image_shape=(84, 84, 3), settings={"source": SOURCE} | SETTINGS)

@@ -47,6 +47,32 @@ def test_classes_and_images_are_drawn_evenly(split):
         assert np.abs(counts / counts.mean() - 1).max() < 0.15
 
 
+def test_images_of_unequal_classes_are_drawn_evenly_and_are_their_own():
+    """Every pixel of an image tells its class and its number."""
+    counts = np.array([3, 9, 5, 4])
+    pixels = np.concatenate([10 * k + np.arange(n) for k, n in enumerate(counts)]).astype(np.uint8)
+    split = data.Split(np.tile(pixels[:, None, None, None], (1, 4, 4, 1)), rotations=4, scale=1.0, counts=counts)
+    assert split.classes == 16 and split.images_per_class.tolist() == counts.tolist()
+    classes, images = data.sample(split, "train", 0, 0, tasks=4000, way=3, images=3)
+    for k, count in enumerate(counts):
+        drawn = images[classes // 4 == k]
+        shares = np.bincount(drawn.ravel(), minlength=count) / drawn.size
+        assert len(shares) == count and np.abs(shares * count - 1).max() < 0.1
+        assert all(len(set(row)) == 3 for row in drawn)
+    x_s, x_q = data.gather(tf.constant(split.pixels), *map(tf.constant, (classes, images)), 4, 1.0, 1, counts)
+    shown = np.concatenate([x[:, :, 0, 0, 0].numpy().reshape(4000, 3, -1) for x in (x_s, x_q)], -1)
+    np.testing.assert_array_equal(shown, 10 * (classes // 4)[..., None] + images)
+    with pytest.raises(UserError, match="one of the train classes has 3"):
+        data.check_episode(split, "train", 3, 1, 3)
+    data.check_episode(split, "train", 16, 1, 2)
+
+
+def test_equal_classes_draw_what_they_drew_before_there_were_unequal_ones(split):
+    """The results that were published before are of these episodes."""
+    classes, images = data.sample(split, "test", 0, 5, 1, 3, 2)
+    assert classes.tolist() == [[10, 18, 1]] and images.tolist() == [[[1, 7], [1, 8], [4, 7]]]
+
+
 @pytest.mark.parametrize("jit", [False, True])
 def test_gather_turns_the_classes_and_orders_the_rows_by_class(jit):
     rng = np.random.default_rng(0)

@@ -96,7 +96,7 @@ class Engine:
 
     def images(self, split: data.Split, pixels: tf.Tensor, classes, images) -> tuple[tf.Tensor, tf.Tensor]:
         """Support images [T,S,H,W,C] and query images [T,Q,H,W,C] of `episode`'s indices; pixels: split's."""
-        return data.gather(pixels, classes, images, split.rotations, split.scale, self.shot)
+        return data.gather(pixels, classes, images, split.rotations, split.scale, self.shot, split.counts)
 
     def same_everywhere(self, *facts) -> bool:
         """Are these facts the same in all processes?"""
@@ -259,6 +259,7 @@ class Engine:
     def episodes_digest(self, split: data.Split, episodes: int) -> str:
         """SHA-256 of the first test episodes: their images, and which of those are support and which are query."""
         tasks = f"{zlib.crc32(split.pixels)} {self.learner.way} {self.shot} {self.query}"
+        tasks += f" {split.counts.tolist()}" if split.counts is not None else ""
         digest = hashlib.sha256(tasks.encode())
         for i in range(episodes):
             for indices in self.episode(split, "test", i):

@@ -129,7 +129,7 @@ def test_damage_is_seen_and_mended(tmp_path, few):
     refused(command(*args, "--verify"), "val.npy", "checksum")
     (folder / "val.npy").write_bytes(b"")
     refused(command(*args), "val.npy", "--force")
-    for field in json.loads(manifest).keys() - {"versions", "created"}:
+    for field in json.loads(manifest).keys() - {"versions", "created", "prepare"}:
         (folder / "manifest.json").write_text(manifest.replace(f'"{field}"', '"other"'))
         refused(command(*args), "manifest.json is damaged", "--force")
     for text in ("", "[]", "{}", '"x"', manifest.replace('"names"', '"other"'), manifest[:-9]):
@@ -242,5 +242,9 @@ def test_help_says_which_datasets_take_a_flag(capsys):
     with pytest.raises(SystemExit):
         get_data.parse(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "omniglot, mimgnet: originals" in text and "omniglot, glyphs: seed" in text and "mimgnet: failures" in text
+    assert (
+        "omniglot, mimgnet, your own: originals" in text
+        and "omniglot, glyphs: seed" in text
+        and "mimgnet: failures" in text
+    )
     assert all(f"--{flag}" in text for flag in VALUES)

@@ -1,0 +1,286 @@
+"""A dataset from pictures in folders, one a class, or from an image classification set of tensorflow-datasets."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from datasets.archives import LARGEST, decoded
+from datasets.arrays import ArrayFile, Names, checksum, write_manifest
+from datasets.download import system_error
+from datasets.maker import TFDS, existing_path, is_tfds
+from datasets.prepare import Preparation
+from errors import UserError
+from flags import Setting, to_number, whole
+
+SPLITS = ("train", "val", "test")
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+NAMED = 5  # how many of many faulty files a sentence names
+RAW = "pixels.raw"  # in the folder that is being made: images as they come
+
+
+def shares_of_classes(text: str) -> list[float]:
+    values = [to_number(part) for part in text.split(",")]
+    if len(values) != 3 or not all(value >= 0 for value in values) or not values[0] > 0 < values[2]:
+        raise argparse.ArgumentTypeError(f"must be three shares, of train,val,test, as in 0.64,0.16,0.2, not {text!r}")
+    return values
+
+
+shares_of_classes.metavar = "TRAIN,VAL,TEST"
+SIZE = Setting(84, "side of the images in pixels", whole(1, 4096))
+CHANNELS = Setting(3, "3: colour; 1: grey", int, choices=(1, 3))
+INVERT = Setting(False, "dark becomes bright, for ink on paper")
+ROTATIONS = Setting(1, "4: every class becomes four, turned by quarter turns", int, choices=(1, 4))
+SPLIT_SEED = Setting(0, "seed of the shuffle that deals the classes", whole(0, 2**32 - 1))
+SHARES = Setting([0.64, 0.16, 0.2], "shares of the classes", shares_of_classes)
+SPLIT_FILE = Setting(
+    None, "table with lines of SPLIT,CLASS, where SPLIT is train, val or test; other classes are left out",
+    existing_path, metavar="FILE",
+)  # fmt: skip
+SKIP_BAD = Setting(False, "leave out files that are no images, and count them in the manifest")
+SETTINGS = {
+    "size": SIZE, "channels": CHANNELS, "invert": INVERT, "rotations": ROTATIONS, "split_seed": SPLIT_SEED,
+    "shares": SHARES, "split_file": SPLIT_FILE, "skip_bad": SKIP_BAD,
+}  # fmt: skip
+
+
+class Picture(NamedTuple):
+    """One of a source: its class, where it is, for a sentence, and what makes an image of it (UserError where that
+    cannot be)."""
+
+    label: str
+    where: str
+    prepare: Callable[[Preparation], np.ndarray]
+
+
+def make_images(
+    folder: Path,
+    target: Path,
+    source: Path,
+    size: int,
+    channels: int,
+    invert: bool,
+    rotations: int,
+    split_seed: int,
+    shares: list[float],
+    split_file: Path | None,
+    skip_bad: bool,
+) -> dict:
+    """Make a dataset in `folder` from `source`, a folder (see `read_folder`) or tfds:NAME; returns its manifest.
+
+    UserError where the source, or the table of the split, is at fault.
+    """
+    prepare = Preparation(size, channels, invert)
+    if is_tfds(source):
+        builder = builder_of(str(source).removeprefix(TFDS))
+        pictures, dealt, given = read_builder(builder), {}, f"tensorflow-datasets {builder.info.full_name}"
+    else:
+        pictures, dealt = read_folder(source)
+        given = str(source)
+    places, bad = write_raw(folder / RAW, pictures, prepare, skip_bad)
+    if split_file:
+        dealt = read_split(split_file, places)
+    names = in_order(dealt, places) if dealt else deal(sorted(places), shares, split_seed)
+    counts = write_splits(folder, names, places, prepare)
+    files = [checksum(split_file)] if split_file else []
+    return write_manifest(
+        folder, target.name, names, {"given": given, "files": files}, rotations,
+        split_seed=None if dealt else split_seed, counts=counts, prepare=prepare._asdict(), left_out=bad,
+    )  # fmt: skip
+
+
+# ---- sources
+
+
+def read_folder(source: Path) -> tuple[list[Picture], dict[str, str]]:
+    """The pictures in SOURCE/class/, or in SOURCE/train|val|test/class/, and then the split of each class.
+
+    UserError where a picture lies elsewhere, or where a class is in two splits.
+    """
+    if not source.is_dir():
+        raise UserError(f"{source} is not a folder of classes, one folder each: unpack it, and give that folder")
+    parts = {part.name: part for part in folders_in(source)}
+    dealt_already = {"train", "test"} <= parts.keys() <= set(SPLITS)
+    pictures, dealt = [], {}
+    for split, part in (parts if dealt_already else {"": source}).items():
+        refuse_files(part)
+        for label in folders_in(part):
+            if dealt.setdefault(label.name, split) != split:
+                raise UserError(f"{source} has the class {label.name} in {dealt[label.name]} and in {split}")
+            if deeper := folders_in(label):
+                raise UserError(f"{deeper[0]} is a folder in that of a class: put its images into {label}")
+            for file in files_in(label):
+                pictures.append(Picture(label.name, str(file), lambda prepare, file=file: prepare_file(file, prepare)))
+    if not pictures:
+        raise UserError(f"{source} holds no folder with images: give a folder that holds one for each class")
+    return pictures, dealt if dealt_already else {}
+
+
+def folders_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files in a class' folder, by name, but those that systems leave there."""
+    files = (path for path in folder.iterdir() if not path.is_dir() and not path.name.startswith("."))
+    return sorted(path for path in files if path.name.lower() not in ("thumbs.db", "desktop.ini"))
+
+
+def refuse_files(folder: Path) -> None:
+    """UserError where pictures lie beside the folders of the classes."""
+    if stray := [file for file in files_in(folder) if file.suffix.lower() in SUFFIXES]:
+        raise UserError(f"{stray[0]} is in no folder of a class: put it into one, or elsewhere")
+
+
+def prepare_file(file: Path, prepare: Preparation) -> np.ndarray:
+    if file.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{file} is none of {', '.join(sorted(SUFFIXES))}")
+    if file.stat().st_size > LARGEST:
+        raise UserError(f"{file} has more than {LARGEST >> 20} MiB")
+    return decoded(file.read_bytes(), str(file), prepare)
+
+
+def builder_of(name: str):
+    """tensorflow-datasets' builder of this name, prepared. UserError where that fails."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would take the GPU's memory to read some images
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    print(f"asking tensorflow-datasets for {name}", flush=True)
+    try:
+        import tensorflow_datasets as tfds  # takes seconds, and only this function needs it
+
+        if not sys.stderr.isatty():
+            tfds.disable_progress_bar()
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
+        builder = tfds.builder(name)
+        builder.download_and_prepare()
+    except Exception as fault:  # a network, a disk, no such name, a broken installation: anything
+        reason = system_error(fault) or str(fault).strip().partition("\n")[0][:200]
+        raise UserError(
+            f"tensorflow-datasets could not give {name} ({type(fault).__name__}: {reason}): see its catalogue for the "
+            f"name, or give a folder of classes as --source"
+        ) from None
+    return builder
+
+
+def read_builder(builder) -> Iterator[Picture]:
+    """The pictures of all splits of a builder whose examples have an `image` and a `label`. UserError of others."""
+    features = builder.info.features
+    if not hasattr(features, "keys") or not {"image", "label"} <= set(features.keys()):
+        raise UserError(f"{builder.info.full_name} has no image with a label: it is not one for classification")
+    import tensorflow_datasets as tfds
+
+    name_of = getattr(features["label"], "int2str", str)
+    for split in sorted(builder.info.splits):
+        for number, example in enumerate(tfds.as_numpy(builder.as_dataset(split=split))):
+            where, pixels = f"image {number} of {builder.info.full_name}'s {split}", example["image"]
+            pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+            yield Picture(
+                name_of(int(example["label"])), where, lambda prepare, pixels=pixels: prepare(Image.fromarray(pixels))
+            )
+
+
+# ---- which class is used for what
+
+
+def deal(labels: list[str], shares: list[float], seed: int) -> Names:
+    """Deal the classes by a seeded shuffle; the first and the last split get one at least. UserError of one class."""
+    if len(labels) < 2:
+        raise UserError(f"there is one class, {labels[0]}: a dataset has two at least, to train on and to test")
+    order = [labels[i] for i in np.random.RandomState(seed).permutation(len(labels))]
+    ends = np.rint(np.cumsum(shares) / sum(shares) * len(labels)).astype(int)
+    ends[0] = np.clip(ends[0], 1, len(labels) - 1)
+    ends[1] = np.clip(ends[1], ends[0], len(labels) - 1)
+    parts = np.split(np.array(order, dtype=object), ends[:2])
+    return {split: part.tolist() for split, part in zip(SPLITS, parts, strict=True) if len(part)}
+
+
+def read_split(file: Path, labels: Iterable[str]) -> dict[str, str]:
+    """class -> split, from a table. UserError where it is none, or names a class that is not there, or one twice."""
+    dealt = {}
+    try:
+        rows = [row for row in csv.reader(file.read_text(encoding="utf-8-sig").splitlines()) if row]
+    except (UnicodeDecodeError, csv.Error) as fault:
+        raise UserError(f"{file} is no table of SPLIT,CLASS ({fault})") from None
+    for number, row in enumerate(rows, 1):
+        if [cell.strip().lower() for cell in row] == ["split", "class"]:
+            continue
+        if len(row) != 2 or row[0].strip() not in SPLITS:
+            raise UserError(f"{file}, line {number} is not SPLIT,CLASS with train, val or test: {','.join(row)!r}")
+        split, label = (cell.strip() for cell in row)
+        if label not in labels:
+            raise UserError(f"{file}, line {number} has the class {label!r}, which the source does not have")
+        if dealt.setdefault(label, split) != split:
+            raise UserError(f"{file} has the class {label} in {dealt[label]} and in {split}")
+    if missing := {"train", "test"} - set(dealt.values()):
+        raise UserError(f"{file} has no {min(missing)} classes")
+    return dealt
+
+
+def in_order(dealt: dict[str, str], labels: Iterable[str]) -> Names:
+    """split -> its classes that have images, by name. UserError where train or test has none."""
+    names = {split: sorted(label for label in labels if dealt.get(label) == split) for split in SPLITS}
+    if missing := [split for split in ("train", "test") if not names[split]]:
+        raise UserError(f"no {missing[0]} class has an image: give some")
+    return {split: own for split, own in names.items() if own}
+
+
+# ---- arrays
+
+
+def write_raw(
+    path: Path, pictures: Iterable[Picture], prepare: Preparation, skip_bad: bool
+) -> tuple[dict[str, list[int]], int]:
+    """Write the images as they come -> by class the numbers of its images, and how many files were left out.
+
+    Memory holds one picture. UserError, which names the first of them, where some are no images, unless they may be
+    left out.
+    """
+    places, bad, written = {}, [], 0
+    total = len(pictures) if isinstance(pictures, list) else None
+    with open(path, "wb") as raw:
+        for picture in tqdm(pictures, total=total, unit="image", disable=None):
+            try:
+                image = picture.prepare(prepare)
+            except UserError:
+                bad.append(picture.where)
+                continue
+            raw.write(image.tobytes())
+            places.setdefault(picture.label, []).append(written)
+            written += 1
+    if bad and not skip_bad:
+        more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        raise UserError(
+            f"{len(bad)} files are no whole {', '.join(sorted(SUFFIXES))} images of less than {LARGEST >> 20} MiB: "
+            f"{', '.join(bad[:NAMED])}{more}: mend them, or leave them out with --skip_bad"
+        )
+    if not places:
+        raise UserError(f"none of the {len(bad)} files is an image")
+    return places, len(bad)
+
+
+def write_splits(folder: Path, names: Names, places: dict[str, list[int]], prepare: Preparation) -> dict:
+    """Write each split's array from the raw images, which go away -> by split how many images each class has."""
+    shape = (prepare.size, prepare.size, prepare.channels)
+    counts = {split: [len(places[label]) for label in labels] for split, labels in names.items()}
+    for split, labels in names.items():
+        alike = len(set(counts[split])) == 1
+        stored = (len(labels), counts[split][0]) if alike else (sum(counts[split]),)
+        numbers = itertools.chain.from_iterable(places[label] for label in labels)
+        with ArrayFile(folder / f"{split}.npy", (*stored, *shape), np.uint8) as file, open(folder / RAW, "rb") as raw:
+            for place, number in enumerate(numbers):
+                raw.seek(number * math.prod(shape))
+                file.put(place, np.frombuffer(raw.read(math.prod(shape)), np.uint8))
+    (folder / RAW).unlink()
+    return counts

@@ -1,0 +1,38 @@
+"""How a picture becomes an image of a dataset, in the making of the dataset and ever after."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+WHITE = (255, 255, 255, 255)
+MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's
+
+
+class Preparation(NamedTuple):
+    """size: side in pixels. channels: 1 for grey images, 3 for colour. invert: dark becomes bright, for ink on paper.
+
+    A manifest holds it as {"size", "channels", "invert"}.
+    """
+
+    size: int
+    channels: int
+    invert: bool = False
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Turn a picture as its camera says, put it on white where it is transparent, make it grey or coloured, squeeze
+        it into the square, and invert it -> uint8 [size,size,channels]."""
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith(("I", "F")):  # 16 bits, which Pillow's own conversion would clip
+            levels = np.asarray(image, np.float64)
+            image = Image.fromarray(np.rint(np.clip(levels / 257, 0, 255)).astype(np.uint8))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
+        image = image.convert(MODES[self.channels])
+        if image.size != (self.size, self.size):
+            image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
+        pixels = np.asarray(image).reshape(self.size, self.size, self.channels)
+        return 255 - pixels if self.invert else pixels

@@ -1,0 +1,317 @@
+"""Datasets of one's own pictures: how a picture becomes an image, which files are taken, and who is dealt where."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import data
+from conftest import ROOT, assert_refused, call
+from datasets import images
+from datasets.prepare import Preparation
+from errors import UserError
+
+RNG = np.random.default_rng(0)
+
+
+def picture(side=20, channels=3):
+    return RNG.integers(0, 256, (side, side, channels), np.uint8)
+
+
+def lay(root, counts, suffix="png"):
+    """Classes of so many random pictures: name -> number. Returns the pixels by class."""
+    pixels = {}
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        pixels[name] = [picture() for _ in range(count)]
+        for number, image in enumerate(pixels[name]):
+            Image.fromarray(image).save(root / name / f"{number:03d}.{suffix}")
+    return pixels
+
+
+def get(source, data_dir, *flags, name="mine"):
+    return call("get_data.py", "--dataset", name, "--source", source, "--data_dir", data_dir, *flags)
+
+
+def manifest(data_dir, name="mine"):
+    return json.loads((data_dir / name / "manifest.json").read_text())
+
+
+# ---- pictures
+
+
+def test_a_picture_is_squeezed_into_the_square():
+    stripes = np.zeros((10, 40, 3), np.uint8)
+    stripes[:, 20:] = 255
+    image = Preparation(20, 3)(Image.fromarray(stripes))
+    assert image.shape == (20, 20, 3) and image[:, :8].max() < 30 and image[:, 12:].min() > 225
+    same = picture()
+    np.testing.assert_array_equal(Preparation(20, 3)(Image.fromarray(same)), same)
+
+
+def test_ink_on_paper_is_inverted_and_colour_is_made_grey():
+    image = Image.fromarray(np.full((4, 4, 3), (255, 0, 0), np.uint8))
+    assert (Preparation(4, 1)(image) == 76).all()  # ITU-R 601's luma of red
+    assert (Preparation(4, 1, invert=True)(image) == 255 - 76).all()
+
+
+def test_what_is_transparent_is_white():
+    image = np.zeros((4, 4, 4), np.uint8)
+    image[:2, :, 3] = 255  # opaque black above
+    half = image.copy()
+    half[..., 3] = 128
+    for kind in ("RGBA", "LA", "P"):
+        prepared = Preparation(4, 3)(Image.fromarray(image).convert("RGBA").convert(kind))
+        if kind != "P":  # a palette's conversion drops transparency, unless it is saved with it
+            assert (prepared[:2] == 0).all() and (prepared[2:] == 255).all()
+    assert abs(int(Preparation(4, 1)(Image.fromarray(half))[0, 0, 0]) - 127) <= 1
+    palette = Image.fromarray(np.zeros((4, 4), np.uint8), "P")
+    palette.putpalette([10, 20, 30])
+    palette.info["transparency"] = 0
+    assert (Preparation(4, 3)(palette) == 255).all()
+
+
+def test_a_camera_turned_on_its_side_is_turned_back(tmp_path):
+    upright = np.zeros((6, 6, 3), np.uint8)
+    upright[:3] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(np.rot90(upright)).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        np.testing.assert_array_equal(Preparation(6, 3)(image), upright)
+
+
+def test_sixteen_bits_are_scaled_to_eight():
+    levels = np.array([[0, 257, 65535], [128 * 257, 65535, 0], [1, 2, 3]], np.uint16)
+    wanted = [[0, 1, 255], [128, 255, 0], [0, 0, 0]]
+    assert Preparation(3, 1)(Image.fromarray(levels))[..., 0].tolist() == wanted
+
+
+# ---- folders
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "JPEG"])
+def test_a_folder_of_classes_becomes_a_dataset_that_trains(suffix, tmp_path):
+    pixels = lay(tmp_path / "in", {f"c {i}": 5 for i in range(10)}, suffix)
+    done = get(tmp_path / "in", tmp_path, "--size", 20, "--shares", "0.5,0.2,0.3")
+    assert done.returncode == 0, done.stderr
+    assert "train 5 classes x 5, val 2 classes x 5, test 3 classes x 5 images of 20x20x3" in done.stdout
+    made = manifest(tmp_path)
+    names = [made["splits"][split]["names"] for split in ("train", "val", "test")]
+    assert sorted(itertools.chain(*names)) == sorted(pixels)
+    assert made["prepare"] == {"size": 20, "channels": 3, "invert": False}
+    if suffix in ("png", "bmp"):
+        dataset = data.load(tmp_path, "mine")
+        for split, own in zip(("train", "val", "test"), names, strict=True):
+            np.testing.assert_array_equal(dataset.splits[split].pixels, [pixels[name] for name in own])
+    if suffix == "png":
+        flags = ("--dataset", "mine", "--way", 3, "--query", 2, "--channels", 2, "--metabatch", 2, "--n_steps", 1)
+        flags += ("--val_every", 0, "--n_train_iters", 1, "--model", "maml", "--gpu_id", -1)
+        done = call("main.py", "--savedir", tmp_path / "run", "--data_dir", tmp_path, *flags)
+        assert done.returncode == 0, done.stderr
+
+
+def test_classes_of_unequal_numbers_are_kept_and_a_run_uses_them(tmp_path):
+    counts = {f"c{i}": 4 + i for i in range(8)}
+    pixels = lay(tmp_path / "in", counts)
+    assert get(tmp_path / "in", tmp_path, "--size", 20, "--rotations", 4).returncode == 0
+    made, dataset = manifest(tmp_path)["splits"], data.load(tmp_path, "mine")
+    for split, entry in made.items():
+        own = dataset.splits[split]
+        assert own.images_per_class.tolist() == [counts[name] for name in entry["names"]]
+        assert own.classes == 4 * len(entry["names"]) == entry["classes"]
+        images = own.pixels.reshape(-1, 20, 20, 3)
+        np.testing.assert_array_equal(images, np.concatenate([pixels[name] for name in entry["names"]]))
+    flags = ("--dataset", "mine", "--way", 3, "--query", 3, "--channels", 2, "--metabatch", 2, "--n_steps", 1)
+    flags += ("--val_every", 0, "--n_train_iters", 1, "--model", "maml", "--train_split", "trainval", "--gpu_id", -1)
+    savedir = tmp_path / "run"
+    done = call("main.py", "--savedir", savedir, "--data_dir", tmp_path, *flags)
+    assert done.returncode == 0, done.stderr
+    assert call("main.py", "--mode", "meta_test", "--savedir", savedir, "--n_test_iters", 3).returncode == 0
+    more = call("main.py", "--savedir", tmp_path / "b", "--data_dir", tmp_path, *flags, "--shot", 2)
+    least = min(counts[name] for split in ("train", "val") for name in made[split]["names"])
+    assert_refused(more, f"need 5 images a class, and one of the train classes has {least}")
+
+
+def test_classes_that_are_dealt_already_stay_so(tmp_path):
+    for split, names in (("train", "ab"), ("val", "c"), ("test", "de")):
+        lay(tmp_path / "in" / split, dict.fromkeys(names, 2))
+    assert get(tmp_path / "in", tmp_path, "--size", 16).returncode == 0
+    made = manifest(tmp_path)
+    assert {split: entry["names"] for split, entry in made["splits"].items()} == {
+        "train": ["a", "b"], "val": ["c"], "test": ["d", "e"],
+    }  # fmt: skip
+    assert made["split_seed"] is None
+    lay(tmp_path / "in" / "test", {"a": 1})
+    assert_refused(get(tmp_path / "in", tmp_path, "--force"), "has the class a in")
+
+
+def test_a_table_deals_the_classes_and_leaves_out_others(tmp_path):
+    lay(tmp_path / "in", dict.fromkeys("abcd", 2))
+    table = tmp_path / "split.csv"
+    table.write_text("split,class\ntest, b\ntrain,d\ntrain,a\n")
+    assert get(tmp_path / "in", tmp_path, "--size", 16, "--split_file", table).returncode == 0
+    made = manifest(tmp_path)
+    assert {split: entry["names"] for split, entry in made["splits"].items()} == {"train": ["a", "d"], "test": ["b"]}
+    assert made["source"]["files"][0]["name"] == "split.csv"
+    for text, words in (
+        ("test,b\ntrain,x\n", "line 2 has the class 'x'"),
+        ("test,b\n", "has no train classes"),
+        ("test,b\ntrain,b\n", "has the class b in test and in train"),
+        ("tests,b\n", "line 1 is not SPLIT,CLASS"),
+    ):
+        table.write_text(text)
+        assert_refused(get(tmp_path / "in", tmp_path, "--size", 16, "--split_file", table, "--force"), words)
+    assert manifest(tmp_path) == made  # a refusal leaves what is there
+
+
+def test_the_seed_deals_and_every_split_that_is_needed_has_a_class():
+    labels = [f"c{i}" for i in range(20)]
+    dealt = images.deal(labels, [0.64, 0.16, 0.2], 0)
+    assert {split: len(own) for split, own in dealt.items()} == {"train": 13, "val": 3, "test": 4}
+    assert dealt == images.deal(labels, [0.64, 0.16, 0.2], 0) != images.deal(labels, [0.64, 0.16, 0.2], 1)
+    for shares in ((0.98, 0.01, 0.01), (0.01, 0.01, 0.98), (0.5, 0, 0.5)):
+        for count in (2, 3, 5):
+            parts = images.deal(labels[:count], shares, 3)
+            assert parts["train"] and parts["test"] and sorted(itertools.chain(*parts.values())) == labels[:count]
+    with pytest.raises(UserError, match="there is one class, c0"):
+        images.deal(labels[:1], [0.64, 0.16, 0.2], 0)
+
+
+def test_files_that_are_no_images_are_listed_and_refused_or_left_out(tmp_path):
+    lay(tmp_path / "in", {"a": 3, "b": 2, "c": 2})
+    folder = tmp_path / "in" / "a"
+    whole = (folder / "000.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.jpg").write_text("I am no image")
+    (folder / "notes.txt").write_text("nor am I")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "png.jpg").write_bytes(whole)  # misnamed, and an image
+    (folder / ".DS_Store").write_bytes(b"x")
+    (folder / "Thumbs.db").write_bytes(b"x")
+    with open(folder / "huge.png", "wb") as file:
+        file.truncate(images.LARGEST + 1)
+    immense = Image.new("L", (40000, 3000))
+    immense.save(folder / "bomb.png")
+    done = get(tmp_path / "in", tmp_path, "--size", 20)
+    assert_refused(done, "6 files are no whole", "and 1 more", "--skip_bad", str(folder / "bomb.png"))
+    assert not (tmp_path / "mine").exists()
+    done = get(tmp_path / "in", tmp_path, "--size", 20, "--skip_bad")
+    assert done.returncode == 0 and "6 files left out" in done.stdout
+    made = manifest(tmp_path)
+    assert made["left_out"] == 6
+    counts = {}
+    for entry in made["splits"].values():
+        numbers = entry["images_per_class"]
+        numbers = numbers if isinstance(numbers, list) else [numbers] * entry["base_classes"]
+        counts |= dict(zip(entry["names"], numbers, strict=True))
+    assert counts == {"a": 4, "b": 2, "c": 2}
+
+
+def test_pictures_in_wrong_places_are_refused(tmp_path):
+    lay(tmp_path / "in", {"a": 1, "b": 1})
+    Image.fromarray(picture()).save(tmp_path / "in" / "stray.png")
+    assert_refused(get(tmp_path / "in", tmp_path), "stray.png is in no folder of a class")
+    (tmp_path / "in" / "stray.png").unlink()
+    (tmp_path / "in" / "a" / "deeper").mkdir()
+    assert_refused(get(tmp_path / "in", tmp_path), "deeper is a folder in that of a class")
+    (tmp_path / "empty").mkdir()
+    assert_refused(get(tmp_path / "empty", tmp_path), "holds no folder with images")
+    (tmp_path / "file").write_text("")
+    assert_refused(get(tmp_path / "file", tmp_path), "is not a folder of classes")
+
+
+def test_the_command_line_of_ones_own_images(tmp_path):
+    lay(tmp_path / "in", {"a": 1, "b": 1})
+    assert_refused(call("get_data.py", "--dataset", "mine", "--data_dir", tmp_path), "give the --source of your own")
+    assert_refused(get(tmp_path / "in", tmp_path, name="../mine"), "must be a name for a folder")
+    assert_refused(get("tfds:mnist", tmp_path, name="omniglot"), "choose another name than omniglot")
+    assert_refused(get(tmp_path / "in", tmp_path, "--channels", 2), "--channels")
+    assert_refused(get(tmp_path / "in", tmp_path, "--shares", "1,2"), "three shares")
+    assert_refused(get(tmp_path / "in", tmp_path, "--shares", "0,1,1"), "three shares")
+    assert_refused(get(tmp_path / "in", tmp_path, "--mirror", "http://127.0.0.1:9"), "--mirror has no meaning for mine")
+    big = ("--dataset", "omniglot", "--source", tmp_path / "in", "--data_dir", tmp_path, "--size", 200)
+    assert_refused(call("get_data.py", *big), "--size 200 cannot be for omniglot")
+    assert get(tmp_path / "in", tmp_path, "--size", 16).returncode == 0
+    assert "it is complete" in get(tmp_path / "in", tmp_path, "--size", 16).stdout
+    for flag, value in (("--size", 20), ("--channels", 1), ("--split_seed", 3), ("--rotations", 4)):
+        flags = ["--size", 16, flag, value] if flag != "--size" else [flag, value]
+        assert_refused(get(tmp_path / "in", tmp_path, *flags), f"not {value}: make it again with --force")
+    assert call("get_data.py", "--dataset", "mine", "--data_dir", tmp_path, "--verify").returncode == 0
+
+
+# ---- tensorflow-datasets
+
+
+def test_the_builder_of_a_folder_gives_what_the_folder_gives(tmp_path, monkeypatch):
+    """The real one, ImageFolder, in place of one that is downloaded: the same arrays, whichever way they come."""
+    import tensorflow_datasets as tfds
+
+    pixels = lay(tmp_path / "in" / "all", {"a": 2, "b": 3, "c": 2})
+    asked = []
+
+    def builder(name):
+        asked.append(name)
+        made = tfds.ImageFolder(tmp_path / "in")
+        monkeypatch.setattr(made, "download_and_prepare", lambda: None)
+        return made
+
+    monkeypatch.setattr(tfds, "builder", builder)
+    done = get("tfds:some/thing:1.0.0", tmp_path, "--size", 20)
+    assert done.returncode == 0, done.stderr
+    assert asked == ["some/thing:1.0.0"]
+    assert get(tmp_path / "in" / "all", tmp_path, "--size", 20, name="folder").returncode == 0
+    one, other = data.load(tmp_path, "mine"), data.load(tmp_path, "folder")
+    for split, entry in manifest(tmp_path)["splits"].items():
+        assert entry["names"] == manifest(tmp_path, "folder")["splits"][split]["names"]
+        a, b = (dataset.splits[split].pixels.reshape(-1, 20, 20, 3) for dataset in (one, other))
+        first = 0
+        for name in entry["names"]:
+            own = slice(first, first + len(pixels[name]))
+            assert sorted(x.tobytes() for x in a[own]) == sorted(x.tobytes() for x in b[own])
+            first += len(pixels[name])
+
+
+def test_a_name_that_is_none_and_a_set_without_labels_are_refused(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    assert_refused(get("tfds:no_such_set_at_all", tmp_path), "could not give no_such_set_at_all")
+
+    class Info:
+        full_name, features = "other/1.0.0", {"text": None}
+
+    class Builder:
+        info = Info()
+
+        def download_and_prepare(self):
+            pass
+
+    monkeypatch.setattr(tfds, "builder", lambda name: Builder())
+    assert_refused(get("tfds:other", tmp_path), "other/1.0.0 has no image with a label")
+
+
+# ---- size
+
+
+@pytest.mark.slow
+def test_ten_thousand_files_take_no_more_memory_than_a_hundred(tmp_path):
+    Image.fromarray(picture(64)).save(tmp_path / "one.png")
+    script = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
+    script += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    peaks = []
+    for files in (100, 10_000):
+        folder = tmp_path / str(files)
+        for c in range(20):
+            (folder / f"c{c}").mkdir(parents=True)
+        for i in range(files):
+            os.link(tmp_path / "one.png", folder / f"c{i % 20}" / f"{i}.png")
+        words = [sys.executable, "-c", script, sys.executable, ROOT / "get_data.py", "--dataset", f"of{files}"]
+        words += ["--source", folder, "--data_dir", tmp_path]
+        done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.split()[-1]) / 1024)
+    assert peaks[1] < peaks[0] + 30, peaks  # MB; the images themselves are 211
