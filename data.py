@@ -59,6 +59,7 @@ class Dataset:
     image_shape: tuple[int, int, int]
     splits: dict[str, Split]  # "train", "test", and "val" where the source has validation classes
     sha256: str  # of the manifest's checksums and of how its arrays are read
+    prepare: dict | None = None  # how a picture became one of its images (datasets/prepare.py), where that is known
 
 
 def load(data_dir: str, name: str, background: bool = False, makers: Container[str] | None = None) -> Dataset:
@@ -82,7 +83,7 @@ def load(data_dir: str, name: str, background: bool = False, makers: Container[s
     if background:
         names = {split: entry["names"] for split, entry in manifest["splits"].items()}
         splits = by_alphabet(splits, names, f"{folder} is not the whole of Omniglot from its originals")
-    return Dataset(name, shape, splits, digest(manifest))
+    return Dataset(name, shape, splits, digest(manifest), manifest.get("prepare"))
 
 
 def counts_of(entry: dict) -> np.ndarray | None:

@@ -16,6 +16,7 @@ import model
 from attacks import MADRY, METHODS, NORMS
 from datasets.table import MAKERS
 from errors import Parser, UserError, run
+from lazy import Later
 from settings import COMMAND, Settings, all_settings, read_flags, refuse_unused
 from settings import parser as settings_parser
 from studies import collapse as collapse_study
@@ -24,6 +25,8 @@ from studies import robustness
 from training import devices, loops, records, results
 from training import weights as weights_file
 from training.engine import Engine
+
+classify_study = Later("studies.classify")  # scikit-learn, which it needs, takes a second
 
 
 def parser() -> Parser:
@@ -111,6 +114,7 @@ def meta_train(savedir: Path, given: dict) -> int:
     engine = build_engine(settings, dataset.image_shape, machine)
     print(f"device: {machine.name}")
     config = settings.config() | {"data_sha256": dataset.sha256}
+    config |= {"prepare": dataset.prepare} if dataset.prepare else {}
     sessions = config.pop("sessions", [])
 
     def begin(first: int) -> None:
@@ -332,6 +336,21 @@ def begin_with(file: Path, savedir: Path, mode: str, given: dict) -> contextlib.
     return weights_file.unpacked(file, savedir, None if new else content.about["settings"])
 
 
+def classify(run: Path, given: dict) -> int:
+    """run: a savedir, or a file of weights."""
+    start(Settings(gpu_id=given.get("gpu_id"), metabatch=1))
+    return classify_study.classify(
+        run,
+        given.get("support"),
+        Path(str(given["query"])) if "query" in given else None,
+        given.get("out", COMMAND["out"].default),
+        statistics=given.get("query_statistics", COMMAND["query_statistics"].default),
+        seed=given.get("seed", 0),
+        checkpoint=given.get("checkpoint", "last"),
+        **({"samples": given["n_test_mc_samp"]} if "n_test_mc_samp" in given else {}),
+    )
+
+
 def compare(savedirs: list[Path], attacks: bool) -> int:
     if len(savedirs) < 2:
         raise UserError("--mode compare takes two or more folders: --savedir A B")
@@ -340,7 +359,7 @@ def compare(savedirs: list[Path], attacks: bool) -> int:
 
 MODES = {
     "meta_train": meta_train, "meta_test": meta_test, "export": export, "collapse": collapse, "attack": attack,
-    "compare": compare, "weights": weights,
+    "classify": classify, "compare": compare, "weights": weights,
 }  # fmt: skip
 
 
@@ -349,6 +368,10 @@ def main() -> int:
     mode = given.pop("mode", COMMAND["mode"].default)
     refuse_unused(given, mode)
     savedirs = [Path(d) for d in given.pop("savedir", [])]
+    if mode == "classify" and "weights" in given:
+        if savedirs:
+            raise UserError("--savedir and --weights are two runs: give --mode classify one of them")
+        savedirs = [given.pop("weights")]
     if not savedirs:
         raise UserError("--savedir is missing: name the folder of the run, for example --savedir results/first")
     if mode == "compare":

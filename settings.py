@@ -11,15 +11,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from attacks import LOSSES, METHODS, NORMS, Adversary
+from datasets.maker import nonempty_path
 from errors import Parser, UserError
 from flags import LEARNING, TESTS, TRAINING, Setting, not_negative, positive, whole
 from model import LEARNERS, settings_of
 from perturbations import PERTURBATIONS
 from training import results
 from training.devices import PRECISIONS
+from training.engine import STATISTICS, TOGETHER
 
-META_TRAIN, EXPORT, COMPARE, WEIGHTS, ATTACK = (
-    frozenset({mode}) for mode in ("meta_train", "export", "compare", "weights", "attack")
+META_TRAIN, EXPORT, COMPARE, WEIGHTS, ATTACK, CLASSIFY = (
+    frozenset({mode}) for mode in ("meta_train", "export", "compare", "weights", "attack", "classify")
 )
 # What config.json has to say; a setting that is newer than the run has its default.
 NEEDED = ("dataset", "model", "way", "shot", "query", "seed")
@@ -50,6 +52,10 @@ def folder_name(text: str) -> str:
     return text
 
 
+def count_or_folder(text: str) -> int | Path:
+    return whole(1)(text) if text.lstrip("-").isdigit() else nonempty_path(text)
+
+
 def setting(group: str, default: object, help: str, *reader, kept: bool = True, fresh: bool = False, **declared):
     """A field of Settings. group: of --help. reader, declared: flags.Setting's. kept: config.json has it.
     fresh: a test begins with the default, not with the trained run's."""
@@ -67,6 +73,7 @@ class Settings:
         0,
         "seed of weights, episodes and noise; in meta_test of its episodes and noise, the same for every learner",
         whole(0, 2**31 - 1),
+        modes=LEARNING | CLASSIFY,
         free=("test",),
         fresh=True,
     )
@@ -76,6 +83,7 @@ class Settings:
         "GPU to use, or several to share a metabatch: 0,1; -1 for none (default: CUDA_VISIBLE_DEVICES, or 0)",
         gpus,
         metavar="N[,N]",
+        modes=LEARNING | CLASSIFY,
         free=("test", "resume"),
         fresh=True,
     )
@@ -116,7 +124,15 @@ class Settings:
     )
     way: int = setting(TASKS, 20, "classes a task", whole(2))
     shot: int = setting(TASKS, 1, "support images a class", whole(1), free=("test",))
-    query: int = setting(TASKS, 5, "query images a class", whole(1), free=("test",))
+    query: int = setting(
+        TASKS,
+        5,
+        "query images a class; classify: folder of the pictures to classify",
+        count_or_folder,
+        metavar="N|DIR",
+        modes=LEARNING | CLASSIFY,
+        free=("test",),
+    )
     metabatch: int = setting(
         TASKS,
         16,
@@ -186,15 +202,17 @@ class Settings:
     n_test_mc_samp: int = setting(
         TEST,
         1,
-        "noise samples of an inner step's loss, in testing (the paper: 30) and in validations; training takes 1",
+        "noise samples of an inner step's loss, in testing (the paper: 30) and in validations; training takes 1; "
+        "classify takes 30",
         whole(1),
+        modes=LEARNING | CLASSIFY,
         free=("test",),
     )
     checkpoint: str = setting(
         TEST,
         "last",
         "last: the paper's choice; best: highest validation accuracy",
-        modes=TESTS | EXPORT | WEIGHTS,
+        modes=TESTS | EXPORT | WEIGHTS | CLASSIFY,
         choices=["last", "best"],
         kept=False,
     )
@@ -385,17 +403,30 @@ def all_settings() -> dict[str, Setting]:
 # ---- the command line
 
 COMMAND = {  # what says how a mode is called, and is no setting of a run
-    "mode": Setting("meta_train", "what to do", modes=LEARNING | COMPARE | WEIGHTS),
+    "mode": Setting("meta_train", "what to do", modes=LEARNING | COMPARE | WEIGHTS | CLASSIFY),
     "savedir": Setting(
         None, "folder of the run; compare takes two or more", nargs="+", metavar="D",
-        modes=LEARNING - {"bench"} | COMPARE | WEIGHTS,
+        modes=LEARNING - {"bench"} | COMPARE | WEIGHTS | CLASSIFY,
     ),
     "resume": Setting(False, "meta_train: go on from D's last checkpoint", modes=META_TRAIN),
     "weights": Setting(
         None, "file of weights that D begins with, to test or export them or to train on from them (written with "
-        "--slots: to the same bits)", Path, metavar="FILE", modes=LEARNING - {"bench"},
+        "--slots: to the same bits); classify takes it in place of --savedir", Path, metavar="FILE",
+        modes=LEARNING - {"bench"} | CLASSIFY,
     ),
     "slots": Setting(False, "weights: Adam's slots too, so that training can go on from the file", modes=WEIGHTS),
+    "support": Setting(
+        None, "classify: folder that holds a folder of labelled pictures for each class", nonempty_path, metavar="DIR",
+        modes=CLASSIFY,
+    ),
+    "out": Setting(
+        Path("predictions.csv"), "classify: the table that is written, and a page beside it", nonempty_path,
+        metavar="FILE", modes=CLASSIFY,
+    ),
+    "query_statistics": Setting(
+        TOGETHER, "classify: of whom batch norm takes its statistics: of the pictures that are classified, or of the "
+        "support set, too", choices=STATISTICS, modes=CLASSIFY,
+    ),
     "attack": Setting(False, "compare: attacks in place of tests", modes=COMPARE),
     "maml": Setting(False, "the same as --model maml"),
 }  # fmt: skip
@@ -406,7 +437,7 @@ def parser(modes: Iterable[str], description: str, epilog: str, prog: str = "mai
     p = Parser(prog=prog, description=description, epilog=epilog, argument_default=argparse.SUPPRESS)
     groups = {name: p.add_argument_group(name) for name in (RUN, TASKS, LEARNER, TRAIN, TEST, LOOK, ATTACKS)}
     dataclasses.replace(COMMAND["mode"], choices=list(modes)).add(groups[RUN], "mode")
-    for name in ("savedir", "resume", "weights", "slots", "attack"):
+    for name in ("savedir", "resume", "weights", "slots", "attack", "support", "out", "query_statistics"):
         COMMAND[name].add(groups[RUN], name)
     for name, declared in all_settings().items():
         declared.add(groups[COMMON[name].metadata["group"] if name in COMMON else LEARNER], name)
@@ -430,3 +461,5 @@ def refuse_unused(given: Iterable[str], mode: str) -> None:
         if mode not in declared[name].modes:
             place = "bench.py" if mode == "bench" else f"--mode {mode}"
             raise UserError(f"--{name} has no meaning in {place}: leave it out")
+    if isinstance(given, dict) and isinstance(given.get("query"), Path) and mode not in CLASSIFY:
+        raise UserError(f"--query must be a whole number of at least 1, not {str(given['query'])!r}")

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -25,6 +25,7 @@ from datasets.prepare import Preparation
 from errors import UserError
 from flags import Setting, to_number, whole
 
+T = TypeVar("T")
 SPLITS = ("train", "val", "test")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 NAMED = 5  # how many of many faulty files a sentence names
@@ -115,17 +116,25 @@ def read_folder(source: Path) -> tuple[list[Picture], dict[str, str]]:
     dealt_already = {"train", "test"} <= parts.keys() <= set(SPLITS)
     pictures, dealt = [], {}
     for split, part in (parts if dealt_already else {"": source}).items():
-        refuse_files(part)
-        for label in folders_in(part):
-            if dealt.setdefault(label.name, split) != split:
-                raise UserError(f"{source} has the class {label.name} in {dealt[label.name]} and in {split}")
-            if deeper := folders_in(label):
-                raise UserError(f"{deeper[0]} is a folder in that of a class: put its images into {label}")
-            for file in files_in(label):
-                pictures.append(Picture(label.name, str(file), lambda prepare, file=file: prepare_file(file, prepare)))
+        for label, file in files_by_class(part):
+            if dealt.setdefault(label, split) != split:
+                raise UserError(f"{source} has the class {label} in {dealt[label]} and in {split}")
+            pictures.append(Picture(label, str(file), lambda prepare, file=file: prepare_file(file, prepare)))
     if not pictures:
         raise UserError(f"{source} holds no folder with images: give a folder that holds one for each class")
     return pictures, dealt if dealt_already else {}
+
+
+def files_by_class(folder: Path) -> list[tuple[str, Path]]:
+    """(class, file) of all files in FOLDER/class/, by name. UserError where a picture lies elsewhere."""
+    if stray := [file for file in files_in(folder) if file.suffix.lower() in SUFFIXES]:
+        raise UserError(f"{stray[0]} is in no folder of a class: put it into one, or elsewhere")
+    files = []
+    for label in folders_in(folder):
+        if deeper := folders_in(label):
+            raise UserError(f"{deeper[0]} is a folder in that of a class: put its images into {label}")
+        files += [(label.name, file) for file in files_in(label)]
+    return files
 
 
 def folders_in(folder: Path) -> list[Path]:
@@ -138,13 +147,8 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(path for path in files if path.name.lower() not in ("thumbs.db", "desktop.ini"))
 
 
-def refuse_files(folder: Path) -> None:
-    """UserError where pictures lie beside the folders of the classes."""
-    if stray := [file for file in files_in(folder) if file.suffix.lower() in SUFFIXES]:
-        raise UserError(f"{stray[0]} is in no folder of a class: put it into one, or elsewhere")
-
-
-def prepare_file(file: Path, prepare: Preparation) -> np.ndarray:
+def prepare_file(file: Path, prepare: Callable[[Image.Image], T]) -> T:
+    """What `prepare` makes of the picture in a file. UserError where it is none, or too large."""
     if file.suffix.lower() not in SUFFIXES:
         raise UserError(f"{file} is none of {', '.join(sorted(SUFFIXES))}")
     if file.stat().st_size > LARGEST:

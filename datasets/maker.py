@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from datasets.prepare import Preparation
 from flags import Setting, whole
 
 TFDS = "tfds:"  # what a --source begins with that is a name of tensorflow-datasets
@@ -43,6 +44,12 @@ class Maker:
     image_shape: tuple[int, int, int]
     settings: dict[str, Setting]
     variants: tuple[Variant, ...] = ()
+
+    @property
+    def prepare(self) -> Preparation:
+        """How a picture becomes an image of the dataset's by default: grey ones have ink 1 on paper 0."""
+        side, _, channels = self.image_shape
+        return Preparation(side, channels, invert=channels == 1)
 
     def variant(self, source: Path | None) -> Variant:
         """The way to make it from this --source; None: without one."""

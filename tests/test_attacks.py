@@ -322,6 +322,18 @@ def test_square_attack_stays_in_the_ball_and_the_box_and_finds_what_is_within_re
     assert moved[2] > 0.9
 
 
+def test_a_square_attack_stays_in_the_box():
+    x = tf.constant(RNG.integers(0, 2, (1, 3, 7, 7, 1)).astype(float))
+    y, numbers = tf.constant(np.tile([1.0, 0.0], (3, 1))), lambda number, k: normals(3, tf.stack([number, 1]))(k)
+
+    def run(x):
+        look = attacks.together(linear, y)
+        return attacks.square(look, x, y, attacks.NORMS["linf"], 0.3, None, 10, 1, numbers).images
+
+    images = tf.function(run, autograph=False)(x).numpy()
+    assert images.min() >= 0 and images.max() <= 1 and np.abs(images - x).max() == pytest.approx(0.3)
+
+
 def test_a_square_attack_needs_no_gradient_and_its_squares_shrink():
     """Of a classifier whose gradient is 0 everywhere."""
     steps, seen = 100, []
@@ -395,3 +407,6 @@ def test_an_adversary_perturbs_within_the_ball_and_raises_the_loss(name):
     assert (norm_of(name, d) <= 0.5 + 1e-9).all() and (norm_of(name, d) > 0.25).all()
     losses = [layers.cross_entropies(linear(tf.constant(value)), y).numpy() for value in (x.numpy(), images.numpy())]
     assert (losses[1] > losses[0]).all()
+    if name == "linf":  # seven steps, two and a half times as long as the radius, lead into the corner
+        corner = np.clip(x.numpy().reshape(3, -1) - 0.5 * np.sign(WEIGHTS[:, 0] - WEIGHTS[:, 1]), 0, 1)
+        np.testing.assert_allclose(images.numpy().reshape(3, -1), corner, atol=1e-12)

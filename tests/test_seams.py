@@ -3,6 +3,7 @@ default is, where its value arrives."""
 
 import contextlib
 import json
+import pathlib
 import shutil
 from unittest import mock
 
@@ -205,7 +206,7 @@ DEFAULTS = {
     "export_images": 2, "export_channels": 6, "norm": "linf", "eps": None, "attack_steps": 40, "attack_step": None,
     "attack_start": "random", "restarts": 1, "threat": "joint", "attack": False, "attack_method": "pgd",
     "attack_loss": "cross_entropy", "surrogate": None, "surrogate_draws": 1, "adversarial": None,
-    "adversarial_steps": 7,
+    "adversarial_steps": 7, "support": None, "out": pathlib.Path("predictions.csv"), "query_statistics": "together",
 }  # fmt: skip
 
 
@@ -230,6 +231,7 @@ USED = {
     "export": f"{RUN} {TASKS} {LEARNER} weights checkpoint export_tasks export_samples export_images export_channels",
     "attack": f"{RUN} {TASKS} {LEARNER} weights metabatch n_test_iters checkpoint norm eps attack_steps attack_step "
     "attack_start restarts threat attack_method attack_loss surrogate surrogate_draws",
+    "classify": "mode savedir weights seed gpu_id query n_test_mc_samp checkpoint support out query_statistics",
     "compare": "mode savedir attack",
     "weights": "mode savedir checkpoint slots",
 }
@@ -250,6 +252,7 @@ def test_a_mode_refuses_every_flag_that_it_does_not_use(mode, tmp_path):
         "eps": 0.1,
         "attack_step": 0.1,
         "surrogate": "d",
+        "support": "d",
         "adversarial": "l2:1",
     }
     for name, declared in (settings.all_settings() | settings.COMMAND).items():
@@ -406,10 +409,10 @@ FLAGS = {
     ("--attack_method", "square"): ("attack", attacked("method"), "square", "pgd"),
     ("--attack_loss", "margin"): ("attack", attacked("loss"), "margin", "cross_entropy"),
 }  # fmt: skip
-# What test_main.py, this file's tests above, tests/datasets, tests/studies/test_robustness.py and
+# What test_main.py, this file's tests above, tests/datasets, tests/studies/test_robustness.py, test_classifier.py and
 # tests/training/test_weights.py show.
 SHOWN_ELSEWHERE = {
-    "attack", "surrogate", "surrogate_draws", "weights", "slots", "mode", "savedir", "resume", "gpu_id", "dataset",
+    "attack", "support", "out", "query_statistics", "surrogate", "surrogate_draws", "weights", "slots", "mode", "savedir", "resume", "gpu_id", "dataset",
     "data_dir", "split",
 }  # fmt: skip
 

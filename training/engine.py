@@ -22,6 +22,8 @@ from training import weights
 
 CLIP = 3.0  # every element of the meta-gradient is clipped to [-CLIP, CLIP], unless its norm is clipped
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's; Keras' default epsilon is 1e-7
+# Of which images batch norm takes its statistics where query images are classified: theirs, or the support set's, too.
+STATISTICS = QUERY, TOGETHER = "query", "together"
 MOMENTUM, PASSES = 0.1, 2  # of running averages, for each of a task's two passes, over its support and query set
 
 
@@ -220,21 +222,26 @@ class Engine:
 
     # ---- as two calls, for whoever changes the query images between them, or classifies many times
 
-    def adapt(self, x_s, seeds, samples: int = 1):
+    def adapt(self, x_s, seeds, samples: int = 1, y=None):
         """What the learner learns, as in testing, from the support images x_s [T,S,H,W,C]; compiled once a shape.
 
         seeds: int32 [T,2], each task's; that of a test episode is `fold(stream_seed("test"), its number)`.
-        samples: noise samples of a loss. -> the learner's own structure of tensors [T,...].
+        samples: noise samples of a loss. y: one-hot labels [S,way], in the order of the classes; where there is none,
+        all classes have as many images. -> the learner's own structure of tensors [T,...].
         """
-        return self._adapt(tf.convert_to_tensor(x_s), tf.convert_to_tensor(seeds), samples=samples)
+        x_s = tf.convert_to_tensor(x_s)
+        y = model.labels_of(x_s, self.learner.way) if y is None else tf.convert_to_tensor(y)
+        return self._adapt(x_s, y, tf.convert_to_tensor(seeds), samples=samples)
 
-    def classify(self, adapted, x_q) -> tf.Tensor:
+    def classify(self, adapted, x_q, x_s=None) -> tf.Tensor:
         """Logits [T,Q,way] of query images x_q [T,Q,H,W,C], any number Q of them; compiled once a shape. Inside a
-        tf.GradientTape, or another tf.function, it is differentiable by x_q."""
-        return self._classify(adapted, tf.convert_to_tensor(x_q))
+        tf.GradientTape, or another tf.function, it is differentiable by x_q. x_s: support images [T,S,H,W,C] that batch
+        norm is to take its statistics from, too (TOGETHER)."""
+        if x_s is None:
+            return self._classify(adapted, tf.convert_to_tensor(x_q))
+        return self._classify(adapted, tf.concat([x_s, x_q], 1))[:, x_s.shape[1] :]
 
-    def adapt_tasks(self, x_s, seeds, samples):
-        y = model.labels_of(x_s, self.learner.way)
+    def adapt_tasks(self, x_s, y, seeds, samples):
         return self.learner.adapt(read(self.params), x_s, y, task_noise(seeds), samples)[0]
 
     def classify_tasks(self, adapted, x_q):

@@ -1,0 +1,69 @@
+"""What the images that are classified together do to each other: accuracy by their number, and by whose images batch
+norm takes its statistics from, on the test tasks of a file of weights.
+
+python runfiles/query_statistics.py WEIGHTS [WEIGHTS ...] [--data_dir DIR] [--tasks N]
+"""
+
+from pathlib import Path
+
+import numpy as np
+from tables import ROOT
+from tqdm import tqdm
+
+import data
+from errors import Parser, run
+from flags import whole
+from studies.classifier import Classifier, preparation_of
+from training import weights
+from training.engine import STATISTICS
+from training.results import summary
+
+NUMBERS = (1, 5, 75)  # of images that are classified together
+SHOWN = 15  # images of a task that are classified alone
+
+
+def accuracies(file: Path, data_dir: str, tasks: int, samples: int) -> dict[tuple[str, int], list[float]]:
+    """By statistics and number of images, each task's accuracy."""
+    settings = weights.read(file).about["settings"]
+    split = data.load(data_dir, settings["dataset"]).splits["test"]
+    way, shot, query = settings["way"], settings["shot"], settings["query"]
+    data.check_episode(split, "test", way, shot, query)
+    inverted = preparation_of(settings).invert
+    found = {}
+    classifier = Classifier.load(file, samples=samples)
+    for task in tqdm(range(tasks), unit="task", desc=file.stem):
+        (classes,), (numbers,) = data.sample(split, "test", 0, task, 1, way, shot + query)
+        pictures = [[np.rot90(split.pixels[c // split.rotations, i], c % split.rotations) for i in row]
+                    for c, row in zip(classes, numbers, strict=True)]  # fmt: skip
+        pictures = 255 - np.array(pictures) if inverted else np.array(pictures)  # as they were before their preparation
+        labels = np.arange(way)
+        classifier.fit(pictures[:, :shot].reshape(-1, *pictures.shape[2:]), np.repeat(labels, shot))
+        images, right = pictures[:, shot:].reshape(-1, *pictures.shape[2:]), np.repeat(labels, query)
+        order = np.random.default_rng(task).permutation(len(images))
+        for number in NUMBERS:
+            groups = np.split(order[: len(order) // number * number], max(1, len(order) // number))
+            for statistics in STATISTICS:
+                classifier.statistics = statistics
+                hits = [classifier.predict(images[g]) == right[g] for g in groups[:SHOWN]]
+                found.setdefault((statistics, number), []).append(np.mean(hits))
+    return found
+
+
+def main() -> None:
+    parser = Parser(prog="query_statistics.py", description=__doc__.split("\n\n")[0])
+    parser.add_argument("weights", nargs="+", type=Path, metavar="WEIGHTS", help="files of weights")
+    parser.add_argument("--data_dir", default=ROOT / "data", metavar="DIR", help="folder of the datasets")
+    parser.add_argument("--tasks", type=whole(2), default=100, metavar="N", help="test tasks (default: 100)")
+    parser.add_argument("--samples", type=whole(1), default=10, metavar="N", help="noise samples (default: 10)")
+    args = parser.parse_args()
+    print(f"| weights | statistics of | {' | '.join(f'{number} together' for number in NUMBERS)} |")
+    print("|---|---|" + "---|" * len(NUMBERS))
+    for file in args.weights:
+        found = accuracies(file, args.data_dir, args.tasks, args.samples)
+        for statistics in STATISTICS:
+            cells = ["{:.2f} ± {:.2f}".format(*summary(np.array(found[statistics, number]))) for number in NUMBERS]
+            print(f"| {file.stem} | {statistics} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,218 @@
+"""A few-shot classifier of one's own pictures, in scikit-learn's conventions.
+
+    classifier = Classifier.load("pretrained/omniglot_5way_1shot_metadrop.npz")
+    classifier.fit(["a/1.png", "b/1.png"], ["a", "b"]).predict(["x.png", "y.png"])
+
+Batch norm takes its statistics from the images that are classified together, so that a prediction depends on its
+neighbours; docs/classify.md has what that costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
+
+import model
+from datasets.images import prepare_file
+from datasets.prepare import Preparation
+from datasets.table import MAKERS
+from errors import UserError
+from lazy import tf
+from training import records, results, weights
+from training.devices import BF16
+from training.engine import STATISTICS, TOGETHER, Engine
+
+BATCH = 100  # at most so many pictures are classified together
+Pictures = Sequence  # of paths, of Pillow's images, or of arrays [H,W], [H,W,3], uint8 or floats in [0, 1]
+
+
+class Classifier(ClassifierMixin, BaseEstimator):
+    """Adapts a trained learner to labelled pictures, and classifies others.
+
+    run: the folder of a run, or a file of weights. statistics: whose images batch norm is normalised by: of the `query`
+    pictures that are classified together, or of those and the support set `together`. samples: noise samples of an
+    inner step's loss. seed: of that noise. checkpoint: a run's `last` or `best`.
+    After `fit`: classes_, the labels in order.
+
+    Pictures are as a camera or a scanner gives them, and become images as those of the training data did (turned,
+    squeezed, grey, inverted: datasets/prepare.py).
+    """
+
+    def __init__(self, run, statistics: str = TOGETHER, samples: int = 30, seed: int = 0, checkpoint: str = "last"):
+        self.run, self.statistics, self.samples, self.seed = run, statistics, samples, seed
+        self.checkpoint = checkpoint
+
+    @classmethod
+    def load(cls, run, **settings) -> Classifier:
+        """As the constructor; and ValueError now, not in `fit`, where the run cannot be read."""
+        classifier = cls(run, **settings)
+        classifier._read()
+        return classifier
+
+    def fit(self, images: Pictures, labels: Sequence) -> Classifier:
+        """Learn these pictures' labels, strings or numbers; a class may have any number of them.
+
+        ValueError at a picture that cannot be read, at lists of different lengths, at a single class, and at more
+        classes than the learner can take.
+        """
+        self._read()
+        self._check(images, labels)
+        self.classes_, numbers = np.unique(np.asarray(labels), return_inverse=True)
+        order = np.argsort(numbers, kind="stable")
+        self._engine = self._engine_of(len(self.classes_))
+        self._x = self._prepared([images[i] for i in order])
+        self._y, self._order = np.eye(len(self.classes_), dtype=np.float32)[numbers[order]], order
+        self._adapted = self._adapt(self._x, self._y)
+        return self
+
+    def predict_proba(self, images: Pictures) -> np.ndarray:
+        """Probabilities [n,classes], in the order of classes_. NotFittedError before `fit`, ValueError at a picture
+        that cannot be read."""
+        check_is_fitted(self, "classes_")
+        self._refuse_path(images)
+        if not len(images):
+            raise ValueError("there is no picture to classify")
+        likely = []
+        for part in np.array_split(np.arange(len(images)), -(-len(images) // BATCH)):
+            x = self._prepared([images[i] for i in part])
+            likely.append(self._probabilities(self._adapted, self._x, x))
+        return np.concatenate(likely)
+
+    def predict(self, images: Pictures) -> np.ndarray:
+        """The label of each picture, [n]. As `predict_proba`."""
+        check_is_fitted(self, "classes_")
+        return self.classes_[self.predict_proba(images).argmax(-1)] if len(images) else self.classes_[:0]
+
+    def leave_one_out(self) -> np.ndarray:
+        """Of every picture of `fit` whose class has another one: is it classified right by a classifier that was fitted
+        to all others, and normalised with them? In fit's order, [n]; NaN for those whose class has no other."""
+        check_is_fitted(self, "classes_")
+        right = np.full(len(self._x), np.nan)
+        for i in np.flatnonzero(self._y[:, self._y.argmax(-1)].sum(0) > 1):
+            others = np.arange(len(self._x)) != i
+            adapted = self._adapt(self._x[others], self._y[others])
+            likely = self._probabilities(adapted, self._x[others], self._x[i : i + 1], TOGETHER)[0]
+            right[self._order[i]] = likely.argmax() == self._y[i].argmax()
+        return right
+
+    # ---- the run
+
+    def _read(self) -> None:
+        """Its settings, its parameters and how it prepares pictures."""
+        if self.statistics not in STATISTICS:
+            raise ValueError(f"statistics is {self.statistics!r}, wanted {' or '.join(STATISTICS)}")
+        if hasattr(self, "_params"):
+            return
+        path = Path(self.run)
+        try:
+            if path.is_dir():
+                self._config = results.read_config(path, ("dataset", "model", "way"))
+                params = records.read_checkpoint(path, self.checkpoint)[1]["params"]
+            else:
+                content = weights.read(path)
+                self._config, params = content.about["settings"], content.params
+            self._preparation = preparation_of(self._config)
+        except UserError as fault:
+            raise ValueError(f"{fault}") from fault
+        self._params, self._engines = params, {}
+
+    def _engine_of(self, classes: int) -> Engine:
+        """The engine of the learner for so many classes."""
+        if classes not in self._engines:
+            config, trained_for = self._config, self._config["way"]
+            names = model.settings_of(config["model"], config.get("perturbation"))
+            own = {name: config[name] for name in names if name in config}
+            side, channels = self._preparation.size, self._preparation.channels
+
+            def make(way: int):
+                return model.make(
+                    config["model"],
+                    config.get("perturbation"),
+                    image_shape=(side, side, channels),
+                    channels=config.get("channels") or (64 if channels == 1 else 32),
+                    way=way,
+                    bf16=config.get("precision") == BF16,
+                    **own,
+                )
+
+            trained = make(trained_for)
+            if classes > trained_for and not trained.any_way:
+                raise ValueError(
+                    f"there are {classes} classes, and this learner was trained for {trained_for}: give fewer, or "
+                    f"train one with --way {classes}"
+                )
+            learner = make(classes)
+            params = self._params if trained.any_way else trained.narrow(self._params, classes)
+            engine = Engine(learner, shot=1, query=1, metabatch=1, seed=self.seed)
+            try:
+                engine.assign(Path(self.run), {name: np.asarray(value) for name, value in params.items()})
+            except UserError as fault:
+                raise ValueError(f"{fault}") from fault
+            self._engines[classes] = engine
+        return self._engines[classes]
+
+    # ---- pictures
+
+    def _check(self, images: Pictures, labels: Sequence) -> None:
+        self._refuse_path(images)
+        check_consistent_length(images, labels)
+        classes = len(np.unique(np.asarray(labels)))
+        if classes < 2:
+            raise ValueError(f"The number of classes has to be greater than one; got {classes} class")
+
+    def _refuse_path(self, images: Pictures) -> None:
+        if isinstance(images, str | Path):
+            raise ValueError(f"wanted a list of pictures, not the one path {images}")
+
+    def _prepared(self, images: Pictures) -> np.ndarray:
+        """[n,H,W,C], the network's inputs."""
+        return np.array([self._preparation(picture_of(image)) for image in images], np.float32) / 255
+
+    # ---- computation
+
+    def _adapt(self, x: np.ndarray, y: np.ndarray):
+        return self._engine.adapt(x[None], tf.constant([[self.seed, 0]]), self.samples, y)
+
+    def _probabilities(self, adapted, support: np.ndarray, x: np.ndarray, statistics: str | None = None) -> np.ndarray:
+        together = (statistics or self.statistics) == TOGETHER
+        return tf.nn.softmax(self._engine.classify(adapted, x[None], support[None] if together else None)[0]).numpy()
+
+
+def preparation_of(config: dict) -> Preparation:
+    """How the run's training data were prepared. UserError where neither the run says so nor its dataset's maker."""
+    if config.get("prepare"):
+        return Preparation(**config["prepare"])
+    if config["dataset"] not in MAKERS:
+        raise UserError(
+            f"the run does not say how the images of {config['dataset']} were prepared: make the dataset with "
+            f"get_data.py --source, and train on that"
+        )
+    return MAKERS[config["dataset"]].prepare  # a run of an older version, on data of their default size
+
+
+def picture_of(image) -> Image.Image:
+    """A path, one of Pillow's images, or an array [H,W] or [H,W,C], uint8 or floats in [0, 1]. ValueError at others."""
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, str | Path):
+        try:
+            return prepare_file(Path(image), Image.Image.copy)
+        except (UserError, OSError) as fault:
+            raise ValueError(f"{fault}") from fault
+    pixels = np.asarray(image)
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (3, 4)):
+        raise ValueError(f"a picture is an array [H,W] or [H,W,3], not of the shape {pixels.shape}")
+    if pixels.dtype.kind == "f":
+        if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
+            raise ValueError("a picture of floats has values from 0 to 1")
+        pixels = np.rint(255 * pixels).astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"a picture has pixels of uint8, or floats from 0 to 1, not {pixels.dtype}")
+    return Image.fromarray(pixels)
