@@ -389,14 +389,18 @@ def test_more_restarts_of_a_square_attack_have_draws_of_their_own():
 def test_an_adversary_perturbs_within_the_ball_and_raises_the_loss(name):
     x = tf.constant(np.clip(images_at([0.3, 0.1, 0.2], "l2").numpy(), 0, 1))
     y = tf.constant(np.tile([1.0, 0.0], (3, 1)))
-    places = []
+    places, seen = [], []
 
     def noise(step, layer, shape):
         places.append((step, layer))
         return tf.reshape(normals(shape[0] * shape[1])(shape[2]), shape)
 
+    def classify(x):
+        tf.numpy_function(lambda value: seen.append(value.copy()), [x], [])
+        return linear(x)
+
     def run(x):
-        images = attacks.Adversary(name, 0.5, 7).perturb(linear, x, y, noise)
+        images = attacks.Adversary(name, 0.5, 7).perturb(classify, x, y, noise)
         return images, tf.gradients(tf.reduce_sum(images), x)
 
     images, gradient = tf.function(run, autograph=False)(x)
@@ -407,6 +411,8 @@ def test_an_adversary_perturbs_within_the_ball_and_raises_the_loss(name):
     assert (norm_of(name, d) <= 0.5 + 1e-9).all() and (norm_of(name, d) > 0.25).all()
     losses = [layers.cross_entropies(linear(tf.constant(value)), y).numpy() for value in (x.numpy(), images.numpy())]
     assert (losses[1] > losses[0]).all()
+    moves = np.diff(np.array(seen).reshape(7, 3, -1), axis=0)  # seven steps, each from a place that was looked at
+    assert norm_of(name, moves).max() <= 0.5 * 2.5 / 7 + 1e-9
     if name == "linf":  # seven steps, two and a half times as long as the radius, lead into the corner
         corner = np.clip(x.numpy().reshape(3, -1) - 0.5 * np.sign(WEIGHTS[:, 0] - WEIGHTS[:, 1]), 0, 1)
         np.testing.assert_allclose(images.numpy().reshape(3, -1), corner, atol=1e-12)
