@@ -412,7 +412,8 @@ def test_an_adversary_perturbs_within_the_ball_and_raises_the_loss(name):
     losses = [layers.cross_entropies(linear(tf.constant(value)), y).numpy() for value in (x.numpy(), images.numpy())]
     assert (losses[1] > losses[0]).all()
     moves = np.diff(np.array(seen).reshape(7, 3, -1), axis=0)  # seven steps, each from a place that was looked at
-    assert norm_of(name, moves).max() <= 0.5 * 2.5 / 7 + 1e-9
+    if name in ("linf", "l2"):  # whose projections lengthen no step
+        assert norm_of(name, moves).max() <= 0.5 * 2.5 / 7 + 1e-9
     if name == "linf":  # seven steps, two and a half times as long as the radius, lead into the corner
         corner = np.clip(x.numpy().reshape(3, -1) - 0.5 * np.sign(WEIGHTS[:, 0] - WEIGHTS[:, 1]), 0, 1)
         np.testing.assert_allclose(images.numpy().reshape(3, -1), corner, atol=1e-12)

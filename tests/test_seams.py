@@ -412,8 +412,8 @@ FLAGS = {
 # What test_main.py, this file's tests above, tests/datasets, tests/studies/test_robustness.py, test_classifier.py and
 # tests/training/test_weights.py show.
 SHOWN_ELSEWHERE = {
-    "attack", "support", "out", "query_statistics", "surrogate", "surrogate_draws", "weights", "slots", "mode", "savedir", "resume", "gpu_id", "dataset",
-    "data_dir", "split",
+    "attack", "support", "out", "query_statistics", "surrogate", "surrogate_draws", "weights", "slots", "mode",
+    "savedir", "resume", "gpu_id", "dataset", "data_dir", "split",
 }  # fmt: skip
 
 
