@@ -17,7 +17,7 @@ from attacks import MADRY, METHODS, NORMS
 from datasets.table import MAKERS
 from errors import Parser, UserError, run
 from lazy import Later
-from settings import COMMAND, Settings, all_settings, read_flags, refuse_unused
+from settings import COMMAND, COMMON, Settings, all_settings, read_flags, refuse_unused
 from settings import parser as settings_parser
 from studies import collapse as collapse_study
 from studies import export as export_study
@@ -26,7 +26,8 @@ from training import devices, loops, records, results
 from training import weights as weights_file
 from training.engine import Engine
 
-classify_study = Later("studies.classify")  # scikit-learn, which it needs, takes a second
+classify_study, draw_study = Later("studies.classify"), Later("studies.draw")  # they need scikit-learn: a second
+SHIPPED = [Path(__file__).parent / f"pretrained/omniglot_5way_1shot_{name}.npz" for name in ("maml", "metadrop")]
 
 
 def parser() -> Parser:
@@ -351,6 +352,13 @@ def classify(run: Path, given: dict) -> int:
     )
 
 
+def draw(runs: list[Path], given: dict) -> int:
+    """runs: savedirs or files of weights."""
+    start(Settings(gpu_id=given.get("gpu_id"), metabatch=1))
+    data_dir = given.get("data_dir", COMMON["data_dir"].default)
+    return draw_study.draw(runs, data_dir, given.get("port", COMMAND["port"].default))
+
+
 def compare(savedirs: list[Path], attacks: bool) -> int:
     if len(savedirs) < 2:
         raise UserError("--mode compare takes two or more folders: --savedir A B")
@@ -359,7 +367,7 @@ def compare(savedirs: list[Path], attacks: bool) -> int:
 
 MODES = {
     "meta_train": meta_train, "meta_test": meta_test, "export": export, "collapse": collapse, "attack": attack,
-    "classify": classify, "compare": compare, "weights": weights,
+    "classify": classify, "draw": draw, "compare": compare, "weights": weights,
 }  # fmt: skip
 
 
@@ -367,20 +375,29 @@ def main() -> int:
     given = read_flags(parser())
     mode = given.pop("mode", COMMAND["mode"].default)
     refuse_unused(given, mode)
-    savedirs = [Path(d) for d in given.pop("savedir", [])]
-    if mode == "classify" and "weights" in given:
-        if savedirs:
-            raise UserError("--savedir and --weights are two runs: give --mode classify one of them")
-        savedirs = [given.pop("weights")]
+    savedirs, files = ([Path(name) for name in given.pop(flag, [])] for flag in ("savedir", "weights"))
+    if mode in ("classify", "draw"):
+        return with_runs(mode, savedirs + files, given)
     if not savedirs:
         raise UserError("--savedir is missing: name the folder of the run, for example --savedir results/first")
     if mode == "compare":
         return compare(savedirs, given.get("attack", False))
-    if len(savedirs) > 1:
-        raise UserError(f"--mode {mode} takes one --savedir, not {len(savedirs)}")
-    file = given.pop("weights", None)
-    with begin_with(file, savedirs[0], mode, given) if file else contextlib.nullcontext():
+    if len(savedirs) > 1 or len(files) > 1:
+        flag, count = ("savedir", len(savedirs)) if len(savedirs) > 1 else ("weights", len(files))
+        raise UserError(f"--mode {mode} takes one --{flag}, not {count}")
+    with begin_with(files[0], savedirs[0], mode, given) if files else contextlib.nullcontext():
         return MODES[mode](savedirs[0], given)
+
+
+def with_runs(mode: str, runs: list[Path], given: dict) -> int:
+    """For the modes that leave a run as it is. runs: savedirs and files of weights."""
+    if mode == "draw":
+        return draw(runs or SHIPPED, given)
+    if not runs:
+        raise UserError("--savedir is missing: name the folder of the run, or give a file of --weights")
+    if len(runs) > 1:
+        raise UserError(f"--savedir and --weights name {len(runs)} runs: --mode {mode} takes one of them")
+    return classify(runs[0], given)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from training import results
 from training.devices import PRECISIONS
 from training.engine import STATISTICS, TOGETHER
 
-META_TRAIN, EXPORT, COMPARE, WEIGHTS, ATTACK, CLASSIFY = (
-    frozenset({mode}) for mode in ("meta_train", "export", "compare", "weights", "attack", "classify")
+META_TRAIN, EXPORT, COMPARE, WEIGHTS, ATTACK, CLASSIFY, DRAW = (
+    frozenset({mode}) for mode in ("meta_train", "export", "compare", "weights", "attack", "classify", "draw")
 )
 # What config.json has to say; a setting that is newer than the run has its default.
 NEEDED = ("dataset", "model", "way", "shot", "query", "seed")
@@ -83,7 +83,7 @@ class Settings:
         "GPU to use, or several to share a metabatch: 0,1; -1 for none (default: CUDA_VISIBLE_DEVICES, or 0)",
         gpus,
         metavar="N[,N]",
-        modes=LEARNING | CLASSIFY,
+        modes=LEARNING | CLASSIFY | DRAW,
         free=("test", "resume"),
         fresh=True,
     )
@@ -106,7 +106,14 @@ class Settings:
     dataset: str = setting(
         TASKS, "omniglot", "as made by get_data.py: a folder of --data_dir", folder_name, metavar="NAME"
     )
-    data_dir: str = setting(TASKS, "data", "folder that holds the datasets", metavar="DIR", free=("test", "resume"))
+    data_dir: str = setting(
+        TASKS,
+        "data",
+        "folder that holds the datasets",
+        metavar="DIR",
+        modes=LEARNING | DRAW,
+        free=("test", "resume"),
+    )
     split: str = setting(
         TASKS,
         "shuffled",
@@ -312,7 +319,7 @@ class Settings:
         """Those of a new run. flags: what is on the command line, by name. UserError as `of` and `refuse_foreign`."""
         settings = cls.of(flags)
         settings.refuse_foreign(flags)
-        if "adversarial_steps" in flags and settings.adversarial is None:
+        if settings.adversarial is None and settings.adversarial_steps != cls.adversarial_steps:
             raise UserError("--adversarial_steps is of an attack: give it with --adversarial, or leave it out")
         return settings
 
@@ -403,16 +410,16 @@ def all_settings() -> dict[str, Setting]:
 # ---- the command line
 
 COMMAND = {  # what says how a mode is called, and is no setting of a run
-    "mode": Setting("meta_train", "what to do", modes=LEARNING | COMPARE | WEIGHTS | CLASSIFY),
+    "mode": Setting("meta_train", "what to do", modes=LEARNING | COMPARE | WEIGHTS | CLASSIFY | DRAW),
     "savedir": Setting(
-        None, "folder of the run; compare takes two or more", nargs="+", metavar="D",
-        modes=LEARNING - {"bench"} | COMPARE | WEIGHTS | CLASSIFY,
+        None, "folder of the run; compare takes two or more, and draw may", nargs="+", metavar="D",
+        modes=LEARNING - {"bench"} | COMPARE | WEIGHTS | CLASSIFY | DRAW,
     ),
     "resume": Setting(False, "meta_train: go on from D's last checkpoint", modes=META_TRAIN),
     "weights": Setting(
         None, "file of weights that D begins with, to test or export them or to train on from them (written with "
-        "--slots: to the same bits); classify takes it in place of --savedir", Path, metavar="FILE",
-        modes=LEARNING - {"bench"} | CLASSIFY,
+        "--slots: to the same bits); classify and draw take it in place of --savedir, draw two or more", Path,
+        metavar="FILE", nargs="+", modes=LEARNING - {"bench"} | CLASSIFY | DRAW,
     ),
     "slots": Setting(False, "weights: Adam's slots too, so that training can go on from the file", modes=WEIGHTS),
     "support": Setting(
@@ -427,6 +434,7 @@ COMMAND = {  # what says how a mode is called, and is no setting of a run
         TOGETHER, "classify: of whom batch norm takes its statistics: of the pictures that are classified, or of the "
         "support set, too", choices=STATISTICS, modes=CLASSIFY,
     ),
+    "port": Setting(8765, "draw: of the page on this machine's loopback address", whole(0, 65535), modes=DRAW),
     "attack": Setting(False, "compare: attacks in place of tests", modes=COMPARE),
     "maml": Setting(False, "the same as --model maml"),
 }  # fmt: skip
@@ -437,7 +445,7 @@ def parser(modes: Iterable[str], description: str, epilog: str, prog: str = "mai
     p = Parser(prog=prog, description=description, epilog=epilog, argument_default=argparse.SUPPRESS)
     groups = {name: p.add_argument_group(name) for name in (RUN, TASKS, LEARNER, TRAIN, TEST, LOOK, ATTACKS)}
     dataclasses.replace(COMMAND["mode"], choices=list(modes)).add(groups[RUN], "mode")
-    for name in ("savedir", "resume", "weights", "slots", "attack", "support", "out", "query_statistics"):
+    for name in ("savedir", "resume", "weights", "slots", "attack", "support", "out", "query_statistics", "port"):
         COMMAND[name].add(groups[RUN], name)
     for name, declared in all_settings().items():
         declared.add(groups[COMMON[name].metadata["group"] if name in COMMON else LEARNER], name)

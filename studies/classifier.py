@@ -64,7 +64,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         self._check(images, labels)
         self.classes_, numbers = np.unique(np.asarray(labels), return_inverse=True)
         order = np.argsort(numbers, kind="stable")
-        self._engine = self._engine_of(len(self.classes_))
+        self._engine = self.engine_of(len(self.classes_))
         self._x = self._prepared([images[i] for i in order])
         self._y, self._order = np.eye(len(self.classes_), dtype=np.float32)[numbers[order]], order
         self._adapted = self._adapt(self._x, self._y)
@@ -111,23 +111,23 @@ class Classifier(ClassifierMixin, BaseEstimator):
         path = Path(self.run)
         try:
             if path.is_dir():
-                self._config = results.read_config(path, ("dataset", "model", "way"))
+                self.config = results.read_config(path, ("dataset", "model", "way"))
                 params = records.read_checkpoint(path, self.checkpoint)[1]["params"]
             else:
                 content = weights.read(path)
-                self._config, params = content.about["settings"], content.params
-            self._preparation = preparation_of(self._config)
+                self.config, params = content.about["settings"], content.params
+            self.preparation = preparation_of(self.config)
         except UserError as fault:
             raise ValueError(f"{fault}") from fault
         self._params, self._engines = params, {}
 
-    def _engine_of(self, classes: int) -> Engine:
+    def engine_of(self, classes: int) -> Engine:
         """The engine of the learner for so many classes."""
         if classes not in self._engines:
-            config, trained_for = self._config, self._config["way"]
+            config, trained_for = self.config, self.config["way"]
             names = model.settings_of(config["model"], config.get("perturbation"))
             own = {name: config[name] for name in names if name in config}
-            side, channels = self._preparation.size, self._preparation.channels
+            side, channels = self.preparation.size, self.preparation.channels
 
             def make(way: int):
                 return model.make(
@@ -171,7 +171,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def _prepared(self, images: Pictures) -> np.ndarray:
         """[n,H,W,C], the network's inputs."""
-        return np.array([self._preparation(picture_of(image)) for image in images], np.float32) / 255
+        return np.array([self.preparation(picture_of(image)) for image in images], np.float32) / 255
 
     # ---- computation
 

@@ -207,6 +207,7 @@ DEFAULTS = {
     "attack_start": "random", "restarts": 1, "threat": "joint", "attack": False, "attack_method": "pgd",
     "attack_loss": "cross_entropy", "surrogate": None, "surrogate_draws": 1, "adversarial": None,
     "adversarial_steps": 7, "support": None, "out": pathlib.Path("predictions.csv"), "query_statistics": "together",
+    "port": 8765,
 }  # fmt: skip
 
 
@@ -232,6 +233,7 @@ USED = {
     "attack": f"{RUN} {TASKS} {LEARNER} weights metabatch n_test_iters checkpoint norm eps attack_steps attack_step "
     "attack_start restarts threat attack_method attack_loss surrogate surrogate_draws",
     "classify": "mode savedir weights seed gpu_id query n_test_mc_samp checkpoint support out query_statistics",
+    "draw": "mode savedir weights gpu_id data_dir port",
     "compare": "mode savedir attack",
     "weights": "mode savedir checkpoint slots",
 }
@@ -412,7 +414,7 @@ FLAGS = {
 # What test_main.py, this file's tests above, tests/datasets, tests/studies/test_robustness.py, test_classifier.py and
 # tests/training/test_weights.py show.
 SHOWN_ELSEWHERE = {
-    "attack", "support", "out", "query_statistics", "surrogate", "surrogate_draws", "weights", "slots", "mode",
+    "attack", "port", "support", "out", "query_statistics", "surrogate", "surrogate_draws", "weights", "slots", "mode",
     "savedir", "resume", "gpu_id", "dataset", "data_dir", "split",
 }  # fmt: skip
 

@@ -1,0 +1,62 @@
+"""Does the way of a drawing through the page of --mode draw, centred and scaled, cost accuracy? Omniglot's test
+drawings at their original size, as they are and on that way, on the same test tasks.
+
+python runfiles/drawings.py ORIGINALS [WEIGHTS ...] [--tasks N]
+
+ORIGINALS: a folder of Omniglot at 105 x 105 as get_data.py --size 105 leaves it, below its --data_dir.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tables import ROOT
+from tqdm import tqdm
+
+import data
+from errors import Parser, run
+from flags import whole
+from studies.classifier import Classifier
+from studies.draw import SAMPLES, SIDE, centred
+from training.results import summary
+
+WAY, QUERY = 5, 15
+
+
+def on_a_canvas(picture: Image.Image) -> Image.Image:
+    """As the page would show and send it."""
+    return centred(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+WAYS = {"as they are": lambda picture: picture, "centred and scaled": on_a_canvas}
+
+
+def main() -> None:
+    parser = Parser(prog="drawings.py", description=__doc__.split("\n\n")[0])
+    parser.add_argument("originals", metavar="ORIGINALS", help="--data_dir of get_data.py --size 105")
+    shipped = [ROOT / f"pretrained/omniglot_5way_1shot_{name}.npz" for name in ("maml", "metadrop")]
+    parser.add_argument("weights", nargs="*", default=shipped, type=Path, metavar="WEIGHTS", help="files of weights")
+    parser.add_argument("--tasks", type=whole(2), default=200, metavar="N", help="test tasks (default: 200)")
+    args = parser.parse_args()
+    split = data.load(args.originals, "omniglot").splits["test"]
+    print(f"| weights | {' | '.join(WAYS)} | difference |\n|---|---|---|---|")
+    for file in args.weights:
+        classifier, accuracies = Classifier.load(file, samples=SAMPLES), {way: [] for way in WAYS}
+        for task in tqdm(range(args.tasks), unit="task", desc=file.stem):
+            (classes,), (numbers,) = data.sample(split, "test", 0, task, 1, WAY, 1 + QUERY)
+            pictures = [
+                [Image.fromarray(255 - np.rot90(split.pixels[c // 4, i], c % 4)[..., 0]) for i in row]
+                for c, row in zip(classes, numbers, strict=True)
+            ]
+            right = np.repeat(np.arange(WAY), QUERY)
+            for way, sent in WAYS.items():
+                classifier.fit([sent(own[0]) for own in pictures], np.arange(WAY))
+                predicted = classifier.predict([sent(one) for own in pictures for one in own[1:]])
+                accuracies[way].append(np.mean(predicted == right))
+        one, other = (np.array(accuracies[way]) for way in WAYS)
+        cells = ["{:.2f} ± {:.2f}".format(*summary(own)) for own in (one, other)]
+        print(f"| {file.stem} | {' | '.join(cells)} | {'{:+.2f} ± {:.2f}'.format(*summary(other - one))} |")
+
+
+if __name__ == "__main__":
+    run(main)

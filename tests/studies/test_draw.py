@@ -1,0 +1,280 @@
+"""The page to draw on: who may ask it what, what it answers, and the page itself in a browser."""
+
+import base64
+import http.client
+import io
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+import data
+from conftest import ROOT, assert_refused, call
+from errors import UserError
+from studies import draw as study
+
+METADROP = ROOT / "pretrained" / "glyphs_10way_1shot_metadrop.npz"
+BLANK = study.url_of(Image.new("L", (study.SIDE, study.SIDE), 255))
+
+
+def drawing(*points, width=8):
+    """A drawing of a line through these points of a square of 280."""
+    image = Image.new("L", (study.SIDE, study.SIDE), 255)
+    ImageDraw.Draw(image).line(points, fill=0, width=width)
+    return image
+
+
+# ---- drawings
+
+
+def test_a_drawing_is_centred_and_scaled_as_omniglots_are():
+    for points in ([(10, 10), (60, 40)], [(200, 30), (210, 270)], [(20, 250), (260, 250)]):
+        square = np.asarray(study.centred(drawing(*points)))
+        ink = np.argwhere(square < study.INK)
+        (top, left), (bottom, right) = ink.min(0), ink.max(0)
+        side = len(square)
+        assert square.shape == (side, side)
+        assert max(bottom - top, right - left) + 1 == pytest.approx(study.SHARE * side, abs=1)
+        assert abs(top + bottom - side) <= 2 and abs(left + right - side) <= 2
+    assert (np.asarray(study.centred(drawing())) == 255).all()
+
+
+def test_a_picture_comes_from_a_png_and_from_nothing_else():
+    image = drawing((10, 10), (100, 200))
+    np.testing.assert_array_equal(study.picture_of(study.url_of(image)), image)
+    clear = Image.new("RGBA", (5, 5), (0, 0, 0, 0))
+    assert (np.asarray(study.picture_of(study.url_of(clear))) == 255).all()
+    jpeg = io.BytesIO()
+    image.save(jpeg, "JPEG")
+    huge = study.url_of(Image.new("L", (4 * study.SIDE + 1, 3)))
+    for wrong in (None, 5, "abc", study.PREFIX + "no base64!", study.PREFIX + base64.b64encode(b"no").decode(),
+                  study.PREFIX + base64.b64encode(jpeg.getvalue()).decode(), huge, BLANK[:-40]):  # fmt: skip
+        with pytest.raises(UserError):
+            study.picture_of(wrong)
+
+
+def test_a_learner_is_shown_before_and_after_each_step_with_its_noise(data_dir):
+    """The same probabilities as the classifier's after the last step; MAML's maps are none."""
+    split = data.load(data_dir, "glyphs").splits["test"]
+    show = study.Show([study.Learner(METADROP)], split)
+    example = show.example()
+    (shown,) = show.classify(example["support"], example["query"])["learners"]
+    likely = np.array(shown["probabilities"])
+    assert shown["title"] == "Meta-dropout" and likely.shape == (6, 5)
+    np.testing.assert_allclose(likely.sum(-1), 1, atol=1e-3)
+    learner = show.learners[0]
+    pictures = [study.centred(study.picture_of(url)) for url in (*example["support"], example["query"])]
+    learner.classifier.fit(pictures[:5], range(5))
+    np.testing.assert_allclose(learner.classifier.predict_proba(pictures[5:])[0], likely[-1], atol=1e-3)
+    assert [len(own) for own in shown["maps"]] == [2] * 5
+    maps = [np.asarray(study.picture_of(url)) for own in shown["maps"] for url in own]
+    assert all(one.std() > 1 for one in maps)
+    assert show.classify(example["support"], None)["learners"][0]["probabilities"] is None
+    hits = 0
+    for _ in range(20):
+        example = show.example()
+        (shown,) = show.classify(example["support"], example["query"])["learners"]
+        hits += int(np.argmax(shown["probabilities"][-1]) == example["class"])
+    assert hits >= 15  # chance is 4
+    assert len(learner._adapted) == study.REMEMBERED
+
+
+def test_examples_are_two_drawings_of_test_classes():
+    pixels = np.arange(6)[:, None, None, None, None] * 10 + np.arange(3)[None, :, None, None, None]
+    split = data.Split(np.broadcast_to(pixels, (6, 3, 20, 20, 1)).astype(np.uint8), rotations=1, scale=1 / 255)
+    show = study.Show([], split)
+    for _ in range(20):
+        example = show.example()
+        urls = [*example["support"], example["query"]]
+        shades = [255 - int(np.asarray(study.picture_of(url)).mean()) for url in urls]
+        classes = [shade // 10 for shade in shades]
+        assert len(set(classes[:5])) == 5 and classes[5] == classes[example["class"]]
+        assert shades[5] != shades[example["class"]]
+    with pytest.raises(UserError, match="--data_dir"):
+        study.Show([], None).example()
+
+
+# ---- requests
+
+
+class Echo(study.Show):
+    """Answers without learners."""
+
+    def __init__(self):
+        super().__init__([], None)
+
+
+@pytest.fixture
+def server():
+    with study.open_server(Echo(), 0) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+
+
+def ask(server, method="POST", path="/classify", body=None, **headers):
+    """Status and answer of one request, which comes from the page unless its headers say otherwise."""
+    port = server.server_address[1]
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    own = {"X-Token": server.RequestHandlerClass.keywords["token"], "Origin": f"http://127.0.0.1:{port}"}
+    body = json.dumps({"support": [BLANK] * 5, "query": BLANK}) if body is None else body
+    own |= {name.replace("_", "-"): value for name, value in headers.items()}
+    own = {name: value for name, value in own.items() if value is not None}
+    connection.request(method, path, body if method == "POST" else None, own)
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    return answer, content
+
+
+def test_the_page_is_served_and_takes_nothing_from_elsewhere(server):
+    answer, content = ask(server, "GET", "/")
+    page, policy = content.decode(), answer.headers["Content-Security-Policy"]
+    assert answer.status == 200 and server.RequestHandlerClass.keywords["token"] in page
+    assert "FACTS" not in page and "NONCE" not in page
+    assert "default-src 'none'" in policy and "connect-src 'self'" in policy
+    assert not re.search(r"https?://|src=\"(?!data)|@import", page)
+    assert ask(server, "GET", "/other")[0].status == 404
+    assert server.server_address[0] == "127.0.0.1"
+
+
+def test_requests_of_its_own_page_are_answered(server):
+    answer, content = ask(server)
+    assert answer.status == 200 and json.loads(content) == {"learners": []}
+    assert ask(server, Origin=None)[0].status == 200  # a browser sends none where it fetches from the same origin
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"X_Token": "another"}, 403),
+        ({"X_Token": None}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "evil.example"}, 403),
+        ({"Content_Length": str(study.LARGEST + 1)}, 413),
+        ({"Content_Length": "-1"}, 411),
+        ({"body": "no json"}, 400),
+        ({"body": "[]"}, 400),
+        ({"body": "{}"}, 400),
+        ({"body": json.dumps({"support": [BLANK] * 4})}, 400),
+        ({"body": json.dumps({"support": ["data:text/plain;base64,AAAA"] * 5})}, 400),
+        ({"path": "/other"}, 404),
+        ({"path": "/example"}, 400),
+    ],
+)
+def test_other_requests_are_refused_with_a_sentence(server, change, status):
+    answer, content = ask(server, **change)
+    assert answer.status == status and len(json.loads(content)["error"]) > 10
+    assert ask(server)[0].status == 200  # it goes on
+
+
+def test_a_foreign_page_does_not_get_the_token(server):
+    answer, content = ask(server, "GET", "/", Host="evil.example")
+    assert answer.status == 403 and server.RequestHandlerClass.keywords["token"].encode() not in content
+
+
+# ---- the command
+
+
+def test_what_cannot_be_shown_is_refused(tmp_path, data_dir):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = call("main.py", "--mode", "draw", "--weights", METADROP, "--port", port, "--data_dir", data_dir)
+    assert_refused(done, f"port {port} cannot be had", "--port")
+    assert_refused(call("main.py", "--mode", "draw", "--weights", tmp_path / "none.npz"), "there is no file of weights")
+    assert_refused(call("main.py", "--mode", "draw", "--port", 70000), "at most 65535")
+    assert_refused(call("main.py", "--mode", "draw", "--way", 5), "--way has no meaning in --mode draw")
+    flags = ("--dataset", "glyphs", "--way", 3, "--query", 2, "--channels", 4, "--model", "maml", "--n_train_iters", 0)
+    flags += ("--val_every", 0, "--data_dir", data_dir, "--metabatch", 2)
+    assert call("main.py", "--savedir", tmp_path / "three", *flags).returncode == 0
+    assert_refused(call("main.py", "--mode", "draw", "--savedir", tmp_path / "three"), "trained for 3")
+
+
+BROWSER, DRIVER = (next(filter(None, map(shutil.which, names)), None)
+                   for names in (("chromium", "chromium-browser", "google-chrome"), ("chromedriver",)))  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (BROWSER and DRIVER), reason="no Chromium with its driver on the PATH")
+def test_a_person_draws_and_sees_what_it_is(data_dir, tmp_path):
+    """The command, a real browser, and a mouse."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    words = [sys.executable, ROOT / "main.py", "--mode", "draw", "--weights", METADROP, "--port", 0, "--gpu_id", -1]
+    process = subprocess.Popen(
+        [str(word) for word in (*words, "--data_dir", data_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    options = webdriver.ChromeOptions()
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "window-size=1050,1000", f"user-data-dir={tmp_path}"):
+        options.add_argument(f"--{flag}")
+    browser = None
+    try:
+        address = process.stdout.readline().split()[0]
+        browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+        browser.get(address)
+        find = browser.find_elements
+
+        def wait(ready, what):
+            end = time.time() + 60
+            while not ready():
+                assert time.time() < end, (what, browser.get_log("browser"), browser.page_source[-500:])
+                time.sleep(0.1)
+
+        def draw(box, *strokes):
+            canvas = find("css selector", f"#{box} canvas")[0]
+            hand = webdriver.ActionChains(browser, duration=20)
+            for start, *moves in strokes:
+                hand.move_to_element_with_offset(canvas, *start).click_and_hold()
+                for move in moves:
+                    hand.move_by_offset(*move)
+                hand.release()
+            hand.perform()
+
+        wait(lambda: "5 of the 5 boxes are empty" in find("id", "status")[0].text, "the page")
+        cross = [[(-30, -30), (60, 60)], [(-30, 30), (60, -60)]]
+        shapes = {
+            "class1": cross,
+            "class2": [[(0, -35), (35, 35), (-35, 35), (-35, -35), (35, -35)]],
+            "class3": [[(-35, 0), (70, 0)]],
+            "class4": [[(0, -35), (0, 70)], [(-25, 35), (50, 0)]],
+            "class5": [[(-30, -30), (60, 0), (0, 60)]],
+        }
+        for number, (box, strokes) in enumerate(shapes.items(), 1):
+            draw(box, *strokes)
+            if number < 5:
+                wait(lambda n=number: f"{5 - n} of the 5" in find("id", "status")[0].text, box)
+        wait(lambda: find("css selector", "#class1 .maps img"), "the noise maps")
+        assert len(find("css selector", ".maps img")) == 10
+        draw("query", *cross)
+        wait(lambda: find("css selector", "#learners tbody tr"), "the bars")
+        rows = find("css selector", "#learners tbody tr")
+        assert len(rows) == 5 and len(rows[0].find_elements("css selector", ".cell")) == 6
+        assert "best" in rows[0].get_attribute("class")  # it is the cross again
+        width = browser.execute_script("return document.documentElement.scrollWidth")
+        assert width <= 1050
+        find("css selector", "#class2 button")[0].click()
+        wait(lambda: "1 of the 5 boxes are empty" in find("id", "status")[0].text, "an empty box")
+        find("id", "example")[0].click()
+        wait(lambda: len(find("css selector", "#learners tbody tr")) == 5, "an example")
+        assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+        browser.save_screenshot(str(tmp_path / "page.png"))
+    finally:
+        if browser:
+            browser.quit()
+        process.terminate()
+        process.wait(timeout=30)
+        process.stdout.close()
