@@ -210,7 +210,7 @@ class Settings:
         TEST,
         1,
         "noise samples of an inner step's loss, in testing (the paper: 30) and in validations; training takes 1; "
-        "classify takes 30",
+        "classify takes 10",
         whole(1),
         modes=LEARNING | CLASSIFY,
         free=("test",),

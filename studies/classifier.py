@@ -43,7 +43,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
     squeezed, grey, inverted: datasets/prepare.py).
     """
 
-    def __init__(self, run, statistics: str = TOGETHER, samples: int = 30, seed: int = 0, checkpoint: str = "last"):
+    def __init__(self, run, statistics: str = TOGETHER, samples: int = 10, seed: int = 0, checkpoint: str = "last"):
         self.run, self.statistics, self.samples, self.seed = run, statistics, samples, seed
         self.checkpoint = checkpoint
 

@@ -8,7 +8,9 @@ import pytest
 import tensorflow as tf
 
 import data
+import model
 from errors import UserError
+from training.engine import Engine
 
 
 @pytest.fixture
@@ -65,6 +67,21 @@ def test_images_of_unequal_classes_are_drawn_evenly_and_are_their_own():
     with pytest.raises(UserError, match="one of the train classes has 3"):
         data.check_episode(split, "train", 3, 1, 3)
     data.check_episode(split, "train", 16, 1, 2)
+
+
+def test_counts_are_part_of_what_identifies_data_and_episodes():
+    """The same bytes, cut into classes of other sizes."""
+    pixels = np.zeros((10, 16, 16, 1), np.uint8)
+    manifest = {"image_shape": [16, 16, 1], "rotations": 1, "scale": 1.0}
+    digests, episodes = set(), set()
+    for counts in ([2, 3, 5], [3, 2, 5]):
+        entry = {"sha256": "a", "images_per_class": counts}
+        digests.add(data.digest(manifest | {"splits": {"train": entry, "test": entry}}))
+        split = data.Split(pixels, 1, 1.0, np.array(counts))
+        learner = model.make("protonet", image_shape=(16, 16, 1), channels=2, way=3)
+        one = Engine(learner, shot=1, query=1, metabatch=1, seed=0)
+        episodes.add(one.episodes_digest(split, 0))
+    assert len(digests) == len(episodes) == 2
 
 
 def test_equal_classes_draw_what_they_drew_before_there_were_unequal_ones(split):

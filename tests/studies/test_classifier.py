@@ -90,7 +90,7 @@ def test_it_is_scikit_learns(maml, pictures, tmp_path):
     support, labels, query, _ = task(pictures, 3, 2, 2)
     again = clone(maml)
     assert again.get_params() == {
-        "run": MAML, "statistics": "together", "samples": 30, "seed": 0, "checkpoint": "last",
+        "run": MAML, "statistics": "together", "samples": 10, "seed": 0, "checkpoint": "last",
     }  # fmt: skip
     with pytest.raises(NotFittedError):
         again.predict(query)
