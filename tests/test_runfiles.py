@@ -1,9 +1,12 @@
 """The scripts train and test with the published settings, and the tables show what they leave, or refuse it."""
 
+import importlib
 import json
 import os
 import shutil
 import subprocess
+import sys
+from unittest import mock
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -320,3 +323,45 @@ def test_the_curves_are_shown_side_by_side(tmp_path):
 def test_the_shipped_curve_is_the_documentations():
     done = cli("runfiles/table1_curve.py")
     assert done.returncode == 0 and done.stdout.strip() in (ROOT / "docs/table1.md").read_text()
+
+
+def test_transfer_trains_both_learners_on_both_datasets(tmp_path):
+    done = cli("runfiles/transfer.py", tmp_path, "--runs", "--", "--gpu_id", "-1")
+    assert done.returncode == 0, done.stderr
+    runs = [[part.strip() for part in line.split("|")] for line in done.stdout.splitlines()]
+    given = {folder: vars(main.parser().parse_args(flags.split())) for folder, flags in runs}
+    assert len(given) == len(runs) == 12
+    for folder, flags in given.items():
+        dataset, model, seed = folder.removeprefix(f"{tmp_path}/").split("_")
+        assert (flags["dataset"], flags["model"], flags["seed"], flags["gpu_id"]) == (dataset, model, int(seed), "-1")
+        assert (flags["way"], flags["shot"], flags["n_train_iters"]) == (5, 1, 800)
+    assert_refused(cli("runfiles/transfer.py", tmp_path), "run runfiles/transfer.sh first")
+
+
+def test_transfer_asks_a_classifier_for_the_classes_of_unseen_drawings():
+    """Every pixel tells the class and the image: a classifier that knows is right, and one that does not is not."""
+    import data
+
+    with mock.patch.object(sys, "path", [str(ROOT / "runfiles"), *sys.path]):
+        transfer = importlib.import_module("transfer")
+    values = 20 * np.arange(8)[:, None] + np.arange(16)
+    pixels = np.broadcast_to(values[..., None, None, None], (8, 16, 4, 4, 1)).astype(np.uint8)
+    split = data.Split(pixels, rotations=1, scale=1 / 255)
+
+    class Knows:
+        shift = 0
+
+        def fit(self, support, labels):
+            self.classes = (255 - np.asarray(support)[:, 0, 0, 0]) // 20
+            assert len(set(self.classes)) == len(labels) == 5
+            return self
+
+        def predict(self, query):
+            assert len(query) == 75
+            own = (255 - np.asarray(query)[:, 0, 0, 0]) // 20
+            return (np.array([self.classes.tolist().index(c) for c in own]) + self.shift) % 5
+
+    assert transfer.accuracy(Knows(), split, 3, "") == 100
+    knows = Knows()
+    knows.shift = 1
+    assert transfer.accuracy(knows, split, 3, "") == 0
