@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from tqdm import tqdm
 
 import model
 from datasets.images import prepare_file
@@ -93,7 +94,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         to all others, and normalised with them? In fit's order, [n]; NaN for those whose class has no other."""
         check_is_fitted(self, "classes_")
         right = np.full(len(self._x), np.nan)
-        for i in np.flatnonzero(self._y[:, self._y.argmax(-1)].sum(0) > 1):
+        known = np.flatnonzero(self._y[:, self._y.argmax(-1)].sum(0) > 1)
+        for i in tqdm(known, desc="leave one out", unit="picture", disable=None, leave=False):
             others = np.arange(len(self._x)) != i
             adapted = self._adapt(self._x[others], self._y[others])
             likely = self._probabilities(adapted, self._x[others], self._x[i : i + 1], TOGETHER)[0]
@@ -106,7 +108,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         """Its settings, its parameters and how it prepares pictures."""
         if self.statistics not in STATISTICS:
             raise ValueError(f"statistics is {self.statistics!r}, wanted {' or '.join(STATISTICS)}")
-        if hasattr(self, "_params"):
+        place = (self.run, self.checkpoint)
+        if getattr(self, "_place", None) == place:
             return
         path = Path(self.run)
         try:
@@ -119,7 +122,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
             self.preparation = preparation_of(self.config)
         except UserError as fault:
             raise ValueError(f"{fault}") from fault
-        self._params, self._engines = params, {}
+        self._place, self._params, self._engines = place, params, {}
 
     def engine_of(self, classes: int) -> Engine:
         """The engine of the learner for so many classes."""
