@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tables import ADAPTATION, EPISODES, ROOT, TRAINING, last_validation, paired, read_runs, refuse_mixed, tests_of
+from tables import (
+    ADAPTATION,
+    EPISODES,
+    ROOT,
+    TRAINING,
+    last_validation,
+    paired,
+    read_runs,
+    refuse_mixed,
+    split_command,
+    tests_of,
+)
 
 from errors import Parser, UserError, run
 from figures.run import read_curves
@@ -188,9 +199,7 @@ def figure(rows: dict[str, Row], file: Path) -> None:
 
 
 def main() -> None:
-    usage, flags = sys.argv[1:], []
-    if "--" in usage:
-        usage, flags = usage[: usage.index("--")], usage[usage.index("--") + 1 :]
+    usage, flags = split_command(sys.argv[1:])
     parser = Parser(prog="regularisers.py", description=__doc__.split("\n\n")[0])
     default = ROOT / "results/regularisers"
     parser.add_argument("results", nargs="?", default=default, type=Path, help="folder of the runs")
@@ -198,7 +207,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the figure into this file")
     args = parser.parse_args(usage)
     if args.runs is not None:
-        print(*lines(args.results, args.runs, " ".join(flags)), sep="\n")
+        print(*lines(args.results, args.runs, flags), sep="\n")
         return
     rows = read_rows(args.results)
     table(rows)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tables import ROOT, over_seeds, refuse_mixed
+from tables import ROOT, over_seeds, refuse_mixed, split_command
 
 from attacks import NORMS
 from errors import Parser, UserError, run
@@ -211,9 +211,7 @@ def clean(attacks: dict[str, dict[int, list[dict]]]) -> None:
 
 
 def main() -> None:
-    usage, flags = sys.argv[1:], []
-    if "--" in usage:
-        usage, flags = usage[: usage.index("--")], usage[usage.index("--") + 1 :]
+    usage, flags = split_command(sys.argv[1:])
     parser = Parser(prog="robustness.py", description=__doc__.split("\n\n")[0])
     default = ROOT / "results/robustness"
     parser.add_argument("results", nargs="?", default=default, type=Path, help="folder of the runs")
@@ -221,7 +219,7 @@ def main() -> None:
     parser.add_argument("--probes", action="store_true", help="print what else is tried on them")
     args = parser.parse_args(usage)
     if args.runs or args.probes:
-        print(*(runs if args.runs else probes)(args.results, " ".join(flags)), sep="\n")
+        print(*(runs if args.runs else probes)(args.results, flags), sep="\n")
         return
     attacks = read_attacks(args.results)
     if not attacks:

@@ -29,6 +29,12 @@ ADAPTATION = SAMPLES | {
 }
 
 
+def split_command(words: list[str]) -> tuple[list[str], str]:
+    """A script's own words, and, as one text, the flags behind -- that it hands on to main.py."""
+    end = words.index("--") if "--" in words else len(words)
+    return words[:end], " ".join(words[end + 1 :])
+
+
 def read_runs(folder: Path) -> dict[str, dict[int, dict]]:
     """kind -> seed -> test (`read_run`), of the tested runs KIND_SEED in `folder`."""
     runs = {}

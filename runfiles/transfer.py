@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
-from tables import ROOT, over_seeds
+from tables import ROOT, over_seeds, split_command
 from tqdm import tqdm
 
 import data
@@ -61,9 +61,7 @@ def accuracy(classifier, split: data.Split, tasks: int, what: str, flat: bool = 
 
 
 def main() -> None:
-    usage, flags = sys.argv[1:], []
-    if "--" in usage:
-        usage, flags = usage[: usage.index("--")], usage[usage.index("--") + 1 :]
+    usage, flags = split_command(sys.argv[1:])
     parser = Parser(prog="transfer.py", description=__doc__.split("\n\n")[0])
     default = ROOT / "results/transfer"
     parser.add_argument("results", nargs="?", default=default, type=Path, help="folder of the runs")
@@ -72,7 +70,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=whole(2), default=100, metavar="N", help="test tasks (default: 100)")
     args = parser.parse_args(usage)
     if args.runs:
-        print(*lines(args.results, " ".join(flags)), sep="\n")
+        print(*lines(args.results, flags), sep="\n")
         return
     trained = sorted(path.parent.parent for path in args.results.glob("*_*_*/checkpoints/last"))
     if not trained:
