@@ -52,6 +52,13 @@ class Split:
     def classes(self) -> int:
         return len(self.images_per_class) * self.rotations
 
+    def image(self, label: int, number: int) -> np.ndarray:
+        """One image of a class, turned as the class is (H = W): uint8 [H,W,C], 0 to 255, that is 255 times the
+        network's input."""
+        base, turns = divmod(label, self.rotations)
+        images = self.pixels[base] if self.counts is None else self.pixels[self.counts[:base].sum() :]
+        return np.rint(np.rot90(images[number], turns) * (255 * self.scale)).astype(np.uint8)
+
 
 @dataclass(frozen=True)
 class Dataset:

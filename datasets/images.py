@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
-import logging
 import math
-import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -19,9 +16,9 @@ from tqdm import tqdm
 
 from datasets.archives import LARGEST, decoded
 from datasets.arrays import ArrayFile, Names, checksum, write_manifest
-from datasets.download import system_error
 from datasets.maker import TFDS, existing_path, is_tfds
 from datasets.prepare import Preparation
+from datasets.tfds import read_prepared
 from errors import UserError
 from flags import Setting, to_number, whole
 
@@ -29,6 +26,7 @@ T = TypeVar("T")
 SPLITS = ("train", "val", "test")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 NAMED = 5  # how many of many faulty files a sentence names
+OTHERWISE = "see its catalogue for the name, or give a folder of classes as --source"
 RAW = "pixels.raw"  # in the folder that is being made: images as they come
 
 
@@ -85,7 +83,8 @@ def make_images(
     """
     prepare = Preparation(size, channels, invert)
     if is_tfds(source):
-        builder = builder_of(str(source).removeprefix(TFDS))
+        name = str(source).removeprefix(TFDS)
+        builder = read_prepared(name, lambda builder: builder, OTHERWISE)
         pictures, dealt, given = read_builder(builder), {}, f"tensorflow-datasets {builder.info.full_name}"
     else:
         pictures, dealt = read_folder(source)
@@ -154,28 +153,6 @@ def prepare_file(file: Path, prepare: Callable[[Image.Image], T]) -> T:
     if file.stat().st_size > LARGEST:
         raise UserError(f"{file} has more than {LARGEST >> 20} MiB")
     return decoded(file.read_bytes(), str(file), prepare)
-
-
-def builder_of(name: str):
-    """tensorflow-datasets' builder of this name, prepared. UserError where that fails."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would take the GPU's memory to read some images
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    print(f"asking tensorflow-datasets for {name}", flush=True)
-    try:
-        import tensorflow_datasets as tfds  # takes seconds, and only this function needs it
-
-        if not sys.stderr.isatty():
-            tfds.disable_progress_bar()
-        logging.getLogger("urllib3").setLevel(logging.ERROR)
-        builder = tfds.builder(name)
-        builder.download_and_prepare()
-    except Exception as fault:  # a network, a disk, no such name, a broken installation: anything
-        reason = system_error(fault) or str(fault).strip().partition("\n")[0][:200]
-        raise UserError(
-            f"tensorflow-datasets could not give {name} ({type(fault).__name__}: {reason}): see its catalogue for the "
-            f"name, or give a folder of classes as --source"
-        ) from None
-    return builder
 
 
 def read_builder(builder) -> Iterator[Picture]:

@@ -2,25 +2,21 @@
 
 import hashlib
 import itertools
-import logging
-import os
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import requests
 from PIL import Image
 from tqdm import tqdm
 
 from datasets.archives import contents, decode
 from datasets.arrays import Names, checksum, save, write_manifest
 from datasets.authors import make_from_arrays
-from datasets.download import system_error
 from datasets.prepare import Preparation
+from datasets.tfds import read_prepared
 from errors import UserError
 from flags import Setting, whole
 
@@ -29,6 +25,7 @@ SPLITS = {"train": 1100, "val": 100, "test": 423}  # characters; with four rotat
 DRAWINGS = 20  # of a character
 ORIGINAL_SIDE = 105  # pixels
 AUTHORS_SHAPES = {"train": (4800, 20, 28, 28, 1), "test": (1692, 20, 28, 28, 1)}
+OTHERWISE = "try again, or get images_background.zip and images_evaluation.zip yourself: --source FOLDER"
 
 SIZE = Setting(28, "side of the images in pixels", whole(1, ORIGINAL_SIDE))
 
@@ -94,29 +91,17 @@ def _read_part(path: Path, part: str, size: int, count: int, drawings: int) -> C
 
 def fetch_omniglot(size: int) -> tuple[Characters, dict]:
     """As read_omniglot, through tensorflow-datasets, which downloads it. UserError when that fails."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would take the GPU's memory to read some PNGs
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    print("asking tensorflow-datasets for Omniglot", flush=True)
-    try:
+
+    def read(builder) -> tuple[Characters, str]:
         import tensorflow_datasets as tfds  # takes seconds, and only this function needs it
 
-        if not sys.stderr.isatty():
-            tfds.disable_progress_bar()
-        logging.getLogger("urllib3").setLevel(logging.ERROR)  # it would report each of many retries
-        builder = tfds.builder("omniglot")
-        if not (Path(builder.data_dir) / "dataset_info.json").is_file():  # it has yet to be downloaded
-            requests.head(next(iter(builder.url_infos)), timeout=10)  # no network? Its own retries take minutes
-        builder.download_and_prepare()
         examples = tfds.as_numpy(builder.as_dataset(split="train+test"))
         characters = read_examples(examples, builder.info.features["alphabet"].int2str, size)
-    except Exception as fault:  # a network, a disk, a changed checksum, a broken installation: anything
-        reason = system_error(fault) or str(fault).partition("\n")[0][:200]
-        raise UserError(
-            f"tensorflow-datasets could not give Omniglot ({type(fault).__name__}: {reason}): try again, "
-            "or get images_background.zip and images_evaluation.zip yourself: --source FOLDER"
-        ) from None
+        return characters, f"tensorflow-datasets {builder.info.full_name}"
+
+    characters, given = read_prepared("omniglot", read, OTHERWISE)
     refuse_other_characters(characters, sum(PARTS.values()), DRAWINGS, "tensorflow-datasets' Omniglot")
-    return characters, {"given": f"tensorflow-datasets {builder.info.full_name}", "files": []}
+    return characters, {"given": given, "files": []}
 
 
 def read_examples(examples: Iterable[dict], alphabet_name: Callable[[int], str], size: int) -> Characters:

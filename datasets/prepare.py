@@ -36,3 +36,8 @@ class Preparation(NamedTuple):
             image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
         pixels = np.asarray(image).reshape(self.size, self.size, self.channels)
         return 255 - pixels if self.invert else pixels
+
+    def picture_of(self, image: np.ndarray) -> Image.Image:
+        """A picture that becomes this image, uint8 [size,size,channels]."""
+        pixels = 255 - image if self.invert else image
+        return Image.fromarray(pixels[..., 0] if self.channels == 1 else pixels)

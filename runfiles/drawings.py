@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tables import ROOT
+from tables import ROOT, task_pictures
 from tqdm import tqdm
 
 import data
+from datasets.table import MAKERS
 from errors import Parser, run
 from flags import whole
 from studies.classifier import Classifier
@@ -38,16 +39,12 @@ def main() -> None:
     parser.add_argument("weights", nargs="*", default=shipped, type=Path, metavar="WEIGHTS", help="files of weights")
     parser.add_argument("--tasks", type=whole(2), default=200, metavar="N", help="test tasks (default: 200)")
     args = parser.parse_args()
-    split = data.load(args.originals, "omniglot").splits["test"]
+    split, prepare = data.load(args.originals, "omniglot").splits["test"], MAKERS["omniglot"].prepare
     print(f"| weights | {' | '.join(WAYS)} | difference |\n|---|---|---|---|")
     for file in args.weights:
         classifier, accuracies = Classifier.load(file, samples=SAMPLES), {way: [] for way in WAYS}
         for task in tqdm(range(args.tasks), unit="task", desc=file.stem):
-            (classes,), (numbers,) = data.sample(split, "test", 0, task, 1, WAY, 1 + QUERY)
-            pictures = [
-                [Image.fromarray(255 - np.rot90(split.pixels[c // 4, i], c % 4)[..., 0]) for i in row]
-                for c, row in zip(classes, numbers, strict=True)
-            ]
+            pictures = task_pictures(split, prepare, task, WAY, 1 + QUERY)
             right = np.repeat(np.arange(WAY), QUERY)
             for way, sent in WAYS.items():
                 classifier.fit([sent(own[0]) for own in pictures], np.arange(WAY))

@@ -7,7 +7,7 @@ python runfiles/query_statistics.py WEIGHTS [WEIGHTS ...] [--data_dir DIR] [--ta
 from pathlib import Path
 
 import numpy as np
-from tables import ROOT
+from tables import ROOT, task_pictures
 from tqdm import tqdm
 
 import data
@@ -28,23 +28,20 @@ def accuracies(file: Path, data_dir: str, tasks: int, samples: int) -> dict[tupl
     split = data.load(data_dir, settings["dataset"]).splits["test"]
     way, shot, query = settings["way"], settings["shot"], settings["query"]
     data.check_episode(split, "test", way, shot, query)
-    inverted = preparation_of(settings).invert
+    prepare = preparation_of(settings)
     found = {}
     classifier = Classifier.load(file, samples=samples)
     for task in tqdm(range(tasks), unit="task", desc=file.stem):
-        (classes,), (numbers,) = data.sample(split, "test", 0, task, 1, way, shot + query)
-        pictures = [[np.rot90(split.pixels[c // split.rotations, i], c % split.rotations) for i in row]
-                    for c, row in zip(classes, numbers, strict=True)]  # fmt: skip
-        pictures = 255 - np.array(pictures) if inverted else np.array(pictures)  # as they were before their preparation
+        pictures = task_pictures(split, prepare, task, way, shot + query)
         labels = np.arange(way)
-        classifier.fit(pictures[:, :shot].reshape(-1, *pictures.shape[2:]), np.repeat(labels, shot))
-        images, right = pictures[:, shot:].reshape(-1, *pictures.shape[2:]), np.repeat(labels, query)
+        classifier.fit([picture for own in pictures for picture in own[:shot]], np.repeat(labels, shot))
+        images, right = [picture for own in pictures for picture in own[shot:]], np.repeat(labels, query)
         order = np.random.default_rng(task).permutation(len(images))
         for number in NUMBERS:
             groups = np.split(order[: len(order) // number * number], max(1, len(order) // number))
             for statistics in STATISTICS:
                 classifier.statistics = statistics
-                hits = [classifier.predict(images[g]) == right[g] for g in groups[:SHOWN]]
+                hits = [classifier.predict([images[i] for i in g]) == right[g] for g in groups[:SHOWN]]
                 found.setdefault((statistics, number), []).append(np.mean(hits))
     return found
 

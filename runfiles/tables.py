@@ -13,6 +13,8 @@ from scipy import stats
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import data  # noqa: E402
+from datasets.prepare import Preparation  # noqa: E402
 from errors import UserError  # noqa: E402
 from figures.run import read_curves  # noqa: E402
 from training.results import read_test, summary  # noqa: E402
@@ -58,6 +60,13 @@ def last_validation(savedir: Path) -> tuple[float, float] | None:
     curves = read_curves(savedir)
     behind = np.flatnonzero(np.isfinite(curves["val_acc"]) & (curves["iter"] > 0))
     return tuple(100 * curves[name][behind[-1]] for name in ("val_acc", "val_ci95")) if behind.size else None
+
+
+def task_pictures(split: data.Split, prepare: Preparation, task: int, way: int, images: int) -> list[list]:
+    """Pillow's pictures, `images` of each of `way` classes, of the test task of this number, as their makers drew
+    them."""
+    (classes,), (numbers,) = data.sample(split, "test", 0, task, 1, way, images)
+    return [[prepare.picture_of(split.image(c, i)) for i in row] for c, row in zip(classes, numbers, strict=True)]
 
 
 def tests_of(runs: dict[str, dict[int, dict]]) -> list[dict]:

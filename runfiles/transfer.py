@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
-from tables import ROOT, over_seeds, split_command
+from tables import ROOT, over_seeds, split_command, task_pictures
 from tqdm import tqdm
 
 import data
+from datasets.table import MAKERS
 from errors import Parser, UserError, run
 from flags import whole
 from model import LEARNERS
@@ -35,27 +36,15 @@ def lines(results: Path, flags: str) -> list[str]:
     ]
 
 
-def episodes(split: data.Split, tasks: int):
-    """Support pictures, query pictures, and the classes of both, of each of the first test tasks."""
-    for task in range(tasks):
-        (classes,), (numbers,) = data.sample(split, "test", 0, task, 1, WAY, 1 + QUERIES)
-        drawings = [[np.rot90(split.pixels[c // split.rotations, i], c % split.rotations) for i in row]
-                    for c, row in zip(classes, numbers, strict=True)]  # fmt: skip
-        paper = 255 - np.array(drawings)  # ink on paper, as a picture has it
-        yield (
-            paper[:, 0],
-            paper[:, 1:].reshape(-1, *paper.shape[2:]),
-            np.arange(WAY),
-            np.repeat(np.arange(WAY), QUERIES),
-        )
-
-
-def accuracy(classifier, split: data.Split, tasks: int, what: str, flat: bool = False) -> float:
+def accuracy(classifier, dataset: data.Dataset, tasks: int, what: str, flat: bool = False) -> float:
     """In percent, over the first test tasks. flat: the classifier takes rows of numbers."""
-    hits = []
-    for support, query, labels, right in tqdm(episodes(split, tasks), total=tasks, desc=what, unit="task"):
+    hits, split, prepare = [], dataset.splits["test"], MAKERS[dataset.name].prepare
+    labels, right = np.arange(WAY), np.repeat(np.arange(WAY), QUERIES)
+    for task in tqdm(range(tasks), desc=what, unit="task"):
+        pictures = task_pictures(split, prepare, task, WAY, 1 + QUERIES)
+        support, query = [own[0] for own in pictures], [picture for own in pictures for picture in own[1:]]
         if flat:
-            support, query = (images.reshape(len(images), -1) / 255 for images in (support, query))
+            support, query = (np.array([np.ravel(one) / 255 for one in images]) for images in (support, query))
         hits.append(np.mean(classifier.fit(support, labels).predict(query) == right))
     return 100 * float(np.mean(hits))
 
@@ -75,21 +64,23 @@ def main() -> None:
     trained = sorted(path.parent.parent for path in args.results.glob("*_*_*/checkpoints/last"))
     if not trained:
         raise UserError(f"{args.results} has no runs: run runfiles/transfer.sh first")
-    splits = {name: data.load(args.data_dir, name).splits["test"] for name in DATASETS}
+    datasets = [data.load(args.data_dir, name) for name in DATASETS]
     print(f"| trained on | learner | seeds | {' | '.join(f'on {name}, %' for name in DATASETS)} |")
     print("|---|---|---|" + "---|" * len(DATASETS))
-    nearest = [accuracy(KNeighborsClassifier(1), split, args.tasks, "pixels", True) for split in splits.values()]
+    nearest = [accuracy(KNeighborsClassifier(1), dataset, args.tasks, "pixels", flat=True) for dataset in datasets]
     print(f"| | nearest neighbour in pixels | | {' | '.join(f'{value:.2f}' for value in nearest)} |")
-    for dataset in DATASETS:
+    for home in DATASETS:
         for model in MODELS:
-            own = [path for path in trained if path.name.startswith(f"{dataset}_{model}_")]
+            own = [path for path in trained if path.name.startswith(f"{home}_{model}_")]
             classifiers = [Classifier.load(path, statistics=QUERY, samples=SAMPLES) for path in own]
             if own:
                 cells = [
-                    over_seeds([accuracy(one, split, args.tasks, f"{dataset} {model}, {name}") for one in classifiers])
-                    for name, split in splits.items()
+                    over_seeds(
+                        [accuracy(one, dataset, args.tasks, f"{home} {model} on {dataset.name}") for one in classifiers]
+                    )
+                    for dataset in datasets
                 ]
-                print(f"| {dataset} | {LEARNERS[model].title} | {len(own)} | {' | '.join(cells)} |")
+                print(f"| {home} | {LEARNERS[model].title} | {len(own)} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

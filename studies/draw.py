@@ -104,10 +104,11 @@ class Learner:
 
 
 class Show:
-    """What the page asks for. learners: shown side by side. split: test classes to give examples of, or None."""
+    """What the page asks for. learners: shown side by side. split: test classes to give examples of, or None.
+    prepare: how their pictures became images."""
 
-    def __init__(self, learners: list[Learner], split: data.Split | None):
-        self.learners, self.split, self.lock = learners, split, threading.Lock()
+    def __init__(self, learners: list[Learner], split: data.Split | None, prepare: Preparation):
+        self.learners, self.split, self.prepare, self.lock = learners, split, prepare, threading.Lock()
         self.random = np.random.default_rng()
 
     def classify(self, support: list[str], query: str | None) -> dict:
@@ -142,8 +143,8 @@ class Show:
         return {"support": support, "query": self._url(classes[which], drawings[which][1]), "class": which}
 
     def _url(self, c: int, image: int) -> str:
-        pixels = np.rot90(self.split.pixels[c // self.split.rotations, image], c % self.split.rotations)[..., 0]
-        return url_of(Image.fromarray(255 - pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+        picture = self.prepare.picture_of(self.split.image(c, image))
+        return url_of(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
 def picture_of(url: object) -> Image.Image:
@@ -288,7 +289,7 @@ def draw(runs: list[Path], data_dir: str, port: int) -> int:
     if coloured := [learner.title for learner in learners if learner.prepare.channels != 1]:
         raise UserError(f"{coloured[0]} was trained on coloured images: what is drawn here is grey")
     first = learners[0]
-    show = Show(learners, test_classes(data_dir, first.classifier.config["dataset"], first.prepare))
+    show = Show(learners, test_classes(data_dir, first.classifier.config["dataset"], first.prepare), first.prepare)
     with open_server(show, port) as server:
         blank = url_of(Image.new("L", (SIDE, SIDE), 255))
         print("compiling, a minute at most", file=sys.stderr)

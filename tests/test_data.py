@@ -107,6 +107,24 @@ def test_gather_turns_the_classes_and_orders_the_rows_by_class(jit):
             np.testing.assert_allclose(x_q[t, 3 * k : 3 * k + 3], turned[2:], rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["equal", "unequal", "floats"])
+def test_one_image_is_what_the_network_gets(kind):
+    """Also where classes have unequal numbers of images, and where the array holds floats."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 2), np.uint8)
+    counts = np.array([3, 5, 4]) if kind == "unequal" else None
+    stored = pixels if counts is not None else pixels.reshape(3, 4, 4, 4, 2)
+    stored, scale = (stored / np.float32(255), 1.0) if kind == "floats" else (stored, 1 / 255)
+    split = data.Split(stored, rotations=4, scale=scale, counts=counts)
+    classes = np.array([[0, 5, 10, 11]], np.int32)
+    numbers = np.array([[[1, 2], [3, 1], [0, 2], [2, 0]]], np.int32)
+    x = data.gather(tf.constant(stored), *map(tf.constant, (classes, numbers)), 4, scale, 1, counts)
+    for k, c in enumerate(classes[0]):
+        for place, number in enumerate(numbers[0, k]):
+            image = split.image(c, number)
+            assert image.dtype == np.uint8 and image.shape == (4, 4, 2)
+            np.testing.assert_allclose(x[place][0, k] * 255, image, atol=1e-3)
+
+
 def test_load_reads_what_get_data_leaves(data_dir):
     dataset = data.load(data_dir, "glyphs")
     assert dataset.image_shape == (28, 28, 1) and set(dataset.splits) == {"train", "val", "test"}

@@ -92,6 +92,14 @@ def test_sixteen_bits_are_scaled_to_eight():
     assert Preparation(3, 1)(Image.fromarray(levels))[..., 0].tolist() == wanted
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("invert", [False, True])
+def test_a_picture_of_an_image_becomes_that_image(channels, invert):
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, channels), np.uint8)
+    prepare = Preparation(8, channels, invert)
+    np.testing.assert_array_equal(prepare(prepare.picture_of(image)), image)
+
+
 # ---- folders
 
 
@@ -286,7 +294,7 @@ def test_a_name_that_is_none_and_a_set_without_labels_are_refused(tmp_path, monk
         full_name, features = "other/1.0.0", {"text": None}
 
     class Builder:
-        info = Info()
+        info, data_dir, url_infos = Info(), "", {}
 
         def download_and_prepare(self):
             pass

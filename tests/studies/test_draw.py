@@ -18,10 +18,12 @@ from PIL import Image, ImageDraw
 
 import data
 from conftest import ROOT, assert_refused, call
+from datasets.prepare import Preparation
 from errors import UserError
 from studies import draw as study
 
 METADROP = ROOT / "pretrained" / "glyphs_10way_1shot_metadrop.npz"
+PREPARE = Preparation(28, 1, invert=True)
 BLANK = study.url_of(Image.new("L", (study.SIDE, study.SIDE), 255))
 
 
@@ -64,7 +66,7 @@ def test_a_picture_comes_from_a_png_and_from_nothing_else():
 def test_a_learner_is_shown_before_and_after_each_step_with_its_noise(data_dir):
     """The same probabilities as the classifier's after the last step; MAML's maps are none."""
     split = data.load(data_dir, "glyphs").splits["test"]
-    show = study.Show([study.Learner(METADROP)], split)
+    show = study.Show([study.Learner(METADROP)], split, PREPARE)
     example = show.example()
     (shown,) = show.classify(example["support"], example["query"])["learners"]
     likely = np.array(shown["probabilities"])
@@ -87,19 +89,26 @@ def test_a_learner_is_shown_before_and_after_each_step_with_its_noise(data_dir):
     assert len(learner._adapted) == study.REMEMBERED
 
 
-def test_examples_are_two_drawings_of_test_classes():
-    pixels = np.arange(6)[:, None, None, None, None] * 10 + np.arange(3)[None, :, None, None, None]
-    split = data.Split(np.broadcast_to(pixels, (6, 3, 20, 20, 1)).astype(np.uint8), rotations=1, scale=1 / 255)
-    show = study.Show([], split)
+@pytest.mark.parametrize("unequal", [False, True])
+@pytest.mark.parametrize("invert", [False, True])
+def test_examples_are_two_drawings_of_test_classes(unequal, invert):
+    """A drawing's shade tells its class and its number. It is shown as it was before it became an image."""
+    counts = np.array([3, 2, 5, 4, 3, 3]) if unequal else np.full(6, 3)
+    shades = np.concatenate([10 * k + np.arange(n) for k, n in enumerate(counts)]).astype(np.uint8)
+    pixels = np.broadcast_to(shades[:, None, None, None], (len(shades), 20, 20, 1))
+    pixels = pixels if unequal else pixels.reshape(6, 3, 20, 20, 1)
+    split = data.Split(pixels, rotations=1, scale=1 / 255, counts=counts if unequal else None)
+    show = study.Show([], split, Preparation(20, 1, invert))
     for _ in range(20):
         example = show.example()
         urls = [*example["support"], example["query"]]
-        shades = [255 - int(np.asarray(study.picture_of(url)).mean()) for url in urls]
+        shades = [int(np.asarray(study.picture_of(url)).mean()) for url in urls]
+        shades = [255 - shade for shade in shades] if invert else shades
         classes = [shade // 10 for shade in shades]
         assert len(set(classes[:5])) == 5 and classes[5] == classes[example["class"]]
         assert shades[5] != shades[example["class"]]
     with pytest.raises(UserError, match="--data_dir"):
-        study.Show([], None).example()
+        study.Show([], None, PREPARE).example()
 
 
 # ---- requests
@@ -109,7 +118,7 @@ class Echo(study.Show):
     """Answers without learners."""
 
     def __init__(self):
-        super().__init__([], None)
+        super().__init__([], None, PREPARE)
 
 
 @pytest.fixture
