@@ -202,8 +202,9 @@ def read_split(file: Path, labels: Iterable[str]) -> dict[str, str]:
         split, label = (cell.strip() for cell in row)
         if label not in labels:
             raise UserError(f"{file}, line {number} has the class {label!r}, which the source does not have")
-        if dealt.setdefault(label, split) != split:
-            raise UserError(f"{file} has the class {label} in {dealt[label]} and in {split}")
+        if label in dealt:
+            raise UserError(f"{file}, line {number} has the class {label} again: name it once")
+        dealt[label] = split
     if missing := {"train", "test"} - set(dealt.values()):
         raise UserError(f"{file} has no {min(missing)} classes")
     return dealt

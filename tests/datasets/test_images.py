@@ -170,7 +170,8 @@ def test_a_table_deals_the_classes_and_leaves_out_others(tmp_path):
     for text, words in (
         ("test,b\ntrain,x\n", "line 2 has the class 'x'"),
         ("test,b\n", "has no train classes"),
-        ("test,b\ntrain,b\n", "has the class b in test and in train"),
+        ("test,b\ntrain,b\n", "line 2 has the class b again"),
+        ("train,a\ntrain,a\ntest,b\n", "line 2 has the class a again"),
         ("tests,b\n", "line 1 is not SPLIT,CLASS"),
     ):
         table.write_text(text)
