@@ -104,6 +104,7 @@ def test_examples_are_two_drawings_of_test_classes(unequal, invert):
         urls = [*example["support"], example["query"]]
         shades = [int(np.asarray(study.picture_of(url)).mean()) for url in urls]
         shades = [255 - shade for shade in shades] if invert else shades
+        assert max(shades) < 60
         classes = [shade // 10 for shade in shades]
         assert len(set(classes[:5])) == 5 and classes[5] == classes[example["class"]]
         assert shades[5] != shades[example["class"]]
