@@ -93,7 +93,7 @@ def fetch_omniglot(size: int) -> tuple[Characters, dict]:
     """As read_omniglot, through tensorflow-datasets, which downloads it. UserError when that fails."""
 
     def read(builder) -> tuple[Characters, str]:
-        import tensorflow_datasets as tfds  # takes seconds, and only this function needs it
+        import tensorflow_datasets as tfds  # which gave the builder, so that it is loaded
 
         examples = tfds.as_numpy(builder.as_dataset(split="train+test"))
         characters = read_examples(examples, builder.info.features["alphabet"].int2str, size)

@@ -38,6 +38,6 @@ class Preparation(NamedTuple):
         return 255 - pixels if self.invert else pixels
 
     def picture_of(self, image: np.ndarray) -> Image.Image:
-        """A picture that becomes this image, uint8 [size,size,channels]."""
+        """The picture of which this image was made, uint8 [H,W,channels], but that it has the image's size."""
         pixels = 255 - image if self.invert else image
         return Image.fromarray(pixels[..., 0] if self.channels == 1 else pixels)
