@@ -1,6 +1,7 @@
-"""Meta-train, test, export, measure and compare few-shot learners: python main.py --mode MODE --savedir D [flags].
+"""Meta-train, test, measure, attack, compare and use few-shot learners: python main.py --mode MODE --savedir D [flags].
 
-meta_train writes D/config.json; the other modes read it and need no other flag.
+meta_train writes D/config.json; meta_test, export, collapse, attack and weights read it and need no other flag. compare
+takes two or more folders as --savedir, classify --support and --query; draw needs none.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class MAML(Learner):
         ),
         "meta_gradient": Setting(
             "published", "published: second order with batch norm's backward pass held constant, as the paper's code "
-            "computes it; exact: full second order; first_order: none",
+            "computes it; exact: full second order; first_order: no second derivative",
             choices=["published", "exact", "first_order"],
         ),
         "remat": Setting(
@@ -206,7 +206,7 @@ class MetaSGD(MAML):
     heads = (*MAML.heads, "alpha/dense_w", "alpha/dense_b")
 
     def parameters(self) -> dict[str, Parameter]:
-        """Those of MAML, and alpha, before the running averages that a perturbation might have."""
+        """Those of MAML, then alpha."""
         begins = uniform(0.005, 0.1) if self.random_steps else constant(self.inner_lr)
         declared = super().parameters()
         names = [name for name in map(theta_name, declared) if name and self.adapts(name)]

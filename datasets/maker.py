@@ -66,13 +66,21 @@ class Maker:
 
 def all_flags(makers: dict[str, Maker]) -> dict[str, Setting]:
     """The flags of all makers by name; the help says which datasets take them."""
-    datasets: dict[str, list[str]] = defaultdict(list)  # flag -> those that take it
-    settings: dict[str, Setting] = {}
+    settings: dict[str, dict[str, Setting]] = defaultdict(dict)  # flag -> dataset -> what it is there
     for dataset, maker in makers.items():
         for name, setting in maker.all_settings().items():
-            datasets[name].append(dataset)
-            settings[name] = replace(setting, help=f"{', '.join(datasets[name])}: {setting.help}")
-    return settings
+            settings[name][dataset] = setting
+    return {name: shared(own) for name, own in settings.items()}
+
+
+def shared(settings: dict[str, Setting]) -> Setting:
+    """What the help says of a flag that these datasets take."""
+    last = list(settings.values())[-1]
+    described = replace(last, help=f"{', '.join(settings)}: {last.help}")
+    if all(setting.default == last.default for setting in settings.values()):
+        return described
+    defaults = ", ".join(f"{setting.default} for {dataset}" for dataset, setting in settings.items())
+    return replace(described, default=None, help=f"{described.help} (default: {defaults})")
 
 
 def nonempty_path(text: str) -> Path:

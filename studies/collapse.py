@@ -101,8 +101,9 @@ def refuse_unfit(engine: Engine) -> None:
 
 
 class Watch:
-    """Measures every task of an iteration's metabatch, with the parameters after its update, into collapse.csv and
-    TensorBoard (there: features and logits, before and after adaptation).
+    """Measures an iteration's tasks (where training has another way than testing, as many of the testing's), with the
+    parameters after its update, into collapse.csv and TensorBoard (there: features and logits, before and after
+    adaptation).
 
     A resumed run writes again what it does again.
     """

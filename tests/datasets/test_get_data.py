@@ -91,6 +91,12 @@ def test_a_flag_that_would_do_nothing_is_refused(tmp_path, words, taken):
             assert values[flag] is True if value is None else str(values[flag]).startswith(value)
 
 
+def test_the_help_says_each_datasets_own_default():
+    said = " ".join(command("--help").stdout.split())
+    assert "(default: 28 for omniglot, 84 for your own)" in said  # of --size
+    assert "omniglot, glyphs: seed of the split, or of the drawings (default: 0)" in said
+
+
 @pytest.mark.parametrize(
     ("dataset", "flag", "values"),
     [
