@@ -81,22 +81,25 @@ def read_command(argv: list[str]) -> tuple[str, dict, Settings]:
         if settings.jit == "off":
             raise UserError("--export writes an XLA program: leave --jit off out")
         settings = dataclasses.replace(settings, jit="on")
-    if max(settings.way, settings.train_way) > CLASSES or settings.shot + settings.query > IMAGES:
+    too_many = max(settings.way, settings.train_way) > CLASSES or settings.shot + settings.query > IMAGES
+    if "data_dir" not in given and too_many:
         raise UserError(f"bench.py's random data has {CLASSES} classes of {IMAGES} images: ask for fewer")
     return mode, own | {"own_data": "data_dir" in given}, settings
 
 
-def load_splits(own: dict, settings: Settings) -> tuple[data.Split, data.Split, str | None]:
-    """A dataset's training classes, its test classes and its digest; or random pixels of its images' shape."""
+def load_splits(own: dict, settings: Settings) -> tuple[data.Split, data.Split, dict]:
+    """A dataset's training classes, its test classes, and what config.json says of it; or random pixels of its images'
+    shape."""
     if own["own_data"]:
         dataset, splits = main.load_data(settings, "train", *["test"] * bool(own["export"]))
-        return splits["train"], splits["test"], dataset.sha256
+        facts = {"data_sha256": dataset.sha256} | ({"prepare": dataset.prepare} if dataset.prepare else {})
+        return splits["train"], splits["test"], facts
     *_, depth = image_shape = MAKERS[settings.dataset].image_shape if settings.dataset in MAKERS else (28, 28, 1)
     if own["size"]:
         image_shape = (own["size"], own["size"], depth)
     pixels = np.random.default_rng(0).integers(0, 256, (CLASSES, IMAGES, *image_shape), np.uint8)
     split = data.Split(pixels, rotations=1, scale=1 / 255)
-    return split, split, None
+    return split, split, {"data_sha256": None}
 
 
 def count_flops(outputs) -> int:
@@ -220,12 +223,12 @@ def time_run(engine: Engine, mode: str, split: data.Split, samples: int, iterati
 
 def bench() -> int:
     mode, own, settings = read_command(sys.argv[1:])
-    split, test, digest = load_splits(own, settings)
+    split, test, facts = load_splits(own, settings)
     machine = main.start(settings, distribute=True)
     engine = main.build_engine(settings, split.pixels.shape[-3:], machine)
     result = {}
     if own["export"]:
-        config = settings.portable() | {"data_sha256": digest}
+        config = settings.portable() | facts
         exact = exact_means(engine, split) if own["check"] else None
         program.write(own["export"], engine, split, test, config, settings.n_test_mc_samp, exact)
         result["program"] = str(own["export"])

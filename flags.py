@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 TRAINING, TESTS = frozenset({"meta_train", "bench"}), frozenset({"meta_test", "collapse", "attack"})
 LEARNING = TRAINING | TESTS | {"export"}  # the modes that make a learner; bench is bench.py
@@ -112,6 +113,13 @@ def not_negative(text: str) -> float:
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number of at least 0, not {text!r}")
     return value
+
+
+def nonempty_path(text: str) -> Path:
+    """A path."""
+    if not text:  # an unset variable of the shell; Path("") would be the current folder
+        raise argparse.ArgumentTypeError("it is empty")
+    return Path(text)
 
 
 positive.metavar = not_negative.metavar = "X"

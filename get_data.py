@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.arrays import making, read_manifest
-from datasets.maker import Variant, all_flags, is_tfds, nonempty_path
+from datasets.maker import Variant, all_flags, is_tfds
 from datasets.table import MAKERS, OWN
 from errors import Parser, UserError, run
-from flags import Setting
+from flags import Setting, nonempty_path
 
 DATA_DIR = Setting(Path("data"), "folder of the datasets", nonempty_path)
 FORCE = Setting(False, "make it again even if it is there")

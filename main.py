@@ -291,6 +291,8 @@ def refuse_idle_flags(settings: Settings, given: dict) -> None:
         )
     if settings.norm not in method.norms:
         raise UserError(f"--attack_method {settings.attack_method} is made for --norm {' or '.join(method.norms)}")
+    if settings.attack_start == "clean" and settings.restarts > 1:
+        raise UserError("--restarts that all begin at the clean image are one: leave --attack_start or --restarts out")
     if "surrogate_draws" in given and not settings.surrogate:
         raise UserError("--surrogate_draws is of a surrogate: give --surrogate, or leave it out")
 
@@ -298,7 +300,10 @@ def refuse_idle_flags(settings: Settings, given: dict) -> None:
 def settings_of_surrogate(settings: Settings) -> Settings:
     """Those of the run whose gradients an attack follows. UserError where it cannot meet the same tasks."""
     shared = ("way", "shot", "query", "seed", "metabatch", "precision", "data_dir", "dataset", "split")
-    return settings_of_test(Path(settings.surrogate), {name: getattr(settings, name) for name in shared})
+    other = settings_of_test(Path(settings.surrogate), {name: getattr(settings, name) for name in shared})
+    if None not in (digests := [one.facts.get("data_sha256") for one in (settings, other)]) and len(set(digests)) > 1:
+        raise UserError(f"--surrogate {settings.surrogate} was trained on other data: choose another run")
+    return other
 
 
 def weights(savedir: Path, given: dict) -> int:

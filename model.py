@@ -205,6 +205,12 @@ class MetaSGD(MAML):
 
     heads = (*MAML.heads, "alpha/dense_w", "alpha/dense_b")
 
+    def __init__(self, *args, **settings):
+        """ValueError also where inner_lr would mean nothing."""
+        super().__init__(*args, **settings)
+        if self.random_steps and self.inner_lr != self.settings["inner_lr"].default:
+            raise ValueError("with --random_steps no step size begins at --inner_lr: leave one of them out")
+
     def parameters(self) -> dict[str, Parameter]:
         """Those of MAML, then alpha."""
         begins = uniform(0.005, 0.1) if self.random_steps else constant(self.inner_lr)
@@ -309,10 +315,11 @@ def evaluate(
     way = learner.train_way if training else learner.way
     adapted, support_penalty = learner.adapt(params, x_s, labels_of(x_s, way), noise, samples, training)
     y, query_noise = labels_of(x_q, way), noise if training else None
+    targets = learner.targets(y, noise) if training else y
     if adversary:
-        x_q = adversary.perturb(lambda x: learner.classify(params, adapted, x, query_noise)[0], x_q, y, noise)
+        x_q = adversary.perturb(lambda x: learner.classify(params, adapted, x, query_noise)[0], x_q, targets, noise)
     logits, query_penalty = learner.classify(params, adapted, x_q, query_noise)
-    numbers = measure(logits, y, learner.targets(y, noise) if training else None)
+    numbers = measure(logits, y, targets)
     return numbers, support_penalty + query_penalty
 
 

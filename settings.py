@@ -11,9 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from attacks import LOSSES, METHODS, NORMS, Adversary
-from datasets.maker import nonempty_path
 from errors import Parser, UserError
-from flags import LEARNING, TESTS, TRAINING, Setting, not_negative, positive, whole
+from flags import LEARNING, TESTS, TRAINING, Setting, nonempty_path, not_negative, positive, whole
 from model import LEARNERS, settings_of
 from perturbations import PERTURBATIONS
 from training import results

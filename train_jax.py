@@ -13,6 +13,7 @@ import json
 import math
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,12 @@ class Program:
             ) from fault
         self.device, self.arguments, self.results = jax.devices()[0], described["arguments"], described["results"]
         self.way = next(shape[1] for name, shape, _ in self.arguments if name == "classes")
-        computation = xla_client.XlaComputation(gzip.decompress(program_file(folder, name).read_bytes()))
+        path = program_file(folder, name)
+        try:
+            hlo = gzip.decompress(path.read_bytes())
+        except (OSError, EOFError, zlib.error) as fault:
+            raise UserError(f"{path} is missing or damaged ({fault}): copy the folder again") from fault
+        computation = xla_client.XlaComputation(hlo)
         module = xla_client._xla.mlir.xla_computation_to_mlir_module(computation)
         options = xla_client.CompileOptions()
         self.executable = self.device.client.compile_and_load(module, [self.device], options)
@@ -93,8 +99,11 @@ def main() -> int:
     if args.test_every and not args.n_test_iters:
         raise UserError("--test_every is of tests: give their --n_test_iters, too")
     state = begin(args.weights, args.program, settings)
+    make_room(args.weights)
     splits = load_splits(args.data_dir, settings)
     last = settings["n_train_iters"] if args.n_train_iters is None else args.n_train_iters
+    if last < (done := int(state.state["next"]) - 1):
+        raise UserError(f"{args.weights} is at iteration {done} already, past --n_train_iters {last}: choose more")
     with Stop() as stop:
         return follow(args, description, state, splits, last, stop)
 
@@ -150,6 +159,14 @@ def begin(path: Path, folder: Path, settings: dict) -> weights.Weights:
     return state
 
 
+def make_room(path: Path) -> None:
+    """The folder of the file that is to be written, before hours of work. UserError where it cannot be made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise UserError(f"cannot make the folder of --weights {path} ({fault.strerror}): choose another") from fault
+
+
 def load_splits(data_dir: str, settings: dict) -> dict[str, data.Split]:
     """The splits that the run trains on and is tested on. UserError where they are not the program's data."""
     dataset = data.load(data_dir, settings["dataset"], settings["split"] == "background")
@@ -198,7 +215,9 @@ class Training:
         now = time.time()
         state = self.state.state | {"next": np.asarray(np.int64(i + 1)), "reported": np.asarray(np.int64(i))}
         state |= {"secs": np.asarray(self.state.state["secs"] + now - self.began), "window": np.zeros(3)}
-        about = {"settings": self.settings, "iteration": i, "weights_sha256": weights.digest(params)}
+        before = self.state.about["settings"]  # has more than the program's: how long, and facts of the data
+        settings = before | {name: value for name, value in self.settings.items() if name not in FREE & before.keys()}
+        about = {"settings": settings, "iteration": i, "weights_sha256": weights.digest(params)}
         about |= {"test": None, "tests": self.state.about.get("tests", [])}
         about |= {"trained_on": f"{self.step.device.device_kind}, JAX"}
         self.state, self.began = weights.Weights(about, params, slots, state), now
@@ -231,8 +250,11 @@ def check(folder: Path, description: dict, split: data.Split) -> dict:
     errors of its meta-gradient and loss against float64. UserError where the program came without those."""
     if not (folder / EXACT).is_file():
         raise UserError(f"there is no {folder / EXACT}: make it where TensorFlow is, with bench.py --export P --check")
-    with np.load(folder / EXACT) as file:
-        moment, loss = file["m"], file["loss"]
+    try:
+        with np.load(folder / EXACT) as file:
+            moment, loss = file["m"], file["loss"]
+    except Exception as fault:  # zipfile and numpy have several for a damaged file
+        raise UserError(f"{folder / EXACT} is damaged ({fault}): copy the folder again") from fault
     began = time.perf_counter()
     training = Training(folder, description, folder / weights.NAME, weights.read(folder / weights.NAME), split)
     compiled = time.perf_counter() - began

@@ -27,7 +27,8 @@ class Adversary(NamedTuple):
 
     def perturb(self, classify: Callable, x, y, noise: Callable):
         """Perturb the images x [T,Q,H,W,C] so that `classify`, images -> logits, does not take them for y, one-hot
-        [Q,way]. noise: perturbations.draws.Noise. -> images, constants of whatever is differentiated."""
+        [Q,way], or mixtures [T,Q,way] of such. noise: perturbations.draws.Noise. -> images, constants of whatever is
+        differentiated."""
         norm, rows, look = NORMS[self.norm], rows_of(x), together(classify, y)
         eps, step = tf.constant(self.eps, x.dtype), tf.constant(MADRY * self.eps / self.steps, x.dtype)
 

@@ -25,12 +25,14 @@ LOSSES = {"cross_entropy": layers.cross_entropies, "margin": margin}  # of an im
 def together(classify: Callable, y, loss: Callable = layers.cross_entropies, guide: Callable | None = None) -> Look:
     """All images of a task are attacked together, and what classifies one sees the others attacked.
 
-    guide: images -> logits [K*T,Q,way], of which the gradient is taken, if it is not to be that of `classify`.
+    guide: images -> logits [K*T,Q,way], of whose mean loss the gradient is taken, if it is not to be that of
+    `classify`.
     """
 
     def look(x):
         logits = classify(x)
-        return logits, tf.gradients(loss(guide(x) if guide else logits, y), x)[0]
+        guiding = guide(x) if guide else logits
+        return logits, tf.gradients(loss(guiding, y), x)[0] / (guiding.shape[0] // x.shape[0])
 
     return look
 
@@ -53,7 +55,8 @@ def one_by_one(
             images = tf.where(place, image[:, None], clean)
             logits = classify(images)[:, index]
             guiding = guide(images)[:, index] if guide else logits
-            return logits, tf.gradients(loss(guiding[:, None], y[index][None]), image)[0]
+            draws = guiding.shape[0] // x.shape[0]
+            return logits, tf.gradients(loss(guiding[:, None], y[index][None]), image)[0] / draws
 
         dtypes = (clean.dtype, clean.dtype)
         logits, gradient = tf.map_fn(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.prepare import Preparation
-from flags import Setting, whole
+from flags import Setting, nonempty_path, whole
 
 TFDS = "tfds:"  # what a --source begins with that is a name of tensorflow-datasets
 
@@ -81,13 +81,6 @@ def shared(settings: dict[str, Setting]) -> Setting:
         return described
     defaults = ", ".join(f"{setting.default} for {dataset}" for dataset, setting in settings.items())
     return replace(described, default=None, help=f"{described.help} (default: {defaults})")
-
-
-def nonempty_path(text: str) -> Path:
-    """A reader of paths."""
-    if not text:  # an unset variable of the shell; Path("") would be the current folder
-        raise argparse.ArgumentTypeError("it is empty")
-    return Path(text)
 
 
 def source(text: str) -> Path:

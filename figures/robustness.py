@@ -47,8 +47,10 @@ def describe(norm: str, runs: list[Run]) -> str:
     first = told[0]["settings"]["attack"]
     episodes = " or ".join(dict.fromkeys(str(attack["accuracies"].shape[1]) for attack in told))
     alike = "" if all(attack["settings"]["attack"] == first for attack in told) else " (others otherwise)"
-    steps = f"{first.get('steps')} steps, {first.get('restarts')} restarts, {first.get('threat')}"
-    return f"{NORMS[norm].title}: {episodes} episodes, {steps}{alike}"
+    method = first.get("method") if first.get("loss") == "cross_entropy" else f"{first.get('method')} of the margin"
+    steps = f"{method}, {first.get('steps')} steps, {first.get('restarts')} restarts, {first.get('threat')}"
+    whose = ", by another run's gradients" if "surrogate" in first else ""
+    return f"{NORMS[norm].title}: {episodes} episodes, {steps}{whose}{alike}"
 
 
 def panels(runs: list[Run], norms: list[str]) -> Figure:
@@ -76,9 +78,8 @@ def draw_curve(ax: Axes, attack: dict, colour: str, name: str) -> None:
 
 def sheet(attack: dict) -> Figure:
     """Columns are classes; two rows a radius: the image at its worst place, and what was added to the clean one."""
-    images, labels, eps = attack["sheet"]["images"], attack["sheet"]["labels"], attack["eps"]
+    (images, labels, clean), eps = (attack["sheet"][name] for name in ("images", "labels", "clean")), attack["eps"]
     shown = range(min(images.shape[1], 10))
-    clean = images[int(np.argmin(eps))]
     largest = max(np.abs(images - clean).max(), 1e-6)
     fig = Figure(figsize=(0.55 * len(shown) + 0.8, 1.1 * len(eps)))
     axes = fig.subplots(2 * len(eps), len(shown), squeeze=False)

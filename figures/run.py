@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from attacks import NORMS
 from errors import UserError
 from model import LEARNERS
 from studies import collapse_measures, export_format
@@ -157,30 +158,35 @@ def read_collapse(savedir: Path) -> dict[str, list[dict]]:
 
 
 def read_attacks(savedir: Path) -> dict[str, dict]:
-    """By norm the latest attack that there is in savedir. UserError where there is none, or where one is damaged."""
+    """By norm the attack in savedir that is drawn: the latest by the run's own gradients at the norm's usual radii;
+    where there is none, the latest. UserError where there is no attack, or where one is damaged."""
     latest = results.read_attack(savedir)
     attacks = {norm_of(latest): latest | {"sheet": None}}
     for path in (savedir / "tests").glob("attack-*.json"):
         attack = results.attack_in(path)
         norm = norm_of(attack)
-        if norm not in attacks or made_at(attack) >= made_at(attacks[norm]):
+        if norm not in attacks or rank(attack) >= rank(attacks[norm]):
             attacks[norm] = attack | {"sheet": read_sheet(path.with_suffix(".npz"))}
     return attacks
+
+
+def rank(attack: dict) -> tuple[bool, str]:
+    """Of two attacks the greater one is drawn: is it the usual one, and when was it made?"""
+    told = attack["settings"]["attack"]
+    usual = told.get("method", "pgd") == "pgd" and "surrogate" not in told
+    usual &= tuple(attack["eps"]) == NORMS[norm_of(attack)].budgets
+    return usual, str(attack.get("provenance", {}).get("time"))
 
 
 def norm_of(attack: dict) -> str:
     return attack["settings"]["attack"]["norm"]
 
 
-def made_at(attack: dict) -> str:
-    return str(attack.get("provenance", {}).get("time"))
-
-
 def read_sheet(path: Path) -> dict | None:
     """The images that an attack kept; None where they are missing or damaged: they are for the eye alone."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {"images": file["images"], "labels": file["labels"]}
+            return {name: file[name] for name in ("images", "labels", "clean")}
     except Exception:
         return None
 

@@ -102,14 +102,18 @@ class MetaNetwork(Learner):
         return layers.dense(rows, params["dense_w"], params["dense_b"])
 
     def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False):
-        """The classifier of the support set x [T,S,H,W,C], y one-hot [S,way]. ValueError where y is of other than
-        one class a row, or where a class has no row (the original would put e in its place)."""
+        """The classifier of the support set x [T,S,H,W,C], y one-hot [S,way]: of the means over `samples` passes, where
+        these differ. ValueError where y is of other than one class a row, or where a class has no row (the original
+        would put e in its place)."""
         if (known := tf.get_static_value(y)) is not None:
             if not (np.isin(known, (0, 1)).all() and (known.sum(1) == 1).all()):
                 raise ValueError("the labels are not one-hot")
             if missing := np.flatnonzero(known.sum(0) == 0).tolist():
                 raise ValueError(f"the support set has no image of the classes {missing}: every class needs one")
-        draw = Draw(noise, 0, training=True) if training else None
+        perturbed = training or self.perturbation.in_testing
+        samples = samples if perturbed else 1
+        x, y = tf.tile(x, [1, samples, 1, 1, 1]), tf.tile(y, [samples, 1])
+        draw = Draw(noise, 0, samples, training=training) if perturbed else None
         h, penalty = self.embed(params, x, draw, training or self.test_statistics == "batch")
         w, b = self.classifier(params, h, y)
         return {"w": w, "b": b}, penalty

@@ -25,7 +25,7 @@ class Perturbation(Configured):
     """
 
     summary = "nothing is perturbed"  # for --help
-    stochastic = False  # does it draw anything?
+    stochastic = False  # does it draw anything for a support set?
     in_testing = False  # does it perturb the support set of a test?
 
     @classmethod

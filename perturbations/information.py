@@ -22,7 +22,7 @@ class VIB(Perturbation):
     meta-training; in a test the query set has the mean.
 
     Declared here: z has as many numbers as h; W begins as the identity, so that the learner begins as it would
-    without; W, b, V, c are meta-learned and not adapted, as phi is.
+    without; W, b, V, c are meta-learned and not adapted, as phi is. Their two products stay float32 with bf16.
     """
 
     summary = "variational information bottleneck before the head"
@@ -44,7 +44,8 @@ class VIB(Perturbation):
         mean = layers.dense(x, params["phi/mean_w"], params["phi/mean_b"])
         if draw is None or (draw.query and not draw.training):
             return mean, 0.0
-        sigma = layers.softplus(layers.dense(x, params["phi/deviation_w"], params["phi/deviation_b"]) - 5)
+        # Its logarithm is taken: layers.softplus is 0 where this one is small.
+        sigma = tf.nn.softplus(layers.dense(x, params["phi/deviation_w"], params["phi/deviation_b"]) - 5)
         divergence = tf.reduce_sum(tf.square(mean) + tf.square(sigma) - 2 * tf.math.log(sigma) - 1, -1) / 2
         return mean + sigma * draw("dense", mean.shape), self.vib_beta * tf.reduce_mean(divergence, 1)
 

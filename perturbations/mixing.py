@@ -41,7 +41,6 @@ class Mixup(Perturbation):
             choices=["support", "query", "both"],
         ),
     }  # fmt: skip
-    stochastic = True
     sources_alpha = 1.0
     places = ("conv1",)  # the layers of which one, chosen anew each time, has its inputs mixed
 
@@ -51,13 +50,15 @@ class Mixup(Perturbation):
 
     @property
     def in_testing(self) -> bool:
-        return self.mix_set != "query"
+        return self.alpha > 0 and self.mix_set != "query"
+
+    stochastic = in_testing
 
     def mixes(self, draw: Draw | None) -> bool:
         """Is this pass's set mixed?"""
-        if draw is None or not self.alpha:
-            return False
-        return (draw.training and self.mix_set != "support") if draw.query else self.mix_set != "query"
+        if draw and draw.query:
+            return self.alpha > 0 and draw.training and self.mix_set != "support"
+        return draw is not None and self.in_testing
 
     def mixture(self, draw: Draw, rows: int) -> tuple[tf.Tensor, tf.Tensor]:
         """Of a pass of `rows` images a noise sample: the matrices that mix them, [T,samples,rows,rows], and the number
@@ -92,7 +93,8 @@ class ManifoldMixup(Mixup):
     """Mixup of what one of the four blocks takes, which is chosen at random a set, an inner step and a noise sample:
     the images, or the outputs of the first, second or third block.
 
-    The source's loss on labels of many classes is a binary cross entropy of the softmax; here it is mixup's.
+    The source's residual network has three such places, and its loss on labels of many classes is a binary cross
+    entropy of the softmax; here it is mixup's.
     """
 
     summary = "as mixup, at the images or behind one of the first three blocks"

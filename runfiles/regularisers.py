@@ -128,13 +128,19 @@ def parameters(config: dict) -> int:
     """How many numbers the run's learner has, for grey images of 28 x 28."""
     names = ("perturbation", "way", "adapt", "train_way", "random_steps")
     own = {name: config[name] for name in names if config.get(name) is not None}
-    learner = make(config["model"], image_shape=(28, 28, 1), channels=64, **own)
+    learner = make(config["model"], image_shape=(28, 28, 1), channels=config.get("channels") or 64, **own)
     return sum(int(np.prod(parameter.shape)) for parameter in learner.parameters().values())
 
 
+def comparable(config: dict) -> bool:
+    """Is its training loss that of unmixed labels of as many classes as in testing, and so MAML's kind of loss?"""
+    return config.get("mix_set") in (None, "support") and config.get("train_way") in (None, config["way"])
+
+
 class Row(NamedTuple):
-    """What the runs of a kind left, over their seeds: training loss (nats, mean of the last 200 iterations),
-    validation accuracy (percent), numbers of parameters, the strength, and `paired` with MAML."""
+    """What the runs of a kind left, over their seeds: training loss (nats, mean of the last 200 iterations; NaN where
+    it is not `comparable`), validation accuracy (percent), numbers of parameters, the strength, and `paired` with
+    MAML."""
 
     title: str
     strength: str
@@ -155,9 +161,10 @@ def read_rows(results: Path) -> dict[str, Row]:
     refuse_mixed(tests_of(tests), EPISODES | TRAINING | ADAPTATION)
     for name, own in tests.items():
         savedirs = [test["savedir"] for test in own.values()]
-        losses = [read_curves(savedir)["loss"][-4:] for savedir in savedirs]
+        config = read_config(savedirs[0], ["model"])
+        losses = [read_curves(savedir)["loss"][-4:] if comparable(config) else np.nan for savedir in savedirs]
         rows[name] = Row(
-            KINDS[name].title, strengths[name], parameters(read_config(savedirs[0], ["model"])), float(np.mean(losses)),
+            KINDS[name].title, strengths[name], parameters(config), float(np.mean(losses)),
             float(np.mean([validation(savedir) for savedir in savedirs])), own, paired(tests[PLAIN], own) or [],
         )  # fmt: skip
     return rows
@@ -168,7 +175,8 @@ def table(rows: dict[str, Row]) -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     for name, row in rows.items():
         seeds, _, accuracy, difference, each = row.cells or [""] * 5
-        cells = [row.title, row.strength, f"{row.parameters:,}", f"{row.loss:.3f}", f"{row.validation:.2f}", seeds]
+        loss = "" if np.isnan(row.loss) else f"{row.loss:.3f}"
+        cells = [row.title, row.strength, f"{row.parameters:,}", loss, f"{row.validation:.2f}", seeds]
         cells += [accuracy, *(("", "") if name == PLAIN else (difference, each))]
         print(f"| {' | '.join(cells)} |")
 
@@ -192,6 +200,8 @@ def figure(rows: dict[str, Row], file: Path) -> None:
     left.set_ylim(len(names) - 0.5, -0.5)
     left.set_xlabel("test accuracy less MAML's, of the same seed (points)")
     for name, row in rows.items():
+        if np.isnan(row.loss):
+            continue
         right.plot(row.loss, row.validation, "o", ms=4, color=ORANGE if name == PLAIN else BLUE)
         right.annotate(row.title, (row.loss, row.validation), (4, 2), textcoords="offset points", fontsize=6)
     right.set(xlabel="training loss, last 200 iterations (nats)", ylabel="validation accuracy (%)")

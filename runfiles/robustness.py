@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tables import ROOT, over_seeds, refuse_mixed, split_command
+from tables import EPISODES, ROOT, SAMPLES, TRAINING, over_seeds, refuse_mixed, split_command
 
-from attacks import NORMS
+from attacks import MADRY, NORMS
 from errors import Parser, UserError, run
 from studies.robustness import CLEAN
 from training.results import attack_in, summary
@@ -75,15 +75,16 @@ class Probe(NamedTuple):
             words += [f"--surrogate {run_of} --surrogate_draws {self.draws}"]
         return " ".join(words)
 
-    def is_of(self, attack: dict) -> bool:
-        """Is this the attack? attack: what attack.json says of its settings."""
-        own = {"method": self.method, "steps": self.steps, "restarts": self.restarts, "loss": self.loss, "norm": "linf"}
+    def is_of(self, attack: dict, norm: str = "linf") -> bool:
+        """Is this the attack, in this norm's ball? attack: what attack.json says of its settings."""
+        own = {"method": self.method, "steps": self.steps, "restarts": self.restarts, "loss": self.loss, "norm": norm}
+        own |= {"step": MADRY / self.steps, "start": "random", "threat": "joint"}
         surrogate, whose = attack["settings"]["attack"].get("surrogate"), None
         if surrogate:
             whose = "own" if surrogate["weights_sha256"] == attack["weights_sha256"] else "other"
         draws = surrogate["draws"] if surrogate else 1
         told = {name: attack["settings"]["attack"].get(name) for name in own}
-        return told == own and (whose, draws) == (self.surrogate, self.draws) and set(self.eps) <= set(attack["eps"])
+        return told == own and (whose, draws) == (self.surrogate, self.draws)
 
 
 CURVE = Probe("40 steps", (0.06, 0.1))
@@ -115,18 +116,24 @@ def runs(results: Path, flags: str) -> Iterator[str]:
                 yield f"{results / name}_{seed} | {training(name, seed, flags)} | {attacks}"
 
 
+def probes_of(name: str) -> list[Probe]:
+    """Those of PROBES that are tried on a kind: without noise, its own gradients are those of every draw."""
+    return [probe for probe in PROBES if probe.surrogate != "own" or "metadrop" in name]
+
+
 def probes(results: Path, flags: str) -> Iterator[str]:
     """The attacks of PROBES on the runs of both learners with both gradients, when these are there."""
     for seed in SEEDS:
         for name in OTHER:
-            own = [probe for probe in PROBES if probe is not CURVE]
-            if "metadrop" not in name:  # without noise, its own gradients are those of every draw
-                own = [probe for probe in own if probe.surrogate != "own"]
+            own = [probe for probe in probes_of(name) if probe is not CURVE]
             attacks = " | ".join(f"{ATTACK} {probe.flags(results, name, seed)} {flags}" for probe in own)
             yield f"{results / name}_{seed} | {training(name, seed, flags)} | {attacks}"
 
 
 # ---- the tables
+
+
+FACTS = EPISODES | TRAINING | SAMPLES  # in which attacks of one table agree
 
 
 def read_attacks(results: Path) -> dict[str, dict[int, list[dict]]]:
@@ -144,7 +151,7 @@ def read_attacks(results: Path) -> dict[str, dict[int, list[dict]]]:
 def accuracies(own: list[dict], probe: Probe, eps: float) -> np.ndarray | None:
     """The episodes' accuracies of this attack at eps, if it is there."""
     for attack in own:
-        if probe.is_of(attack):
+        if probe.is_of(attack) and eps in attack["eps"]:
             return attack["accuracies"][attack["eps"].index(eps)]
     return None
 
@@ -155,14 +162,14 @@ def curves(attacks: dict[str, dict[int, list[dict]]]) -> None:
         print(f"\n| {norm}, eps | seeds | {' | '.join(f'{eps:g}' for eps in ball.budgets)} |")
         print("|" + "---|" * (len(ball.budgets) + 2))
         for name, seeds in attacks.items():
-            own = [
-                attack["accuracy"]
-                for tried in seeds.values()
+            own = {
+                seed: attack["accuracy"]
+                for seed, tried in seeds.items()
                 for attack in tried
-                if tuple(attack["eps"]) == ball.budgets and attack["settings"]["attack"]["norm"] == norm
-            ]
+                if tuple(attack["eps"]) == ball.budgets and CURVE.is_of(attack, norm)
+            }
             if own:
-                cells = [over_seeds(column) for column in zip(*own, strict=True)]
+                cells = [over_seeds(column) for column in zip(*own.values(), strict=True)]
                 print(f"| {KINDS[name].title} | {len(own)} | {' | '.join(cells)} |")
 
 
@@ -172,7 +179,7 @@ def is_it_real(attacks: dict[str, dict[int, list[dict]]]) -> None:
     print(f"\n| attack, linf | eps | {' | '.join(KINDS[name].title for name in names)} |", end="")
     print(" Meta-dropout - MAML | of exact gradients |")
     print("|" + "---|" * (len(names) + 4))
-    strongest = {}  # (kind, seed) -> the least accuracy of every episode at 0.1
+    at_most = {}  # kind -> seed -> the accuracies of every episode at 0.1 under each attack
     for probe in PROBES:
         for eps in probe.eps:
             by_kind = {}
@@ -182,9 +189,14 @@ def is_it_real(attacks: dict[str, dict[int, list[dict]]]) -> None:
                     if found is not None:
                         by_kind.setdefault(name, {})[seed] = found
                         if eps == 0.1:
-                            least = strongest.setdefault(name, {}).get(seed, found)
-                            strongest[name][seed] = np.minimum(least, found)
+                            at_most.setdefault(name, {}).setdefault(seed, []).append(found)
             row(probe.title, eps, names, by_kind)
+    strongest = {}  # where all attacks are there, so that none is ahead for having met fewer
+    for name, seeds in at_most.items():
+        every = sum(0.1 in probe.eps for probe in probes_of(name))
+        for seed, tried in seeds.items():
+            if len(tried) == every:
+                strongest.setdefault(name, {})[seed] = np.minimum.reduce(tried)
     row("the strongest of these, of every episode", 0.1, names, strongest)
 
 
@@ -227,7 +239,7 @@ def main() -> None:
     shots = {KINDS[name].shot for name in attacks}
     for shot in shots:
         same = [one for name in attacks if KINDS[name].shot == shot for own in attacks[name].values() for one in own]
-        refuse_mixed(same, {"data_sha256": "data", "episodes_sha256": "test episodes", "n_test_mc_samp": "samples"})
+        refuse_mixed(same, FACTS)
     curves(attacks)
     is_it_real(attacks)
     clean(attacks)

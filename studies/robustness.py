@@ -77,8 +77,8 @@ def attack_step(
     engine: Engine, split: data.Split, samples: int, attack: Attack, surrogate: Surrogate | None = None
 ) -> Callable:
     """-> step(first, tasks): of the test episodes first, first + 1, ...: is a query image lost, [tasks,E,Q], by the E
-    radii; its worst place, [tasks,E,Q,H,W,C] in [0, 1]; the class that it is taken for there, [tasks,E,Q]; and the
-    measures of CLEAN, [tasks,4].
+    radii; its worst place, [tasks,E,Q,H,W,C] in [0, 1]; the class that it is taken for there, [tasks,E,Q]; the measures
+    of CLEAN, [tasks,4]; and the clean query images, [tasks,Q,H,W,C].
 
     samples: noise samples of a loss in adaptation.
     """
@@ -108,14 +108,15 @@ def attack_step(
 
         dtypes = (tf.bool, tf.float32, tf.int32)
         results = tf.map_fn(of_eps, eps, fn_output_signature=dtypes, parallel_iterations=1)
-        return *(tf.stack(tf.unstack(values), 1) for values in results), clean_measures(look, x_q, y)  # tasks first
+        results = (tf.stack(tf.unstack(values), 1) for values in results)  # tasks first
+        return *results, clean_measures(look, x_q, y), x_q
 
     @engine.compiled
     def compiled(pixels, classes, images, indices):
         x_s, x_q = engine.images(split, pixels, classes, images)
         seeds = tf.stack([fold(engine.stream_seed("test"), i) for i in tf.unstack(indices)])
         at_once = engine.metabatch if learner.jit else 1
-        dtypes = (tf.bool, tf.float32, tf.int32, tf.float32)
+        dtypes = (tf.bool, tf.float32, tf.int32, tf.float32, tf.float32)
         results = model.by_task(group, [x_s, x_q, seeds], dtypes, at_once, engine.parallel)
         return [tf.reshape(values, [engine.metabatch, *values.shape[2:]]) for values in results]
 
@@ -193,10 +194,10 @@ def attack_episodes(
     with Stop() as stop, progress(total=episodes, initial=len(kept), unit="episode", desc="attack") as bar:
         while len(kept) < episodes and not stop.asked:
             tasks = min(engine.metabatch, episodes - len(kept))
-            lost, worst, label, clean = step(len(kept), tasks)
+            lost, worst, label, measures, clean = step(len(kept), tasks)
             if not len(kept):
-                write_sheet(store.own.with_suffix(".npz"), worst[0], label[0], engine.query)
-            kept = np.concatenate([kept, np.concatenate([1 - lost.mean(-1), clean], -1)])
+                write_sheet(store.own.with_suffix(".npz"), worst[0], label[0], clean[0], engine.query)
+            kept = np.concatenate([kept, np.concatenate([1 - lost.mean(-1), measures], -1)])
             bar.update(tasks)
             shares = kept.mean(0)[: len(attack.eps)]
             bar.set_postfix_str(" ".join(f"{100 * share:.1f}" for share in shares), refresh=False)
@@ -208,11 +209,11 @@ def attack_episodes(
     return kept
 
 
-def write_sheet(path: Path, worst: np.ndarray, label: np.ndarray, query: int) -> None:
+def write_sheet(path: Path, worst: np.ndarray, label: np.ndarray, clean: np.ndarray, query: int) -> None:
     """Of the first episode each class' first query image, for figures: `images` [E,way,H,W,C], in [0, 1], by radius,
-    and `labels` [E,way], what each is taken for."""
+    `labels` [E,way], what each is taken for, and `clean` [way,H,W,C]."""
     file = io.BytesIO()
-    np.savez_compressed(file, images=worst[:, ::query], labels=label[:, ::query])
+    np.savez_compressed(file, images=worst[:, ::query], labels=label[:, ::query], clean=clean[::query])
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, file.getvalue())
 

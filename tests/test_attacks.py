@@ -1,5 +1,7 @@
 """The attack: its balls against plain solvers, its steps, and what it does to classifiers whose worst case is known."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +9,8 @@ from scipy import optimize
 
 import attacks
 import layers
+import model
+from perturbations.draws import task_noise
 
 RNG = np.random.default_rng(0)
 DIMS = 49
@@ -417,3 +421,24 @@ def test_an_adversary_perturbs_within_the_ball_and_raises_the_loss(name):
     if name == "linf":  # seven steps, two and a half times as long as the radius, lead into the corner
         corner = np.clip(x.numpy().reshape(3, -1) - 0.5 * np.sign(WEIGHTS[:, 0] - WEIGHTS[:, 1]), 0, 1)
         np.testing.assert_allclose(images.numpy().reshape(3, -1), corner, atol=1e-12)
+
+
+def test_an_adversary_meets_mixed_query_images_with_their_mixed_labels():
+    learner = model.make("maml", "mixup", mix_set="query", image_shape=(16, 16, 1), channels=3, way=3, n_steps=1)
+    params = learner.init(0)
+    x_s, x_q = (tf.constant(np.random.default_rng(0).random((2, 3 * n, 16, 16, 1)), tf.float32) for n in (1, 2))
+    noise = task_noise(tf.constant([[1, 2], [3, 4]]))
+    adversary = mock.Mock(perturb=mock.Mock(side_effect=lambda classify, x, y, noise: x + tf.reduce_sum(y) * 0))
+
+    @tf.function(autograph=False)
+    def labels():
+        seen = []
+        for training in (True, False):
+            model.evaluate(learner, params, x_s, x_q, noise, training=training, adversary=adversary)
+            seen.append(adversary.perturb.call_args.args[2])
+        return *seen, learner.targets(model.labels(3, 2), noise)
+
+    mixed, plain, expected = labels()
+    np.testing.assert_array_equal(mixed, expected)
+    np.testing.assert_array_equal(plain, model.labels(3, 2))
+    assert mixed.shape == (2, 6, 3)

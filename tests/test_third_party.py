@@ -73,11 +73,13 @@ class Damped(Perturbation):
 def tables():
     """The tables with what is added here, and afterwards as they were."""
     with mock.patch.dict(TABLES[0]), mock.patch.dict(TABLES[1]), mock.patch.dict(TABLES[2]):
+        before = [set(lines) for lines in TABLES]
         model.LEARNERS["step_sizes"] = model.Entry(StepSizes, "Learned step sizes")
         perturbations.PERTURBATIONS["damped"] = Damped
         for block in re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL):
             assert len(block.strip().splitlines()) <= 30
             exec(compile(block, "CONTRIBUTING.md", "exec"), {"__name__": "example"})
+        assert [len(set(lines) - names) for lines, names in zip(TABLES, before, strict=True)] == [2, 2, 1]
         yield
 
 
@@ -98,7 +100,7 @@ def done(*args) -> str:
 
 RUNS = {
     "nearest_mean": {"model": "nearest_mean", "sharpness": 0.05},
-    "additive": {"model": "maml", "perturbation": "additive", "n_steps": 1, "channels": 3},
+    "gaussian": {"model": "maml", "perturbation": "gaussian", "n_steps": 1, "channels": 3},
     "step_sizes": {"model": "step_sizes", "perturbation": "damped", "n_steps": 1, "channels": 3, "least_rate": 0.2},
 }
 
@@ -145,7 +147,7 @@ def test_compare_pairs_them_and_figures_have_their_names(runs):
     drawn = call("plot.py", "--savedir", *(runs / name for name in RUNS), "--figures", "histogram", "curves")
     assert drawn.returncode == 0, drawn.stderr
     page = (runs / "nearest_mean/plot/index.html").read_text()
-    assert all(title in page for title in ("Nearest mean", "MAML, additive", "Learned step sizes, damped"))
+    assert all(title in page for title in ("Nearest mean", "MAML, gaussian", "Learned step sizes, damped"))
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -153,7 +155,7 @@ def test_it_is_exported_and_its_collapse_measured(name, runs):
     done("--mode", "export", "--savedir", runs / name, "--export_tasks", 1)
     arrays = export_format.read(runs / name)
     assert export_format.layers(arrays) == ([] if name == "nearest_mean" else ["conv1", "conv2", "conv3", "conv4"])
-    assert arrays["perturbed_features"].shape[2] == (10 if name == "additive" else 0)
+    assert arrays["perturbed_features"].shape[2] == (10 if name == "gaussian" else 0)
     logits = arrays["query_features"] @ arrays["head_w"] + arrays["head_b"][:, :, None]
     np.testing.assert_array_equal(logits.argmax(-1), arrays["query_predictions"])
     out = done("--mode", "collapse", "--savedir", runs / name, "--n_test_iters", 2)
@@ -183,8 +185,8 @@ def test_bench_times_it():
         (("--model", "nearest_mean", "--n_steps", 1), "--n_steps has no meaning for --model nearest_mean"),
         (("--model", "nearest_mean", "--sharpness", 0), "--sharpness: must be a number above 0"),
         (("--model", "nearest_mean", "--perturbation", "damped"), "it takes none"),
-        (("--model", "metanet_original", "--perturbation", "additive"), "it takes none or mask"),
-        (("--model", "maml", "--additive_decay", 1), "--additive_decay has no meaning for --model maml"),
+        (("--model", "metanet_original", "--perturbation", "gaussian"), "it takes none or mask"),
+        (("--model", "maml", "--gaussian_decay", 1), "--gaussian_decay has no meaning for --model maml"),
     ],
 )
 def test_its_flags_are_refused_where_they_mean_nothing(flags, words, stripes, tmp_path):
@@ -195,7 +197,7 @@ def test_its_flags_are_refused_where_they_mean_nothing(flags, words, stripes, tm
 
 def test_help_names_what_is_added():
     text = call("main.py", "--help").stdout
-    assert all(f"--{name}" in text for name in ("sharpness", "least_rate", "damping", "additive_decay"))
+    assert all(f"--{name}" in text for name in ("sharpness", "least_rate", "damping", "gaussian_decay"))
     assert "nearest_mean" in text and "damped" in text
 
 

@@ -1,5 +1,6 @@
 """runfiles/train_all.py: many runs, some at a time, which can be interrupted; and the runs of regularisers.py."""
 
+import importlib
 import json
 import shlex
 import shutil
@@ -7,7 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 import main
@@ -115,6 +119,31 @@ def test_lines_that_are_no_runs_are_refused(text, words, tmp_path):
 
 # ---- the runs of the study
 
+TRAINED = {
+    "dataset": "omniglot", "way": 5, "shot": 1, "query": 15, "n_train_iters": 800, "val_every": 200, "n_val_tasks": 200,
+}  # fmt: skip
+CHOICES = {"model", "perturbation", "meta_gradient", "mix_set", "adapt", "train_way"}
+PERTURBED = ("fixed", "independent", "weight", "additive", "deterministic", "variance", "parameters", "mixup", "vib")
+EXACT = {"meta_gradient": "exact"}
+STUDY = {name: {"perturbation": name} for name in PERTURBED} | {
+    "maml": {},
+    "metadrop": {"model": "metadrop"},
+    "mixup_query": {"perturbation": "mixup", "mix_set": "query"},
+    "manifold": {"perturbation": "manifold_mixup"},
+    "manifold_query": {"perturbation": "manifold_mixup", "mix_set": "query"},
+    "information": {"perturbation": "information_dropout"},
+    "metasgd": {"model": "metasgd"},
+    "metasgd_noise": {"model": "metasgd", "perturbation": "noise"},
+    "head": {"adapt": "head"},
+    "body": {"adapt": "body"},
+    "protonet": {"model": "protonet"},
+    "protonet_wide": {"model": "protonet", "train_way": 60},
+    "maml_exact": EXACT,
+    "metadrop_exact": {"model": "metadrop"} | EXACT,
+    "deterministic_exact": {"perturbation": "deterministic"} | EXACT,
+    "parameters_exact": {"perturbation": "parameters"} | EXACT,
+}
+
 
 def study(results, *args) -> list[tuple[str, dict, dict | None]]:
     """Folder, settings of the training, and of the test if there is one, of each run that is asked for."""
@@ -131,13 +160,17 @@ def study(results, *args) -> list[tuple[str, dict, dict | None]]:
     return runs
 
 
-def write_run(savedir, validations=(), accuracy=None, episodes="a", **config) -> None:
+def write_run(savedir, validations=(), accuracy=None, facts=None, **config) -> None:
+    """facts: what else its test says of itself."""
     savedir.mkdir(parents=True)
-    rows = [f"{200 * i},1,{1 / (i + 1)},1,1,{v},0.01" for i, v in enumerate(validations)]
+    rows = [f"{50 * i},1,{1 / (i + 1)},1,,," for i in range(4 * len(validations) - 3)]
+    for i, v in enumerate(validations):
+        rows[4 * i] = rows[4 * i].removesuffix(",,") + f"1,{v},0.01"
     (savedir / "meta_train.csv").write_text("\n".join(["iter,secs,loss,acc,val_loss,val_acc,val_ci95", *rows]))
     (savedir / "config.json").write_text(json.dumps({"model": "maml", "way": 5} | config))
     if accuracy is not None:
-        test = {"accuracy": accuracy, "interval95": 0, "accuracies": [accuracy] * 20, "episodes_sha256": episodes}
+        test = {"accuracy": accuracy, "interval95": 0, "accuracies": [accuracy] * 20, "episodes_sha256": "a"}
+        test |= {"iteration": 800, "n_test_mc_samp": 10} | (facts or {})
         (savedir / "meta_test.json").write_text(json.dumps(test))
 
 
@@ -150,7 +183,15 @@ def test_the_study_has_all_kinds_and_chooses_their_strengths_on_the_validation_c
         "manifold_mixup", "vib", "information_dropout", "noise",
     }  # fmt: skip
     trained = {folder: train for folder, train, _ in first}
-    assert trained["protonet_wide_0"]["train_way"] == 60 and trained["protonet_wide_0"]["metabatch"] == 1
+    kinds = {folder: folder.rsplit("_", 1)[0].partition("-")[0] for folder in trained}
+    assert set(kinds.values()) == STUDY.keys()
+    for folder, train in trained.items():
+        assert {name: train[name] for name in train.keys() & CHOICES} == {"model": "maml"} | STUDY[kinds[folder]], (
+            folder
+        )
+        assert TRAINED.items() <= train.items(), folder
+    assert all((test["n_test_iters"], test["n_test_mc_samp"]) == (400, 10) for *_, test in first if test)
+    assert trained["protonet_wide_0"]["metabatch"] == 1
     assert trained["maml_0"]["metabatch"] == 4 and trained["vib-1e-4_0"]["vib_beta"] == 1e-4
     untested = {folder for folder, _, test in first if test is None}
     assert untested == {folder for folder in trained if "-" in folder}
@@ -176,10 +217,37 @@ def test_the_studys_table_is_paired_with_maml(tmp_path):
     done = cli("runfiles/regularisers.py", tmp_path, "--figure", tmp_path / "figure.png")
     assert done.returncode == 0, done.stderr
     maml, vib = done.stdout.splitlines()[2:]
-    assert maml == "| MAML |  | 112,005 | 0.750 | 93.00 | 2 | 96.00 ± 12.71 |  |  |"
+    last = f"{np.mean([1 / 2, 1 / 3, 1 / 4, 1 / 5]):.3f}"  # the loss over 200 iterations
+    assert maml == f"| MAML |  | 112,005 | {last} | 93.00 | 2 | 96.00 ± 12.71 |  |  |"
     extra = 2 * (64 * 64 + 64)
-    assert vib.startswith(f"| VIB | 1e-3 | {112005 + extra:,} | 0.750 | 96.00 | 2 | 97.50 ± 6.35 | +1.50 ± 6.35 |")
+    assert vib.startswith(f"| VIB | 1e-3 | {112005 + extra:,} | {last} | 96.00 | 2 | 97.50 ± 6.35 | +1.50 ± 6.35 |")
     assert vib.endswith("| +2.00 ± 0.00, +1.00 ± 0.00 |") and (tmp_path / "figure.png").stat().st_size > 10000
-    write_run(tmp_path / "fixed_0", (0.2, 0.9), 90, episodes="b", perturbation="fixed")
-    assert_refused(cli("runfiles/regularisers.py", tmp_path), "test episodes differ")
+    others = {"episodes_sha256": "b", "iteration": 700, "n_test_mc_samp": 1}
+    for fact, words in zip(others, ("test episodes", "training iterations", "noise samples"), strict=True):
+        write_run(tmp_path / "fixed_0", (0.2, 0.9), 90, {fact: others[fact]}, perturbation="fixed")
+        assert_refused(cli("runfiles/regularisers.py", tmp_path), f"{words} differ")
+        shutil.rmtree(tmp_path / "fixed_0")
     assert_refused(cli("runfiles/regularisers.py", tmp_path / "none"), "run runfiles/regularisers.sh first")
+
+
+def test_the_studys_figure_has_differences_from_maml_and_losses_that_are_of_its_kind(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "runfiles")
+    regularisers = importlib.import_module("regularisers")
+    write_run(tmp_path / "maml_0", (0.2, 0.93), 95)
+    write_run(tmp_path / "fixed_0", (0.2, 0.9), 97, perturbation="fixed", channels=32)
+    write_run(tmp_path / "protonet_wide_0", (0.2, 0.8), 94, model="protonet", train_way=60)
+    for alpha, value in (("0.2", 0.7), ("1", 0.8), ("2", 0.7)):
+        mixed = {"perturbation": "mixup", "mix_set": "query", "mix_alpha": float(alpha)}
+        write_run(tmp_path / f"mixup_query-{alpha}_0", (0.2, value), 96, **mixed)
+    rows = regularisers.read_rows(tmp_path)
+    assert [name for name, row in rows.items() if np.isnan(row.loss)] == ["mixup_query", "protonet_wide"]
+    assert rows["fixed"].parameters < rows["mixup_query"].parameters == rows["maml"].parameters
+    with mock.patch("matplotlib.figure.Figure.savefig"):
+        regularisers.figure(rows, tmp_path / "figure.png")
+    left, right = plt.gcf().axes
+    plt.close()
+    drawn = {
+        label.get_text(): line.get_xdata() for label, line in zip(left.get_yticklabels(), left.lines[::2], strict=False)
+    }
+    assert drawn == {"fixed noise": [2], "mixup, query": [1], "Prototypical Network, trained 60-way": [-1]}
+    assert [text.get_text() for text in right.texts] == ["MAML", "fixed noise"]

@@ -94,9 +94,12 @@ def meta_train(
                 watch(i)
             training.report(i)
     if not training.finished:
-        training.save()
+        done = int(state.next) - 1
+        if done >= 0:
+            training.save()
         if chief:
-            print(f"interrupted and saved after iteration {int(state.next) - 1}; go on with --resume", file=sys.stderr)
+            when = f"and saved after iteration {done}" if done >= 0 else "before the first iteration"
+            print(f"interrupted {when}; go on with --resume", file=sys.stderr)
         return 130
     return 0
 

@@ -69,6 +69,7 @@ def write(
     description = {"format": FORMAT, "settings": settings, "samples": samples}
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / DESCRIPTION).unlink(missing_ok=True)  # until all is there
         for name, step, arguments in (("train", train_step, train_arguments), ("test", test_step, test_arguments)):
             hlo, described = compile_step(step, arguments)
             write_atomically(program_file(folder, name), gzip.compress(hlo, mtime=0))

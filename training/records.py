@@ -38,7 +38,7 @@ class Logs:
         self.board = tf.summary.create_file_writer(str(savedir / "tensorboard"))
         for file, length in zip(self.files, lengths or [0, 0], strict=True):
             file.truncate(min(length, os.fstat(file.fileno()).st_size))
-        if not lengths:
+        if not any(lengths or []):
             self._write(0, "".join(f"{k}: {v}\n" for k, v in settings.items()) + "\n")
             self._write(1, ",".join(self.COLUMNS) + "\n")
 
@@ -232,7 +232,6 @@ def checkpoint_list(paths: list[str]) -> str:
 
 
 def were_there(folder: Path) -> bool:
-    """Was there ever a whole checkpoint in this folder? What a kill leaves of the very first one does not count."""
-    return folder.is_dir() and any(
-        not path.name.startswith("ckpt-0") or path.suffix == ".index" for path in folder.iterdir()
-    )
+    """Was there ever a whole checkpoint in this folder? What a kill leaves of the very first one does not count: an
+    index is the last file of a checkpoint, and the list of a folder's checkpoints comes behind it."""
+    return (folder / "checkpoint").exists() or any(folder.glob("*.index"))

@@ -75,7 +75,7 @@ def read(path: Path) -> Weights:
             arrays = {name: file[name] for name in file.files}
     except Exception as fault:  # zipfile, numpy and the decompressors have a dozen for a damaged file
         raise UserError(f"{path} is damaged, or no file of weights ({fault}): get it again") from fault
-    if (version := arrays.pop("format", np.int64(0))) != FORMAT:
+    if (version := arrays.pop("format", np.int64(0)).tolist()) != FORMAT:
         raise UserError(f"{path} is no file of weights of version {FORMAT}: its version is {version}")
     groups = {group: {} for group in ("params", "adam", "state")}
     try:
@@ -91,6 +91,8 @@ def read(path: Path) -> Weights:
         for members, names in ((weights.slots, SLOTS), (weights.state, STATE)):
             if members and set(members) != set(names):
                 raise ValueError(f"it holds {' '.join(sorted(members))}, wanted {' '.join(names)}")
+        if bool(weights.slots) != bool(weights.state):
+            raise ValueError("of Adam's slots and the state it holds one without the other")
     except (ValueError, KeyError, TypeError) as fault:
         raise UserError(f"{path} is damaged, or no file of weights ({fault}): get it again") from fault
     return weights
@@ -105,6 +107,8 @@ def unpacked(path: Path, savedir: Path, settings: dict | None) -> Iterator[None]
     """
     start, config, content = savedir / START, savedir / "config.json", path.read_bytes()
     if start.is_file() and start.read_bytes() == content:
+        if settings is not None and not config.exists():  # killed between the two
+            write_atomically(config, json.dumps(settings, indent=1) + "\n")
         yield
         return
     if config.exists() or start.exists():

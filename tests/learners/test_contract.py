@@ -28,7 +28,7 @@ PAIRS = [
     for name, taken in TAKEN.items()
     for perturbation in taken
     if perturbation in (("noise",) if name == "metasgd" else KINDS)
-]
+] + [("metanet_embedding", "information_dropout")]  # a mask with parameters, a price and noise in tests
 
 
 def test_a_learner_takes_the_perturbations_whose_hooks_it_calls():
@@ -81,7 +81,7 @@ def test_the_contract_is_kept(name, perturbation):
 
     logits, penalty = train()
     assert logits.shape == (TASKS, WAY * QUERY, WAY) and np.isfinite(logits).all()
-    priced = any(running) or perturbation == "vib"
+    priced = any(running) or perturbation in ("vib", "information_dropout")
     assert penalty.shape == (TASKS,) and (penalty.numpy() > 0).all() == priced
     assert learner.inspectable
     seen = look()
@@ -97,6 +97,40 @@ def test_the_contract_is_kept(name, perturbation):
     for layer, (block_map, factor) in seen["maps"].items():
         assert layer in seen["activations"] and block_map.shape[:2] == (TASKS, 3 * WAY * QUERY)
         assert factor is None or factor.shape == block_map.shape
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_all_learners_of_a_seed_begin_with_the_same_body(name):
+    """Whatever else they and their perturbations have, so that runs are paired by their seeds."""
+    settings = {"image_shape": SHAPE, "channels": 3, "way": WAY}
+    maml = model.make("maml", **settings).init(1)
+    for perturbation in TAKEN[name]:
+        params = model.make(name, perturbation, **settings).init(1)
+        plain = model.make(name, model.LEARNERS[name].perturbation or "none", **settings).init(1)
+        own = [key for key in plain if not key.startswith(("alpha/", "phi/"))]
+        assert all(np.array_equal(params[key], plain[key]) for key in own)
+        assert all(np.array_equal(params[key], maml[key]) for key in params.keys() & maml.keys())
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_support_set_is_perturbed_in_a_test_where_the_perturbation_says_so(name):
+    own = {"n_steps": 1} if "n_steps" in model.settings_of(name) else {}
+    rng = np.random.default_rng(0)
+    x_s = tf.constant(rng.random((TASKS, WAY * SHOT, *SHAPE)), tf.float32)
+    for perturbation in {"noise", "mask", "information_dropout"} & set(TAKEN[name]):
+        learner = model.make(name, perturbation, image_shape=SHAPE, channels=3, way=WAY, **own)
+        params = {key: 0.4 * tf.random.stateless_normal(v.shape, [1, 2]) if key.startswith("phi/") else v
+                  for key, v in learner.init(0).items()}  # fmt: skip
+
+        def adapt(seed, samples, learner=learner, params=params):
+            seeds = tf.stack([[seed, 2], [seed, 4]])
+            return learner.adapt(params, x_s, model.labels(WAY, SHOT), task_noise(seeds), samples)[0]
+
+        adapt = tf.function(adapt, autograph=False)
+        one, other, averaged = (tf.nest.flatten(adapt(tf.constant(s), n)) for s, n in ((1, 1), (5, 1), (1, 2)))
+        for another in (other, averaged):
+            differs = any(not np.array_equal(*pair) for pair in zip(one, another, strict=True))
+            assert differs == learner.perturbation.in_testing == (perturbation != "mask"), perturbation
 
 
 def test_what_a_learner_has_to_have_alone_cannot_be_looked_into():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import layers
 import model
 from perturbations import draws
 
@@ -11,7 +12,7 @@ WAY, SHOT, QUERY, TASKS, SHAPE, RATE = 3, 2, 2, 2, (16, 18, 1), 0.3
 
 
 def made(name="maml", **settings):
-    return model.make(name, image_shape=SHAPE, channels=3, way=WAY, inner_lr=RATE, **{"n_steps": 2} | settings)
+    return model.make(name, image_shape=SHAPE, channels=3, way=WAY, **{"inner_lr": RATE, "n_steps": 2} | settings)
 
 
 def inputs(learner):
@@ -81,13 +82,42 @@ def test_every_weight_has_its_own_step_of_either_sign():
         np.testing.assert_allclose(after[name], weight - params[f"alpha/{name}"] * gradient, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("meta_gradient", ["published", "first_order"])
+def test_a_step_sizes_gradient_is_that_of_the_step_times_the_losss(meta_gradient):
+    """After one step the loss changes with alpha by -g dL/dtheta', whatever is held constant of g."""
+    metasgd = made("metasgd", n_steps=1, meta_gradient=meta_gradient)
+    params, x_s, x_q = inputs(metasgd)
+    noise = draws.task_noise(tf.constant([[1, task] for task in range(TASKS)]), "float64")
+    y_s, y_q = (model.labels(WAY, n, "float64") for n in (SHOT, QUERY))
+
+    @tf.function(autograph=False)
+    def by_hand():
+        before, after = metasgd.trajectory(params, x_s, y_s, noise, training=True)
+        support, query = (metasgd.forward(params, theta, x, None)[0] for theta, x in ((before, x_s), (after, x_q)))
+        names = list(before)
+        g, outer = (
+            tf.gradients(layers.cross_entropy(logits, y), [theta[name] for name in names])
+            for logits, y, theta in ((support, y_s, before), (query, y_q, after))
+        )
+        return {
+            f"alpha/{name}": -tf.reduce_mean(one * other, 0) for name, one, other in zip(names, g, outer, strict=True)
+        }
+
+    _, gradients = losses_and_gradients(metasgd, params, x_s, x_q)
+    for name, expected in by_hand().items():
+        np.testing.assert_allclose(gradients[name], expected, rtol=1e-8, atol=1e-12, err_msg=name)
+    assert np.linalg.norm(gradients["alpha/conv1_w"]) > 1e-3
+
+
 def test_step_sizes_begin_at_the_inner_rate_or_uniform_and_end_with_the_classes():
-    for settings, low, high in (({}, RATE, RATE), ({"random_steps": True}, 0.005, 0.1)):
+    for settings, low, high in (({}, RATE, RATE), ({"random_steps": True, "inner_lr": 0.1}, 0.005, 0.1)):
         params = made("metasgd", **settings).init(3)
         values = np.concatenate([v.numpy().ravel() for name, v in params.items() if name.startswith("alpha/")])
         assert values.min() == pytest.approx(low, rel=0.2) and values.max() == pytest.approx(high, rel=0.2)
         assert len(values) == sum(v.numpy().size for name, v in params.items() if name.startswith("theta/"))
     narrow = made("metasgd").narrow(params, 2)
     assert narrow["alpha/dense_w"].shape[-1] == narrow["alpha/dense_b"].shape[-1] == 2
+    with pytest.raises(ValueError, match="leave one of them out"):
+        made("metasgd", random_steps=True)  # of another inner_lr than the default
     with pytest.raises(ValueError, match="adapt is 'tail'"):
         made(adapt="tail")

@@ -61,6 +61,23 @@ def test_the_bottleneck_begins_as_if_it_were_not_there():
     assert VIB().vib_beta == 1e-3 and vib.inputs(params, "conv1", h, noise) == (h, 0.0)
 
 
+def test_the_price_of_a_very_small_deviation_is_finite_in_float32():
+    vib = VIB()
+    params = {name: tf.cast(value, tf.float32) for name, value in parameters(vib, 0.0).items()}
+    params["phi/deviation_b"] = tf.fill([CHANNELS], -45.0)
+    h = tf.cast(H, tf.float32)
+    noise = draws.Draw(draws.task_noise(tf.constant([[5, task] for task in range(TASKS)])), 1, SAMPLES)
+
+    @tf.function(autograph=False)
+    def price(deviation):
+        _, penalty = vib.inputs(params | {"phi/deviation_b": deviation}, "dense", h, noise)
+        return penalty, tf.gradients(penalty, deviation)[0]
+
+    penalty, gradient = price(params["phi/deviation_b"])
+    np.testing.assert_allclose(penalty, 1e-3 * CHANNELS * (50 - 0.5), rtol=1e-5)  # -ln sigma = 50, the mean is 0
+    np.testing.assert_allclose(gradient, np.full(CHANNELS, -1e-3 * TASKS), rtol=1e-5)
+
+
 def test_information_dropout_is_its_equation_and_its_price_that_of_quadrature():
     dropout = InformationDropout(information_beta=0.2, information_max_alpha=0.6)
     params = parameters(dropout)

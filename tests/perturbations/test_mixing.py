@@ -69,12 +69,21 @@ def test_images_and_labels_are_mixed_by_one_share_with_one_permutation():
     assert not np.allclose(mixup.labels(labels(), draw(step=1)), mixup.labels(labels(), d))
 
 
-def test_permutations_are_uniform():
-    _, counts = np.unique(
-        tf.argsort(draw(1, samples=3000)("conv1", [None, 3000, 2 + 3])[..., 2:])[0] @ [[9], [3], [1]],
-        return_counts=True,
-    )
+def test_permutations_are_uniform_and_partners_shares_and_places_have_nothing_to_do_with_each_other():
+    matrix, place = PERTURBATIONS["manifold_mixup"]().mixture(draw(1, samples=3000), 3)
+    permutations, shares = [], []
+    for m in matrix[0].numpy():
+        off = m - np.diag(np.diag(m))
+        own = np.diag(m) > 1 - 1e-9  # whose partners are they themselves
+        permutations.append(tuple(np.where(own, np.arange(3), off.argmax(1))))
+        shares.append(1 - off.max() if off.any() else np.nan)
+    _, counts = np.unique(permutations, axis=0, return_counts=True)
     assert len(counts) == 6 and stats.chisquare(counts).pvalue > 1e-4
+    shares, place = np.array(shares), place[0].numpy()
+    known = np.isfinite(shares)
+    assert stats.kruskal(*(shares[known & (place == number)] for number in range(4))).pvalue > 1e-4
+    first = np.array([permutation[0] for permutation in permutations])
+    assert stats.chi2_contingency([[((first == f) & (place == p)).sum() for p in range(4)] for f in range(3)])[1] > 1e-4
 
 
 def test_the_loss_of_mixed_labels_is_the_mixture_of_two_losses():
@@ -100,7 +109,7 @@ def test_who_is_mixed_when(name, mix_set):
     ):
         changed = [layer for layer in LAYERS if not np.allclose(mixup.inputs({}, layer, x, d)[0], x)]
         assert bool(changed) == mixed and (mixup.labels(labels(), d).shape.rank == 3) == mixed
-    assert mixup.in_testing == support and mixup.stochastic
+    assert mixup.in_testing == mixup.stochastic == support  # an export has copies of the support set alone
 
 
 def test_manifold_mixup_mixes_at_one_of_four_places_and_mixup_at_the_first():
@@ -119,6 +128,9 @@ def test_manifold_mixup_mixes_at_one_of_four_places_and_mixup_at_the_first():
     np.testing.assert_allclose(
         mixed[0, :ROWS].numpy().reshape(ROWS, -1), matrix @ x[0, :ROWS].numpy().reshape(ROWS, -1), rtol=1e-9
     )
+    y, hard = manifold.labels(labels(samples), d), labels(1).numpy()  # mixed whatever the place
+    matrices = manifold.mixture(d, ROWS)[0][0].numpy()
+    np.testing.assert_allclose(np.reshape(y, (samples, ROWS, WAY)), matrices @ hard, atol=1e-12)
     mixup = PERTURBATIONS["mixup"]()
     assert [layer for layer in LAYERS if mixup.inputs({}, layer, x, d)[0] is not x] == ["conv1"]
     assert (PERTURBATIONS["mixup"]().alpha, manifold.alpha) == (1.0, 2.0)
@@ -127,7 +139,7 @@ def test_manifold_mixup_mixes_at_one_of_four_places_and_mixup_at_the_first():
 def test_a_share_of_0_mixes_nothing():
     mixup, x = PERTURBATIONS["mixup"](mix_alpha=0.0), images()
     assert mixup.inputs({}, "conv1", x, draw())[0] is x
-    assert mixup.labels(labels(), draw()).shape.rank == 2
+    assert mixup.labels(labels(), draw()).shape.rank == 2 and not mixup.in_testing and not mixup.stochastic
     with pytest.raises(ValueError, match="mix_alpha"):
         PERTURBATIONS["mixup"](mix_alpha=-1.0)
 

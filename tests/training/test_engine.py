@@ -136,7 +136,7 @@ def test_the_gradient_of_one_xla_program_and_of_fused_kernels_is_that_of_float64
 
 # TensorFlow asks for what the processor has, and such a limit makes oneDNN refuse it; without oneDNN it is Eigen's.
 @pytest.mark.skipif("ONEDNN_MAX_CPU_ISA" in os.environ, reason="oneDNN is limited, and TensorFlow does not know it")
-@pytest.mark.parametrize("name", ["metadrop", pytest.param("metanet_original", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["metadrop", "protonet", pytest.param("metanet_original", marks=pytest.mark.slow)])
 def test_bf16_rounds_products_and_nothing_else(name):
     """How far that moves a gradient is a matter of which maxima flip; its loss, in nats, moves by a few roundings."""
     (made, bf16), (_, single) = means_of(name, bf16=True), means_of(name)
