@@ -16,7 +16,6 @@ import resource
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -26,7 +25,7 @@ import main
 import model
 from datasets.table import MAKERS
 from errors import UserError, run
-from flags import Setting, whole
+from flags import Setting, nonempty_path, whole
 from lazy import tf
 from perturbations.draws import task_noise
 from settings import COMMAND, Settings, read_flags, refuse_unused
@@ -38,7 +37,7 @@ OWN = {
     "iterations": Setting(10, "how many are timed", whole(1)),
     "size": Setting(
         None, "images of N x N random pixels (default: the dataset's, 28 x 28 for one that get_data.py does not make)",
-        whole(16),
+        whole(16, 4096),
     ),
     "check": Setting(
         False, "compare the meta-gradient with float64's, without XLA on a CPU; with --export: leave that one in P, "
@@ -47,7 +46,7 @@ OWN = {
     "export": Setting(
         None, "in place of timing, write the training and the test step as XLA programs (--jit on) into the folder P, "
         "for train_jax.py",
-        Path, metavar="P",
+        nonempty_path, metavar="P",
     ),
 }  # fmt: skip
 # What the line says of the run, beside its learner's own settings.

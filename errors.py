@@ -2,13 +2,10 @@
 exit code for scripts."""
 
 import argparse
-import errno
 import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
-
-FULL_OR_FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class UserError(Exception):
@@ -51,9 +48,13 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         print(f"error: {' '.join(str(fault).split())}", file=sys.stderr)
         sys.exit(2)
     except OSError as fault:
-        if fault.errno not in FULL_OR_FORBIDDEN:
+        if not fault.strerror:
             raise
-        print(f"error: cannot write {fault.filename or 'to the disk'}: {fault.strerror}", file=sys.stderr)
+        place = str(fault.filename or "the disk")
+        print(f"error: cannot read or write {place[:200]}: {fault.strerror}", file=sys.stderr)
+        sys.exit(2)
+    except MemoryError as fault:
+        print(f"error: this machine's memory is not enough: {fault}", file=sys.stderr)
         sys.exit(2)
     except Exception as fault:
         if type(fault).__name__ != "ResourceExhaustedError":  # TensorFlow's, which is not imported here

@@ -115,11 +115,16 @@ def not_negative(text: str) -> float:
     return value
 
 
+def nonempty(text: str) -> str:
+    """A text that is not empty, as an unset variable of the shell is: Path("") would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
 def nonempty_path(text: str) -> Path:
     """A path."""
-    if not text:  # an unset variable of the shell; Path("") would be the current folder
-        raise argparse.ArgumentTypeError("it is empty")
-    return Path(text)
+    return Path(nonempty(text))
 
 
 positive.metavar = not_negative.metavar = "X"

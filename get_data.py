@@ -21,7 +21,7 @@ import errno
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.arrays import making, read_manifest
+from datasets.arrays import checksum, making, read_manifest
 from datasets.maker import Variant, all_flags, is_tfds
 from datasets.table import MAKERS, OWN
 from errors import Parser, UserError, run
@@ -82,8 +82,11 @@ def refuse_other_settings(target: Path, manifest: dict, settings: dict[str, obje
     """UserError where the dataset that is there was made with other settings, as far as the manifest tells."""
     present_settings = {
         "seed": manifest["split_seed"], "split_seed": manifest["split_seed"], "rotations": manifest["rotations"],
-        "size": manifest["image_shape"][0], **(manifest.get("prepare") or {}),
+        "size": manifest["image_shape"][0], "shares": manifest.get("shares"), **(manifest.get("prepare") or {}),
     }  # fmt: skip
+    table = settings.get("split_file")
+    if table and checksum(table)["sha256"] not in [file["sha256"] for file in manifest["source"]["files"]]:
+        raise UserError(f"{target} was dealt by another --split_file than {table}: make it again with --force")
     for name, present in present_settings.items():
         if None not in (present, settings.get(name)) and present != settings[name]:
             raise UserError(f"{target} has --{name} {present}, not {settings[name]}: make it again with --force")
@@ -93,9 +96,9 @@ def obtain(request: Request) -> tuple[dict, str]:
     """The dataset's manifest, and what more there is to say: the dataset is checked, or left alone, or made."""
     target, variant, settings, force, verify = request
     if verify:
-        return read_manifest(target, checksums=True), "; checksums agree"
+        return read_manifest(target, checksums=True, makers=MAKERS), "; checksums agree"
     if (target / "manifest.json").is_file() and not force:
-        manifest = read_manifest(target)
+        manifest = read_manifest(target, makers=MAKERS)
         refuse_other_settings(target, manifest, settings)
         return manifest, f"; it is complete, made from {manifest['source']['given']} (--force makes it again)"
     source = settings.get("source")

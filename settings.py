@@ -12,7 +12,7 @@ from pathlib import Path
 
 from attacks import LOSSES, METHODS, NORMS, Adversary
 from errors import Parser, UserError
-from flags import LEARNING, TESTS, TRAINING, Setting, nonempty_path, not_negative, positive, whole
+from flags import LEARNING, TESTS, TRAINING, Setting, nonempty, nonempty_path, not_negative, positive, whole
 from model import LEARNERS, settings_of
 from perturbations import PERTURBATIONS
 from training import results
@@ -52,7 +52,8 @@ def folder_name(text: str) -> str:
 
 
 def count_or_folder(text: str) -> int | Path:
-    return whole(1)(text) if text.lstrip("-").isdigit() else nonempty_path(text)
+    number = text.lstrip("-").isdigit() and text == str(int(text))  # a folder may be named 007
+    return whole(1)(text) if number else nonempty_path(text)
 
 
 def setting(group: str, default: object, help: str, *reader, kept: bool = True, fresh: bool = False, **declared):
@@ -109,6 +110,7 @@ class Settings:
         TASKS,
         "data",
         "folder that holds the datasets",
+        nonempty,
         metavar="DIR",
         modes=LEARNING | DRAW,
         free=("test", "resume"),
@@ -287,6 +289,7 @@ class Settings:
         None,
         "run whose gradients pgd follows in place of those of --savedir's: another learner's, or the same run's with "
         "other noise",
+        nonempty,
         metavar="D2",
         modes=ATTACK,
         kept=False,
@@ -411,7 +414,7 @@ def all_settings() -> dict[str, Setting]:
 COMMAND = {  # what says how a mode is called, and is no setting of a run
     "mode": Setting("meta_train", "what to do", modes=LEARNING | COMPARE | WEIGHTS | CLASSIFY | DRAW),
     "savedir": Setting(
-        None, "folder of the run; compare takes two or more, and draw may", nargs="+", metavar="D",
+        None, "folder of the run; compare takes two or more, and draw may", nonempty, nargs="+", metavar="D",
         modes=LEARNING - {"bench"} | COMPARE | WEIGHTS | CLASSIFY | DRAW,
     ),
     "resume": Setting(False, "meta_train: go on from D's last checkpoint", modes=META_TRAIN),

@@ -27,18 +27,19 @@ SPLITS = ("train", "val", "test")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 NAMED = 5  # how many of many faulty files a sentence names
 OTHERWISE = "see its catalogue for the name, or give a folder of classes as --source"
+PIXELS = {(np.dtype(kind), depth) for kind, depths in (("uint8", (1, 3, 4)), ("uint16", (1,))) for depth in depths}
 RAW = "pixels.raw"  # in the folder that is being made: images as they come
 
 
 def shares_of_classes(text: str) -> list[float]:
     values = [to_number(part) for part in text.split(",")]
-    if len(values) != 3 or not all(value >= 0 for value in values) or not values[0] > 0 < values[2]:
+    if len(values) != 3 or not all(0 <= value <= 1e6 for value in values) or not values[0] > 0 < values[2]:
         raise argparse.ArgumentTypeError(f"must be three shares, of train,val,test, as in 0.64,0.16,0.2, not {text!r}")
     return values
 
 
 shares_of_classes.metavar = "TRAIN,VAL,TEST"
-SIZE = Setting(84, "side of the images in pixels", whole(1, 4096))
+SIZE = Setting(84, "side of the images in pixels", whole(16, 4096))
 CHANNELS = Setting(3, "3: colour; 1: grey", int, choices=(1, 3))
 INVERT = Setting(False, "dark becomes bright, for ink on paper")
 ROTATIONS = Setting(1, "4: every class becomes four, turned by quarter turns", int, choices=(1, 4))
@@ -95,9 +96,10 @@ def make_images(
     names = in_order(dealt, places) if dealt else deal(sorted(places), shares, split_seed)
     counts = write_splits(folder, names, places, prepare)
     files = [checksum(split_file)] if split_file else []
+    seeded = {} if dealt else {"shares": shares}
     return write_manifest(
         folder, target.name, names, {"given": given, "files": files}, rotations,
-        split_seed=None if dealt else split_seed, counts=counts, prepare=prepare._asdict(), left_out=bad,
+        split_seed=None if dealt else split_seed, counts=counts, prepare=prepare._asdict(), left_out=bad, **seeded,
     )  # fmt: skip
 
 
@@ -150,9 +152,13 @@ def prepare_file(file: Path, prepare: Callable[[Image.Image], T]) -> T:
     """What `prepare` makes of the picture in a file. UserError where it is none, or too large."""
     if file.suffix.lower() not in SUFFIXES:
         raise UserError(f"{file} is none of {', '.join(sorted(SUFFIXES))}")
-    if file.stat().st_size > LARGEST:
-        raise UserError(f"{file} has more than {LARGEST >> 20} MiB")
-    return decoded(file.read_bytes(), str(file), prepare)
+    try:
+        if file.stat().st_size > LARGEST:
+            raise UserError(f"{file} has more than {LARGEST >> 20} MiB")
+        content = file.read_bytes()
+    except OSError as fault:
+        raise UserError(f"{file} cannot be read ({fault.strerror})") from fault
+    return decoded(content, str(file), prepare)
 
 
 def read_builder(builder) -> Iterator[Picture]:
@@ -162,14 +168,26 @@ def read_builder(builder) -> Iterator[Picture]:
         raise UserError(f"{builder.info.full_name} has no image with a label: it is not one for classification")
     import tensorflow_datasets as tfds
 
-    name_of = getattr(features["label"], "int2str", str)
+    label, image = features["label"], features["image"]
+    if label.shape or not np.issubdtype(label.np_dtype, np.integer):
+        raise UserError(f"{builder.info.full_name} has other labels than one class an image: {OTHERWISE}")
+    depth = (image.shape or (None,))[-1]
+    if len(image.shape) != 3 or (np.dtype(image.np_dtype), depth) not in PIXELS:
+        kind = f"{np.dtype(image.np_dtype)} of the shape {image.shape}"
+        raise UserError(f"{builder.info.full_name} has images of {kind}, which are no pictures: {OTHERWISE}")
+    name_of, unlabelled = getattr(label, "int2str", str), 0
     for split in sorted(builder.info.splits):
         for number, example in enumerate(tfds.as_numpy(builder.as_dataset(split=split))):
+            if example["label"] < 0:
+                unlabelled += 1
+                continue
             where, pixels = f"image {number} of {builder.info.full_name}'s {split}", example["image"]
             pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
             yield Picture(
                 name_of(int(example["label"])), where, lambda prepare, pixels=pixels: prepare(Image.fromarray(pixels))
             )
+    if unlabelled:
+        print(f"{unlabelled} images of {builder.info.full_name} have no label, and are left out")
 
 
 # ---- which class is used for what
@@ -199,7 +217,7 @@ def read_split(file: Path, labels: Iterable[str]) -> dict[str, str]:
             continue
         if len(row) != 2 or row[0].strip() not in SPLITS:
             raise UserError(f"{file}, line {number} is not SPLIT,CLASS with train, val or test: {','.join(row)!r}")
-        split, label = (cell.strip() for cell in row)
+        split, label = row[0].strip(), row[1] if row[1] in labels else row[1].strip()
         if label not in labels:
             raise UserError(f"{file}, line {number} has the class {label!r}, which the source does not have")
         if label in dealt:

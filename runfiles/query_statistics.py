@@ -37,7 +37,7 @@ def accuracies(file: Path, data_dir: str, tasks: int, samples: int) -> dict[tupl
         classifier.fit([picture for own in pictures for picture in own[:shot]], np.repeat(labels, shot))
         images, right = [picture for own in pictures for picture in own[shot:]], np.repeat(labels, query)
         order = np.random.default_rng(task).permutation(len(images))
-        for number in NUMBERS:
+        for number in [number for number in NUMBERS if number <= len(images)]:
             groups = np.split(order[: len(order) // number * number], max(1, len(order) // number))
             for statistics in STATISTICS:
                 classifier.statistics = statistics
@@ -58,7 +58,8 @@ def main() -> None:
     for file in args.weights:
         found = accuracies(file, args.data_dir, args.tasks, args.samples)
         for statistics in STATISTICS:
-            cells = ["{:.2f} ± {:.2f}".format(*summary(np.array(found[statistics, number]))) for number in NUMBERS]
+            known = [found.get((statistics, number)) for number in NUMBERS]
+            cells = ["{:.2f} ± {:.2f}".format(*summary(np.array(own))) if own else "" for own in known]
             print(f"| {file.stem} | {statistics} | {' | '.join(cells)} |")
 
 

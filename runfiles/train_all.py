@@ -42,7 +42,10 @@ def read_jobs(text: str) -> list[Job]:
             if not savedir or not flags or not all(flags[2:]):
                 form = "SAVEDIR | training flags | test flags | attack flags | ..."
                 raise UserError(f"line {number} is no run, which is {form}: {line!r}")
-            train, *tests = map(shlex.split, flags)
+            try:
+                train, *tests = map(shlex.split, flags)
+            except ValueError as fault:
+                raise UserError(f"line {number} cannot be read ({fault}): {line!r}") from fault
             jobs.append(Job(Path(savedir), train, tests[0] if tests else None, tests[1:]))
     folders = [job.savedir for job in jobs]
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
@@ -66,7 +69,12 @@ class Worker(threading.Thread):
                 job = self.waiting.get_nowait()
             except queue.Empty:
                 return
-            self.done(job, self.finish(job))
+            try:
+                code = self.finish(job)
+            except OSError as fault:
+                tqdm.write(f"{job.savedir} cannot be written ({fault.strerror})", file=sys.stderr)
+                code = 2
+            self.done(job, code)
 
     def finish(self, job: Job) -> int:
         """Train, test and attack a run -> the exit code of what failed, or 0."""

@@ -9,6 +9,7 @@ neighbours; docs/classify.md has what that costs.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,21 +63,30 @@ class Classifier(ClassifierMixin, BaseEstimator):
         classes than the learner can take.
         """
         self._read()
-        self._check(images, labels)
-        self.classes_, numbers = np.unique(np.asarray(labels), return_inverse=True)
-        order = np.argsort(numbers, kind="stable")
-        self._engine = self.engine_of(len(self.classes_))
-        self._x = self._prepared([images[i] for i in order])
-        self._y, self._order = np.eye(len(self.classes_), dtype=np.float32)[numbers[order]], order
-        self._adapted = self._adapt(self._x, self._y)
+        images = self._listed(images)
+        classes, own = classes_of(images, labels)
+        order = np.argsort(own, kind="stable")
+        engine, x = self.engine_of(len(classes)), self._prepared([images[i] for i in order])
+        y = np.eye(len(classes), dtype=np.float32)[own[order]]
+        adapted = self._adapt(engine, x, y)
+        # All at once, so that a fit that fails leaves the one before as it was.
+        self._engine, self._x, self._y, self._order, self._adapted, self.classes_ = (
+            engine,
+            x,
+            y,
+            order,
+            adapted,
+            classes,
+        )
         return self
 
     def predict_proba(self, images: Pictures) -> np.ndarray:
         """Probabilities [n,classes], in the order of classes_. NotFittedError before `fit`, ValueError at a picture
         that cannot be read."""
         check_is_fitted(self, "classes_")
-        self._refuse_path(images)
-        if not len(images):
+        self._check_settings()
+        images = self._listed(images)
+        if not images:
             raise ValueError("there is no picture to classify")
         likely = []
         for part in np.array_split(np.arange(len(images)), -(-len(images) // BATCH)):
@@ -97,7 +107,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         known = np.flatnonzero(self._y[:, self._y.argmax(-1)].sum(0) > 1)
         for i in tqdm(known, desc="leave one out", unit="picture", disable=None, leave=False):
             others = np.arange(len(self._x)) != i
-            adapted = self._adapt(self._x[others], self._y[others])
+            adapted = self._adapt(self._engine, self._x[others], self._y[others])
             likely = self._probabilities(adapted, self._x[others], self._x[i : i + 1], TOGETHER)[0]
             right[self._order[i]] = likely.argmax() == self._y[i].argmax()
         return right
@@ -106,8 +116,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def _read(self) -> None:
         """Its settings, its parameters and how it prepares pictures."""
-        if self.statistics not in STATISTICS:
-            raise ValueError(f"statistics is {self.statistics!r}, wanted {' or '.join(STATISTICS)}")
+        self._check_settings()
         place = (self.run, self.checkpoint)
         if getattr(self, "_place", None) == place:
             return
@@ -123,6 +132,12 @@ class Classifier(ClassifierMixin, BaseEstimator):
         except UserError as fault:
             raise ValueError(f"{fault}") from fault
         self._place, self._params, self._engines = place, params, {}
+
+    def _check_settings(self) -> None:
+        if self.statistics not in STATISTICS:
+            raise ValueError(f"statistics is {self.statistics!r}, wanted {' or '.join(STATISTICS)}")
+        if not isinstance(self.samples, numbers.Integral) or self.samples < 1:
+            raise ValueError(f"samples is {self.samples!r}, wanted a whole number of at least 1")
 
     def engine_of(self, classes: int) -> Engine:
         """The engine of the learner for so many classes."""
@@ -161,16 +176,11 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     # ---- pictures
 
-    def _check(self, images: Pictures, labels: Sequence) -> None:
-        self._refuse_path(images)
-        check_consistent_length(images, labels)
-        classes = len(np.unique(np.asarray(labels)))
-        if classes < 2:
-            raise ValueError(f"The number of classes has to be greater than one; got {classes} class")
-
-    def _refuse_path(self, images: Pictures) -> None:
+    def _listed(self, images: Pictures) -> list:
+        """In their order, whatever index a series may have. ValueError at a path, which is not several."""
         if isinstance(images, str | Path):
             raise ValueError(f"wanted a list of pictures, not the one path {images}")
+        return list(images)
 
     def _prepared(self, images: Pictures) -> np.ndarray:
         """[n,H,W,C], the network's inputs."""
@@ -178,12 +188,30 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     # ---- computation
 
-    def _adapt(self, x: np.ndarray, y: np.ndarray):
-        return self._engine.adapt(x[None], tf.constant([[self.seed, 0]]), self.samples, y)
+    def _adapt(self, engine: Engine, x: np.ndarray, y: np.ndarray):
+        return engine.adapt(x[None], tf.constant([[self.seed, 0]]), self.samples, y)
 
     def _probabilities(self, adapted, support: np.ndarray, x: np.ndarray, statistics: str | None = None) -> np.ndarray:
         together = (statistics or self.statistics) == TOGETHER
         return tf.nn.softmax(self._engine.classify(adapted, x[None], support[None] if together else None)[0]).numpy()
+
+
+def classes_of(images: list, labels: Sequence) -> tuple[np.ndarray, np.ndarray]:
+    """The classes in order, and the number of each picture's. ValueError at labels that are not one a picture, strings
+    or numbers, and of two classes at least."""
+    check_consistent_length(images, labels)
+    labels = np.asarray(labels)
+    if labels.ndim != 1:
+        raise ValueError(f"labels are a list, one a picture, not of the shape {labels.shape}")
+    try:
+        classes, own = np.unique(labels, return_inverse=True)
+    except TypeError as fault:
+        raise ValueError(f"labels are all strings or all numbers ({fault})") from fault
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise ValueError("a label is NaN or infinite")
+    if len(classes) < 2:
+        raise ValueError(f"The number of classes has to be greater than one; got {len(classes)} class")
+    return classes, own
 
 
 def preparation_of(config: dict) -> Preparation:
@@ -201,6 +229,12 @@ def preparation_of(config: dict) -> Preparation:
 def picture_of(image) -> Image.Image:
     """A path, one of Pillow's images, or an array [H,W] or [H,W,C], uint8 or floats in [0, 1]. ValueError at others."""
     if isinstance(image, Image.Image):
+        try:
+            image.load()  # a file that was opened and not read yet
+        except OSError as fault:
+            raise ValueError(f"a picture cannot be read ({fault})") from fault
+        if image.mode == "F":
+            raise ValueError("a picture of Pillow's mode F has no known range: give an array of floats from 0 to 1")
         return image
     if isinstance(image, str | Path):
         try:
@@ -210,7 +244,7 @@ def picture_of(image) -> Image.Image:
     pixels = np.asarray(image)
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
-    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (3, 4)):
+    if not pixels.size or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (3, 4)):
         raise ValueError(f"a picture is an array [H,W] or [H,W,3], not of the shape {pixels.shape}")
     if pixels.dtype.kind == "f":
         if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:

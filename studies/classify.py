@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import stats
 from tqdm import tqdm
 
-from datasets.images import SUFFIXES, files_by_class, files_in, prepare_file
+from datasets.images import SUFFIXES, files_by_class, files_in, folders_in, prepare_file
 from errors import UserError
 from files import write_atomically
 from studies.classifier import BATCH, Classifier
@@ -40,7 +40,11 @@ def classify(run: Path, support: Path, query: Path, out: Path, **settings) -> in
     """
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out} is no table: give it a name that ends with .csv")
+    page_file = out.with_suffix(".html")
+    make_room(out, page_file)
     labelled = files_by_class(folder_of(support, "support"))
+    if empty := [folder for folder in folders_in(support) if folder.name not in {label for label, _ in labelled}]:
+        raise UserError(f"--support {empty[0]} holds no picture: put some into it, or take it away")
     files = query_files(folder_of(query, "query"))
     refuse_unreadable([file for _, file in labelled] + files)
     try:
@@ -54,16 +58,26 @@ def classify(run: Path, support: Path, query: Path, out: Path, **settings) -> in
     guesses = sorted(map(Guess, names, np.concatenate(likely)), key=lambda guess: guess.likely.max())
     right = classifier.leave_one_out()
     remarks = [*remarks_on(right), *caution(len(files), classifier.statistics)]
+    rows = table(guesses, classifier.classes_).encode("utf-8", "surrogateescape")  # names as the disk has them
+    shown = page(guesses, classifier.classes_, query, labelled, right, remarks).encode("utf-8", "replace")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, table(guesses, classifier.classes_))
-        page_file = out.with_suffix(".html")
-        write_atomically(page_file, page(guesses, classifier.classes_, query, labelled, right, remarks))
+        write_atomically(out, rows)
+        write_atomically(page_file, shown)
     except OSError as fault:
         raise UserError(f"cannot write {out} ({fault.strerror}): choose another --out") from fault
     print(f"{len(files)} pictures, {len(classifier.classes_)} classes: {out} and {page_file}, the least sure first")
     print(*remarks, sep="\n")
     return 0
+
+
+def make_room(out: Path, page_file: Path) -> None:
+    """The folder of what will be written, before the work. UserError where it cannot be made."""
+    if taken := [file for file in (out, page_file) if file.is_dir()]:
+        raise UserError(f"--out: {taken[0]} is a folder: choose another name")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise UserError(f"cannot write {out} ({fault.strerror}): choose another --out") from fault
 
 
 # ---- pictures
@@ -78,8 +92,9 @@ def folder_of(path: Path | None, flag: str) -> Path:
 
 
 def query_files(folder: Path) -> list[Path]:
-    """All files below a folder that could be pictures, by name. UserError where there is none."""
-    folders = [folder, *(path for path in sorted(folder.rglob("*")) if path.is_dir())]
+    """All files below a folder that could be pictures, by name, but what is hidden. UserError where there is none."""
+    shown = (path for path in sorted(folder.rglob("*")) if "/." not in f"/{path.relative_to(folder).as_posix()}")
+    folders = [folder, *(path for path in shown if path.is_dir())]
     files = [file for path in folders for file in files_in(path) if file.suffix.lower() in SUFFIXES]
     if not files:
         raise UserError(f"there is no picture below {folder} ({', '.join(sorted(SUFFIXES))}): give another --query")

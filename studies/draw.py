@@ -136,8 +136,11 @@ class Show:
         """Drawings of CLASSES test classes, and another one of one of them. UserError where there are no data."""
         if self.split is None:
             raise UserError("there are no test drawings here: give the folder of the dataset as --data_dir")
-        classes = self.random.choice(self.split.classes, CLASSES, replace=False)
-        drawings = [self.random.choice(self.split.images_per_class.min(), 2, replace=False) for _ in classes]
+        count = np.repeat(self.split.images_per_class, self.split.rotations)  # of each class
+        if (count > 1).sum() < CLASSES:
+            raise UserError(f"the test set has fewer than {CLASSES} classes of two drawings: draw by hand")
+        classes = self.random.choice(np.flatnonzero(count > 1), CLASSES, replace=False)
+        drawings = [self.random.choice(count[c], 2, replace=False) for c in classes]
         which = int(self.random.integers(CLASSES))
         support = [self._url(c, images[0]) for c, images in zip(classes, drawings, strict=True)]
         return {"support": support, "query": self._url(classes[which], drawings[which][1]), "class": which}
@@ -208,7 +211,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
-        if not self._is_own() or not secrets.compare_digest(self.headers.get("X-Token", ""), self.token):
+        if not self._is_own() or not secrets.compare_digest(
+            self.headers.get("X-Token", "").encode(), self.token.encode()
+        ):
             self._refuse(HTTPStatus.FORBIDDEN, "this address answers to its own page alone")
         elif not length.isdecimal():
             self._refuse(HTTPStatus.LENGTH_REQUIRED, "the request does not say its length")
@@ -229,7 +234,7 @@ class Handler(BaseHTTPRequestHandler):
                 return
         except UserError as fault:
             self._refuse(HTTPStatus.BAD_REQUEST, f"{fault}")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             self._refuse(HTTPStatus.BAD_REQUEST, "the request is no JSON object")
         else:
             self._answer(HTTPStatus.OK, json.dumps(result).encode(), "application/json")
