@@ -171,9 +171,9 @@ def read_builder(builder) -> Iterator[Picture]:
     label, image = features["label"], features["image"]
     if label.shape or not np.issubdtype(label.np_dtype, np.integer):
         raise UserError(f"{builder.info.full_name} has other labels than one class an image: {OTHERWISE}")
-    depth = (image.shape or (None,))[-1]
-    if len(image.shape) != 3 or (np.dtype(image.np_dtype), depth) not in PIXELS:
-        kind = f"{np.dtype(image.np_dtype)} of the shape {image.shape}"
+    one = isinstance(image.shape, tuple) and len(image.shape) == 3
+    if not one or (np.dtype(image.np_dtype), image.shape[-1]) not in PIXELS:
+        kind = f"{image.np_dtype} of the shape {image.shape}"
         raise UserError(f"{builder.info.full_name} has images of {kind}, which are no pictures: {OTHERWISE}")
     name_of, unlabelled = getattr(label, "int2str", str), 0
     for split in sorted(builder.info.splits):

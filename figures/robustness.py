@@ -47,10 +47,12 @@ def describe(norm: str, runs: list[Run]) -> str:
     first = told[0]["settings"]["attack"]
     episodes = " or ".join(dict.fromkeys(str(attack["accuracies"].shape[1]) for attack in told))
     alike = "" if all(attack["settings"]["attack"] == first for attack in told) else " (others otherwise)"
-    method = first.get("method") if first.get("loss") == "cross_entropy" else f"{first.get('method')} of the margin"
+    method = first.get("method", "pgd") + (" of the margin" if first.get("loss") == "margin" else "")
     steps = f"{method}, {first.get('steps')} steps, {first.get('restarts')} restarts, {first.get('threat')}"
-    whose = ", by another run's gradients" if "surrogate" in first else ""
-    return f"{NORMS[norm].title}: {episodes} episodes, {steps}{whose}{alike}"
+    guide = first.get("surrogate", {}).get("weights_sha256")
+    own = guide == told[0].get("weights_sha256")
+    whose = ", by its own gradients of other noise" if own else ", by another run's gradients"
+    return f"{NORMS[norm].title}: {episodes} episodes, {steps}{whose if guide else ''}{alike}"
 
 
 def panels(runs: list[Run], norms: list[str]) -> Figure:

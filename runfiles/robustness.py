@@ -144,13 +144,14 @@ def read_attacks(results: Path) -> dict[str, dict[int, list[dict]]]:
             paths = sorted((results / f"{name}_{seed}/tests").glob("attack-*.json"))
             if paths:
                 own = [attack_in(path) | {"savedir": path} for path in paths]
+                own.sort(key=lambda attack: str(attack.get("provenance", {}).get("time")))  # the latest one counts
                 attacks.setdefault(name, {})[seed] = own
     return attacks
 
 
 def accuracies(own: list[dict], probe: Probe, eps: float) -> np.ndarray | None:
     """The episodes' accuracies of this attack at eps, if it is there."""
-    for attack in own:
+    for attack in reversed(own):
         if probe.is_of(attack) and eps in attack["eps"]:
             return attack["accuracies"][attack["eps"].index(eps)]
     return None
@@ -188,7 +189,7 @@ def is_it_real(attacks: dict[str, dict[int, list[dict]]]) -> None:
                     found = accuracies(own, probe, eps)
                     if found is not None:
                         by_kind.setdefault(name, {})[seed] = found
-                        if eps == 0.1:
+                        if eps == 0.1 and probe in probes_of(name):
                             at_most.setdefault(name, {}).setdefault(seed, []).append(found)
             row(probe.title, eps, names, by_kind)
     strongest = {}  # where all attacks are there, so that none is ahead for having met fewer
@@ -216,9 +217,9 @@ def clean(attacks: dict[str, dict[int, list[dict]]]) -> None:
     """What the clean images' logits and gradients are like, mean over seeds."""
     print(f"\n| | {' | '.join(CLEAN)} |\n|---|---|---|---|---|")
     for name, seeds in attacks.items():
-        found = [attack["clean"] for own in seeds.values() for attack in own if CURVE.is_of(attack)]
+        found = {seed: attack["clean"] for seed, own in seeds.items() for attack in own if CURVE.is_of(attack)}
         if found:
-            cells = [f"{np.mean([one[measure] for one in found]):.3g}" for measure in CLEAN]
+            cells = [f"{np.mean([one[measure] for one in found.values()]):.3g}" for measure in CLEAN]
             print(f"| {KINDS[name].title} | {' | '.join(cells)} |")
 
 

@@ -50,6 +50,8 @@ def read_jobs(text: str) -> list[Job]:
     folders = [job.savedir for job in jobs]
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
         raise UserError(f"two lines are runs of {twice[0]}: give each a folder of its own")
+    if files := [folder for folder in folders if folder.exists() and not folder.is_dir()]:
+        raise UserError(f"{files[0]} is a file: give that run a folder of its own")
     return jobs
 
 

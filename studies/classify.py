@@ -6,6 +6,7 @@ import base64
 import csv
 import html
 import io
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ def classify(run: Path, support: Path, query: Path, out: Path, **settings) -> in
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out} is no table: give it a name that ends with .csv")
     page_file = out.with_suffix(".html")
-    make_room(out, page_file)
+    refuse_unwritable(out, page_file)
     labelled = files_by_class(folder_of(support, "support"))
     if empty := [folder for folder in folders_in(support) if folder.name not in {label for label, _ in labelled}]:
         raise UserError(f"--support {empty[0]} holds no picture: put some into it, or take it away")
@@ -61,6 +62,7 @@ def classify(run: Path, support: Path, query: Path, out: Path, **settings) -> in
     rows = table(guesses, classifier.classes_).encode("utf-8", "surrogateescape")  # names as the disk has them
     shown = page(guesses, classifier.classes_, query, labelled, right, remarks).encode("utf-8", "replace")
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, rows)
         write_atomically(page_file, shown)
     except OSError as fault:
@@ -70,14 +72,13 @@ def classify(run: Path, support: Path, query: Path, out: Path, **settings) -> in
     return 0
 
 
-def make_room(out: Path, page_file: Path) -> None:
-    """The folder of what will be written, before the work. UserError where it cannot be made."""
+def refuse_unwritable(out: Path, page_file: Path) -> None:
+    """UserError, before the work, where these could not be written after it."""
     if taken := [file for file in (out, page_file) if file.is_dir()]:
         raise UserError(f"--out: {taken[0]} is a folder: choose another name")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise UserError(f"cannot write {out} ({fault.strerror}): choose another --out") from fault
+    there = next(folder for folder in out.absolute().parents if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"cannot write {out} ({there} takes no files): choose another --out")
 
 
 # ---- pictures

@@ -97,6 +97,27 @@ def test_a_start_is_uniform_in_the_ball(name):
     assert abs(np.mean(start[:, 0] * start[:, 1])) < 0.02  # no quadrant is preferred
 
 
+@pytest.mark.parametrize("name", attacks.NORMS)
+def test_an_attack_begins_in_all_of_the_ball(name):
+    """Where the box is far away, at a start in the ball of radius 1 times eps."""
+    norm, eps, seen = attacks.NORMS[name], 0.3, []
+    start = eps * norm.start(normals(5), DIMS)
+    x, y = tf.constant(np.full((1, 5, 7, 7, 1), 0.5)), tf.constant(np.tile([1.0, 0.0], (5, 1)))
+    d = attacks.norms.beginning(tf.reshape(x, [5, DIMS]), norm, eps, normals(5))
+    np.testing.assert_allclose(d, start, atol=1e-12)
+    assert norm_of(name, d).max() > 0.9 * eps  # most of the volume is there
+
+    def look(x):
+        tf.numpy_function(lambda value: seen.append(value.copy()), [x], [])
+        return attacks.together(linear, y)(x)
+
+    def run(x):
+        return attacks.pgd(look, x, y, norm, eps, 0.1, 1, 1, lambda restart, k: normals(5)(k)).wrong
+
+    tf.function(run, autograph=False)(x)
+    np.testing.assert_allclose(seen[1].reshape(5, DIMS) - 0.5, start, atol=1e-12)  # behind the clean images
+
+
 WEIGHTS = RNG.normal(size=(DIMS, 2))
 DUAL = {"linf": 1, "l2": 2, "l1": np.inf, "l1_dense": 2}
 
@@ -279,7 +300,7 @@ def test_a_margin_has_a_gradient_where_the_cross_entropy_has_none():
 
 @pytest.mark.parametrize("threat", ["joint", "single"])
 def test_the_gradient_is_that_of_the_guide_and_the_logits_are_not(threat):
-    """Of a guide that classifies twice, by two models: the sum of both."""
+    """Of a guide that classifies twice, by two models: the mean of both."""
     x = tf.constant(RNG.uniform(size=(2, 3, 7, 7, 1)))
     y = tf.constant([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], tf.float64)
     others = tf.constant(RNG.normal(size=(4, DIMS, 2)))  # two for each task, in the order of the tasks, twice
@@ -302,7 +323,7 @@ def test_the_gradient_is_that_of_the_guide_and_the_logits_are_not(threat):
         for w in (others[task].numpy(), others[task + 2].numpy()):
             score = np.exp(flat[task] @ w)
             wanted = wanted + (score / score.sum(-1, keepdims=True) - y.numpy()) @ w.T
-        np.testing.assert_allclose(gradient[task].reshape(3, DIMS), wanted)
+        np.testing.assert_allclose(gradient[task].reshape(3, DIMS), wanted / 2)
 
 
 # ---- square attack
@@ -368,6 +389,66 @@ def test_a_square_attack_needs_no_gradient_and_its_squares_shrink():
     assert 1 <= len(rows) <= 8 and 1 <= len(columns) <= 8  # the first squares are 8 x 8
     late = [np.abs(a - b)[0, 0, ..., 0] > 0 for a, b in zip(proposals[-10:], proposals[-11:-1], strict=True)]
     assert max(place.sum() for place in late) <= 2  # the last are single pixels: one given back, one tried
+
+
+def proposals_of(shape, steps, normals):
+    """What a square attack within 0.1 tries on a grey image of this shape, [1+steps,H,W,C]: stripes, and, as no image's
+    margin is better than another's, these with one square each."""
+    seen, x = [], tf.constant(np.full((1, 1, *shape), 0.5))
+
+    def look(x):
+        tf.numpy_function(lambda value: seen.append(value[0, 0].copy()), [x], [])
+        return tf.zeros([1, 1, 2], tf.float64), None
+
+    def run(x):
+        y = tf.constant([[1.0, 0.0]], tf.float64)
+        return attacks.square(look, x, y, attacks.NORMS["linf"], 0.1, None, steps, 1, normals).wrong
+
+    tf.function(run, autograph=False)(x)
+    return np.stack(seen[1:])
+
+
+@pytest.mark.parametrize(
+    ("size", "sides"),
+    # sqrt(0.8 / 2^n) of the image's side, of n = 0, 1, ... halvings
+    [(28, [25, 18, 13, 9, 6, 4, 3, 2, 2, 1]), (40, [36, 25, 18, 13, 9, 6, 4, 3, 2, 2])],
+)
+def test_the_squares_of_a_square_attack_follow_the_schedule(size, sides):
+    """Their area is halved behind the steps 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 of 10,000; here are 400,
+    and the thresholds themselves are left out, as they are rounded."""
+
+    def numbers(number, k):  # all stripes are above the image, all squares below it, at random places
+        places = tf.random.stateless_normal([1, k], tf.stack([number, 1]), dtype=tf.float64)
+        squares = tf.concat([places[:, :2], tf.fill([1, k - 2], tf.constant(-1.0, tf.float64))], 1)
+        return tf.where(number > 0, squares, tf.ones_like(squares))
+
+    stripes, *proposals = proposals_of((size, size, 1), 400, numbers)
+    np.testing.assert_allclose(stripes, 0.6)
+    halvings = np.array([0.4, 2, 8, 20, 40, 80, 160, 240, 320])
+    corners = set()
+    for number, proposal in enumerate(proposals):
+        if number in halvings:
+            continue
+        side = sides[np.sum(number > halvings)]
+        row, column = (axis.min() for axis in np.nonzero(proposal[..., 0] < 0.5))
+        expected = np.full((size, size, 1), 0.6)
+        expected[row : row + side, column : column + side] = 0.4
+        np.testing.assert_allclose(proposal, expected, err_msg=f"step {number}")
+        corners.add((row, column))
+    assert len(corners) > 100
+
+
+def test_the_channels_of_a_square_attack_have_signs_of_their_own():
+    def numbers(number, k):
+        return tf.random.stateless_normal([1, k], tf.stack([number, 2]), dtype=tf.float64)
+
+    stripes, *proposals = proposals_of((6, 6, 3), 10, numbers)
+    signs = np.sign(numbers(0, 18).numpy()).reshape(6, 3)
+    np.testing.assert_allclose(stripes, np.broadcast_to(0.5 + 0.1 * signs, (6, 6, 3)))
+    for number, proposal in enumerate(proposals, 1):
+        changed = (proposal != stripes).any(-1)
+        signs = np.sign(numbers(number, 5).numpy())[0, 2:]
+        np.testing.assert_allclose(proposal[changed], np.broadcast_to(0.5 + 0.1 * signs, (changed.sum(), 3)))
 
 
 def test_more_restarts_of_a_square_attack_have_draws_of_their_own():

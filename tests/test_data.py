@@ -134,6 +134,24 @@ def test_load_reads_what_get_data_leaves(data_dir):
     data.check_episode(train, "train", 5, 5, 15)
 
 
+@pytest.mark.parametrize("counts", [([4] * 3, [4] * 2), ([4] * 3, [5] * 2), ([4, 6, 5], [5] * 2), ([4] * 3, [3, 6])])
+def test_trainval_keeps_each_class_its_images(counts):
+    """Also where the two splits, or classes of one, differ in their numbers. A shade tells class and number."""
+    splits, first = {}, 0
+    for name, own in zip(("train", "val"), counts, strict=True):
+        shades = np.concatenate([10 * (first + k) + np.arange(n) for k, n in enumerate(own)]).astype(np.uint8)
+        pixels, first = np.tile(shades[:, None, None, None], (1, 4, 4, 1)), first + len(own)
+        pixels = pixels.reshape(len(own), -1, 4, 4, 1) if len(set(own)) == 1 else pixels
+        splits[name] = data.Split(pixels, 4, 0.5, None if pixels.ndim == 5 else np.array(own))
+    both = data.trainval(data.Dataset("it", (4, 4, 1), splits, ""))
+    assert both.classes == 20 and both.images_per_class.tolist() == [n for own in counts for n in own]
+    classes, images = data.sample(both, "train", 0, 0, tasks=200, way=5, images=3)
+    assert set((classes // 4).ravel()) == set(range(5))
+    gathered = data.gather(*map(tf.constant, (both.pixels, classes, images)), 4, both.scale, 1, both.counts)
+    shown = np.concatenate([x[:, :, 0, 0, 0].numpy().reshape(200, 5, -1) for x in gathered], -1)
+    np.testing.assert_array_equal(shown, (10 * (classes // 4)[..., None] + images) / 2)
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [

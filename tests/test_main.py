@@ -457,6 +457,25 @@ def test_compare_needs_tests(run, tmp_path):
     )
 
 
+def test_places_that_cannot_be_are_one_sentence(tmp_path, monkeypatch):
+    shipped = ROOT / "pretrained/glyphs_10way_1shot_maml.npz"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for flags, words in (
+        (("--savedir", ""), "--savedir: it is empty"),
+        (("--savedir", "a", "--data_dir", ""), "--data_dir: it is empty"),
+        (("--mode", "attack", "--savedir", "a", "--surrogate", ""), "--surrogate: it is empty"),
+        (("--mode", "meta_test", "--savedir", "a" * 300), "File name too long"),
+        (("--mode", "meta_test", "--savedir", tmp_path / "file", "--weights", shipped),
+         "Not a directory"),
+        (("--savedir", "a", "--adversarial_steps", 3), "--adversarial_steps is of an attack"),
+        (("--savedir", "a", "--meta_lr", "inf"), "must be a number above 0"),
+    ):  # fmt: skip
+        assert_refused(call("main.py", *flags), words)
+    assert_refused(call("bench.py", "--export", ""), "--export: it is empty")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_help_is_grouped_and_tells_the_defaults():
     done = call("main.py", "--help")
     assert (

@@ -7,12 +7,18 @@ import pytest
 
 import main
 import settings
-from conftest import assert_refused, cli
+from conftest import ROOT, assert_refused, call, cli
+
+
+@pytest.fixture(autouse=True)
+def runfiles(monkeypatch):
+    """The script can be imported, as `call` does."""
+    monkeypatch.syspath_prepend(ROOT / "runfiles")
 
 
 def lines(results, part) -> dict[str, list[dict]]:
     """folder -> settings of the training, the test, and the attacks."""
-    done = cli("runfiles/robustness.py", results, f"--{part}", "--", "--gpu_id", "-1")
+    done = call("runfiles/robustness.py", results, f"--{part}", "--", "--gpu_id", "-1")
     assert done.returncode == 0, done.stderr
     runs = {}
     for line in done.stdout.splitlines():
@@ -61,53 +67,148 @@ def test_the_study_tries_more_than_one_attack_on_both_learners_and_gradients(tmp
     assert len(probes["maml_0"]) == len(probes["metadrop_0"]) - 1  # MAML has no noise to draw
 
 
-def write_attack(savedir, eps, accuracies, weights="w", surrogate=None, **attack):
-    (savedir / "tests").mkdir(parents=True, exist_ok=True)
-    told = {"method": "pgd", "norm": "linf", "eps": eps, "steps": 40, "restarts": 1, "loss": "cross_entropy"} | attack
-    told |= {"surrogate": surrogate} if surrogate else {}
+# The attacks at 0.1 whose row has this title, and in what each is another than the first.
+TRIED = {
+    "40 steps": {},
+    "10 steps": {"steps": 10},
+    "200 steps": {"steps": 200},
+    "10 restarts of 40 steps": {"restarts": 10},
+    "40 steps up the margin": {"loss": "margin"},
+    "40 steps of the other learner's gradients": {"surrogate": {"weights_sha256": "another run", "draws": 1}},
+    "40 steps, gradients over 10 other draws of the noise": {"surrogate": {"weights_sha256": "metadrop", "draws": 10}},
+    "square attack, 1000 images": {"method": "square", "steps": 1000},
+}
+BUDGETS = {"linf": [0, 0.02, 0.04, 0.06, 0.08, 0.1], "l1": [0, 20, 40, 60, 80, 100]}
+
+
+def write_attack(savedir, eps, accuracies, weights="w", clean=(4, 8, 0.5, 0), facts=None, **attack):
+    """What --mode attack leaves. attack: in what it is another than the attack of the curves."""
+    told = {"method": "pgd", "norm": "linf", "eps": eps, "steps": 40, "start": "random", "restarts": 1} | attack
+    told = {"step": 2.5 / told["steps"], "threat": "joint", "loss": "cross_entropy"} | told
     means = [sum(own) / len(own) for own in accuracies]
     content = {"eps": eps, "accuracies": accuracies, "accuracy": means, "interval95": [0] * len(eps)}
-    content |= {"episodes_sha256": "a", "weights_sha256": weights, "settings": {"attack": told}}
-    content["clean"] = {"margin": 4, "gradient_l1": 8, "gradient_l2": 0.5, "gradient_gone": 0}
-    number = len(list((savedir / "tests").glob("*.json")))
-    (savedir / "tests" / f"attack-{number}.json").write_text(json.dumps(content))
+    content |= {"episodes_sha256": "a", "weights_sha256": weights, "iteration": 800, "n_test_mc_samp": 10}
+    content["clean"] = dict(zip(("margin", "gradient_l1", "gradient_l2", "gradient_gone"), clean, strict=True))
+    content["settings"] = {"attack": told, "data_sha256": "d", "precision": "float32"}
+    for name, value in (facts or {}).items():
+        (content if name in content else content["settings"])[name] = value
+    folder = savedir / "tests"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"attack-{len(list(folder.iterdir()))}.json").write_text(json.dumps(content))
 
 
-BUDGETS = [0, 0.02, 0.04, 0.06, 0.08, 0.1]
+def tables(results) -> dict[str, list[list[str]]]:
+    """The first cell of a table's head -> its rows."""
+    done = call("runfiles/robustness.py", results)
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for table in done.stdout.strip().split("\n\n"):
+        head, _, *rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in table.splitlines()]
+        assert {len(row) for row in rows} <= {len(head)}
+        found[head[0]] = rows
+    return found
 
 
 def test_the_tables_put_attacks_and_learners_side_by_side(tmp_path):
     for seed in (0, 1):
         for name, ahead in (("maml", 0), ("metadrop", 10)):
             savedir = tmp_path / f"{name}_{seed}"
-            write_attack(savedir, BUDGETS, [[90 - 10 * i + ahead + seed, 80] for i in range(6)], weights=name)
-            write_attack(savedir, [0.1], [[70, 20 + ahead]], weights=name, restarts=10)
-            write_attack(savedir, [0.06, 0.1], [[75, 75], [60, 60]], weights=name,
-                         surrogate={"weights_sha256": "maml", "draws": 10 if name == "maml" else 1})  # fmt: skip
-    done = cli("runfiles/robustness.py", tmp_path)
-    assert done.returncode == 0, done.stderr
-    rows = {line.split(" | ")[0]: line for line in done.stdout.splitlines() if line.startswith("| ")}
-    assert "| 40 steps | 0.1 | 60.25 ± 3.18 | 65.25 ± 3.18 | +5.00 ± 0.00 |  |" in done.stdout
-    assert "| 40 steps | 0.06 | 70.25 ± 3.18 | 75.25 ± 3.18 | +5.00 ± 0.00 |  |" in done.stdout
-    assert rows["| 10 restarts of 40 steps"].endswith("| 0.1 | 45.00 ± 0.00 | 50.00 ± 0.00 | +5.00 ± 0.00 |  |")
-    other = rows["| 40 steps of the other learner's gradients"]
-    assert other.endswith("| 0.1 |  | 60.00 ± 0.00 |  |  |")  # MAML's has 10 draws of its own: that of another line
-    assert rows["| 40 steps, gradients over 10 other draws of the noise"].startswith("| 40 steps, gradients")
+            for title, attack in TRIED.items():
+                if title == "40 steps":  # the curve's own
+                    accuracies = [[90 - 10 * i + ahead + seed, 80] for i in range(6)]
+                    write_attack(savedir, BUDGETS["linf"], accuracies, weights=name)
+                elif title == "10 restarts of 40 steps":
+                    write_attack(savedir, [0.1], [[70, 20 + ahead]], weights=name, **attack)
+                elif "other draws" not in title or name == "metadrop":  # MAML has no noise to draw
+                    write_attack(savedir, [0.06, 0.1], [[75, 85], [70, 90]], name, (9, 9, 9, 9), **attack)
+    found = tables(tmp_path)
+    rows = {(title, eps): cells for title, eps, *cells in found["attack, linf"]}
+    assert {title for title, _ in rows} == {*TRIED, "the strongest of these, of every episode"}
+    assert rows["40 steps", "0.1"] == ["60.25 ± 3.18", "65.25 ± 3.18", "+5.00 ± 0.00", ""]
+    assert rows["40 steps", "0.06"] == ["70.25 ± 3.18", "75.25 ± 3.18", "+5.00 ± 0.00", ""]
+    assert rows["10 restarts of 40 steps", "0.1"] == ["45.00 ± 0.00", "50.00 ± 0.00", "+5.00 ± 0.00", ""]
+    assert rows["40 steps up the margin", "0.06"] == ["80.00 ± 0.00", "80.00 ± 0.00", "+0.00 ± 0.00", ""]
+    assert rows["40 steps, gradients over 10 other draws of the noise", "0.1"] == ["", "80.00 ± 0.00", "", ""]
     # of every episode the least, at 0.1: MAML 40 + seed and 20, Meta-dropout 50 + seed and 30
-    assert rows["| the strongest of these, of every episode"].endswith(
-        "| 0.1 | 30.25 ± 3.18 | 40.25 ± 3.18 | +10.00 ± 0.00 |  |"
-    )
-    assert "| MAML | 2 | 85.25 ± 3.18 | 80.25 ± 3.18 |" in done.stdout
-    assert "| MAML | 4 | 8 | 0.5 | 0 |" in done.stdout
+    strongest = ("the strongest of these, of every episode", "0.1")
+    assert rows[strongest] == ["30.25 ± 3.18", "40.25 ± 3.18", "+10.00 ± 0.00", ""]
+    assert found["linf, eps"][0][:4] == ["MAML", "2", "85.25 ± 3.18", "80.25 ± 3.18"]
+    assert found[""] == [["MAML", "4", "8", "0.5", "0"], ["Meta-dropout", "4", "8", "0.5", "0"]]  # the curve's alone
+    # A run that has not met all of them has none that is the strongest.
+    (square,) = (path for path in (tmp_path / "maml_1/tests").iterdir() if '"square"' in path.read_text())
+    square.unlink()
+    rows = {(title, eps): cells for title, eps, *cells in tables(tmp_path)["attack, linf"]}
+    assert rows[strongest] == ["30.00", "40.25 ± 3.18", "+10.00", ""]
+    assert rows["square attack, 1000 images", "0.1"] == ["80.00", "80.00 ± 0.00", "+0.00", ""]
 
 
-@pytest.mark.parametrize("fault", ["none", "mixed"])
-def test_what_cannot_be_a_table_is_refused(fault, tmp_path):
-    if fault == "none":
-        assert_refused(cli("runfiles/robustness.py", tmp_path), "run runfiles/robustness.sh first")
-        return
+def test_the_gradients_of_another_run_are_those_of_another_row(tmp_path):
+    """By whose weights the surrogate has, and how often it adapts."""
+    for number, (weights, draws) in enumerate([("maml", 1), ("maml", 10), ("another", 1), ("another", 10)]):
+        surrogate = {"weights_sha256": weights, "draws": draws}
+        write_attack(tmp_path / "maml_0", [0.1], [[number, number]], weights="maml", surrogate=surrogate)
+    assert [row[:3] for row in tables(tmp_path)["attack, linf"]] == [
+        ["40 steps of the other learner's gradients", "0.1", "2.00"],
+        ["40 steps, gradients over 10 other draws of the noise", "0.1", "1.00"],
+    ]
+
+
+def test_norms_of_the_same_radii_have_curves_of_their_own(tmp_path):
+    for norm, first in (("l1", 90), ("l1_dense", 60)):
+        write_attack(tmp_path / "maml_0", BUDGETS["l1"], [[first - i, first - i] for i in range(6)], norm=norm)
+    found = tables(tmp_path)
+    assert found["l1, eps"] == [["MAML", "1", *(f"{90 - i}.00" for i in range(6))]]
+    assert found["l1_dense, eps"] == [["MAML", "1", *(f"{60 - i}.00" for i in range(6))]]
+    assert found["linf, eps"] == found["l2, eps"] == found[""] == []
+
+
+OTHERWISE = [
+    {"method": "square"}, {"norm": "l2"}, {"steps": 200}, {"steps": 200, "step": 2.5 / 40}, {"step": 0.1},
+    {"start": "clean"}, {"restarts": 10}, {"threat": "single"}, {"loss": "margin"},
+    {"surrogate": {"weights_sha256": "another run", "draws": 1}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", OTHERWISE, ids=lambda attack: "-".join(attack))
+def test_an_attack_that_differs_in_one_thing_is_not_that_of_the_curve(attack, tmp_path):
+    """Alone it leaves the curve's rows empty; beside the curve's it is not another seed, nor in its place."""
+    savedir = tmp_path / "maml_0"
+    write_attack(savedir, BUDGETS["linf"], [[50, 50]] * 6, **attack)
+    found = tables(tmp_path)
+    assert found["linf, eps"] == found[""] == []
+    assert "40 steps" not in {row[0] for row in found["attack, linf"]}
+    write_attack(savedir, BUDGETS["linf"], [[80, 80]] * 6)
+    write_attack(savedir, BUDGETS["linf"], [[50, 50]] * 6, **attack)
+    found = tables(tmp_path)
+    assert found["linf, eps"] == [["MAML", "1", *["80.00"] * 6]]
+    assert [row[1:3] for row in found["attack, linf"] if row[0] == "40 steps"] == [["0.06", "80.00"], ["0.1", "80.00"]]
+
+
+def test_two_attacks_on_one_run_are_one_seed(tmp_path):
+    """A run that was trained again is attacked again."""
+    for weights in ("old", "new"):
+        write_attack(tmp_path / "maml_0", BUDGETS["linf"], [[80, 80]] * 6, weights=weights)
+    write_attack(tmp_path / "maml_0", [0.1], [[70, 70]])  # the curve's, and not at all of its radii
+    assert tables(tmp_path)["linf, eps"] == [["MAML", "1", *["80.00"] * 6]]
+
+
+def test_what_cannot_be_a_table_is_refused(tmp_path):
+    assert_refused(cli("runfiles/robustness.py", tmp_path), "run runfiles/robustness.sh first")
+
+
+@pytest.mark.parametrize(
+    ("fact", "words"),
+    [
+        ("data_sha256", "data"),
+        ("episodes_sha256", "test episodes"),
+        ("precision", "precisions"),
+        ("iteration", "training iterations"),
+        ("n_test_mc_samp", "noise samples"),
+    ],
+)
+def test_attacks_that_differ_in_a_fact_are_refused_and_those_of_other_shots_are_not(fact, words, tmp_path):
     write_attack(tmp_path / "maml_0", [0.1], [[1, 2]])
-    write_attack(tmp_path / "maml_1", [0.1], [[1, 2]])
-    path = tmp_path / "maml_1/tests/attack-0.json"
-    path.write_text(path.read_text().replace('"episodes_sha256": "a"', '"episodes_sha256": "b"'))
-    assert_refused(cli("runfiles/robustness.py", tmp_path), "test episodes differ")
+    write_attack(tmp_path / "maml_5shot_0", [0.1], [[1, 2]], facts={fact: "other"})
+    assert tables(tmp_path)
+    write_attack(tmp_path / "maml_1", [0.1], [[1, 2]], facts={fact: "other"})
+    assert_refused(call("runfiles/robustness.py", tmp_path), f"their {words} differ")

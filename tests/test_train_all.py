@@ -85,6 +85,14 @@ def test_runs_are_trained_and_tested_and_what_fails_is_named(house, tmp_path):
     assert len(calls(bad)) == 2 and len(calls(good)) == 8  # main.py knows what there is to do
 
 
+def test_a_run_that_has_no_place_fails_and_the_others_are_made(house, tmp_path):
+    (tmp_path / "file").touch()
+    assert_refused(train_all(f"{tmp_path}/file | --seed 0", root=house), "file is a file")
+    done = train_all(f"{tmp_path}/file/a | --seed 0\n{tmp_path}/b | --seed 0", "--jobs", 1, root=house)
+    assert done.returncode == 2 and "1 of 2 runs failed" in done.stderr and "Traceback" not in done.stderr
+    assert [call["seed"] for call in calls(tmp_path / "b")] == [0]
+
+
 def test_an_interrupted_queue_saves_its_runs_and_begins_no_other(house, tmp_path):
     folders = tmp_path / "first", tmp_path / "second"
     words = [sys.executable, house / "runfiles/train_all.py", "--jobs", "1"]
@@ -109,6 +117,7 @@ def test_an_interrupted_queue_saves_its_runs_and_begins_no_other(house, tmp_path
         ("results/a", "line 1 is no run"),
         ("\nresults/a | --model maml | | ", "line 2 is no run"),
         (" | --model maml", "line 1 is no run"),
+        ("a | --way '3", "line 1 cannot be read (No closing quotation)"),
         ("a | --seed 0\na | --seed 1", "two lines are runs of a"),
     ],
 )

@@ -8,16 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import data
 import layers
 from conftest import ROOT, SETTINGS, assert_refused, call, flags_of
 from errors import UserError
 from training import engine, weights
-from training.program import compile_step
+from training import program as exported
+from training.program import TEST_SEED, compile_step
 
 pytest.importorskip("jax", reason="JAX is not installed")
 import train_jax
@@ -25,8 +29,9 @@ import train_jax
 pytestmark = pytest.mark.slow
 FLAGS = flags_of(SETTINGS | {"model": "metadrop", "metabatch": 1, "train_split": "trainval", "n_test_mc_samp": 2})
 QUICK = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # compiled in less time
-# A process in which TensorFlow cannot be imported.
-WITHOUT = "import sys; sys.modules['tensorflow'] = None; import errors, train_jax; errors.run(train_jax.main)"
+# A process that has numpy and JAX alone (JAX itself does without scipy, too, for what is done here).
+ABSENT = "tensorflow", "PIL", "tqdm", "scipy", "sklearn", "matplotlib"
+WITHOUT = f"import sys; sys.modules |= dict.fromkeys({ABSENT}); import errors, train_jax; errors.run(train_jax.main)"
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +53,23 @@ def test_a_program_multiplies_bfloat16_whatever_this_processor_has(monkeypatch):
 
     hlo, _ = compile_step(step, {"x": tf.ones([1, 4, 3]), "w": tf.ones([3, 2])})
     assert re.search(r"bf16\S* dot\(", xla_client.XlaComputation(hlo).as_hlo_text())
+
+
+class Stub:
+    """In place of train_jax.Program: it computes nothing, and keeps what it is given. In training iteration 1 is not
+    finite; a test's loss is its episode's number."""
+
+    def __init__(self, *_):
+        self.way, self.device, self.given = 3, SimpleNamespace(device_kind="stub"), []
+
+    def put(self, array):
+        return array
+
+    def __call__(self, arrays):
+        self.given.append(arrays)
+        if "indices" in arrays:
+            return {"loss": arrays["indices"] + 0.0, "accuracy": np.ones(len(arrays["indices"]))}
+        return arrays | {"loss": np.float32(1), "accuracy": np.float32(1), "finite": arrays["seed"][1] != 1}
 
 
 def command(program, data_dir, file, *flags) -> list[str]:
@@ -132,9 +154,14 @@ def engine_of(settings):
     return engine.Engine(learner, **tasks)
 
 
+def call_jax(program, data_dir, *flags):
+    """In this process, for what compiles nothing."""
+    return call("train_jax.py", "--program", program, "--data_dir", data_dir, *flags)
+
+
 def test_a_device_is_checked_against_float64(program, data_dir, tmp_path):
     def check(folder):
-        return call("train_jax.py", "--program", folder, "--data_dir", data_dir, "--check")
+        return call_jax(folder, data_dir, "--check")
 
     done = check(program)
     assert done.returncode == 0, done.stderr
@@ -146,9 +173,12 @@ def test_a_device_is_checked_against_float64(program, data_dir, tmp_path):
         np.savez(other / "exact.npz", m=1.25 * file["m"], loss=2 * file["loss"])
     said = json.loads(check(other).stdout)
     assert abs(said["gradient_error"] - 0.2) < 0.02 and abs(said["loss_error"] - 0.5) < 0.01
+    content = (other / "exact.npz").read_bytes()
+    (other / "exact.npz").write_bytes(content[: len(content) // 2])
+    assert_refused(check(other), "exact.npz is damaged", "copy the folder again")
     (other / "exact.npz").unlink()
     assert_refused(check(other), "bench.py --export P --check")
-    assert_refused(call("train_jax.py", "--program", program, "--data_dir", data_dir), "--weights is missing")
+    assert_refused(call_jax(program, data_dir), "--weights is missing")
 
 
 def test_the_whole_run_is_like_tensorflows(trained, theirs):
@@ -162,11 +192,12 @@ def test_the_whole_run_is_like_tensorflows(trained, theirs):
 
 
 def test_a_run_cut_in_two_is_one_that_was_not(program, data_dir, trained, tmp_path):
+    file = tmp_path / "of/folders/w.npz"  # which are not there
     for iterations in (11, 30):
-        done = run(program, data_dir, tmp_path / "w.npz", "--n_train_iters", iterations)
+        done = run(program, data_dir, file, "--n_train_iters", iterations)
         assert done.returncode == 0, done.stderr
     assert "iterations 12 to 30" in done.stdout
-    one, other = weights.read(trained[0]), weights.read(tmp_path / "w.npz")
+    one, other = weights.read(trained[0]), weights.read(file)
     for mine, cut in ((one.params, other.params), (one.slots, other.slots)):
         for name in mine:
             np.testing.assert_array_equal(mine[name], cut[name], err_msg=name)
@@ -182,6 +213,51 @@ def test_tests_along_the_way_are_kept(program, data_dir, trained):
     assert train_jax.pauses(10, 30, 10) == [10, 20, 30]  # one that was interrupted before its test
     assert train_jax.pauses(11, 30, 10) == [20, 30] and train_jax.pauses(40, 30, 10) == [30]
     assert_refused(run(program, data_dir, trained[0], "--test_every", 10), "--n_test_iters")
+
+
+def test_a_test_that_is_done_again_is_listed_once():
+    tests = [{"iteration": 10, "accuracy": 50.0}]
+    state = weights.Weights({"iteration": 20, "tests": tests}, {})
+    for accuracy in (0.25, 0.75):
+        state = train_jax.with_test(state, {"loss": [1.0, 2.0], "accuracy": [accuracy, accuracy]}, 2)
+    last = {"accuracy": 75.0, "interval95": 0.0, "episodes": 2, "n_test_mc_samp": 2}
+    assert state.about["tests"] == [*tests, {"iteration": 20} | last] and state.about["test"] == last
+
+
+def test_of_the_last_metabatch_of_a_test_as_many_episodes_count_as_were_asked_for(program, data_dir):
+    settings = train_jax.read_description(program)["settings"] | {"metabatch": 2}
+    split, stub = train_jax.load_splits(data_dir, settings)["test"], Stub()
+    state = weights.read(program / "weights.npz")
+    numbers = train_jax.test(stub, state, split, settings, 5, SimpleNamespace(asked=False))
+    assert numbers == {"loss": [0, 1, 2, 3, 4], "accuracy": [1] * 5}
+    assert [given["indices"].tolist() for given in stub.given] == [[0, 1], [2, 3], [4, 5]]
+    drawn = [data.sample(split, "test", TEST_SEED, i, 1, 3, 3) for i in range(6)]
+    for name, episodes in zip(("classes", "images"), zip(*drawn, strict=True), strict=True):
+        np.testing.assert_array_equal(np.concatenate([given[name] for given in stub.given]), np.concatenate(episodes))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_tasks_of_a_metabatch_share_their_classes_where_that_is_asked_for(
+    shared, program, data_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(train_jax, "Program", Stub)
+    description = train_jax.read_description(program)
+    settings = description["settings"] | {"metabatch": 2, "legacy_shared_classes": shared}
+    split, state = train_jax.load_splits(data_dir, settings)["train"], weights.read(program / "weights.npz")
+    training = train_jax.Training(program, description | {"settings": settings}, tmp_path / "w.npz", state, split)
+    training.update(0)
+    one, other = training.step.given[0]["classes"]
+    assert (one.tolist() == other.tolist()) == shared
+
+
+def test_what_is_not_finite_is_refused_and_the_file_stays(program, data_dir, tmp_path, monkeypatch):
+    """Iteration 1 is not finite, and the next line of progress is of iteration 3, which is."""
+    monkeypatch.setattr(train_jax, "Program", Stub)
+    file = Path(shutil.copy(program / "weights.npz", tmp_path / "w.npz"))
+    before = file.read_bytes()
+    done = call_jax(program, data_dir, "--weights", file, "--n_train_iters", 3)
+    assert_refused(done, "not finite before iteration 4", "--meta_lr")
+    assert file.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["w.npz"]
 
 
 def test_tensorflow_tests_the_file_with_the_same_result_and_trains_on(program, data_dir, trained, tmp_path):
@@ -200,11 +276,14 @@ def test_tensorflow_tests_the_file_with_the_same_result_and_trains_on(program, d
 
 
 def test_it_goes_on_from_tensorflows_weights(program, data_dir, theirs, tmp_path):
-    file = tmp_path / "w.npz"
-    file.write_bytes((theirs / "weights.npz").read_bytes())
+    """And keeps what the file says of its run and the program does not: how long it is, and what trained it."""
+    file = Path(shutil.copy(theirs / "weights.npz", tmp_path / "w.npz"))
+    settings = weights.read(file).about["settings"]
+    assert settings["n_train_iters"] == 30 and settings["sessions"]
     done = run(program, data_dir, file, "--n_train_iters", 31)
     assert done.returncode == 0 and "iterations 31 to 31" in done.stdout, done.stderr
-    assert weights.read(file).about["iteration"] == 31
+    after = weights.read(file).about
+    assert after["iteration"] == 31 and after["settings"] == settings
 
 
 def test_it_stops_after_so_long_or_when_it_is_asked_with_the_weights_saved(program, data_dir, tmp_path):
@@ -224,19 +303,34 @@ def test_it_stops_after_so_long_or_when_it_is_asked_with_the_weights_saved(progr
 
 @pytest.mark.parametrize(
     ("setting", "value", "words"),
-    [("way", 4, "is of a run with way 4, and"), ("inner_lr", 0.2, "run with inner_lr 0.2"), ("seed", 1, "with seed 1")],
+    [
+        ("way", 4, "is of a run with way 4, and"),
+        ("inner_lr", 0.2, "run with inner_lr 0.2"),
+        ("seed", 1, "with seed 1"),
+        ("meta_lr", 0.01, "with meta_lr 0.01"),
+        ("train_split", "train", "with train_split train, and"),
+        ("meta_gradient", "first_order", "with meta_gradient first_order"),
+        ("precision", "bf16", "with precision bf16"),
+        ("metabatch", 2, "with metabatch 2"),
+    ],
 )
-def test_weights_of_another_run_are_refused(setting, value, words, program, data_dir, trained, tmp_path):
-    state = weights.read(trained[0])
+def test_weights_of_another_run_are_refused(setting, value, words, program, tmp_path):
+    state = weights.read(program / "weights.npz")
     about = state.about | {"settings": state.about["settings"] | {setting: value}}
     weights.write(tmp_path / "w.npz", weights.Weights(about, state.params, state.slots, state.state))
-    assert_refused(run(program, data_dir, tmp_path / "w.npz"), words)
+    with pytest.raises(UserError, match=words):
+        train_jax.begin(tmp_path / "w.npz", program, train_jax.read_description(program)["settings"])
 
 
 def test_what_is_missing_or_other_is_one_sentence(program, data_dir, trained, tmp_path):
     state = weights.read(trained[0])
     weights.write(tmp_path / "plain.npz", weights.Weights(state.about, state.params))
     assert_refused(run(program, data_dir, tmp_path / "plain.npz"), "has no slots of Adam's")
+    done = run(program, data_dir, tmp_path / "plain.npz/w.npz", "--n_train_iters", 0)
+    assert_refused(done, "cannot make the folder of --weights")
+    content = trained[0].read_bytes()
+    assert_refused(run(program, data_dir, trained[0], "--n_train_iters", 29), "at iteration 30 already, past", "29")
+    assert trained[0].read_bytes() == content
     assert_refused(run(tmp_path, data_dir, tmp_path / "w.npz"), "bench.py --export")
     made = call("get_data.py", "--dataset", "glyphs", "--data_dir", tmp_path / "data", "--seed", 1)
     assert made.returncode == 0
@@ -245,6 +339,34 @@ def test_what_is_missing_or_other_is_one_sentence(program, data_dir, trained, tm
     (tmp_path / "program.json").write_text('{"format": 1}')
     with pytest.raises(UserError, match="its version is 1"):
         train_jax.read_description(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut short", "text", "changed"])
+def test_a_damaged_program_is_one_sentence(damage, program, data_dir, tmp_path):
+    other = shutil.copytree(program, tmp_path / "other")
+    path = other / "train.hlo.gz"
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        half = content[: len(content) // 2]
+        path.write_bytes({"cut short": half, "text": b"no program", "changed": half + b"\xff" * len(half)}[damage])
+    done = call_jax(other, data_dir, "--weights", tmp_path / "w.npz", "--n_train_iters", 0)
+    assert_refused(done, "train.hlo.gz is missing or damaged", "copy the folder again")
+    assert not (tmp_path / "w.npz").exists()
+
+
+def test_an_export_that_fails_leaves_no_folder_that_looks_whole(program, data_dir, tmp_path, monkeypatch):
+    """Of an older export there may be programs, which are replaced one by one: its description goes first."""
+    other = shutil.copytree(program, tmp_path / "other")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(exported, "compile_step", full)
+    done = call("bench.py", *FLAGS, "--data_dir", data_dir, "--export", other)
+    assert_refused(done, "cannot write into", "choose another --export")
+    assert not (other / "program.json").exists() and (other / "train.hlo.gz").exists()
+    assert_refused(call_jax(other, data_dir, "--weights", tmp_path / "w.npz"), "bench.py --export")
 
 
 def test_the_description_names_all_arrays(program):

@@ -3,8 +3,10 @@
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -52,6 +54,10 @@ def test_a_picture_is_squeezed_into_the_square():
     assert image.shape == (20, 20, 3) and image[:, :8].max() < 30 and image[:, 12:].min() > 225
     same = picture()
     np.testing.assert_array_equal(Preparation(20, 3)(Image.fromarray(same)), same)
+    squeezed = Preparation(13, 3)(Image.fromarray(same))
+    for filter, wanted in ((Image.Resampling.LANCZOS, True), (Image.Resampling.BILINEAR, False)):
+        resized = np.asarray(Image.fromarray(same).resize((13, 13), filter))
+        assert np.array_equal(squeezed, resized) == wanted, filter
 
 
 def test_ink_on_paper_is_inverted_and_colour_is_made_grey():
@@ -160,13 +166,19 @@ def test_classes_that_are_dealt_already_stay_so(tmp_path):
 
 
 def test_a_table_deals_the_classes_and_leaves_out_others(tmp_path):
-    lay(tmp_path / "in", dict.fromkeys("abcd", 2))
+    lay(tmp_path / "in", dict.fromkeys([*"abcd", "  e"], 2))
     table = tmp_path / "split.csv"
-    table.write_text("split,class\ntest, b\ntrain,d\ntrain,a\n")
-    assert get(tmp_path / "in", tmp_path, "--size", 16, "--split_file", table).returncode == 0
+    table.write_text("\ufeffsplit,class\ntest, b\ntrain,d\ntrain,a\nval,  e\n", encoding="utf-8")  # as Excel does
+    flags = ("--size", 16, "--split_file", table)
+    assert get(tmp_path / "in", tmp_path, *flags).returncode == 0
     made = manifest(tmp_path)
-    assert {split: entry["names"] for split, entry in made["splits"].items()} == {"train": ["a", "d"], "test": ["b"]}
+    assert {split: entry["names"] for split, entry in made["splits"].items()} == {
+        "train": ["a", "d"], "val": ["  e"], "test": ["b"],
+    }  # fmt: skip
     assert made["source"]["files"][0]["name"] == "split.csv"
+    assert "it is complete" in get(tmp_path / "in", tmp_path, *flags).stdout
+    table.write_text("test,a\ntrain,b\n")
+    assert_refused(get(tmp_path / "in", tmp_path, *flags), "was dealt by another --split_file", "--force")
     for text, words in (
         ("test,b\ntrain,x\n", "line 2 has the class 'x'"),
         ("test,b\n", "has no train classes"),
@@ -203,17 +215,26 @@ def test_files_that_are_no_images_are_listed_and_refused_or_left_out(tmp_path):
     (folder / "png.jpg").write_bytes(whole)  # misnamed, and an image
     (folder / ".DS_Store").write_bytes(b"x")
     (folder / "Thumbs.db").write_bytes(b"x")
+    (folder / "desktop.ini").write_bytes(b"x")
+    for hidden in (tmp_path / "in" / ".git", folder / ".git"):  # neither a class nor a folder in one
+        hidden.mkdir()
+        (hidden / "logo.png").write_bytes(whole)
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(UserError, match=r"gone\.png cannot be read \(No such file"):
+        images.prepare_file(folder / "gone.png", Preparation(20, 3))
     with open(folder / "huge.png", "wb") as file:
         file.truncate(images.LARGEST + 1)
     immense = Image.new("L", (40000, 3000))
     immense.save(folder / "bomb.png")
     done = get(tmp_path / "in", tmp_path, "--size", 20)
-    assert_refused(done, "6 files are no whole", "and 1 more", "--skip_bad", str(folder / "bomb.png"))
+    assert_refused(
+        done, "7 files are no whole", "and 2 more", str(folder / "gone.png"), "--skip_bad", str(folder / "bomb.png")
+    )
     assert not (tmp_path / "mine").exists()
     done = get(tmp_path / "in", tmp_path, "--size", 20, "--skip_bad")
-    assert done.returncode == 0 and "6 files left out" in done.stdout
+    assert done.returncode == 0 and "7 files left out" in done.stdout
     made = manifest(tmp_path)
-    assert made["left_out"] == 6
+    assert made["left_out"] == 7
     counts = {}
     for entry in made["splits"].values():
         numbers = entry["images_per_class"]
@@ -241,8 +262,9 @@ def test_the_command_line_of_ones_own_images(tmp_path):
     assert_refused(get(tmp_path / "in", tmp_path, name="../mine"), "must be a name for a folder")
     assert_refused(get("tfds:mnist", tmp_path, name="omniglot"), "choose another name than omniglot")
     assert_refused(get(tmp_path / "in", tmp_path, "--channels", 2), "--channels")
-    assert_refused(get(tmp_path / "in", tmp_path, "--shares", "1,2"), "three shares")
-    assert_refused(get(tmp_path / "in", tmp_path, "--shares", "0,1,1"), "three shares")
+    assert_refused(get(tmp_path / "in", tmp_path, "--size", 1), "--size")
+    for shares in ("1,2", "0,1,1", "1,1,0", "inf,0,1", "1,nan,1", "1,-1,1"):
+        assert_refused(get(tmp_path / "in", tmp_path, "--shares", shares), "three shares")
     assert_refused(get(tmp_path / "in", tmp_path, "--mirror", "http://127.0.0.1:9"), "--mirror has no meaning for mine")
     big = ("--dataset", "omniglot", "--source", tmp_path / "in", "--data_dir", tmp_path, "--size", 200)
     assert_refused(call("get_data.py", *big), "--size 200 cannot be for omniglot")
@@ -251,6 +273,10 @@ def test_the_command_line_of_ones_own_images(tmp_path):
     for flag, value in (("--size", 20), ("--channels", 1), ("--split_seed", 3), ("--rotations", 4)):
         flags = ["--size", 16, flag, value] if flag != "--size" else [flag, value]
         assert_refused(get(tmp_path / "in", tmp_path, *flags), f"not {value}: make it again with --force")
+    shares = ("--size", 16, "--shares", "1,0,1")
+    assert_refused(get(tmp_path / "in", tmp_path, *shares), "has --shares [0.64, 0.16, 0.2]", "with --force")
+    assert get(tmp_path / "in", tmp_path, *shares, "--force").returncode == 0
+    assert "it is complete" in get(tmp_path / "in", tmp_path, *shares).stdout
     assert call("get_data.py", "--dataset", "mine", "--data_dir", tmp_path, "--verify").returncode == 0
 
 
@@ -261,7 +287,12 @@ def test_the_builder_of_a_folder_gives_what_the_folder_gives(tmp_path, monkeypat
     """The real one, ImageFolder, in place of one that is downloaded: the same arrays, whichever way they come."""
     import tensorflow_datasets as tfds
 
-    pixels = lay(tmp_path / "in" / "all", {"a": 2, "b": 3, "c": 2})
+    pixels = lay(tmp_path / "in" / "train", {"a": 2, "b": 3, "c": 2})
+    for name, more in lay(tmp_path / "in" / "test", {"a": 1, "b": 2, "c": 1}).items():  # its test images, not ours
+        pixels[name] += more
+    for file in (tmp_path / "in").glob("*/*/*.png"):
+        (tmp_path / "all" / file.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, tmp_path / "all" / file.parent.name / f"{file.parts[-3]}{file.name}")
     asked = []
 
     def builder(name):
@@ -274,16 +305,60 @@ def test_the_builder_of_a_folder_gives_what_the_folder_gives(tmp_path, monkeypat
     done = get("tfds:some/thing:1.0.0", tmp_path, "--size", 20)
     assert done.returncode == 0, done.stderr
     assert asked == ["some/thing:1.0.0"]
-    assert get(tmp_path / "in" / "all", tmp_path, "--size", 20, name="folder").returncode == 0
+    assert get(tmp_path / "all", tmp_path, "--size", 20, name="folder").returncode == 0
     one, other = data.load(tmp_path, "mine"), data.load(tmp_path, "folder")
     for split, entry in manifest(tmp_path)["splits"].items():
         assert entry["names"] == manifest(tmp_path, "folder")["splits"][split]["names"]
         a, b = (dataset.splits[split].pixels.reshape(-1, 20, 20, 3) for dataset in (one, other))
+        assert len(a) == len(b) == sum(len(pixels[name]) for name in entry["names"])
         first = 0
         for name in entry["names"]:
             own = slice(first, first + len(pixels[name]))
             assert sorted(x.tobytes() for x in a[own]) == sorted(x.tobytes() for x in b[own])
             first += len(pixels[name])
+
+
+def builder_of(image, label, **examples):
+    """A builder of tensorflow-datasets with these two features and, by split, (pixels, label) of its examples."""
+    info = SimpleNamespace(full_name="own/1.0.0", features={"image": image, "label": label}, splits=examples)
+    names = ("image", "label")
+    read = {split: [dict(zip(names, one, strict=True)) for one in own] for split, own in examples.items()}
+    return SimpleNamespace(info=info, as_dataset=lambda split: read[split])
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_images_without_a_label_are_left_out_and_grey_ones_are_read(kind, monkeypatch, capsys):
+    """What has no label, as many sets' test images, has -1, which would be the last class in Python."""
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfds, "as_numpy", lambda examples: examples)
+    grey = RNG.integers(0, 256, (5, 8, 8, 1)).astype(np.uint8)
+    stored = grey.astype(kind) * kind(257 if kind is np.uint16 else 1)
+    label = SimpleNamespace(shape=(), np_dtype=np.int64, int2str=["first", "last"].__getitem__)
+    train, test = zip(stored, [0, -1, 1], strict=False), zip(stored[3:], [-1, 0], strict=True)
+    builder = builder_of(tfds.features.Image(shape=(8, 8, 1), dtype=kind), label, train=train, test=test)
+    pictures = list(images.read_builder(builder))
+    assert [one.label for one in pictures] == ["first", "first", "last"]  # test comes first
+    for one, number in zip(pictures, (4, 0, 2), strict=True):
+        np.testing.assert_array_equal(one.prepare(Preparation(8, 1)), grey[number])
+    assert "2 images of own/1.0.0 have no label" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", ["floats", "deep colour", "12 channels", "video", "text", "several labels"])
+def test_a_builder_of_other_images_or_labels_is_refused(fault):
+    from tensorflow_datasets import features
+
+    image, label = features.Image(), features.ClassLabel(names=["a", "b"])
+    image = {
+        "floats": features.Image(shape=(8, 8, 1), dtype=np.float32),
+        "deep colour": features.Image(shape=(8, 8, 3), dtype=np.uint16),
+        "12 channels": features.Tensor(shape=(8, 8, 12), dtype=np.uint8),
+        "video": features.Video(shape=(None, 8, 8, 3)),
+    }.get(fault, image)
+    label = {"text": features.Text(), "several labels": features.Sequence(label)}.get(fault, label)
+    words = "other labels" if label.np_dtype != np.int64 or label.shape else "which are no pictures"
+    with pytest.raises(UserError, match=f"own/1.0.0 has .*{words}"):
+        list(images.read_builder(builder_of(image, label, train=[])))
 
 
 def test_a_name_that_is_none_and_a_set_without_labels_are_refused(tmp_path, monkeypatch):

@@ -10,20 +10,31 @@ from errors import UserError
 from figures import robustness
 from figures.run import Run, read_attacks
 
+RADII = {
+    "linf": (0, 0.02, 0.04, 0.06, 0.08, 0.1),
+    "l2": (0, 1, 2, 3, 4, 5),
+    "l1": (0, 20, 40, 60, 80, 100),
+    "l1_dense": (0, 20, 40, 60, 80, 100),
+}
 
-def write_attack(savedir, norm, accuracy, digest, time="2026-01-01", sheet=True):
-    eps, accuracies = [0, 0.1, 0.05], np.array(accuracy)[:, None] + [[-1, 1]]
-    content = {"eps": eps, "accuracy": accuracy, "interval95": [1, 2, 3], "accuracies": accuracies.tolist()}
-    content |= {"episodes_sha256": "a", "provenance": {"time": time}}
-    content |= {"settings": {"attack": {"norm": norm, "steps": 7, "restarts": 1, "threat": "joint"}}}
+
+def write_attack(savedir, norm, accuracy, digest, time="2026-01-01", eps=(0, 0.1, 0.05), sheet=True, **attack):
+    """What --mode attack leaves, the latest in attack.json. attack: settings; None is one that is not told."""
+    accuracies = np.array(accuracy)[:, None] + [[-1, 1]]
+    content = {"eps": eps, "accuracy": accuracy, "interval95": [1, 2, 3, 4, 5, 6][: len(eps)]}
+    content |= {"accuracies": accuracies.tolist(), "episodes_sha256": "a", "provenance": {"time": time}}
+    told = {"method": "pgd", "norm": norm, "steps": 7, "restarts": 1, "threat": "joint", "loss": "cross_entropy"}
+    told = {name: value for name, value in (told | attack).items() if value is not None}
+    content |= {"settings": {"attack": told}}
     (savedir / "tests").mkdir(parents=True, exist_ok=True)
     for path in (savedir / "attack.json", savedir / "tests" / f"attack-{digest}.json"):
         path.write_text(json.dumps(content))
     (savedir / "config.json").write_text(json.dumps({"model": "maml"}))
     if sheet:
-        images = np.full((3, 2, 16, 16, 1), 0.5)
-        images[1, 1, 0, 0], images[2, 1, 0, 1] = 0.6, 0.45
-        np.savez(savedir / "tests" / f"attack-{digest}.npz", images=images, labels=[[0, 1], [0, 0], [0, 1]])
+        images, clean = np.full((len(eps), 2, 16, 16, 1), 0.5), np.full((2, 16, 16, 1), 0.5)
+        images[-2, 1, 0, 0], images[-1, 1, 0, 1] = 0.6, 0.45
+        labels = [[0, 1]] * (len(eps) - 2) + [[0, 0], [0, 1]]
+        np.savez(savedir / "tests" / f"attack-{digest}.npz", images=images, labels=labels, clean=clean)
 
 
 def test_the_latest_attack_of_each_norm_is_drawn(tmp_path):
@@ -35,12 +46,89 @@ def test_the_latest_attack_of_each_norm_is_drawn(tmp_path):
     (tmp_path / "tests/attack-c.json").unlink()
     assert read_attacks(tmp_path)["linf"]["accuracy"] == [70, 30, 40]  # attack.json is there still
     figure = robustness.panels([run], ["linf", "l2"])
-    linf, l2 = figure.axes
-    mine = [line for line in l2.lines if line.get_label() == "MAML"]
-    np.testing.assert_array_equal(mine[0].get_xdata(), [0, 0.05, 0.1])  # in order
-    np.testing.assert_array_equal(mine[0].get_ydata(), [90, 60, 20])
-    paper = {line.get_label(): line for line in linf.lines if line.get_linestyle() == ":"}
-    assert paper["Meta-dropout, paper"].get_ydata()[-1] == 49.2 and paper["MAML, paper"].get_xdata()[-1] == 0.1
+    _, l2 = figure.axes
+    (mine,) = (line for line in l2.lines if line.get_label() == "MAML")
+    np.testing.assert_array_equal(mine.get_xdata(), [0, 0.05, 0.1])  # in order
+    np.testing.assert_array_equal(mine.get_ydata(), [90, 60, 20])
+    (band,) = l2.collections
+    corners = {tuple(place) for place in band.get_paths()[0].vertices.round(6).tolist()}
+    assert corners == {(0, 89), (0, 91), (0.05, 57), (0.05, 63), (0.1, 18), (0.1, 22)}
+
+
+@pytest.mark.parametrize("norm", RADII)
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"method": "square"},
+        {"surrogate": {"weights_sha256": "w", "draws": 1}},
+        {"eps": (0, 0.2, 0.3, 0.5, 0.7, 0.9)},
+        {"eps": (0, 0.1)},
+    ],
+    ids=["square", "surrogate", "larger", "fewer"],
+)
+def test_a_later_attack_of_another_kind_is_not_drawn_in_place_of_the_usual_one(norm, other, tmp_path):
+    usual = {"eps": RADII[norm]}
+
+    def write(first, digest, day, **attack):
+        eps = attack["eps"]
+        write_attack(tmp_path, norm, [first - i for i in range(len(eps))], digest, f"2026-01-0{day}", **attack)
+        return read_attacks(tmp_path)[norm]["accuracy"][0]
+
+    assert write(80, "e", 4, **(usual | other)) == 80  # alone it is
+    assert write(70, "d", 5, **(usual | other)) == 70  # the later one of two
+    assert write(60, "a", 3, **usual) == 60
+    assert write(50, "f", 2, **usual) == 60
+    assert write(40, "c", 6, **usual, method=None) == 40  # an older version told of no other
+    assert write(30, "b", 7, **(usual | other)) == 40
+    drawn = read_attacks(tmp_path)[norm]
+    assert drawn["sheet"]["images"].shape == (6, 2, 16, 16, 1) and drawn["sheet"]["clean"].shape == (2, 16, 16, 1)
+
+
+def test_a_panel_has_its_own_norms_radii_and_the_papers_curves(tmp_path):
+    """The figure of the paper, digitised; it has one kind of L1."""
+    write_attack(tmp_path, "l2", [90, 20, 60], "b")
+    metadrop = {
+        "linf": [96.6, 89.2, 77.9, 69.2, 59.2, 49.2],
+        "l2": [96.6, 77.3, 63.5, 53.6, 46.0, 41.0],
+        "l1": [96.6, 75.5, 62.7, 52.4, 45.1, 39.9],
+    }
+    maml = {
+        "linf": [95.2, 73.0, 62.2, 41.8, 15.5, 2.1],
+        "l2": [95.2, 68.6, 54.1, 37.0, 22.0, 10.8],
+        "l1": [95.2, 68.7, 55.4, 37.8, 23.8, 12.0],
+    }
+    figure = robustness.panels([Run(tmp_path, {"model": "maml"}, "MAML")], list(RADII))
+    assert [ax.get_xlabel() for ax in figure.axes] == [
+        "eps, $L_\\infty$",
+        "eps, $L_2$",
+        "eps, $L_1$, sparse steps",
+        "eps, $L_1$, dense steps",
+    ]
+    for ax, norm in zip(figure.axes, RADII, strict=True):
+        lines = {line.get_label(): line for line in ax.lines}
+        assert lines.keys() - {"MAML"} == {"MAML, paper", "Meta-dropout, paper"}
+        assert ("MAML" in lines) == (norm == "l2")
+        for name, accuracies in (("MAML, paper", maml), ("Meta-dropout, paper", metadrop)):
+            assert list(lines[name].get_xdata()) == list(RADII[norm])
+            assert list(lines[name].get_ydata()) == accuracies[norm.removesuffix("_dense")]
+
+
+def test_the_caption_tells_how_the_runs_were_attacked(tmp_path):
+    def described(*attacks):
+        runs = []
+        for number, attack in enumerate(attacks):
+            write_attack(tmp_path / f"{len(attacks)}_{number}", "l2", [90, 20, 60], "a", **attack)
+            runs.append(Run(tmp_path / f"{len(attacks)}_{number}", {"model": "maml"}, "MAML"))
+        return robustness.describe("l2", runs)
+
+    steps = "7 steps, 1 restarts, joint"
+    assert described({}) == f"$L_2$: 2 episodes, pgd, {steps}"
+    assert described({"loss": "margin"}) == f"$L_2$: 2 episodes, pgd of the margin, {steps}"
+    assert described({"method": "square"}) == f"$L_2$: 2 episodes, square, {steps}"
+    surrogate = {"weights_sha256": "w", "draws": 1}
+    assert described({"surrogate": surrogate}) == f"$L_2$: 2 episodes, pgd, {steps}, by another run's gradients"
+    assert described({}, {}) == f"$L_2$: 2 episodes, pgd, {steps}"
+    assert described({}, {"loss": "margin"}) == f"$L_2$: 2 episodes, pgd, {steps} (others otherwise)"
 
 
 def test_a_sheet_shows_what_was_added_and_what_an_image_is_taken_for(tmp_path):
@@ -53,6 +141,20 @@ def test_a_sheet_shows_what_was_added_and_what_an_image_is_taken_for(tmp_path):
     assert axes[5, 1].images[0].get_array()[0, 1] == pytest.approx(-0.05)
     assert axes[5, 1].images[0].get_clim() == pytest.approx((-0.1, 0.1))
     assert axes[2, 0].get_ylabel() == "0.1"
+    frames = np.array([{spine.get_edgecolor() for spine in ax.spines.values()} for ax in axes.flat]).reshape(6, 2)
+    widths = np.array([{spine.get_linewidth() for spine in ax.spines.values()} for ax in axes.flat]).reshape(6, 2)
+    (wrong,), (right,) = frames[2, 1], frames[2, 0]
+    assert wrong != right and all(frames[place] == {right} for place in ((0, 0), (0, 1), (4, 0), (4, 1)))
+    assert min(widths[2, 1]) > max(widths[2, 0]) and all(spine.get_visible() for spine in axes[2, 1].spines.values())
+    assert not any(spine.get_visible() for ax in axes[1::2].flat for spine in ax.spines.values())
+
+
+def test_a_sheet_without_eps_0_shows_the_perturbation_of_the_clean_image(tmp_path):
+    write_attack(tmp_path, "l2", [20, 60], "b", eps=(0.1, 0.05))
+    figure = robustness.sheet(read_attacks(tmp_path)["l2"])
+    first, second = (np.array(figure.axes).reshape(4, 2)[row, 1].images[0].get_array() for row in (1, 3))
+    assert first[0, 0] == pytest.approx(0.1) and second[0, 1] == pytest.approx(-0.05)
+    assert np.count_nonzero(first) == np.count_nonzero(second) == 1
 
 
 def test_the_page_has_the_attacks_or_says_why_not(tmp_path):
@@ -60,7 +162,7 @@ def test_the_page_has_the_attacks_or_says_why_not(tmp_path):
     done = call("plot.py", "--savedir", tmp_path, "--figures", "attack", "--format", "png", "--dpi", 40)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "plot/index.html").read_text()
-    assert 'src="robustness.png"' in page and 'src="attacked_l1.png"' in page and "2 episodes, 7 steps" in page
+    assert 'src="robustness.png"' in page and 'src="attacked_l1.png"' in page and "2 episodes, pgd, 7 steps" in page
     (tmp_path / "tests/attack-b.json").write_text("{")
     with pytest.raises(UserError, match=r"attack-b\.json cannot be read"):
         read_attacks(tmp_path)

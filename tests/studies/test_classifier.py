@@ -4,6 +4,7 @@ import csv
 import os
 import re
 import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import model
 from conftest import ROOT, assert_refused, call
 from datasets.prepare import Preparation
 from studies import classifier as study
+from studies import classify as study_of_folders
 from studies.classifier import Classifier
 from training import engine, weights
 
@@ -105,14 +107,59 @@ def test_it_is_scikit_learns(maml, pictures, tmp_path):
         (lambda: again.fit([np.zeros((4, 4), int)] * 2, [0, 1]), "int64"),
         (lambda: Classifier.load(tmp_path / "none.npz"), "there is no file of weights"),
         (lambda: Classifier.load(MAML, statistics="none"), "wanted query or together"),
+        (lambda: again.fit([np.zeros((0, 3), np.uint8)] * 2, [0, 1]), "shape (0, 3)"),
+        (lambda: again.fit([Image.fromarray(np.zeros((4, 4), "f"))] * 2, [0, 1]), "mode F"),
+        (lambda: again.fit(support[:2], [["a"], ["b"]]), "a list, one a picture"),
+        (lambda: again.fit(support[:2], [None, "b"]), "all strings or all numbers"),
+        (lambda: again.fit(support[:2], [np.nan, 1.0]), "NaN"),
+        (lambda: clone(again).set_params(samples=0).fit(support, labels), "samples is 0"),
         (lambda: again.fit(support, labels).predict_proba([]), "no picture"),
     ):
         with pytest.raises(ValueError, match=re.escape(words)):
             wrong()
     assert again.fit(support, labels).predict([]).shape == (0,)
     before = again.predict_proba(query)
+    for wrong in (lambda: again.fit([*support[:-1], "nowhere.png"], ["p", *labels[1:]]),
+                  lambda: again.fit([pictures[c, 0] for c in range(11)], range(11))):  # fmt: skip
+        with pytest.raises(ValueError, match=r"nowhere|trained for"):
+            wrong()
+        np.testing.assert_array_equal(again.predict_proba(query), before)  # the fit before stays whole
+        assert again.classes_.tolist() == ["class 0", "class 1", "class 2"]
+    with pytest.raises(ValueError, match="statistics is 'quary'"):
+        clone(again).fit(support, labels).set_params(statistics="quary").predict(query)
     again.set_params(run=METADROP).fit(support, labels)
     assert np.abs(np.log(again.predict_proba(query) / before)).max() > 0.1  # another run's
+
+
+class Series:
+    """As pandas has it: indexed by a label, and gone through in its order."""
+
+    def __init__(self, values, index):
+        self.values, self.index = values, list(index)
+
+    def __iter__(self):
+        return iter(self.values)
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, label):
+        return self.values[self.index.index(label)]
+
+
+def test_pictures_are_taken_in_their_order_and_not_by_an_index(maml, pictures):
+    support, labels, query, _ = task(pictures, 3, 1, 1)
+    expected = clone(maml).fit(support, labels).predict_proba(query)
+    one = clone(maml).fit(Series(support, (2, 1, 0)), labels)
+    np.testing.assert_array_equal(one.predict_proba(Series(query, (10, 11, 12))), expected)
+
+
+def test_the_checkpoint_and_the_precision_are_the_runs(maml):
+    bf16 = clone(maml)
+    bf16._read()
+    assert not bf16.engine_of(3).learner.bf16
+    bf16.config, bf16._engines = bf16.config | {"precision": "bf16"}, {}
+    assert bf16.engine_of(3).learner.bf16
 
 
 def test_paths_images_and_arrays_are_the_same_pictures(maml, pictures, tmp_path):
@@ -137,6 +184,8 @@ def test_one_left_out_is_classified_by_the_others(maml, pictures):
     others = [i for i in range(10) if i != 2]
     by_hand = clone(maml).fit([[*support, *lone][i] for i in others], [[*labels, "alone"][i] for i in others])
     assert (by_hand.predict([support[2]])[0] == labels[2]) == bool(right[2])
+    alone = clone(maml).set_params(statistics="query").fit([*support, *lone], [*labels, "alone"])
+    np.testing.assert_array_equal(alone.leave_one_out(), right)  # one picture's own statistics would be none
 
 
 def test_many_pictures_are_classified_by_and_by(maml, pictures, monkeypatch):
@@ -212,6 +261,33 @@ def test_a_trained_run_classifies_too_and_few_pictures_are_warned_of(folders, da
     assert "statistics from 9 query pictures, which is few: --query_statistics together" in done.stdout
 
 
+def test_remarks_and_page_say_which_support_pictures_were_wrong(folders, monkeypatch):
+    assert "(4 of 4; 95 % interval 51 to 100 %)" in study_of_folders.remarks_on(np.ones(4))[0]
+    files = sorted((folders / "query").rglob("*.png"))
+    names = [file.relative_to(folders / "query").as_posix() for file in files]
+    guesses = [study_of_folders.Guess(name, np.array([0.9, 0.1])) for name in names]
+    monkeypatch.setattr(study_of_folders, "SHOWN", 2)
+    labelled = [("two", file) for file in sorted((folders / "support/two").iterdir())]
+    page = study_of_folders.page(guesses, np.array(["two", "3"]), folders / "query", labelled, np.array([1, 0]), [])
+    assert page.count('class="wrong"') == 1 and page.index('class="wrong" alt="1.png"')
+    assert names[1] in page and names[2] not in page and "7 surer ones are in the table alone" in page
+
+
+def test_what_classify_is_told_arrives(folders, monkeypatch):
+    load = mock.Mock(side_effect=ValueError("stop"))
+    monkeypatch.setattr(Classifier, "load", load)
+    flags = ("--seed", 7, "--n_test_mc_samp", 3, "--checkpoint", "best", "--query_statistics", "query", "--gpu_id", -1)
+    assert_refused(classify(folders, *flags), "stop")
+    assert load.call_args.kwargs == {"statistics": "query", "seed": 7, "checkpoint": "best", "samples": 3}
+
+
+def test_what_is_hidden_is_no_query_picture_and_capitals_are(folders):
+    shutil.copytree(folders / "query/deep", folders / "query/.ipynb_checkpoints")
+    (folders / "query/deep/two_1.png").rename(folders / "query/deep/two_1.PNG")
+    names = [file.name for file in study_of_folders.query_files(folders / "query")]
+    assert len(names) == 9 and "two_1.PNG" in names
+
+
 def test_what_cannot_be_classified_is_refused(folders):
     run = ("--weights", MAML)
     assert_refused(call("main.py", "--mode", "classify", *run, "--query", folders / "query"), "--support is missing")
@@ -224,6 +300,16 @@ def test_what_cannot_be_classified_is_refused(folders):
     assert_refused(classify(folders, "--inner_lr", 1), "--inner_lr has no meaning in --mode classify")
     assert_refused(call("main.py", "--mode", "classify"), "--savedir is missing")
     assert_refused(call("main.py", "--savedir", folders / "r", "--query", "abc"), "--query must be a whole number")
+    (folders / "p.html").mkdir()
+    assert_refused(classify(folders, "--out", folders / "p.csv"), "p.html is a folder")
+    assert_refused(classify(folders, "--out", MAML / "deep" / "p.csv"), "choose another --out")
+    (folders / "support" / "none").mkdir()
+    assert_refused(classify(folders), "none holds no picture")
+    (folders / "support" / "none").rmdir()
+    (folders / "query" / "link.png").symlink_to(folders / "nowhere")
+    assert_refused(classify(folders), "link.png cannot be read")
+    (folders / "query" / "link.png").unlink()
+    assert_refused(classify(folders, "--query", "007"), "--query 007 is not a folder")
     (folders / "empty").mkdir()
     assert_refused(classify(folders, "--query", folders / "empty"), "there is no picture below")
     (folders / "support" / "two" / "bad.png").write_text("no")

@@ -93,23 +93,63 @@ def test_a_learner_is_shown_before_and_after_each_step_with_its_noise(data_dir):
 @pytest.mark.parametrize("invert", [False, True])
 def test_examples_are_two_drawings_of_test_classes(unequal, invert):
     """A drawing's shade tells its class and its number. It is shown as it was before it became an image."""
-    counts = np.array([3, 2, 5, 4, 3, 3]) if unequal else np.full(6, 3)
+    counts = np.array([3, 1, 5, 4, 3, 3]) if unequal else np.full(6, 3)
     shades = np.concatenate([10 * k + np.arange(n) for k, n in enumerate(counts)]).astype(np.uint8)
     pixels = np.broadcast_to(shades[:, None, None, None], (len(shades), 20, 20, 1))
     pixels = pixels if unequal else pixels.reshape(6, 3, 20, 20, 1)
     split = data.Split(pixels, rotations=1, scale=1 / 255, counts=counts if unequal else None)
-    show = study.Show([], split, Preparation(20, 1, invert))
+    show, seen = study.Show([], split, Preparation(20, 1, invert)), set()
+    show.random = np.random.default_rng(0)
     for _ in range(20):
         example = show.example()
         urls = [*example["support"], example["query"]]
         shades = [int(np.asarray(study.picture_of(url)).mean()) for url in urls]
         shades = [255 - shade for shade in shades] if invert else shades
         assert max(shades) < 60
+        seen |= set(shades)
         classes = [shade // 10 for shade in shades]
         assert len(set(classes[:5])) == 5 and classes[5] == classes[example["class"]]
         assert shades[5] != shades[example["class"]]
+    assert seen == {10 * k + n for k, count in enumerate(counts) for n in range(count) if count > 1}
     with pytest.raises(UserError, match="--data_dir"):
         study.Show([], None, PREPARE).example()
+
+
+def test_examples_need_five_classes_of_two_drawings():
+    """Where a class is turned, all its turns have its number of drawings."""
+    for counts, rotations, wanted in (([3, 1, 2, 1, 3, 3], 1, False), ([1, 3, 1], 4, False), ([1, 3, 2], 4, True)):
+        shades = np.repeat(10 * np.arange(len(counts)), counts).astype(np.uint8)
+        pixels = np.broadcast_to(shades[:, None, None, None], (len(shades), 4, 4, 1))
+        show = study.Show([], data.Split(pixels, rotations, 1 / 255, np.array(counts)), Preparation(4, 1))
+        show.random = np.random.default_rng(0)
+        if wanted:
+            urls = [url for _ in range(5) for url in show.example()["support"]]
+            assert {int(np.asarray(study.picture_of(url)).mean()) for url in urls} == {10, 20}
+        else:
+            with pytest.raises(UserError, match="fewer than 5 classes of two drawings"):
+                show.example()
+
+
+def test_examples_are_of_the_test_set(data_dir):
+    splits = data.load(data_dir, "glyphs").splits
+    found = study.test_classes(data_dir, "glyphs", PREPARE)
+    np.testing.assert_array_equal(found.pixels, splits["test"].pixels)
+    assert not np.array_equal(found.pixels[:10], splits["train"].pixels[:10])
+
+
+def test_a_map_is_orange_where_it_is_large_and_blue_where_it_is_small():
+    factors = np.random.default_rng(0).normal(1, 0.1, (2, 5, 4, 4))
+    factors[0, 3, 1, 2], factors[0, 1, 0, 3], factors[1, 4, 3, 0], factors[1, 0, 2, 2] = 9, -6, 5, -7
+    contents = [[base64.b64decode(url.removeprefix(study.PREFIX)) for url in own] for own in study.map_urls(factors)]
+    pictures = np.array([[np.asarray(Image.open(io.BytesIO(one))) for one in own] for own in contents]).astype(int)
+    assert pictures.shape == (5, 2, 112, 112, 3)
+    pictures = pictures[:, :, 14::28, 14::28]  # a pixel of each place
+    for kind, large, small in ((0, (3, 1, 2), (1, 0, 3)), (1, (4, 3, 0), (0, 2, 2))):
+        red, _, blue = np.moveaxis(pictures[:, kind], -1, 0)
+        assert red[large] > blue[large] + 50 and blue[small] > red[small] + 50
+        assert (red - blue).argmax() == np.ravel_multi_index(large, red.shape)
+        assert (red - blue).argmin() == np.ravel_multi_index(small, red.shape)
+    assert pictures[3, 0, 1, 2].tolist() == [213, 94, 0] and pictures[0, 1, 2, 2].tolist() == [0, 114, 178]
 
 
 # ---- requests
@@ -168,6 +208,7 @@ def test_requests_of_its_own_page_are_answered(server):
     [
         ({"X_Token": "another"}, 403),
         ({"X_Token": None}, 403),
+        ({"X_Token": "schl\u00fcssel"}, 403),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
         ({"Host": "evil.example"}, 403),
@@ -176,6 +217,7 @@ def test_requests_of_its_own_page_are_answered(server):
         ({"body": "no json"}, 400),
         ({"body": "[]"}, 400),
         ({"body": "{}"}, 400),
+        ({"body": "[" * 200_000 + "]" * 200_000}, 400),
         ({"body": json.dumps({"support": [BLANK] * 4})}, 400),
         ({"body": json.dumps({"support": ["data:text/plain;base64,AAAA"] * 5})}, 400),
         ({"path": "/other"}, 404),

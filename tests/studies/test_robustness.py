@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,11 +85,14 @@ def test_the_grouping_of_tasks_does_not_matter_and_eps_0_is_the_test():
     alone, _ = make("metadrop", metabatch=1, n_steps=1)
     for name, variable in alone.params.items():
         variable.assign(e.params[name])
-    lost, worst, label, clean = study.attack_step(e, split, 2, ATTACK)(0, 3)
+    together = lost, worst, label, _, clean = study.attack_step(e, split, 2, ATTACK)(0, 3)
     one_by_one = study.attack_step(alone, split, 2, ATTACK)
     for i in range(3):
-        for one, all_of_them in zip(one_by_one(i, 1), (lost, worst, label, clean), strict=True):
+        for one, all_of_them in zip(one_by_one(i, 1), together, strict=True):
             np.testing.assert_array_equal(one[0], all_of_them[i])
+        _, x_q = e.images(split, tf.constant(split.pixels), *alone.episode(split, "test", i))
+        np.testing.assert_array_equal(clean[i], x_q[0])
+        np.testing.assert_array_equal(clean[i], worst[i, 0])  # of eps 0
     assert ((label != np.repeat(np.arange(3), 2)) == lost).all()
     numbers = e.test_step(split, "test", 2)(0, 3)
     np.testing.assert_allclose(1 - lost[:, 0].mean(-1), numbers["accuracy"], rtol=1e-6)
@@ -123,6 +127,24 @@ def test_tasks_and_restarts_have_starts_of_their_own():
     assert (np.abs(more - worst).max((-3, -2, -1)) > 1e-3).any()
 
 
+def test_a_step_from_the_clean_image_is_a_share_of_the_radius_up_the_loss_that_is_asked_for():
+    """Of L_inf, by the signs of the gradient; a place that is no worse than the clean image is not shown."""
+    e, split = make("protonet")
+    places = []
+    for loss in ("cross_entropy", "margin"):
+        attack = study.Attack("pgd", "linf", (0.1, 0.2), 1, 0.25, "clean", 1, "joint", loss)
+        _, (worst,), _, _, (clean,) = study.attack_step(e, split, 1, attack)(0, 1)
+        for radius, images in zip(attack.eps, worst, strict=True):
+            sizes = np.abs(images - clean).reshape(6, -1)
+            moved = sizes.max(-1) > 0
+            assert moved.any()
+            np.testing.assert_allclose(sizes.max(), 0.25 * radius, atol=1e-6)
+            # but for the few at the edge of the box, and those without a gradient
+            np.testing.assert_allclose(np.median(sizes[moved], -1), 0.25 * radius, atol=1e-6)
+        places.append(worst)
+    assert np.abs(places[0] - places[1]).max() > 0.05
+
+
 def test_a_surrogate_of_other_noise_guides_and_the_run_itself_decides():
     """MAML has no noise, so that its own surrogate is itself; Meta-dropout's gradients are those of other draws."""
     for name, same in (("maml", True), ("metadrop", False)):
@@ -130,7 +152,7 @@ def test_a_surrogate_of_other_noise_guides_and_the_run_itself_decides():
         own, places = study.attack_step(e, split, 1, ATTACK)(0, 1), []
         for draws in (1, 2):
             surrogate = study.Surrogate(e, None, {}, draws)
-            lost, worst, label, _ = study.attack_step(e, split, 1, ATTACK, surrogate)(0, 1)
+            lost, worst, label, *_ = study.attack_step(e, split, 1, ATTACK, surrogate)(0, 1)
             assert (np.abs(worst - own[1]).max() < 1e-6) == same
             assert ((label != np.repeat(np.arange(3), 2)) == lost).all()  # what the run itself takes them for
             assert (lost[:, 0] == own[0][:, 0]).all()
@@ -148,6 +170,32 @@ def test_clean_measures_are_those_of_the_clean_images():
     margins = [row[c] - np.delete(row, c).max() for row, c in zip(logits, right, strict=True)]
     sizes = np.linalg.norm(gradient, axis=1)
     np.testing.assert_allclose(measured, [np.mean(margins), np.abs(gradient).sum(1).mean(), sizes.mean(), 0])
+
+    def half_constant(x):  # of the first three images of six
+        return classify(tf.where(tf.range(6)[:, None, None, None] < 3, tf.stop_gradient(x), x))
+
+    for of_images, gone in ((lambda x: 0 * classify(x), 1), (half_constant, 0.5)):
+        look = attacks.together(of_images, y)
+        measured = tf.function(lambda x, look=look: study.clean_measures(look, x, y), autograph=False)(x).numpy()[0]
+        assert dict(zip(study.CLEAN, measured, strict=True))["gradient_gone"] == gone
+
+
+def test_a_result_is_of_all_episodes():
+    attack = dataclasses.replace(ATTACK, eps=(0.0, 0.1))
+    kept = np.array([[0.9, 0.5, 1, 2, 2, 0], [0.7, 0.3, 3, 6, 1, 0.5], [0.5, 0.1, 5, 1, 3, 1]])
+    result = study.result_of(kept, attack)
+    assert result["clean"] == {"margin": 3, "gradient_l1": 3, "gradient_l2": 2, "gradient_gone": 0.5}
+    assert result["accuracy"] == pytest.approx([70, 30]) and result["eps"] == [0, 0.1]
+    np.testing.assert_allclose(result["accuracies"], [[90, 70, 50], [50, 30, 10]])
+
+
+def test_a_sheet_has_the_first_query_image_of_every_class(tmp_path):
+    """Two images of each of three classes, at two radii."""
+    worst, label = np.arange(12.0).reshape(2, 6, 1, 1, 1), np.arange(12).reshape(2, 6)
+    study.write_sheet(tmp_path / "tests/attack-a.npz", worst, label, 100 + worst[0], 2)
+    with np.load(tmp_path / "tests/attack-a.npz") as sheet:
+        assert sheet["images"][..., 0, 0, 0].tolist() == sheet["labels"].tolist() == [[0, 2, 4], [6, 8, 10]]
+        assert sheet["clean"].shape == (3, 1, 1, 1) and sheet["clean"].ravel().tolist() == [100, 102, 104]
 
 
 FLAGS = ("--mode", "attack", "--n_test_iters", 4, "--attack_steps", 3, "--eps", 0, 0.1)
@@ -174,6 +222,7 @@ def test_an_attack_leaves_its_result_and_is_not_made_twice(trained):
     assert set(result["clean"]) == set(study.CLEAN) and result["clean"]["gradient_l2"] > 0
     with np.load(next((trained / "tests").glob("attack-*.npz"))) as sheet:
         assert sheet["images"].shape == (2, 3, 28, 28, 1) and sheet["labels"].shape == (2, 3)
+        np.testing.assert_array_equal(sheet["clean"], sheet["images"][0])
         assert 0 < np.abs(sheet["images"][1] - sheet["images"][0]).max() <= 0.1 + 1e-6
     assert "attacked before" in call("main.py", "--savedir", trained, *FLAGS).stdout
     done = call("main.py", "--savedir", trained, *FLAGS, "--norm", "l2", "--eps", 0, 3, "--restarts", 2)
@@ -251,6 +300,8 @@ def test_a_mistyped_attack_is_refused(trained, tmp_path):
     assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--way", 4), "contradicts the run")
     assert_refused(call("main.py", "--savedir", trained, "--mode", "meta_test", "--norm", "l2"), "has no meaning in")
     assert_refused(call("main.py", "--savedir", tmp_path / "none", *FLAGS), "there is no run")
+    several = ("--savedir", trained, *FLAGS, "--attack_start", "clean", "--restarts", 2)
+    assert_refused(call("main.py", *several), "begin at the clean image")
     square = ("--savedir", trained, *FLAGS, "--attack_method", "square")
     assert_refused(call("main.py", *square, "--norm", "l2"), "--norm linf")
     assert_refused(call("main.py", *square, "--attack_loss", "margin"), "--attack_loss is of gradients")
@@ -293,3 +344,11 @@ def test_a_surrogate_of_other_tasks_is_refused(trained, data_dir, tmp_path):
     other = tmp_path / "other"
     assert call("main.py", "--savedir", other, "--data_dir", data_dir, *SMALL, *flags).returncode == 0
     assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--surrogate", other), "contradicts the run")
+
+
+def test_a_surrogate_of_other_data_is_refused(trained, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(trained, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"data_sha256": "0" * 64}))
+    assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--surrogate", other), "trained on other data")

@@ -2,6 +2,7 @@
 for."""
 
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -15,9 +16,9 @@ import tensorflow as tf
 
 import files
 from conftest import ROOT, SETTINGS, assert_refused, call, flags_of
-from errors import UserError
+from errors import Stop, UserError
 from test_main import read_csv
-from training import devices, engine, loops
+from training import devices, engine, loops, records
 
 # Without inner steps, so that it is traced in a second.
 FLAGS = (*flags_of(SETTINGS | {"model": "maml", "n_steps": 0}), "--val_every", 0, "--save_freq", 5)
@@ -88,6 +89,57 @@ def test_what_a_kill_leaves_of_the_very_first_checkpoint_is_no_checkpoint(data_d
     (folder / "checkpoint").unlink()
     done = call("main.py", *flags, "--resume")
     assert done.returncode == 0 and "resumed" not in done.stdout and (folder / "ckpt-0.index").exists()
+
+
+def test_nor_is_it_where_a_run_began_from_weights(finished, tmp_path):
+    """Whose first checkpoint is of a later iteration: it begins again where the file of weights is."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    assert call("main.py", "--mode", "weights", "--savedir", run, "--slots").returncode == 0
+    data = ("--data_dir", json.loads((run / "config.json").read_text())["data_dir"])  # which does not travel
+    flags = ("--savedir", tmp_path / "a", "--weights", run / "weights.npz", *data, "--n_train_iters", 61)
+    assert call("main.py", *flags).returncode == 0
+    folder = tmp_path / "a/checkpoints/last"
+    (folder / "ckpt-61.index").unlink()
+    (folder / "checkpoint").unlink()
+    (folder / "ckpt-61_temp").mkdir()
+    (folder / "ckpt-61_temp/part-00000-of-00001.index").write_bytes(b"half")
+    done = call("main.py", *flags)
+    assert done.returncode == 0 and "resumed at iteration 61" in done.stdout, done.stderr
+    assert (folder / "ckpt-61.index").exists() and [row["iter"] for row in read_csv(tmp_path / "a")] == ["61"]
+
+
+@pytest.mark.parametrize(
+    ("left", "there"),
+    [
+        (["ckpt-30_temp", "ckpt-30.data-00000-of-00001"], False),
+        (["ckpt-30.data-00000-of-00001", "ckpt-30.index"], True),
+        (["checkpoint"], True),
+    ],
+)
+def test_an_index_or_a_list_says_that_a_checkpoint_was_there(left, there, tmp_path):
+    assert not records.were_there(tmp_path / "none")
+    for name in left:
+        (tmp_path / name).write_text("unreadable")
+    assert records.were_there(tmp_path) == there
+
+
+def test_a_stop_before_the_first_update_loses_nothing(monkeypatch, data_dir, tmp_path):
+    class Asked(Stop):
+        def __enter__(self):
+            super().__enter__().asked = True
+            return self
+
+    flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, *FLAGS, "--n_train_iters", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(loops, "Stop", Asked)
+        done = call("main.py", *flags)
+    assert done.returncode == 130, done.stderr
+    assert "interrupted before the first iteration; go on with --resume" in done.stderr
+    assert not list(tmp_path.glob("a/checkpoints/*/*"))
+    assert_refused(call("main.py", *flags), "add --resume")
+    done = resume(tmp_path / "a")
+    assert done.returncode == 0 and "resumed" not in done.stdout, done.stderr
+    assert [row["iter"] for row in read_csv(tmp_path / "a")] == ["0"]
 
 
 def test_a_checkpoint_is_on_the_disk_before_the_one_before_may_be_lost(monkeypatch, data_dir, tmp_path):

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from conftest import SETTINGS, assert_refused, call, flags_of
 from errors import UserError
+from figures.run import read_curves
 from runs import checkpoint
 from training import weights
 
@@ -80,6 +82,11 @@ def test_training_goes_on_from_a_whole_file_to_the_same_bits(trained, data_dir, 
     for name in one:
         if not name.startswith("window/"):  # of the log: the run in two wrote a row more
             np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    assert list(read_curves(tmp_path / "file")["iter"]) == [24, 27]
+    log = (tmp_path / "file/meta_train.log").read_text()
+    assert log.startswith("seed: 0\n") and log.count("n_steps: 0\n") == 1 and log.count("\nIter ") == 2
+    assert "iteration 27, " in done("--mode", "weights", "--savedir", tmp_path / "run")
+    assert weights.read(tmp_path / "run/weights.npz").about["test"] is None  # the test was of iteration 20
 
 
 def test_a_new_run_begins_with_weights_alone_and_flags_may_change(trained, data_dir, tmp_path):
@@ -129,6 +136,26 @@ def test_other_data_are_refused(trained, tmp_path):
     done(*flags, "--n_train_iters", 0, "--val_every", 0)  # a new run may have them
 
 
+def test_a_kill_before_config_json_is_made_good(trained, tmp_path):
+    """Of the two files that a savedir begins with, start.npz is written first."""
+    file, settings = trained / "whole.npz", {"model": "maml", "way": 3}
+    with weights.unpacked(file, tmp_path / "a", None):  # of weights alone: training writes its config.json
+        assert [path.name for path in (tmp_path / "a").iterdir()] == ["start.npz"]
+    for told, kept in ((None, None), (settings, settings), ({"way": 5}, settings)):
+        with weights.unpacked(file, tmp_path / "a", told):
+            config = tmp_path / "a/config.json"
+            assert (json.loads(config.read_text()) if config.exists() else None) == kept
+
+
+def test_the_file_is_written_whole_or_not_at_all(trained, tmp_path):
+    with mock.patch.object(weights, "write_atomically") as written:
+        size = weights.write(tmp_path / "w.npz", weights.read(trained / "whole.npz"))
+    (path, content), _ = written.call_args
+    assert path == tmp_path / "w.npz" and len(content) == size and not path.exists()
+    path.write_bytes(content)
+    assert weights.read(path).about == weights.read(trained / "whole.npz").about
+
+
 def test_another_run_is_not_overwritten(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "a")
     flags = ("--savedir", tmp_path / "a", "--weights", trained / "weights.npz")
@@ -150,8 +177,15 @@ def damaged(path, trained, kind):
             arrays["format"] = np.int64(2)
         elif kind == "changed":
             arrays["params/theta/conv1_w"] = arrays["params/theta/conv1_w"] + 1
-        elif kind == "half a state":
+        elif kind == "other versions":
+            arrays["format"] = np.array([1, 1])
+        elif kind == "half the slots":
             del arrays["adam/m"]
+        elif kind == "half a state":
+            del arrays["state/best"]
+        elif kind in ("slots alone", "state alone"):
+            lost = "state/" if kind == "slots alone" else "adam/"
+            arrays = {name: array for name, array in arrays.items() if not name.startswith(lost)}
         elif kind == "silent":
             del about["iteration"]
         elif kind == "pickled":
@@ -167,7 +201,11 @@ def damaged(path, trained, kind):
         ("text", "is damaged, or no file of weights"),
         ("newer", "no file of weights of version 1: its version is 2"),
         ("changed", "its parameters are not those of its digest"),
-        ("half a state", "it holds t v, wanted m v t"),
+        ("other versions", r"its version is \[1, 1\]"),
+        ("half the slots", "it holds t v, wanted m v t"),
+        ("half a state", "it holds next reported secs window, wanted next secs window best reported"),
+        ("slots alone", "it holds one without the other"),
+        ("state alone", "it holds one without the other"),
         ("silent", "it does not say its iteration"),
         ("pickled", "is damaged"),
     ],
@@ -178,7 +216,7 @@ def test_a_wrong_file_is_one_sentence(kind, words, trained, tmp_path):
     with pytest.raises(UserError, match=words):
         weights.read(tmp_path / "w.npz")
     flags = ("--mode", "meta_test", "--savedir", tmp_path / "a", "--weights", tmp_path / "w.npz")
-    assert_refused(call("main.py", *flags), words)
+    assert_refused(call("main.py", *flags), words.replace("\\", ""))
     assert not (tmp_path / "a").exists()
 
 
@@ -186,6 +224,22 @@ def test_an_export_of_other_files_is_no_file_of_weights(trained, tmp_path):
     np.savez(tmp_path / "w.npz", a=np.ones(3))
     with pytest.raises(UserError, match="its version is 0"):
         weights.read(tmp_path / "w.npz")
+
+
+def test_the_best_checkpoints_weights_are_its_own(trained, tmp_path):
+    """That is an earlier one here, and meta_test.json is of the last."""
+    savedir = shutil.copytree(trained, tmp_path / "a")
+    shutil.rmtree(savedir / "checkpoints/best")
+    last = savedir / "checkpoints/last"
+    shutil.copytree(last, savedir / "checkpoints/best", ignore=lambda *_: [p.name for p in last.glob("ckpt-20*")])
+    (savedir / "checkpoints/best/checkpoint").write_text('model_checkpoint_path: "ckpt-10"\n')
+    assert "iteration 10, " in done("--mode", "weights", "--savedir", savedir, "--checkpoint", "best")
+    best, other = weights.read(savedir / "weights.npz"), weights.read(trained / "weights.npz").about
+    assert (best.about["iteration"], best.about["checkpoint"], best.about["test"]) == (10, "best", None)
+    assert best.about["weights_sha256"] == weights.digest(best.params) != other["weights_sha256"]
+    assert (other["iteration"], other["checkpoint"]) == (20, "last")
+    saved = checkpoint(savedir, "best")["params/theta.Sconv1_w/.ATTRIBUTES/VARIABLE_VALUE"]
+    np.testing.assert_array_equal(best.params["theta/conv1_w"], saved)
 
 
 def test_weights_need_a_checkpoint(trained, tmp_path):
