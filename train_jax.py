@@ -28,8 +28,10 @@ from training.results import summary
 
 SAY_EVERY = 10  # seconds between lines of progress
 CHECK_SECONDS = 5  # for which --check times iterations, at least ten of them
-# What may differ between the program and the weights: how long, how often, where.
-FREE = {"n_train_iters", "save_freq", "val_every", "n_val_tasks", "collapse_every", "n_test_mc_samp", "remat"}
+# What may differ between the program and the weights: how long, how often, and what an older version did not say.
+FREE = {
+    "n_train_iters", "save_freq", "val_every", "n_val_tasks", "collapse_every", "n_test_mc_samp", "remat", "prepare",
+}  # fmt: skip
 
 
 class Program:
@@ -99,11 +101,11 @@ def main() -> int:
     if args.test_every and not args.n_test_iters:
         raise UserError("--test_every is of tests: give their --n_test_iters, too")
     state = begin(args.weights, args.program, settings)
-    make_room(args.weights)
     splits = load_splits(args.data_dir, settings)
     last = settings["n_train_iters"] if args.n_train_iters is None else args.n_train_iters
     if last < (done := int(state.state["next"]) - 1):
         raise UserError(f"{args.weights} is at iteration {done} already, past --n_train_iters {last}: choose more")
+    make_room(args.weights)
     with Stop() as stop:
         return follow(args, description, state, splits, last, stop)
 

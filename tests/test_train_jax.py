@@ -322,6 +322,14 @@ def test_weights_of_another_run_are_refused(setting, value, words, program, tmp_
         train_jax.begin(tmp_path / "w.npz", program, train_jax.read_description(program)["settings"])
 
 
+@pytest.mark.parametrize("name", ["maml", "metadrop"])
+def test_the_shipped_weights_of_a_gpu_can_be_gone_on_from(name, program):
+    """They say nothing of how their images were prepared, and a program of today does."""
+    file = ROOT / f"pretrained/omniglot_20way_1shot_{name}.npz"
+    settings = weights.read(file).about["settings"] | {"prepare": {"size": 28, "channels": 1, "invert": True}}
+    assert train_jax.begin(file, program, settings).about["iteration"] == 5000
+
+
 def test_what_is_missing_or_other_is_one_sentence(program, data_dir, trained, tmp_path):
     state = weights.read(trained[0])
     weights.write(tmp_path / "plain.npz", weights.Weights(state.about, state.params))
