@@ -27,7 +27,7 @@ ORIGINAL_SIDE = 105  # pixels
 AUTHORS_SHAPES = {"train": (4800, 20, 28, 28, 1), "test": (1692, 20, 28, 28, 1)}
 OTHERWISE = "try again, or get images_background.zip and images_evaluation.zip yourself: --source FOLDER"
 
-SIZE = Setting(28, "side of the images in pixels", whole(1, ORIGINAL_SIDE))
+SIZE = Setting(28, "side of the images in pixels", whole(16, ORIGINAL_SIDE))
 
 
 class Drawing(NamedTuple):

@@ -103,7 +103,7 @@ def test_the_help_says_each_datasets_own_default():
         ("mimgnet", "timeout", "nan inf -inf 0 -1 1e+300 x"),
         ("mimgnet", "retries", "-1 1001 1.5 nan x"),
         ("mimgnet", "mirror", "nonsense ftp://x file:///x http:// HTTP:/x"),
-        ("omniglot", "size", "0 -1 106 nan 28.0 x"),
+        ("omniglot", "size", "0 -1 15 106 nan 28.0 x"),
         ("omniglot", "seed", "-1 4294967296 nan x"),
         ("glyphs", "seed", "-1 4294967296 nan x"),
     ],
