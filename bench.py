@@ -91,8 +91,7 @@ def load_splits(own: dict, settings: Settings) -> tuple[data.Split, data.Split, 
     shape."""
     if own["own_data"]:
         dataset, splits = main.load_data(settings, "train", *["test"] * bool(own["export"]))
-        facts = {"data_sha256": dataset.sha256} | ({"prepare": dataset.prepare} if dataset.prepare else {})
-        return splits["train"], splits["test"], facts
+        return splits["train"], splits["test"], dataset.facts
     *_, depth = image_shape = MAKERS[settings.dataset].image_shape if settings.dataset in MAKERS else (28, 28, 1)
     if own["size"]:
         image_shape = (own["size"], own["size"], depth)

@@ -68,6 +68,11 @@ class Dataset:
     sha256: str  # of the manifest's checksums and of how its arrays are read
     prepare: dict | None = None  # how a picture became one of its images (datasets/prepare.py), where that is known
 
+    @property
+    def facts(self) -> dict:
+        """What a run's config.json says of it."""
+        return {"data_sha256": self.sha256} | ({"prepare": self.prepare} if self.prepare else {})
+
 
 def load(data_dir: str, name: str, background: bool = False, makers: Container[str] | None = None) -> Dataset:
     """Read DATA_DIR/<name>/, dealt anew where `background` (see by_alphabet).

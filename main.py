@@ -115,8 +115,7 @@ def meta_train(savedir: Path, given: dict) -> int:
     machine = start(settings, distribute=True)
     engine = build_engine(settings, dataset.image_shape, machine)
     print(f"device: {machine.name}")
-    config = settings.config() | {"data_sha256": dataset.sha256}
-    config |= {"prepare": dataset.prepare} if dataset.prepare else {}
+    config = settings.config() | dataset.facts
     sessions = config.pop("sessions", [])
 
     def begin(first: int) -> None:
@@ -301,7 +300,7 @@ def settings_of_surrogate(settings: Settings) -> Settings:
     """Those of the run whose gradients an attack follows. UserError where it cannot meet the same tasks."""
     shared = ("way", "shot", "query", "seed", "metabatch", "precision", "data_dir", "dataset", "split")
     other = settings_of_test(Path(settings.surrogate), {name: getattr(settings, name) for name in shared})
-    if None not in (digests := [one.facts.get("data_sha256") for one in (settings, other)]) and len(set(digests)) > 1:
+    if len({one.facts.get("data_sha256") for one in (settings, other)} - {None}) > 1:
         raise UserError(f"--surrogate {settings.surrogate} was trained on other data: choose another run")
     return other
 

@@ -22,6 +22,11 @@ def margin(logits, y):
 LOSSES = {"cross_entropy": layers.cross_entropies, "margin": margin}  # of an image's logits, [T,Q]
 
 
+def mean_gradient(losses, x):
+    """Of losses [K*T,N], the gradient by x [T,...] of each one's mean over the K draws."""
+    return tf.gradients(losses, x)[0] / (losses.shape[0] // x.shape[0])
+
+
 def together(classify: Callable, y, loss: Callable = layers.cross_entropies, guide: Callable | None = None) -> Look:
     """All images of a task are attacked together, and what classifies one sees the others attacked.
 
@@ -31,8 +36,7 @@ def together(classify: Callable, y, loss: Callable = layers.cross_entropies, gui
 
     def look(x):
         logits = classify(x)
-        guiding = guide(x) if guide else logits
-        return logits, tf.gradients(loss(guiding, y), x)[0] / (guiding.shape[0] // x.shape[0])
+        return logits, mean_gradient(loss(guide(x) if guide else logits, y), x)
 
     return look
 
@@ -55,8 +59,7 @@ def one_by_one(
             images = tf.where(place, image[:, None], clean)
             logits = classify(images)[:, index]
             guiding = guide(images)[:, index] if guide else logits
-            draws = guiding.shape[0] // x.shape[0]
-            return logits, tf.gradients(loss(guiding[:, None], y[index][None]), image)[0] / draws
+            return logits, mean_gradient(loss(guiding[:, None], y[index][None]), image)
 
         dtypes = (clean.dtype, clean.dtype)
         logits, gradient = tf.map_fn(

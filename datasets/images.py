@@ -27,7 +27,7 @@ SPLITS = ("train", "val", "test")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 NAMED = 5  # how many of many faulty files a sentence names
 OTHERWISE = "see its catalogue for the name, or give a folder of classes as --source"
-PIXELS = {(np.dtype(kind), depth) for kind, depths in (("uint8", (1, 3, 4)), ("uint16", (1,))) for depth in depths}
+PIXELS = {("uint8", 1), ("uint8", 3), ("uint8", 4), ("uint16", 1)}  # types and depths of pictures
 RAW = "pixels.raw"  # in the folder that is being made: images as they come
 
 
@@ -96,10 +96,10 @@ def make_images(
     names = in_order(dealt, places) if dealt else deal(sorted(places), shares, split_seed)
     counts = write_splits(folder, names, places, prepare)
     files = [checksum(split_file)] if split_file else []
-    seeded = {} if dealt else {"shares": shares}
     return write_manifest(
         folder, target.name, names, {"given": given, "files": files}, rotations,
-        split_seed=None if dealt else split_seed, counts=counts, prepare=prepare._asdict(), left_out=bad, **seeded,
+        split_seed=None if dealt else split_seed, shares=None if dealt else shares, counts=counts,
+        prepare=prepare._asdict(), left_out=bad,
     )  # fmt: skip
 
 
@@ -172,7 +172,7 @@ def read_builder(builder) -> Iterator[Picture]:
     if label.shape or not np.issubdtype(label.np_dtype, np.integer):
         raise UserError(f"{builder.info.full_name} has other labels than one class an image: {OTHERWISE}")
     one = isinstance(image.shape, tuple) and len(image.shape) == 3
-    if not one or (np.dtype(image.np_dtype), image.shape[-1]) not in PIXELS:
+    if not one or (np.dtype(image.np_dtype).name, image.shape[-1]) not in PIXELS:
         kind = f"{image.np_dtype} of the shape {image.shape}"
         raise UserError(f"{builder.info.full_name} has images of {kind}, which are no pictures: {OTHERWISE}")
     name_of, unlabelled = getattr(label, "int2str", str), 0

@@ -175,7 +175,7 @@ def rank(attack: dict) -> tuple[bool, str]:
     told = attack["settings"]["attack"]
     usual = told.get("method", "pgd") == "pgd" and "surrogate" not in told
     usual &= tuple(attack["eps"]) == NORMS[norm_of(attack)].budgets
-    return usual, str(attack.get("provenance", {}).get("time"))
+    return usual, results.made_at(attack)
 
 
 def norm_of(attack: dict) -> str:

@@ -16,7 +16,7 @@ from tables import EPISODES, ROOT, SAMPLES, TRAINING, over_seeds, refuse_mixed, 
 from attacks import MADRY, NORMS
 from errors import Parser, UserError, run
 from studies.robustness import CLEAN
-from training.results import attack_in, summary
+from training.results import attack_in, made_at, summary
 
 TRAIN = "--dataset omniglot --way 5 --query 15 --metabatch 4 --val_every 200 --n_val_tasks 100 --save_freq 100"
 TEST = "--n_test_iters 400 --n_test_mc_samp 10"
@@ -144,7 +144,7 @@ def read_attacks(results: Path) -> dict[str, dict[int, list[dict]]]:
             paths = sorted((results / f"{name}_{seed}/tests").glob("attack-*.json"))
             if paths:
                 own = [attack_in(path) | {"savedir": path} for path in paths]
-                own.sort(key=lambda attack: str(attack.get("provenance", {}).get("time")))  # the latest one counts
+                own.sort(key=made_at)  # the latest one counts
                 attacks.setdefault(name, {})[seed] = own
     return attacks
 

@@ -70,14 +70,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         y = np.eye(len(classes), dtype=np.float32)[own[order]]
         adapted = self._adapt(engine, x, y)
         # All at once, so that a fit that fails leaves the one before as it was.
-        self._engine, self._x, self._y, self._order, self._adapted, self.classes_ = (
-            engine,
-            x,
-            y,
-            order,
-            adapted,
-            classes,
-        )
+        self._engine, self._adapted, self.classes_ = engine, adapted, classes
+        self._x, self._y, self._order = x, y, order
         return self
 
     def predict_proba(self, images: Pictures) -> np.ndarray:

@@ -217,7 +217,7 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.FORBIDDEN, "this address answers to its own page alone")
         elif not length.isdecimal():
             self._refuse(HTTPStatus.LENGTH_REQUIRED, "the request does not say its length")
-        elif len(length) > 12 or int(length) > LARGEST:
+        elif len(length) > 12 or int(length) > LARGEST:  # int refuses thousands of digits
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the request has more than {LARGEST} bytes")
         else:
             self._work(self.rfile.read(int(length)))

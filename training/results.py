@@ -177,6 +177,11 @@ def attack_in(path: Path) -> dict:
     return attack
 
 
+def made_at(attack: dict) -> str:
+    """When the attack was made, as a text that sorts."""
+    return str(attack.get("provenance", {}).get("time"))
+
+
 def compare(savedirs: list[Path], attacks: bool = False) -> int:
     """Print each run's accuracy and its paired difference from the first run's, on the same test episodes; of their
     latest `attacks`, by eps."""
