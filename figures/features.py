@@ -51,7 +51,11 @@ def work(runs: int, tasks: int) -> int:
 
 
 def draw(runs: list[Run], section: Section, selection: Selection, advance: Callable[..., object]) -> None:
-    """For every run, task and image of the maps: a strip of its channels, and the same with moving samples."""
+    """The runs that have maps side by side, where there are several; and for every run, task and image of the maps: a
+    strip of its channels, and the same with moving samples."""
+    with_maps = [run for run in runs if not obstacle(run)]
+    if len(with_maps) > 1:
+        draw_beside(with_maps, section, selection)
     for number, run in enumerate(runs):
         if reason := obstacle(run):
             section.note(f"{reason}.")
@@ -67,6 +71,31 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
             for image in range(len(run.export["map_images"])):
                 draw_image(run, task, image, places, f"{prefix}_task{task}_image{image}", section)
             advance()
+
+
+def draw_beside(runs: list[Run], section: Section, selection: Selection) -> None:
+    """A picture for every task, layer and choice of a channel: the images that have maps in all of these runs."""
+    exports = {run.name: run.export for run in runs}
+    layers = [
+        layer
+        for layer in pick_layers(runs[0].export, selection.layers)
+        if all(layer in export_format.layers(export) for export in exports.values())
+    ]
+    rows = sorted(set.intersection(*(set(export["map_images"].tolist()) for export in exports.values())))
+    for task in selection.tasks if rows else ():
+        pixels = [runs[0].export["support_images"][task, row] for row in rows]
+        for layer in layers:
+            chosen = [pick_channels(export, layer, selection.channels) for export in exports.values()]
+            for choice, places in enumerate(zip(*chosen, strict=False)):
+                channels = {}
+                for (name, export), place in zip(exports.items(), places, strict=True):
+                    images = [export["map_images"].tolist().index(row) for row in rows]
+                    channels[name] = [read_channel(export, task, image, layer, place) for image in images]
+                caption = (
+                    f"{' and '.join(exports)}, task {task}, {layer}: the same training images in one channel of each; "
+                    f"the mean noise is on one scale for all"
+                )
+                section.add(f"features_beside_task{task}_{layer}_{choice}", f"{caption}.", beside(pixels, channels))
 
 
 def draw_image(run: Run, task: int, image: int, places: list[tuple[str, int]], name: str, section: Section) -> None:
@@ -141,7 +170,46 @@ def frames(pixels: np.ndarray, channels: list[Channel]) -> Iterator[tuple[Figure
         yield fig, 500
 
 
-@matplotlib.rc_context({"figure.constrained_layout.h_pad": 0.02, "figure.constrained_layout.w_pad": 0.02})
+BESIDE = {"noise-free": Panel("clean"), "a sample": Panel("sample"), "mean noise": Panel("mean noise")}
+TIGHT = {"figure.constrained_layout.h_pad": 0.02, "figure.constrained_layout.w_pad": 0.02}
+
+
+@matplotlib.rc_context(TIGHT)
+def beside(pixels: list[np.ndarray], channels: dict[str, list[Channel]]) -> Figure:
+    """A row for every image, and in it the panels of every run. Does the noise see the image? Then its mean differs
+    from row to row.
+
+    pixels: the inputs [H,W,C], uint8. channels: by the runs' names, one channel of each run for every input. The
+    colours of a run's maps have one scale for all images, those of the mean noise one scale for all runs, too.
+    """
+    noises = [channel.noise.mean(0) for own in channels.values() for channel in own if len(channel.noise)]
+    noise_range = (float(np.min(noises)), float(np.max(noises))) if noises else (0.0, 1.0)
+    fig = Figure(figsize=(1.1 + 0.98 * len(BESIDE) * len(channels), 0.5 + 1.05 * len(pixels)))
+    left, *right = fig.subfigures(1, 1 + len(channels), width_ratios=[1.1, *[0.98 * len(BESIDE)] * len(channels)])
+    left.suptitle(" ")  # of the height of the others' titles
+    inputs = left.subplots(len(pixels), squeeze=False)[:, 0]
+    for ax, image in zip(inputs, pixels, strict=True):
+        draw_input(ax, image)
+        ax.set_title("")
+    inputs[0].set_title("input")
+    inputs[-1].set_xlabel(" ", fontsize=6, labelpad=1)  # of the height of the others' ranges
+    for part, (name, own) in zip(right, channels.items(), strict=True):
+        whole = Channel(own[0].label, *(np.concatenate(maps, -2) for maps in list(zip(*own, strict=True))[1:]))
+        ranges = {kind: colour_range(whole, kind) for kind in ACTIVATIONS} | {"mean noise": noise_range}
+        part.suptitle(f"{name}, {own[0].label}", fontsize=8)
+        axes = part.subplots(len(own), len(BESIDE), squeeze=False)
+        for row, channel in zip(axes, own, strict=True):
+            for ax, panel in zip(row, BESIDE.values(), strict=True):
+                if panel.kind in OF_NOISE and not len(channel.noise):
+                    ax.set_axis_off()
+                else:
+                    draw_panel(ax, channel, panel, ranges[panel.kind], with_range=ax in axes[-1])
+        for ax, title in zip(axes[0], BESIDE, strict=True):
+            ax.set_title(title)
+    return fig
+
+
+@matplotlib.rc_context(TIGHT)
 def grid(
     pixels: np.ndarray, channels: list[Channel], columns: dict[str, Panel]
 ) -> tuple[Figure, dict[str, list[tuple[AxesImage, Channel]]]]:
@@ -159,7 +227,9 @@ def grid(
             if panel.kind in OF_NOISE and not len(channel.noise):
                 ax.set_axis_off()
             else:
-                image = draw_panel(ax, channel, panel, with_range=ax is row[0])
+                grey = panel.kind in ACTIVATIONS
+                colours = colour_range(channel, panel.kind)
+                image = draw_panel(ax, channel, panel, colours, with_range=not grey or ax is row[0])
                 images[panel.kind].append((image, channel))
         row[0].set_ylabel(channel.label)
     for ax, title in zip(axes[0], columns, strict=True):
@@ -173,13 +243,13 @@ def draw_input(ax: Axes, pixels: np.ndarray) -> None:
     ax.set_title("input")
 
 
-def draw_panel(ax: Axes, channel: Channel, panel: Panel, with_range: bool) -> AxesImage:
-    """One map, and under it the range of its colours: always where it is coloured, with_range where it is grey."""
-    low, high = colour_range(channel, panel.kind)
+def draw_panel(ax: Axes, channel: Channel, panel: Panel, colours: tuple[float, float], with_range: bool) -> AxesImage:
+    """One map. colours: the values that get the first and the last of them; with_range: these are under it."""
+    low, high = colours
     grey = panel.kind in ACTIVATIONS
     values = MAPS[panel.kind](channel, panel.sample)
     image = show(ax, values, vmin=low, vmax=high, cmap="gray" if grey else "viridis")
-    if with_range or not grey:
+    if with_range:
         ax.set_xlabel(f"{low:.2g} to {high:.2g}", fontsize=6, labelpad=1)
     return image
 

@@ -137,14 +137,23 @@ def comparable(config: dict) -> bool:
     return config.get("mix_set") in (None, "support") and config.get("train_way") in (None, config["way"])
 
 
+def seconds(savedir: Path) -> float:
+    """What an iteration took in training: the median over the lines of meta_train.csv that follow one another without
+    a validation; NaN where there are none."""
+    curves = read_curves(savedir)
+    plain = np.isnan(curves["val_acc"][1:])
+    return float(np.median((np.diff(curves["secs"]) / np.diff(curves["iter"]))[plain])) if plain.any() else np.nan
+
+
 class Row(NamedTuple):
-    """What the runs of a kind left, over their seeds: training loss (nats, mean of the last 200 iterations; NaN where
-    it is not `comparable`), validation accuracy (percent), numbers of parameters, the strength, and `paired` with
-    MAML."""
+    """What the runs of a kind left, over their seeds: numbers of parameters, the strength, the `seconds` of an
+    iteration, training loss (nats, mean of the last 200 iterations; NaN where it is not `comparable`), validation
+    accuracy (percent), the tests by seed, and `paired` with MAML."""
 
     title: str
     strength: str
     parameters: int
+    seconds: float
     loss: float
     validation: float
     tests: dict[int, dict]
@@ -164,19 +173,22 @@ def read_rows(results: Path) -> dict[str, Row]:
         config = read_config(savedirs[0], ["model"])
         losses = [read_curves(savedir)["loss"][-4:] if comparable(config) else np.nan for savedir in savedirs]
         rows[name] = Row(
-            KINDS[name].title, strengths[name], parameters(config), float(np.mean(losses)),
+            KINDS[name].title, strengths[name], parameters(config),
+            float(np.mean([seconds(savedir) for savedir in savedirs])), float(np.mean(losses)),
             float(np.mean([validation(savedir) for savedir in savedirs])), own, paired(tests[PLAIN], own) or [],
         )  # fmt: skip
     return rows
 
 
 def table(rows: dict[str, Row]) -> None:
-    print("| | strength | parameters | training loss | validation | seeds | accuracy | from MAML | by seed |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| | strength | parameters | time | training loss | validation | seeds | accuracy | from MAML | by seed |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for name, row in rows.items():
         seeds, _, accuracy, difference, each = row.cells or [""] * 5
         loss = "" if np.isnan(row.loss) else f"{row.loss:.3f}"
-        cells = [row.title, row.strength, f"{row.parameters:,}", loss, f"{row.validation:.2f}", seeds]
+        time = row.seconds / rows[PLAIN].seconds
+        cells = [row.title, row.strength, f"{row.parameters:,}", "" if np.isnan(time) else f"{time:.2f}", loss]
+        cells += [f"{row.validation:.2f}", seeds]
         cells += [accuracy, *(("", "") if name == PLAIN else (difference, each))]
         print(f"| {' | '.join(cells)} |")
 

@@ -54,8 +54,9 @@ def read_run(savedir: Path) -> dict:
 
 def last_validation(savedir: Path) -> tuple[float, float] | None:
     """Accuracy and 95 % interval, in percent, of the run's last validation; None where there is none but that before
-    the first update."""
-    if not (savedir / "meta_train.csv").exists():
+    the first update, or where the run has only begun."""
+    path = savedir / "meta_train.csv"
+    if not path.exists() or len(path.read_text(errors="replace").splitlines()) < 2:  # the names of the columns alone
         return None
     curves = read_curves(savedir)
     behind = np.flatnonzero(np.isfinite(curves["val_acc"]) & (curves["iter"] > 0))

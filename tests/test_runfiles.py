@@ -207,6 +207,7 @@ def test_the_validation_classes_choose_the_rates(tmp_path):
                 savedir = tmp_path / f"{model}_{gradient}_0.1_{meta_lr}_0"
                 write_validation(savedir, (0, 0.5, 0.01), (50, "", ""), (400, 0.4, 0.1), (800, accuracy, 0.005))
             write_validation(tmp_path / f"{model}_{gradient}_0.2_1e-3_0", (0, 0.99, 0.01))  # diverged
+    write_validation(tmp_path / "maml_published_0.2_3e-4_0")  # has only begun
     for kind, accuracy in (("maml_published_0.1_1e-3", 60), ("metadrop_published_0.1_3e-4", 70)):
         for seed in (0, 1):
             write_test(tmp_path / f"{kind}_{seed}", accuracy=accuracy + seed, accuracies=[accuracy] * 200)
