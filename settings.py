@@ -212,7 +212,7 @@ class Settings:
         1,
         "noise samples of an inner step's loss, in testing (the paper: 30) and in validations; training takes 1; "
         "classify takes 10",
-        whole(1),
+        whole(1, 100_000),
         modes=LEARNING | CLASSIFY,
         free=("test",),
     )

@@ -405,6 +405,7 @@ def refused(capsys, monkeypatch, *argv) -> str:
         (["--savedir", "a", "--jit", "yes"], "'yes'"),
         (["--savedir", "a", "--precision", "fp16"], "'fp16'"),
         (["--savedir", "a", "--perturbation", "masks"], "'masks'"),
+        (["--savedir", "a", "--n_test_mc_samp", "10000000000"], "must be a whole number of at most 100000, not"),
         (["--savedir", "a", "--mask_rates", "0.1,0.1"], "three or four rates from 0 to below 1"),
         (["--savedir", "a", "--mask_rates", "0.1,0.1,1"], "not '0.1,0.1,1'"),
         (["--savedir", "a", "--mask_rates", "0.1,-0.1,nan"], "not '0.1,-0.1,nan'"),
