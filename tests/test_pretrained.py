@@ -16,7 +16,8 @@ EPISODES = 20
 def test_the_table_says_what_the_file_does(file):
     about, row = weights.read(file).about, re.search(rf"^\| `{file.name}` \|.*$", TABLE, re.MULTILINE)[0]
     settings, test = about["settings"], about["test"]
-    assert file.name == "{dataset}_{way}way_{shot}shot_{model}.npz".format(**settings)
+    seed = f"_{settings['seed']}" if settings["seed"] else ""
+    assert file.stem == "{dataset}_{way}way_{shot}shot_{model}".format(**settings) + seed
     assert f"| {test['accuracy']:.2f} ± {test['interval95']:.2f} |" in row
     assert f"| {about['iteration']} | {test['episodes']} |" in row and test["episodes"] >= 400
     assert file.stat().st_size < 3e6
