@@ -184,8 +184,8 @@ def beside(pixels: list[np.ndarray], channels: dict[str, list[Channel]]) -> Figu
     """
     noises = [channel.noise.mean(0) for own in channels.values() for channel in own if len(channel.noise)]
     noise_range = (float(np.min(noises)), float(np.max(noises))) if noises else (0.0, 1.0)
-    fig = Figure(figsize=(1.1 + 0.98 * len(BESIDE) * len(channels), 0.5 + 1.05 * len(pixels)))
-    left, *right = fig.subfigures(1, 1 + len(channels), width_ratios=[1.1, *[0.98 * len(BESIDE)] * len(channels)])
+    fig = Figure(figsize=(0.98 * (1 + len(BESIDE) * len(channels)), 0.45 + 0.96 * len(pixels)))
+    left, *right = fig.subfigures(1, 1 + len(channels), width_ratios=[1, *[len(BESIDE)] * len(channels)])
     left.suptitle(" ")  # of the height of the others' titles
     inputs = left.subplots(len(pixels), squeeze=False)[:, 0]
     for ax, image in zip(inputs, pixels, strict=True):
