@@ -211,11 +211,15 @@ def figure(rows: dict[str, Row], file: Path) -> None:
     left.set_yticks(range(len(names)), [rows[name].title for name in names])
     left.set_ylim(len(names) - 0.5, -0.5)
     left.set_xlabel("test accuracy less MAML's, of the same seed (points)")
-    for name, row in rows.items():
-        if np.isnan(row.loss):
-            continue
+    shown = {name: row for name, row in rows.items() if not np.isnan(row.loss)}
+    height = np.ptp([row.validation for row in shown.values()]) or 1
+    above = np.inf  # validation accuracy of the point above
+    for name, row in sorted(shown.items(), key=lambda item: -item[1].validation):
         right.plot(row.loss, row.validation, "o", ms=4, color=ORANGE if name == PLAIN else BLUE)
-        right.annotate(row.title, (row.loss, row.validation), (4, 2), textcoords="offset points", fontsize=6)
+        close = above - row.validation < 0.02 * height  # their titles would lie on one another
+        place = (4, -7) if close else (4, 2)
+        right.annotate(row.title, (row.loss, row.validation), place, textcoords="offset points", fontsize=6)
+        above = row.validation
     right.set(xlabel="training loss, last 200 iterations (nats)", ylabel="validation accuracy (%)")
     fig.savefig(file, dpi=150)
 
