@@ -29,7 +29,7 @@ def accuracies(file: Path, data_dir: str, tasks: int, samples: int) -> dict[tupl
     way, shot, query = settings["way"], settings["shot"], settings["query"]
     data.check_episode(split, "test", way, shot, query)
     prepare = preparation_of(settings)
-    found = {}
+    shares = {}
     classifier = Classifier.load(file, samples=samples)
     for task in tqdm(range(tasks), unit="task", desc=file.stem):
         pictures = task_pictures(split, prepare, task, way, shot + query)
@@ -42,8 +42,8 @@ def accuracies(file: Path, data_dir: str, tasks: int, samples: int) -> dict[tupl
             for statistics in STATISTICS:
                 classifier.statistics = statistics
                 hits = [classifier.predict([images[i] for i in g]) == right[g] for g in groups[:SHOWN]]
-                found.setdefault((statistics, number), []).append(np.mean(hits))
-    return found
+                shares.setdefault((statistics, number), []).append(np.mean(hits))
+    return shares
 
 
 def main() -> None:
@@ -56,9 +56,9 @@ def main() -> None:
     print(f"| weights | statistics of | {' | '.join(f'{number} together' for number in NUMBERS)} |")
     print("|---|---|" + "---|" * len(NUMBERS))
     for file in args.weights:
-        found = accuracies(file, args.data_dir, args.tasks, args.samples)
+        shares = accuracies(file, args.data_dir, args.tasks, args.samples)
         for statistics in STATISTICS:
-            known = [found.get((statistics, number)) for number in NUMBERS]
+            known = [shares.get((statistics, number)) for number in NUMBERS]
             cells = ["{:.2f} ± {:.2f}".format(*summary(np.array(own))) if own else "" for own in known]
             print(f"| {file.stem} | {statistics} | {' | '.join(cells)} |")
 

@@ -15,6 +15,7 @@ import pytest
 import main
 import settings
 from conftest import ROOT, assert_refused, call, cli
+from datasets.table import MAKERS
 from training import weights
 
 DEFAULTS = {name: declared.default for name, declared in (settings.all_settings() | settings.COMMAND).items()}
@@ -339,39 +340,102 @@ def test_transfer_trains_both_learners_on_both_datasets(tmp_path):
     assert_refused(cli("runfiles/transfer.py", tmp_path), "run runfiles/transfer.sh first")
 
 
-def test_transfer_asks_a_classifier_for_the_classes_of_unseen_drawings():
-    """Every pixel tells the class and the image: a classifier that knows is right, and one that does not is not."""
+def numbered_drawings():
+    """A dataset of 8 test classes of 16 images whose pixels are all 20 * class + image."""
     import data
 
-    with mock.patch.object(sys, "path", [str(ROOT / "runfiles"), *sys.path]):
-        transfer = importlib.import_module("transfer")
     values = 20 * np.arange(8)[:, None] + np.arange(16)
     pixels = np.broadcast_to(values[..., None, None, None], (8, 16, 4, 4, 1)).astype(np.uint8)
     split = data.Split(pixels, rotations=1, scale=1 / 255)
-    dataset = data.Dataset("glyphs", (4, 4, 1), {"test": split}, "")
+    return data.Dataset("glyphs", (4, 4, 1), {"test": split}, "")
 
-    def value(picture):
-        """Of a picture, ink on paper, or of its row of numbers from 0 to 1."""
-        first = np.ravel(picture)[0] * (255 if isinstance(picture, np.ndarray) else 1)
-        return round(255 - first)
 
-    class Knows:
-        shift = 0
+def number_of(picture):
+    """20 * class + image of a picture, ink on paper, or of its row of numbers from 0 to 1."""
+    first = np.ravel(picture)[0] * (255 if isinstance(picture, np.ndarray) else 1)
+    return round(255 - first)
 
-        def fit(self, support, labels):
-            self.seen = {value(picture) for picture in support}
-            self.classes = [value(picture) // 20 for picture in support]
-            assert len(set(self.classes)) == len(labels) == 5
-            return self
 
+class Knowing:
+    """A classifier that knows the classes of `numbered_drawings`, and says the next one with shift = 1. It refuses to
+    classify what it was fitted to, and keeps in `asked` its statistics and how many pictures it was asked for."""
+
+    def __init__(self, shift=0):
+        self.shift, self.statistics, self.asked = shift, "together", []
+
+    def fit(self, support, labels):
+        self.seen = {number_of(picture) for picture in support}
+        self.classes = [number_of(picture) // 20 for picture in support]
+        assert len(set(self.classes)) == len(labels) == 5
+        return self
+
+    def predict(self, query):
+        assert not self.seen & {number_of(picture) for picture in query}
+        self.asked.append((self.statistics, len(query)))
+        own = [number_of(picture) // 20 for picture in query]
+        return (np.array([self.classes.index(c) for c in own]) + self.shift) % 5
+
+
+def script(name):
+    """A script of runfiles/, as a module."""
+    with mock.patch.object(sys, "path", [str(ROOT / "runfiles"), *sys.path]):
+        return importlib.import_module(name)
+
+
+def test_transfer_asks_a_classifier_for_the_classes_of_unseen_drawings():
+    """Every pixel tells the class and the image: a classifier that knows is right, and one that does not is not."""
+    transfer, dataset, knowing = script("transfer"), numbered_drawings(), Knowing()
+    assert transfer.accuracy(knowing, dataset, 3, "") == 100
+    assert transfer.accuracy(knowing, dataset, 3, "", flat=True) == 100
+    assert knowing.asked == [("together", 75)] * 6
+    assert transfer.accuracy(Knowing(shift=1), dataset, 3, "") == 0
+
+
+@pytest.mark.parametrize(("shift", "accuracy"), [(0, 1), (1, 0)])
+def test_query_statistics_classifies_few_and_many_with_either_statistics(monkeypatch, shift, accuracy):
+    """A task's 75 query images: 15 of them alone, all of them in fives, and together."""
+    measured, knowing = script("query_statistics"), Knowing(shift)
+    about = {"settings": {"dataset": "glyphs", "way": 5, "shot": 1, "query": 15}}
+    monkeypatch.setattr(measured.weights, "read", lambda file: mock.Mock(about=about))
+    monkeypatch.setattr(measured.data, "load", lambda folder, name: numbered_drawings())
+    monkeypatch.setattr(measured, "preparation_of", lambda settings: MAKERS["glyphs"].prepare)
+    monkeypatch.setattr(measured.Classifier, "load", lambda file, samples: knowing)
+    shares = measured.accuracies(ROOT / "any.npz", "data", tasks=2, samples=3)
+    assert shares == {(statistics, number): [accuracy] * 2 for statistics in ("query", "together")
+                      for number in (1, 5, 75)}  # fmt: skip
+    for statistics in ("query", "together"):
+        sizes = [size for own, size in knowing.asked if own == statistics]
+        assert sizes == 2 * ([1] * 15 + [5] * 15 + [75])
+
+
+def test_drawings_compares_both_ways_on_the_same_pictures(monkeypatch, capsys):
+    """A classifier that takes the pictures on one of the ways for other classes loses on that one alone."""
+    drawings, ways = script("drawings"), []
+
+    class Astray(Knowing):
         def predict(self, query):
-            assert len(query) == 75
-            assert not self.seen & {value(picture) for picture in query}
-            own = [value(picture) // 20 for picture in query]
-            return (np.array([self.classes.index(c) for c in own]) + self.shift) % 5
+            ways.append(query[0].size)
+            return (super().predict(query) + (query[0].size == (9, 9))) % 5
 
-    assert transfer.accuracy(Knows(), dataset, 3, "") == 100
-    assert transfer.accuracy(Knows(), dataset, 3, "", flat=True) == 100
-    knows = Knows()
-    knows.shift = 1
-    assert transfer.accuracy(knows, dataset, 3, "") == 0
+    monkeypatch.setitem(drawings.WAYS, "centred and scaled", lambda picture: picture.resize((9, 9)))
+    monkeypatch.setattr(drawings.data, "load", lambda folder, name: numbered_drawings())
+    monkeypatch.setattr(drawings.Classifier, "load", lambda file, samples: Astray())
+    monkeypatch.setattr(sys, "argv", ["drawings.py", "originals", "any.npz", "--tasks", "3"])
+    drawings.main()
+    assert ways == [(4, 4), (9, 9)] * 3
+    assert "| any | 100.00 ± 0.00 | 0.00 ± 0.00 | -100.00 ± 0.00 |" in capsys.readouterr().out
+
+
+def test_a_drawing_goes_through_a_canvas_as_large_as_the_pages():
+    from PIL import Image, ImageDraw
+
+    from studies.draw import SIDE
+
+    drawings, picture = script("drawings"), Image.new("L", (105, 105), 255)
+    ImageDraw.Draw(picture).line((10, 10, 40, 10), 0, 3)
+    sent = drawings.on_a_canvas(picture)
+    ink = 255 - np.asarray(sent.convert("L"), float)
+    places = np.argwhere(ink > 100)
+    assert sent.size[0] == sent.size[1] and np.ptp(places[:, 1]) > 4 * np.ptp(places[:, 0])
+    np.testing.assert_allclose((places.min(0) + places.max(0)) / 2 / sent.size[0], 0.5, atol=0.05)
+    assert SIDE >= 105
