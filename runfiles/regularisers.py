@@ -212,16 +212,36 @@ def figure(rows: dict[str, Row], file: Path) -> None:
     left.set_ylim(len(names) - 0.5, -0.5)
     left.set_xlabel("test accuracy less MAML's, of the same seed (points)")
     shown = {name: row for name, row in rows.items() if not np.isnan(row.loss)}
-    height = np.ptp([row.validation for row in shown.values()]) or 1
-    above = np.inf  # validation accuracy of the point above
-    for name, row in sorted(shown.items(), key=lambda item: -item[1].validation):
+    for name, row in shown.items():
         right.plot(row.loss, row.validation, "o", ms=4, color=ORANGE if name == PLAIN else BLUE)
-        close = above - row.validation < 0.02 * height  # their titles would lie on one another
-        place = (4, -7) if close else (4, 2)
-        right.annotate(row.title, (row.loss, row.validation), place, textcoords="offset points", fontsize=6)
-        above = row.validation
     right.set(xlabel="training loss, last 200 iterations (nats)", ylabel="validation accuracy (%)")
+    write_titles(right, {row.title: (row.loss, row.validation) for row in shown.values()})
     fig.savefig(file, dpi=150)
+
+
+def write_titles(ax, points: dict[str, tuple[float, float]]) -> None:
+    """Each title at its point (x, y), at the first corner of it where it covers no other title or point."""
+    from matplotlib.transforms import Bbox
+
+    ax.figure.draw_without_rendering()  # the layout moves the axes
+    pixel = ax.figure.dpi / 72
+    taken = [
+        Bbox.from_extents(*(place - 3 * pixel), *(place + 3 * pixel))
+        for place in ax.transData.transform([*points.values()])
+    ]
+    for number, (title, point) in enumerate(points.items()):
+        others = taken[:number] + taken[number + 1 :]
+        for right, offset in ((False, (4, 2)), (False, (4, -7)), (True, (-4, 2)), (True, (-4, -7))):
+            text = ax.annotate(
+                title, point, offset, textcoords="offset points", fontsize=6, ha="right" if right else "left"
+            )
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in others):
+                break
+            text.remove()
+        else:
+            text = ax.annotate(title, point, (4, 2), textcoords="offset points", fontsize=6)
+        taken.append(text.get_window_extent())
 
 
 def main() -> None:
