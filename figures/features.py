@@ -76,21 +76,23 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
 def draw_beside(runs: list[Run], section: Section, selection: Selection) -> None:
     """A picture for every task, layer and choice of a channel: the images that have maps in all of these runs."""
     exports = {run.name: run.export for run in runs}
-    layers = [
-        layer
+    places_of = {  # layer -> for every choice, the place of each run's channel
+        layer: list(
+            zip(*(pick_channels(export, layer, selection.channels) for export in exports.values()), strict=False)
+        )
         for layer in pick_layers(runs[0].export, selection.layers)
         if all(layer in export_format.layers(export) for export in exports.values())
-    ]
-    rows = sorted(set.intersection(*(set(export["map_images"].tolist()) for export in exports.values())))
+    }
+    numbers = {name: export["map_images"].tolist() for name, export in exports.items()}
+    rows = sorted(set.intersection(*map(set, numbers.values())))
     for task in selection.tasks if rows else ():
         pixels = [runs[0].export["support_images"][task, row] for row in rows]
-        for layer in layers:
-            chosen = [pick_channels(export, layer, selection.channels) for export in exports.values()]
-            for choice, places in enumerate(zip(*chosen, strict=False)):
-                channels = {}
-                for (name, export), place in zip(exports.items(), places, strict=True):
-                    images = [export["map_images"].tolist().index(row) for row in rows]
-                    channels[name] = [read_channel(export, task, image, layer, place) for image in images]
+        for layer, choices in places_of.items():
+            for choice, places in enumerate(choices):
+                channels = {
+                    name: [read_channel(export, task, numbers[name].index(row), layer, place) for row in rows]
+                    for (name, export), place in zip(exports.items(), places, strict=True)
+                }
                 caption = (
                     f"{' and '.join(exports)}, task {task}, {layer}: the same training images in one channel of each; "
                     f"the mean noise is on one scale for all"
