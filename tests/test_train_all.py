@@ -219,10 +219,10 @@ def test_the_study_has_all_kinds_and_chooses_their_strengths_on_the_validation_c
 
 def test_the_studys_table_is_paired_with_maml(tmp_path):
     for value, last in (("1e-4", 0.9), ("1e-3", 0.95), ("1e-2", 0.8)):
-        write_run(tmp_path / f"vib-{value}_0", (0.2, last), 97, perturbation="vib")
-    write_run(tmp_path / "vib-1e-3_1", (0.2, 0.97), 98, seconds=2, perturbation="vib")
+        write_run(tmp_path / f"vib-{value}_0", (0.2, last), 97, seconds=2, perturbation="vib")
+    write_run(tmp_path / "vib-1e-3_1", (0.2, 0.97), 98, seconds=4, perturbation="vib")
     for seed, accuracy in ((0, 95), (1, 97)):
-        write_run(tmp_path / f"maml_{seed}", (0.2, 0.93), accuracy)
+        write_run(tmp_path / f"maml_{seed}", (0.2, 0.93), accuracy, seconds=2)
     done = cli("runfiles/regularisers.py", tmp_path, "--figure", tmp_path / "figure.png")
     assert done.returncode == 0, done.stderr
     maml, vib = done.stdout.splitlines()[2:]
@@ -239,6 +239,27 @@ def test_the_studys_table_is_paired_with_maml(tmp_path):
         assert_refused(cli("runfiles/regularisers.py", tmp_path), f"{words} differ")
         shutil.rmtree(tmp_path / "fixed_0")
     assert_refused(cli("runfiles/regularisers.py", tmp_path / "none"), "run runfiles/regularisers.sh first")
+
+
+def test_the_time_of_an_iteration_leaves_validations_out(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "runfiles")
+    regularisers = importlib.import_module("regularisers")
+    rows = ["0,9,1,1,1,0.5,0.1", "50,109,1,1,,,", "100,409,1,1,1,0.5,0.1"]  # the second 50 with a validation
+    (tmp_path / "meta_train.csv").write_text("\n".join(["iter,secs,loss,acc,val_loss,val_acc,val_ci95", *rows]))
+    assert regularisers.seconds(tmp_path) == 2
+
+
+def test_titles_of_near_points_lie_on_no_other_title(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "runfiles")
+    regularisers = importlib.import_module("regularisers")
+    fig, ax = plt.subplots(dpi=150)
+    points = {"first title": (0.5, 0.5), "second title": (0.501, 0.502), "third title": (0.503, 0.499), "far": (0, 1)}
+    ax.plot(*zip(*points.values(), strict=True), "o", ms=4)
+    regularisers.write_titles(ax, points)
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert [text.get_text() for text in ax.texts] == list(points)
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+    plt.close(fig)
 
 
 def test_the_studys_figure_has_differences_from_maml_and_losses_that_are_of_its_kind(tmp_path, monkeypatch):
