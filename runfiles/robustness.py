@@ -18,7 +18,7 @@ from errors import Parser, UserError, run
 from studies.robustness import CLEAN
 from training.results import attack_in, made_at, summary
 
-TRAIN = "--dataset omniglot --way 5 --query 15 --metabatch 4 --val_every 200 --n_val_tasks 100 --save_freq 100"
+TRAIN = "--dataset omniglot --way 5 --query 15 --metabatch 4 --val_every 200 --n_val_tasks 200 --save_freq 100"
 TEST = "--n_test_iters 400 --n_test_mc_samp 10"
 ATTACK = "--query 5 --n_test_iters 100 --n_test_mc_samp 10"
 SHOTS = {1: "--shot 1 --n_train_iters 800", 5: "--shot 5 --n_train_iters 400"}
