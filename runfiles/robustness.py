@@ -3,14 +3,18 @@
 python runfiles/robustness.py [RESULTS]
 python runfiles/robustness.py [RESULTS] --runs [-- FLAGS]       the runs and their curves, for train_all.py
 python runfiles/robustness.py [RESULTS] --probes [-- FLAGS]     then what else is tried on them, for train_all.py
+
+With them go the runs of the regularisers' study that are there, in the folder `regularisers` beside RESULTS.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import regularisers
+from regularisers import TEST
 from tables import EPISODES, ROOT, SAMPLES, TRAINING, over_seeds, refuse_mixed, split_command
 
 from attacks import MADRY, NORMS
@@ -19,20 +23,18 @@ from studies.robustness import CLEAN
 from training.results import attack_in, made_at, summary
 
 TRAIN = "--dataset omniglot --way 5 --query 15 --metabatch 4 --val_every 200 --n_val_tasks 200 --save_freq 100"
-TEST = "--n_test_iters 400 --n_test_mc_samp 10"
-ATTACK = "--query 5 --n_test_iters 100 --n_test_mc_samp 10"
+ATTACK = "--query 3 --n_test_iters 100 --n_test_mc_samp 10"
 SHOTS = {1: "--shot 1 --n_train_iters 800", 5: "--shot 5 --n_train_iters 400"}
 SEEDS = (0, 1, 2)
 
 
 class Kind(NamedTuple):
-    """A line of the table. norms: in which seed 0 is attacked besides linf, in which all are. seeds: how many."""
+    """A line of the table. norms: in which seed 0 is attacked besides linf, in which all are."""
 
     title: str
     flags: str
     shot: int = 1
     norms: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = SEEDS
 
 
 OTHERS = tuple(norm for norm in NORMS if norm != "linf")
@@ -43,14 +45,21 @@ KINDS = {
     "metadrop_exact": Kind("Meta-dropout, exact gradient", "--model metadrop --meta_gradient exact"),
     "linf_0.02": Kind("MAML, trained on linf 0.02", "--model maml --adversarial linf:0.02", norms=OTHERS),
     "linf_0.1": Kind("MAML, trained on linf 0.1", "--model maml --adversarial linf:0.1", norms=OTHERS),
-    "l2_1": Kind("MAML, trained on l2 1", "--model maml --adversarial l2:1", norms=OTHERS, seeds=(0,)),
-    "l2_5": Kind("MAML, trained on l2 5", "--model maml --adversarial l2:5", norms=OTHERS, seeds=(0,)),
+    "l2_1": Kind("MAML, trained on l2 1", "--model maml --adversarial l2:1", norms=OTHERS),
+    "l2_5": Kind("MAML, trained on l2 5", "--model maml --adversarial l2:5", norms=OTHERS),
     "maml_5shot": Kind("MAML, 5-shot", "--model maml", 5),
     "metadrop_5shot": Kind("Meta-dropout, 5-shot", "--model metadrop", 5),
     "linf_0.02_5shot": Kind("MAML, trained on linf 0.02, 5-shot", "--model maml --adversarial linf:0.02", 5),
     "linf_0.1_5shot": Kind("MAML, trained on linf 0.1, 5-shot", "--model maml --adversarial linf:0.1", 5),
 }
+# Those of which it is asked whether their robustness is real, with all seeds, and the other learner of each.
 OTHER = {"maml": "metadrop", "metadrop": "maml", "maml_exact": "metadrop_exact", "metadrop_exact": "maml_exact"}
+# Those of the regularisers' study that join, where they are there: their strength need not be chosen first.
+REGULARISERS = {name: kind for name, kind in regularisers.KINDS.items() if not kind.values and name not in KINDS}
+# Those that robustness.sh attacks with the weights of pretrained/.
+SHIPPED = {"maml_20way": "MAML, 20-way", "metadrop_20way": "Meta-dropout, 20-way"}
+TITLES = {name: kind.title for name, kind in (KINDS | REGULARISERS).items()} | SHIPPED
+TASKS = ("_20way", "_5shot", "")  # the ends of kinds' names by which their tasks differ
 
 
 class Probe(NamedTuple):
@@ -93,11 +102,11 @@ PROBES = (
     CURVE,
     Probe("200 steps", steps=200),
     Probe("10 restarts of 40 steps", restarts=10),
-    Probe("40 steps up the margin", (0.06, 0.1), loss="margin"),
-    Probe("40 steps of the other learner's gradients", (0.06, 0.1), surrogate="other"),
-    Probe("40 steps, gradients over 10 other draws of the noise", surrogate="own", draws=10),
-    Probe("square attack, 1000 images", method="square", steps=1000),
-    Probe("40 steps, large balls", (0.2, 0.3, 0.5)),
+    Probe("40 steps up the margin", loss="margin"),
+    Probe("40 steps of the other learner's gradients", surrogate="other"),
+    Probe("40 steps, gradients over 4 other draws of the noise", surrogate="own", draws=4),
+    Probe("square attack, 500 images", method="square", steps=500),
+    Probe("40 steps, large balls", (0.2, 0.5)),
 )
 
 
@@ -108,12 +117,21 @@ def training(name: str, seed: int, flags: str) -> str:
 
 def runs(results: Path, flags: str) -> Iterator[str]:
     """Every run, with the attacks of its curves, as train_all.py takes them; the first seeds first."""
+    curve = f"{ATTACK} --norm linf {flags}"
     for seed in SEEDS:
         for name, kind in KINDS.items():
-            if seed in kind.seeds:
-                norms = ["linf", *(kind.norms if seed == 0 else ())]
-                attacks = " | ".join(f"{ATTACK} --norm {norm} {flags}" for norm in norms)
-                yield f"{results / name}_{seed} | {training(name, seed, flags)} | {attacks}"
+            if seed == 0 or name in OTHER:
+                others = [f"{ATTACK} --norm {norm} {flags}" for norm in kind.norms if seed == 0]
+                yield " | ".join([f"{results / name}_{seed}", training(name, seed, flags), curve, *others])
+    others = beside(results)
+    for name in REGULARISERS:
+        if (others / f"{name}_0" / "meta_test.json").exists():
+            yield f"{regularisers.line(others, name, '', 0, flags, tested=True)} | {curve}"
+
+
+def beside(results: Path) -> Path:
+    """The folder of the regularisers' runs."""
+    return results.parent / "regularisers"
 
 
 def probes_of(name: str) -> list[Probe]:
@@ -136,12 +154,12 @@ def probes(results: Path, flags: str) -> Iterator[str]:
 FACTS = EPISODES | TRAINING | SAMPLES  # in which attacks of one table agree
 
 
-def read_attacks(results: Path) -> dict[str, dict[int, list[dict]]]:
-    """kind -> seed -> its attacks."""
+def read_attacks(folder: Path, names: Iterable[str]) -> dict[str, dict[int, list[dict]]]:
+    """kind -> seed -> its attacks, of the runs NAME_SEED in folder."""
     attacks = {}
-    for name in KINDS:
+    for name in names:
         for seed in SEEDS:
-            paths = sorted((results / f"{name}_{seed}/tests").glob("attack-*.json"))
+            paths = sorted((folder / f"{name}_{seed}/tests").glob("attack-*.json"))
             if paths:
                 own = [attack_in(path) | {"savedir": path} for path in paths]
                 own.sort(key=made_at)  # the latest one counts
@@ -171,13 +189,13 @@ def curves(attacks: dict[str, dict[int, list[dict]]]) -> None:
             }
             if own:
                 cells = [over_seeds(column) for column in zip(*own.values(), strict=True)]
-                print(f"| {KINDS[name].title} | {len(own)} | {' | '.join(cells)} |")
+                print(f"| {TITLES[name]} | {len(own)} | {' | '.join(cells)} |")
 
 
 def is_it_real(attacks: dict[str, dict[int, list[dict]]]) -> None:
     """Accuracy under every probe, and how far Meta-dropout is ahead of MAML, of the same gradient."""
     names = [name for name in OTHER if name in attacks]
-    print(f"\n| attack, linf | eps | {' | '.join(KINDS[name].title for name in names)} |", end="")
+    print(f"\n| attack, linf | eps | {' | '.join(TITLES[name] for name in names)} |", end="")
     print(" Meta-dropout - MAML | of exact gradients |")
     print("|" + "---|" * (len(names) + 4))
     at_most = {}  # kind -> seed -> the accuracies of every episode at 0.1 under each attack
@@ -220,7 +238,7 @@ def clean(attacks: dict[str, dict[int, list[dict]]]) -> None:
         found = {seed: attack["clean"] for seed, own in seeds.items() for attack in own if CURVE.is_of(attack)}
         if found:
             cells = [f"{np.mean([one[measure] for one in found.values()]):.3g}" for measure in CLEAN]
-            print(f"| {KINDS[name].title} | {' | '.join(cells)} |")
+            print(f"| {TITLES[name]} | {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -234,12 +252,14 @@ def main() -> None:
     if args.runs or args.probes:
         print(*(runs if args.runs else probes)(args.results, flags), sep="\n")
         return
-    attacks = read_attacks(args.results)
+    attacks = read_attacks(args.results, [*KINDS, *SHIPPED]) | read_attacks(beside(args.results), REGULARISERS)
     if not attacks:
         raise UserError(f"{args.results} has no attacks: run runfiles/robustness.sh first")
-    shots = {KINDS[name].shot for name in attacks}
-    for shot in shots:
-        same = [one for name in attacks if KINDS[name].shot == shot for own in attacks[name].values() for one in own]
+    by_task = {}
+    for name, seeds in attacks.items():
+        task = next(task for task in TASKS if name.endswith(task))
+        by_task.setdefault(task, []).extend(attack for own in seeds.values() for attack in own)
+    for same in by_task.values():
         refuse_mixed(same, FACTS)
     curves(attacks)
     is_it_real(attacks)
