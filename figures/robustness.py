@@ -12,24 +12,25 @@ from figures.run import Run
 from figures.selection import Selection
 from figures.style import BLUE, ORANGE, coloured
 
-# The paper's figure of adversarial robustness, Omniglot 20-way 1-shot, digitised to half a point: accuracy at the radii
-# of NORMS. Its attack was not released; which kind of L1 step it took is not known.
+# The paper's figure of adversarial robustness, Omniglot 20-way, digitised to half a point: by shots and norm, accuracy
+# at the radii of NORMS. Its attack was not released; which kind of L1 step it took is not known.
 PAPER = {
-    "linf": {"MAML": (95.2, 73.0, 62.2, 41.8, 15.5, 2.1), "Meta-dropout": (96.6, 89.2, 77.9, 69.2, 59.2, 49.2)},
-    "l2": {"MAML": (95.2, 68.6, 54.1, 37.0, 22.0, 10.8), "Meta-dropout": (96.6, 77.3, 63.5, 53.6, 46.0, 41.0)},
-    "l1": {"MAML": (95.2, 68.7, 55.4, 37.8, 23.8, 12.0), "Meta-dropout": (96.6, 75.5, 62.7, 52.4, 45.1, 39.9)},
+    (1, "linf"): {"MAML": (95.2, 73.0, 62.2, 41.8, 15.5, 2.1), "Meta-dropout": (96.6, 89.2, 77.9, 69.2, 59.2, 49.2)},
+    (1, "l2"): {"MAML": (95.2, 68.6, 54.1, 37.0, 22.0, 10.8), "Meta-dropout": (96.6, 77.3, 63.5, 53.6, 46.0, 41.0)},
+    (1, "l1"): {"MAML": (95.2, 68.7, 55.4, 37.8, 23.8, 12.0), "Meta-dropout": (96.6, 75.5, 62.7, 52.4, 45.1, 39.9)},
+    (5, "linf"): {"MAML": (98.4, 83.2, 74.3, 53.4, 19.8, 2.8), "Meta-dropout": (98.7, 89.1, 80.7, 71.2, 58.8, 43.3)},
 }
-PAPER["l1_dense"] = PAPER["l1"]
+PAPER[1, "l1_dense"] = PAPER[1, "l1"]
 GREYS = {"MAML": "0.6", "Meta-dropout": "0.25"}
 
 
 def draw(runs: list[Run], section: Section, selection: Selection, advance: Callable[..., object]) -> None:
-    """A panel a norm, of all runs; a sheet of images a run and norm."""
+    """A panel for each norm and number of shots, of all runs; a sheet of images a run and norm."""
     norms = [norm for norm in NORMS if any(norm in run.attacks for run in runs)]
     caption = "Accuracy on the query images of test tasks under attack, by the largest norm of the perturbation; "
     caption += "bands are 95 % intervals over episodes. " + "; ".join(describe(norm, runs) for norm in norms)
-    caption += ". Dotted: the paper's curves, digitised (Omniglot 20-way 1-shot, another attack)."
-    section.add("robustness", caption, panels(runs, norms))
+    caption += ". Dotted: the paper's curves, digitised (Omniglot 20-way, another attack)."
+    section.add("robustness", caption, panels(runs))
     for run in runs:
         for norm, attack in run.attacks.items():
             if attack["sheet"] is not None:
@@ -55,16 +56,22 @@ def describe(norm: str, runs: list[Run]) -> str:
     return f"{NORMS[norm].title}: {episodes} episodes, {steps}{whose if guide else ''}{alike}"
 
 
-def panels(runs: list[Run], norms: list[str]) -> Figure:
-    fig = Figure(figsize=(3.3 * len(norms), 3))
-    axes = fig.subplots(1, len(norms), sharey=True, squeeze=False)[0]
-    for ax, norm in zip(axes, norms, strict=True):
-        for model, accuracies in PAPER[norm].items():
+def panels(runs: list[Run]) -> Figure:
+    coloured_runs = coloured({run.label: run for run in runs})
+    shown = {}  # norm and shots -> the runs of these
+    for colour, name, run in coloured_runs:
+        for norm in run.attacks:
+            shown.setdefault((norm, run.config.get("shot")), []).append((colour, name, run))
+    shots = {shot for _, shot in shown}
+    fig = Figure(figsize=(3.3 * len(shown), 3))
+    axes = fig.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    places = sorted(shown, key=lambda place: (list(NORMS).index(place[0]), place[1] or 0))
+    for ax, (norm, shot) in zip(axes, places, strict=True):
+        for model, accuracies in PAPER.get((shot, norm), {}).items():
             ax.plot(NORMS[norm].budgets, accuracies, color=GREYS[model], linestyle=":", label=f"{model}, paper")
-        for colour, name, run in coloured({run.label: run for run in runs}):
-            if norm in run.attacks:
-                draw_curve(ax, run.attacks[norm], colour, name)
-        ax.set(xlabel=f"eps, {NORMS[norm].title}", ylim=(0, 100))
+        for colour, name, run in shown[norm, shot]:
+            draw_curve(ax, run.attacks[norm], colour, name)
+        ax.set(xlabel=f"eps, {NORMS[norm].title}{f', {shot}-shot' if len(shots) > 1 else ''}", ylim=(0, 100))
     axes[0].set_ylabel("accuracy under attack (%)")
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncol=4)

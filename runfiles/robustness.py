@@ -54,7 +54,7 @@ KINDS = {
 }
 # Those of which it is asked whether their robustness is real, with all seeds, and the other learner of each.
 OTHER = {"maml": "metadrop", "metadrop": "maml", "maml_exact": "metadrop_exact", "metadrop_exact": "maml_exact"}
-# Those of the regularisers' study that join, where they are there: their strength need not be chosen first.
+# Those of the regularisers' study join where they are there, but for those whose strength had to be chosen.
 REGULARISERS = {name: kind for name, kind in regularisers.KINDS.items() if not kind.values and name not in KINDS}
 # Those that robustness.sh attacks with the weights of pretrained/.
 SHIPPED = {"maml_20way": "MAML, 20-way", "metadrop_20way": "Meta-dropout, 20-way"}

@@ -45,7 +45,7 @@ def test_the_latest_attack_of_each_norm_is_drawn(tmp_path):
     assert run.attacks["l2"]["accuracy"] == [90, 20, 60] and run.attacks["linf"]["sheet"] is None
     (tmp_path / "tests/attack-c.json").unlink()
     assert read_attacks(tmp_path)["linf"]["accuracy"] == [70, 30, 40]  # attack.json is there still
-    figure = robustness.panels([run], ["linf", "l2"])
+    figure = robustness.panels([run])
     _, l2 = figure.axes
     (mine,) = (line for line in l2.lines if line.get_label() == "MAML")
     np.testing.assert_array_equal(mine.get_xdata(), [0, 0.05, 0.1])  # in order
@@ -84,33 +84,48 @@ def test_a_later_attack_of_another_kind_is_not_drawn_in_place_of_the_usual_one(n
     assert drawn["sheet"]["images"].shape == (6, 2, 16, 16, 1) and drawn["sheet"]["clean"].shape == (2, 16, 16, 1)
 
 
-def test_a_panel_has_its_own_norms_radii_and_the_papers_curves(tmp_path):
-    """The figure of the paper, digitised; it has one kind of L1."""
-    write_attack(tmp_path, "l2", [90, 20, 60], "b")
-    metadrop = {
-        "linf": [96.6, 89.2, 77.9, 69.2, 59.2, 49.2],
-        "l2": [96.6, 77.3, 63.5, 53.6, 46.0, 41.0],
-        "l1": [96.6, 75.5, 62.7, 52.4, 45.1, 39.9],
-    }
-    maml = {
-        "linf": [95.2, 73.0, 62.2, 41.8, 15.5, 2.1],
-        "l2": [95.2, 68.6, 54.1, 37.0, 22.0, 10.8],
-        "l1": [95.2, 68.7, 55.4, 37.8, 23.8, 12.0],
-    }
-    figure = robustness.panels([Run(tmp_path, {"model": "maml"}, "MAML")], list(RADII))
-    assert [ax.get_xlabel() for ax in figure.axes] == [
-        "eps, $L_\\infty$",
-        "eps, $L_2$",
-        "eps, $L_1$, sparse steps",
-        "eps, $L_1$, dense steps",
-    ]
-    for ax, norm in zip(figure.axes, RADII, strict=True):
+# The figure of the paper, digitised; it has one kind of L1, and one norm with 5 shots.
+PAPER = {
+    "MAML, paper": {
+        (1, "linf"): [95.2, 73.0, 62.2, 41.8, 15.5, 2.1],
+        (1, "l2"): [95.2, 68.6, 54.1, 37.0, 22.0, 10.8],
+        (1, "l1"): [95.2, 68.7, 55.4, 37.8, 23.8, 12.0],
+        (5, "linf"): [98.4, 83.2, 74.3, 53.4, 19.8, 2.8],
+    },
+    "Meta-dropout, paper": {
+        (1, "linf"): [96.6, 89.2, 77.9, 69.2, 59.2, 49.2],
+        (1, "l2"): [96.6, 77.3, 63.5, 53.6, 46.0, 41.0],
+        (1, "l1"): [96.6, 75.5, 62.7, 52.4, 45.1, 39.9],
+        (5, "linf"): [98.7, 89.1, 80.7, 71.2, 58.8, 43.3],
+    },
+}
+TITLES = {"linf": "$L_\\infty$", "l2": "$L_2$", "l1": "$L_1$, sparse steps", "l1_dense": "$L_1$, dense steps"}
+
+
+def test_a_panel_has_its_own_norms_radii_shots_and_the_papers_curves(tmp_path):
+    places = [(norm, shot) for norm in RADII for shot in (1, 5, 10)]
+    runs = []
+    for name, own in (("one", places[::2]), ("other", places[1::2] + places[:1])):
+        for norm, shot in own[::-1]:
+            write_attack(tmp_path / f"{name}_{shot}", norm, [90, 20, 60], norm)
+        runs += [
+            Run(tmp_path / f"{name}_{shot}", {"model": "maml", "shot": shot}, f"{name} {shot}") for shot in (1, 5, 10)
+        ]
+    figure = robustness.panels(runs)
+    assert [ax.get_xlabel() for ax in figure.axes] == [f"eps, {TITLES[norm]}, {shot}-shot" for norm, shot in places]
+    for ax, place in zip(figure.axes, places, strict=True):
+        norm, shot = place
         lines = {line.get_label(): line for line in ax.lines}
-        assert lines.keys() - {"MAML"} == {"MAML, paper", "Meta-dropout, paper"}
-        assert ("MAML" in lines) == (norm == "l2")
-        for name, accuracies in (("MAML, paper", maml), ("Meta-dropout, paper", metadrop)):
+        own = {"one"} if place in places[::2] else {"other"}
+        own |= {"other"} if place == places[0] else set()
+        paper = (shot, norm.removesuffix("_dense"))
+        assert lines.keys() - set(PAPER) == {f"{name} {shot}" for name in own}
+        assert set(PAPER).issubset(lines) == (paper in PAPER["MAML, paper"])
+        for name in set(PAPER) & set(lines):
             assert list(lines[name].get_xdata()) == list(RADII[norm])
-            assert list(lines[name].get_ydata()) == accuracies[norm.removesuffix("_dense")]
+            assert list(lines[name].get_ydata()) == PAPER[name][paper]
+    (alone,) = robustness.panels(runs[4:5]).axes[:1]
+    assert alone.get_xlabel() == "eps, $L_\\infty$"
 
 
 def test_the_caption_tells_how_the_runs_were_attacked(tmp_path):
