@@ -63,7 +63,7 @@ def panels(runs: list[Run]) -> Figure:
         for norm in run.attacks:
             shown.setdefault((norm, run.config.get("shot")), []).append((colour, name, run))
     shots = {shot for _, shot in shown}
-    fig = Figure(figsize=(3.3 * len(shown), 3))
+    fig = Figure(figsize=(3 * len(shown) + 2.2, 3))
     axes = fig.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     places = sorted(shown, key=lambda place: (list(NORMS).index(place[0]), place[1] or 0))
     for ax, (norm, shot) in zip(axes, places, strict=True):
@@ -74,7 +74,7 @@ def panels(runs: list[Run]) -> Figure:
         ax.set(xlabel=f"eps, {NORMS[norm].title}{f', {shot}-shot' if len(shots) > 1 else ''}", ylim=(0, 100))
     axes[0].set_ylabel("accuracy under attack (%)")
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncol=4)
+    fig.legend(handles.values(), handles.keys(), loc="outside right center")
     return fig
 
 

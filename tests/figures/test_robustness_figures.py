@@ -124,8 +124,18 @@ def test_a_panel_has_its_own_norms_radii_shots_and_the_papers_curves(tmp_path):
         for name in set(PAPER) & set(lines):
             assert list(lines[name].get_xdata()) == list(RADII[norm])
             assert list(lines[name].get_ydata()) == PAPER[name][paper]
-    (alone,) = robustness.panels(runs[4:5]).axes[:1]
-    assert alone.get_xlabel() == "eps, $L_\\infty$"
+
+
+def test_a_single_panel_does_not_tell_shots_and_has_its_legend_whole(tmp_path):
+    write_attack(tmp_path, "linf", [90, 20, 60], "b")
+    runs = [Run(tmp_path, {"model": "maml", "shot": 5}, name) for name in ("MAML, adversarial linf:0.02", "MAML")]
+    figure = robustness.panels(runs)
+    assert [ax.get_xlabel() for ax in figure.axes] == ["eps, $L_\\infty$"]
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == 4
+    box, whole = legend.get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0 < box.x1 <= whole.x1 and whole.y0 <= box.y0 < box.y1 <= whole.y1
 
 
 def test_the_caption_tells_how_the_runs_were_attacked(tmp_path):
