@@ -178,8 +178,7 @@ def accuracies(own: list[dict], probe: Probe, eps: float) -> np.ndarray | None:
 def curves(attacks: dict[str, dict[int, list[dict]]]) -> None:
     """A table a norm: accuracy by eps, mean over the seeds with its interval."""
     for norm, ball in NORMS.items():
-        print(f"\n| {norm}, eps | seeds | {' | '.join(f'{eps:g}' for eps in ball.budgets)} |")
-        print("|" + "---|" * (len(ball.budgets) + 2))
+        rows = []
         for name, seeds in attacks.items():
             own = {
                 seed: attack["accuracy"]
@@ -189,7 +188,11 @@ def curves(attacks: dict[str, dict[int, list[dict]]]) -> None:
             }
             if own:
                 cells = [over_seeds(column) for column in zip(*own.values(), strict=True)]
-                print(f"| {TITLES[name]} | {len(own)} | {' | '.join(cells)} |")
+                rows.append(f"| {TITLES[name]} | {len(own)} | {' | '.join(cells)} |")
+        if rows:
+            print(f"\n| {norm}, eps | seeds | {' | '.join(f'{eps:g}' for eps in ball.budgets)} |")
+            print("|" + "---|" * (len(ball.budgets) + 2))
+            print(*rows, sep="\n")
 
 
 def is_it_real(attacks: dict[str, dict[int, list[dict]]]) -> None:

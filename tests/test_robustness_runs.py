@@ -1,5 +1,6 @@
 """runfiles/robustness.py: the runs and attacks of the study, and the tables of what they leave."""
 
+import collections
 import json
 import shlex
 
@@ -120,7 +121,7 @@ def tables(results) -> dict[str, list[list[str]]]:
     """The first cell of a table's head -> its rows."""
     done = call("runfiles/robustness.py", results)
     assert done.returncode == 0, done.stderr
-    found = {}
+    found = collections.defaultdict(list)
     for table in done.stdout.strip().split("\n\n"):
         head, _, *rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in table.splitlines()]
         assert {len(row) for row in rows} <= {len(head)}
