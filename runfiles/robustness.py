@@ -74,10 +74,11 @@ class Probe(NamedTuple):
     loss: str = "cross_entropy"
     surrogate: str | None = None
     draws: int = 1
+    threat: str = "joint"
 
     def flags(self, results: Path, name: str, seed: int) -> str:
         words = [f"--eps {' '.join(map(str, self.eps))} --attack_method {self.method} --attack_steps {self.steps}"]
-        words += [f"--restarts {self.restarts}"]
+        words += [f"--restarts {self.restarts} --threat {self.threat}"]
         words += [f"--attack_loss {self.loss}"] if self.method == "pgd" else []
         if self.surrogate:
             run_of = results / f"{name if self.surrogate == 'own' else OTHER[name]}_{seed}"
@@ -87,7 +88,7 @@ class Probe(NamedTuple):
     def is_of(self, attack: dict, norm: str = "linf") -> bool:
         """Is this the attack, in this norm's ball? attack: what attack.json says of its settings."""
         own = {"method": self.method, "steps": self.steps, "restarts": self.restarts, "loss": self.loss, "norm": norm}
-        own |= {"step": MADRY / self.steps, "start": "random", "threat": "joint"}
+        own |= {"step": MADRY / self.steps, "start": "random", "threat": self.threat}
         surrogate, whose = attack["settings"]["attack"].get("surrogate"), None
         if surrogate:
             whose = "own" if surrogate["weights_sha256"] == attack["weights_sha256"] else "other"
@@ -101,8 +102,9 @@ PROBES = (
     Probe("10 steps", (0.06, 0.1), steps=10),
     CURVE,
     Probe("200 steps", steps=200),
-    Probe("10 restarts of 40 steps", restarts=10),
-    Probe("40 steps up the margin", loss="margin"),
+    Probe("40 steps up the margin", (0.06, 0.1), loss="margin"),
+    Probe("10 steps, one image at a time", steps=10, threat="single"),
+    Probe("10 restarts of 40 steps up the margin", restarts=10, loss="margin"),
     Probe("40 steps of the other learner's gradients", surrogate="other"),
     Probe("40 steps, gradients over 4 other draws of the noise", surrogate="own", draws=4),
     Probe("square attack, 500 images", method="square", steps=500),

@@ -84,6 +84,7 @@ def test_the_study_tries_more_than_one_attack_on_both_learners_and_gradients(tmp
     assert {(a["attack_method"], a["attack_steps"], a["restarts"]) for a in attacks} == {
         ("pgd", 10, 1), ("pgd", 200, 1), ("pgd", 40, 10), ("pgd", 40, 1), ("square", 500, 1),
     }  # fmt: skip
+    assert [a["attack_steps"] for a in attacks if a["threat"] == "single"] == [10]
     assert len(probes["maml_0"]) == len(probes["metadrop_0"]) - 1  # MAML has no noise to draw
 
 
@@ -92,8 +93,9 @@ TRIED = {
     "40 steps": {},
     "10 steps": {"steps": 10},
     "200 steps": {"steps": 200},
-    "10 restarts of 40 steps": {"restarts": 10},
     "40 steps up the margin": {"loss": "margin"},
+    "10 steps, one image at a time": {"steps": 10, "threat": "single"},
+    "10 restarts of 40 steps up the margin": {"restarts": 10, "loss": "margin"},
     "40 steps of the other learner's gradients": {"surrogate": {"weights_sha256": "another run", "draws": 1}},
     "40 steps, gradients over 4 other draws of the noise": {"surrogate": {"weights_sha256": "metadrop", "draws": 4}},
     "square attack, 500 images": {"method": "square", "steps": 500},
@@ -137,7 +139,7 @@ def test_the_tables_put_attacks_and_learners_side_by_side(tmp_path):
                 if title == "40 steps":  # the curve's own
                     accuracies = [[90 - 10 * i + ahead + seed, 80] for i in range(6)]
                     write_attack(savedir, BUDGETS["linf"], accuracies, weights=name)
-                elif title == "10 restarts of 40 steps":
+                elif title == "10 restarts of 40 steps up the margin":
                     write_attack(savedir, [0.1], [[70, 20 + ahead]], weights=name, **attack)
                 elif "other draws" not in title or name == "metadrop":  # MAML has no noise to draw
                     eps, found = ([0.06, 0.1], [[75, 85]]) if title == "10 steps" else ([0.1], [])
@@ -147,7 +149,7 @@ def test_the_tables_put_attacks_and_learners_side_by_side(tmp_path):
     assert {title for title, _ in rows} == {*TRIED, "the strongest of these, of every episode"}
     assert rows["40 steps", "0.1"] == ["60.25 ± 3.18", "65.25 ± 3.18", "+5.00 ± 0.00", ""]
     assert rows["40 steps", "0.06"] == ["70.25 ± 3.18", "75.25 ± 3.18", "+5.00 ± 0.00", ""]
-    assert rows["10 restarts of 40 steps", "0.1"] == ["45.00 ± 0.00", "50.00 ± 0.00", "+5.00 ± 0.00", ""]
+    assert rows["10 restarts of 40 steps up the margin", "0.1"] == ["45.00 ± 0.00", "50.00 ± 0.00", "+5.00 ± 0.00", ""]
     assert rows["10 steps", "0.06"] == ["80.00 ± 0.00", "80.00 ± 0.00", "+0.00 ± 0.00", ""]
     assert rows["40 steps, gradients over 4 other draws of the noise", "0.1"] == ["", "80.00 ± 0.00", "", ""]
     # of every episode the least, at 0.1: MAML 40 + seed and 20, Meta-dropout 50 + seed and 30
