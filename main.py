@@ -288,6 +288,8 @@ def refuse_idle_flags(settings: Settings, given: dict) -> None:
         raise UserError(
             f"--{min(of_gradients)} is of gradients, of which {settings.attack_method} has none: leave it out"
         )
+    if settings.threat == "remaining" and not method.gradients:
+        raise UserError(f"--threat remaining is of gradients, of which {settings.attack_method} has none: leave it out")
     if settings.norm not in method.norms:
         raise UserError(f"--attack_method {settings.attack_method} is made for --norm {' or '.join(method.norms)}")
     if settings.attack_start == "clean" and settings.restarts > 1:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from attacks import LOSSES, METHODS, NORMS, Adversary
+from attacks import LOSSES, METHODS, NORMS, THREATS, Adversary
 from errors import Parser, UserError
 from flags import LEARNING, TESTS, TRAINING, Setting, nonempty, nonempty_path, not_negative, positive, whole
 from model import LEARNERS, settings_of
@@ -270,9 +270,10 @@ class Settings:
     threat: str = setting(
         ATTACKS,
         "joint",
-        "joint: all query images of a task are attacked together; single: each with the others clean, which takes as "
-        "many times the time as there are",
-        choices=["joint", "single"],
+        "joint: all query images of a task are attacked together, up the sum of their losses; remaining: together, up "
+        "the losses of those that are not lost yet; single: each with the others clean, which takes as many times the "
+        "time as there are",
+        choices=THREATS,
         modes=ATTACK,
         kept=False,
     )

@@ -10,7 +10,12 @@ from collections.abc import Callable
 import layers
 from lazy import tf
 
-Look = Callable  # images [T,Q,H,W,C] -> logits [T,Q,way], and the gradient of each image's own loss by it
+# images [T,Q,H,W,C], and which of them are lost [T,Q], if that is known -> logits [T,Q,way], and the gradient by the
+# images of their losses.
+Look = Callable
+
+
+THREATS = ("joint", "remaining", "single")  # `together`, with `remaining`, and `one_by_one`
 
 
 def margin(logits, y):
@@ -27,16 +32,29 @@ def mean_gradient(losses, x):
     return tf.gradients(losses, x)[0] / (losses.shape[0] // x.shape[0])
 
 
-def together(classify: Callable, y, loss: Callable = layers.cross_entropies, guide: Callable | None = None) -> Look:
-    """All images of a task are attacked together, and what classifies one sees the others attacked.
+def together(
+    classify: Callable,
+    y,
+    loss: Callable = layers.cross_entropies,
+    guide: Callable | None = None,
+    remaining: bool = False,
+) -> Look:
+    """All images of a task are attacked together, and what classifies one sees the others attacked: the gradient is
+    that of the sum of their losses. remaining: of the sum over those that are not lost, neither before nor here. What
+    an image does to the others through batch norm then serves those that are still to be lost.
 
     guide: images -> logits [K*T,Q,way], of whose mean loss the gradient is taken, if it is not to be that of
     `classify`.
     """
 
-    def look(x):
+    def look(x, lost=None):
         logits = classify(x)
-        return logits, mean_gradient(loss(guide(x) if guide else logits, y), x)
+        losses = loss(guide(x) if guide else logits, y)
+        if remaining and lost is not None:
+            wrong = tf.argmax(logits, -1) != tf.argmax(y, -1)
+            draws = [losses.shape[0] // x.shape[0], 1]
+            losses = tf.where(tf.tile(wrong | lost, draws), tf.zeros_like(losses), losses)
+        return logits, mean_gradient(losses, x)
 
     return look
 
@@ -52,7 +70,7 @@ def one_by_one(
     """Each image is attacked with the others clean: Q calls of `classify` in place of one. guide: as of `together`."""
     queries = clean.shape[1]
 
-    def look(x):
+    def look(x, lost=None):
         def of_one(index):
             image = x[:, index]
             place = tf.reshape(tf.one_hot(index, queries, True, False, dtype=tf.bool), [1, queries, 1, 1, 1])

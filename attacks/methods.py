@@ -62,7 +62,7 @@ def pgd(look: Look, x, y, norm: Norm, eps, step, steps: int, restarts: int, norm
 
     def visit(d, worst):
         images = tf.reshape(rows + d, x.shape)
-        logits, gradient = look(images)
+        logits, gradient = look(images, worst.wrong)
         return gradient, worst.and_at(images, logits, y)
 
     def descend(restart, worst):

@@ -7,6 +7,7 @@ python runfiles/robustness.py [RESULTS] --probes [-- FLAGS]     then what else i
 With them go the runs of the regularisers' study that are there, in the folder `regularisers` beside RESULTS.
 """
 
+import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -97,14 +98,19 @@ class Probe(NamedTuple):
         return told == own and (whose, draws) == (self.surrogate, self.draws)
 
 
-CURVE = Probe("40 steps", (0.06, 0.1))
+CURVE, REMAINING = (
+    Probe("40 steps", (0.06, 0.1)),
+    Probe("40 steps, up the loss of those that remain", (0.06, 0.1), threat="remaining"),
+)
+CURVES = {CURVE: "", REMAINING: ", those that remain"}  # those that are made at every radius, and shown as curves, too
 PROBES = (
     Probe("10 steps", (0.06, 0.1), steps=10),
     CURVE,
+    REMAINING,
     Probe("200 steps", steps=200),
     Probe("40 steps up the margin", (0.06, 0.1), loss="margin"),
     Probe("10 steps, one image at a time", steps=10, threat="single"),
-    Probe("10 restarts of 40 steps up the margin", restarts=10, loss="margin"),
+    Probe("10 restarts, up the margin of those that remain", restarts=10, loss="margin", threat="remaining"),
     Probe("40 steps of the other learner's gradients", surrogate="other"),
     Probe("40 steps, gradients over 4 other draws of the noise", surrogate="own", draws=4),
     Probe("square attack, 500 images", method="square", steps=500),
@@ -119,7 +125,7 @@ def training(name: str, seed: int, flags: str) -> str:
 
 def runs(results: Path, flags: str) -> Iterator[str]:
     """Every run, with the attacks of its curves, as train_all.py takes them; the first seeds first."""
-    curve = f"{ATTACK} --norm linf {flags}"
+    curve = " | ".join(f"{ATTACK} --norm linf --threat {probe.threat} {flags}" for probe in CURVES)
     for seed in SEEDS:
         for name, kind in KINDS.items():
             if seed == 0 or name in OTHER:
@@ -145,7 +151,7 @@ def probes(results: Path, flags: str) -> Iterator[str]:
     """The attacks of PROBES on the runs of both learners with both gradients, when these are there."""
     for seed in SEEDS:
         for name in OTHER:
-            own = [probe for probe in probes_of(name) if probe is not CURVE]
+            own = [probe for probe in probes_of(name) if probe not in CURVES]
             attacks = " | ".join(f"{ATTACK} {probe.flags(results, name, seed)} {flags}" for probe in own)
             yield f"{results / name}_{seed} | {training(name, seed, flags)} | {attacks}"
 
@@ -178,21 +184,21 @@ def accuracies(own: list[dict], probe: Probe, eps: float) -> np.ndarray | None:
 
 
 def curves(attacks: dict[str, dict[int, list[dict]]]) -> None:
-    """A table a norm: accuracy by eps, mean over the seeds with its interval."""
-    for norm, ball in NORMS.items():
+    """A table for each norm and each of CURVES: accuracy by eps, mean over the seeds with its interval."""
+    for (norm, ball), (probe, words) in itertools.product(NORMS.items(), CURVES.items()):
         rows = []
         for name, seeds in attacks.items():
             own = {
                 seed: attack["accuracy"]
                 for seed, tried in seeds.items()
                 for attack in tried
-                if tuple(attack["eps"]) == ball.budgets and CURVE.is_of(attack, norm)
+                if tuple(attack["eps"]) == ball.budgets and probe.is_of(attack, norm)
             }
             if own:
                 cells = [over_seeds(column) for column in zip(*own.values(), strict=True)]
                 rows.append(f"| {TITLES[name]} | {len(own)} | {' | '.join(cells)} |")
         if rows:
-            print(f"\n| {norm}, eps | seeds | {' | '.join(f'{eps:g}' for eps in ball.budgets)} |")
+            print(f"\n| {norm}{words}, eps | seeds | {' | '.join(f'{eps:g}' for eps in ball.budgets)} |")
             print("|" + "---|" * (len(ball.budgets) + 2))
             print(*rows, sep="\n")
 

@@ -2,8 +2,9 @@
 
 A task's support images are clean, and the learner adapts to them as in a test. Then its query images are attacked
 (attacks), with the gradient through the classifier that was adapted and not through the adaptation. Batch norm
-couples the query images of a task: by the threat `joint` all of them are attacked together, by `single` each with the
-others clean. An image counts as lost if it is misclassified at any place that the attack visited, or at the clean one.
+couples the query images of a task: by the threat `joint` all of them are attacked together, up the sum of their losses;
+by `remaining` together, up the losses of those that are not lost yet; by `single` each with the others clean. An image
+counts as lost if it is misclassified at any place that the attack visited, or at the clean one.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ GONE = 1e-7
 class Attack:
     """method, norm, loss: of attacks.METHODS, NORMS and LOSSES. eps: radii of the ball. steps: of a restart. step: its
     size, as a share of eps. start: where a restart begins, `random` in the ball or at the `clean` image. threat:
-    `joint` or `single`."""
+    of attacks.THREATS."""
 
     method: str
     norm: str
@@ -99,7 +100,7 @@ def attack_step(
         if attack.threat == "single":
             look = attacks.one_by_one(classify, x_q, y, engine.parallel, loss, guide)
         else:
-            look = attacks.together(classify, y, loss, guide)
+            look = attacks.together(classify, y, loss, guide, attack.threat == "remaining")
 
         def of_eps(radius):
             norm, step = attacks.NORMS[attack.norm], attack.step * radius

@@ -107,7 +107,7 @@ def test_an_attack_begins_in_all_of_the_ball(name):
     np.testing.assert_allclose(d, start, atol=1e-12)
     assert norm_of(name, d).max() > 0.9 * eps  # most of the volume is there
 
-    def look(x):
+    def look(x, lost):
         tf.numpy_function(lambda value: seen.append(value.copy()), [x], [])
         return attacks.together(linear, y)(x)
 
@@ -216,6 +216,63 @@ def test_together_sees_the_others_attacked_and_one_by_one_sees_them_clean():
 
         slope = (own(alone + step) - own(alone - step)) / 2e-6
         assert single_gradient[place].numpy() == pytest.approx(slope, rel=1e-5)
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+def test_the_losses_of_those_that_remain_are_the_sum_over_images_that_were_never_lost(draws):
+    """Of four images one is lost here, and one was before: what is climbed is the loss of the two others, of all draws
+    of a guide."""
+    x = images_at([0.05, -0.02, 0.3, 0.1], "linf")
+    y = tf.constant([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], tf.float64)
+    x = tf.concat([x[:, :3], images_at([-0.4], "linf")], 1)
+    lost = tf.constant([[True, False, False, False]])
+    assert coupled(x).numpy()[0].argmax(-1).tolist() == [0, 1, 0, 1]
+
+    def soft(images):  # so that no loss is all but 0
+        return 0.1 * coupled(images)
+
+    def guide(images):
+        return tf.concat([soft(images), 3 * soft(images)], 0)
+
+    @tf.function(autograph=False)
+    def run(x):
+        return attacks.together(soft, y, guide=guide if draws == 2 else None, remaining=True)(x, lost)[1]
+
+    gradient = run(x).numpy()
+    way = RNG.normal(size=x.shape)
+
+    def loss(t):
+        logits = (guide if draws == 2 else soft)(x + t * way)
+        return tf.reduce_sum(layers.cross_entropies(logits, y).numpy()[:, 2:]).numpy() / draws
+
+    slope = (loss(1e-6) - loss(-1e-6)) / 2e-6
+    assert abs(slope) > 1e-3 and np.sum(gradient * way) == pytest.approx(slope, rel=1e-5)
+    assert np.abs(gradient[0, :2]).max() > 0  # the lost ones are moved for what they do to the others
+
+
+def test_an_attack_tells_which_images_are_lost():
+    """Those of all steps and restarts so far, though some are right again."""
+    seen, y = [], tf.constant(np.tile([1.0, 0.0], (3, 1)))
+    x = images_at([0.05, 0.5, -0.05], "linf")
+
+    def look(images, lost):
+        logits = linear(images)
+        tf.numpy_function(lambda lost, logits: seen.append((lost[0].copy(), logits[0].copy())), [lost, logits], [])
+        return logits, tf.random.stateless_normal(x.shape, [1, 2], dtype=x.dtype) * tf.cast(len(seen), x.dtype)
+
+    def run(x):
+        def draw(restart, k):
+            return normals(3, tf.stack([restart, 7]))(k)
+
+        return attacks.pgd(look, x, y, attacks.NORMS["linf"], 0.1, 0.1, 3, 3, draw).wrong
+
+    wrong = tf.function(run, autograph=False)(x).numpy()[0]
+    assert len(seen) == 1 + 3 * 4
+    so_far = np.zeros(3, bool)
+    for lost, logits in seen:
+        np.testing.assert_array_equal(lost, so_far)
+        so_far |= logits.argmax(-1) == 1
+    assert wrong.tolist() == so_far.tolist() and not wrong[1] and wrong[2]
 
 
 def test_more_restarts_and_steps_find_what_fewer_miss():

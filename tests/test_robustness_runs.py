@@ -48,7 +48,8 @@ def test_the_study_has_its_runs_and_their_curves(tmp_path):
             assert train.get("meta_gradient") == ("exact" if "exact" in name else None)
             assert train.get("adversarial") == ("linf:0.02" if name == "linf_0.02" else None)
             more = ["l2", "l1", "l1_dense"] if seed == 0 and "exact" not in name and "shot" not in name else []
-            assert [attack["norm"] for attack in attacks] == ["linf", *more]
+            assert [attack["norm"] for attack in attacks] == ["linf", "linf", *more]
+            assert [attack["threat"] for attack in attacks[:2]] == ["joint", "remaining"]
             assert all((attack["n_test_iters"], attack["query"]) == (100, 3) for attack in attacks)
 
 
@@ -61,9 +62,9 @@ def test_the_regularisers_that_have_been_tested_are_attacked_too(tmp_path):
     (others / "body_0").mkdir()
     runs = lines(tmp_path / "robustness", "runs")
     assert [name for name in runs if "regularisers" in name] == [str(others / name) for name in ("fixed_0", "head_0")]
-    train, test, attack = runs[str(others / "head_0")]
+    train, test, attack, remaining = runs[str(others / "head_0")]
     assert (train["adapt"], train["seed"], train["n_train_iters"], test["n_test_iters"]) == ("head", 0, 800, 400)
-    assert (attack["norm"], attack["query"]) == ("linf", 3)
+    assert (attack["norm"], attack["query"]) == ("linf", 3) and remaining == attack | {"threat": "remaining"}
     write_attack(others / "head_0", BUDGETS["linf"], [[80, 80]] * 6)
     write_attack(tmp_path / "robustness/maml_0", BUDGETS["linf"], [[70, 70]] * 6)
     assert [row[0] for row in tables(tmp_path / "robustness")["linf, eps"]] == ["MAML", "ANIL"]
@@ -95,7 +96,8 @@ TRIED = {
     "200 steps": {"steps": 200},
     "40 steps up the margin": {"loss": "margin"},
     "10 steps, one image at a time": {"steps": 10, "threat": "single"},
-    "10 restarts of 40 steps up the margin": {"restarts": 10, "loss": "margin"},
+    "40 steps, up the loss of those that remain": {"threat": "remaining"},
+    "10 restarts, up the margin of those that remain": {"restarts": 10, "loss": "margin", "threat": "remaining"},
     "40 steps of the other learner's gradients": {"surrogate": {"weights_sha256": "another run", "draws": 1}},
     "40 steps, gradients over 4 other draws of the noise": {"surrogate": {"weights_sha256": "metadrop", "draws": 4}},
     "square attack, 500 images": {"method": "square", "steps": 500},
@@ -139,7 +141,7 @@ def test_the_tables_put_attacks_and_learners_side_by_side(tmp_path):
                 if title == "40 steps":  # the curve's own
                     accuracies = [[90 - 10 * i + ahead + seed, 80] for i in range(6)]
                     write_attack(savedir, BUDGETS["linf"], accuracies, weights=name)
-                elif title == "10 restarts of 40 steps up the margin":
+                elif title == "10 restarts, up the margin of those that remain":
                     write_attack(savedir, [0.1], [[70, 20 + ahead]], weights=name, **attack)
                 elif "other draws" not in title or name == "metadrop":  # MAML has no noise to draw
                     eps, found = ([0.06, 0.1], [[75, 85]]) if title == "10 steps" else ([0.1], [])
@@ -149,7 +151,12 @@ def test_the_tables_put_attacks_and_learners_side_by_side(tmp_path):
     assert {title for title, _ in rows} == {*TRIED, "the strongest of these, of every episode"}
     assert rows["40 steps", "0.1"] == ["60.25 ± 3.18", "65.25 ± 3.18", "+5.00 ± 0.00", ""]
     assert rows["40 steps", "0.06"] == ["70.25 ± 3.18", "75.25 ± 3.18", "+5.00 ± 0.00", ""]
-    assert rows["10 restarts of 40 steps up the margin", "0.1"] == ["45.00 ± 0.00", "50.00 ± 0.00", "+5.00 ± 0.00", ""]
+    assert rows["10 restarts, up the margin of those that remain", "0.1"] == [
+        "45.00 ± 0.00",
+        "50.00 ± 0.00",
+        "+5.00 ± 0.00",
+        "",
+    ]
     assert rows["10 steps", "0.06"] == ["80.00 ± 0.00", "80.00 ± 0.00", "+0.00 ± 0.00", ""]
     assert rows["40 steps, gradients over 4 other draws of the noise", "0.1"] == ["", "80.00 ± 0.00", "", ""]
     # of every episode the least, at 0.1: MAML 40 + seed and 20, Meta-dropout 50 + seed and 30
@@ -179,7 +186,9 @@ def test_the_gradients_of_another_run_are_those_of_another_row(tmp_path):
 def test_norms_of_the_same_radii_have_curves_of_their_own(tmp_path):
     for norm, first in (("l1", 90), ("l1_dense", 60)):
         write_attack(tmp_path / "maml_0", BUDGETS["l1"], [[first - i, first - i] for i in range(6)], norm=norm)
+    write_attack(tmp_path / "maml_0", BUDGETS["l1"], [[30, 30]] * 6, norm="l1", threat="remaining")
     found = tables(tmp_path)
+    assert found["l1, those that remain, eps"] == [["MAML", "1", *["30.00"] * 6]]
     assert found["l1, eps"] == [["MAML", "1", *(f"{90 - i}.00" for i in range(6))]]
     assert found["l1_dense, eps"] == [["MAML", "1", *(f"{60 - i}.00" for i in range(6))]]
     assert found["linf, eps"] == found["l2, eps"] == found[""] == []
@@ -187,7 +196,7 @@ def test_norms_of_the_same_radii_have_curves_of_their_own(tmp_path):
 
 OTHERWISE = [
     {"method": "square"}, {"norm": "l2"}, {"steps": 200}, {"steps": 200, "step": 2.5 / 40}, {"step": 0.1},
-    {"start": "clean"}, {"restarts": 10}, {"threat": "single"}, {"loss": "margin"},
+    {"start": "clean"}, {"restarts": 10}, {"threat": "single"}, {"threat": "remaining"}, {"loss": "margin"},
     {"surrogate": {"weights_sha256": "another run", "draws": 1}},
 ]  # fmt: skip
 

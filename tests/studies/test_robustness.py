@@ -145,6 +145,17 @@ def test_a_step_from_the_clean_image_is_a_share_of_the_radius_up_the_loss_that_i
     assert np.abs(places[0] - places[1]).max() > 0.05
 
 
+def test_an_attack_up_the_losses_of_those_that_remain_goes_other_ways():
+    """From the first place at which an image is lost and another is not; before it the two are the same."""
+    e, split = make("maml", n_steps=5)
+    one, other = (
+        study.attack_step(e, split, 1, dataclasses.replace(ATTACK, eps=(0.02, 0.2), steps=5, threat=threat))(0, 1)
+        for threat in ("joint", "remaining")
+    )
+    assert one[0][0, 0].any() and not one[0][0, 0].all()
+    assert np.abs(one[1][0] - other[1][0]).max() > 0.01
+
+
 def test_a_surrogate_of_other_noise_guides_and_the_run_itself_decides():
     """MAML has no noise, so that its own surrogate is itself; Meta-dropout's gradients are those of other draws."""
     for name, same in (("maml", True), ("metadrop", False)):
@@ -306,6 +317,7 @@ def test_a_mistyped_attack_is_refused(trained, tmp_path):
     assert_refused(call("main.py", *square, "--norm", "l2"), "--norm linf")
     assert_refused(call("main.py", *square, "--attack_loss", "margin"), "--attack_loss is of gradients")
     assert_refused(call("main.py", *square, "--surrogate", trained), "--surrogate is of gradients")
+    assert_refused(call("main.py", *square, "--threat", "remaining"), "--threat remaining is of gradients")
     assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--surrogate_draws", 3), "give --surrogate")
     assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--surrogate", tmp_path / "none"), "there is no run")
 
