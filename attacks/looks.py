@@ -15,7 +15,8 @@ from lazy import tf
 Look = Callable
 
 
-THREATS = ("joint", "remaining", "single")  # `together`, with `remaining`, and `one_by_one`
+# `together`, with `remaining`, and `one_by_one`; and what a title says of it.
+THREATS = {"joint": "", "remaining": ", those that remain", "single": ", one at a time"}
 
 
 def margin(logits, y):

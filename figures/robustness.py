@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from attacks import NORMS
+from attacks import NORMS, THREATS
 from figures.page import Section
 from figures.run import Run
 from figures.selection import Selection
@@ -21,57 +21,60 @@ PAPER = {
     (5, "linf"): {"MAML": (98.4, 83.2, 74.3, 53.4, 19.8, 2.8), "Meta-dropout": (98.7, 89.1, 80.7, 71.2, 58.8, 43.3)},
 }
 PAPER[1, "l1_dense"] = PAPER[1, "l1"]
+TITLES = {(norm, threat): NORMS[norm].title + THREATS[threat] for norm in NORMS for threat in THREATS}  # of a panel
 GREYS = {"MAML": "0.6", "Meta-dropout": "0.25"}
 
 
 def draw(runs: list[Run], section: Section, selection: Selection, advance: Callable[..., object]) -> None:
-    """A panel for each norm and number of shots, of all runs; a sheet of images a run and norm."""
-    norms = [norm for norm in NORMS if any(norm in run.attacks for run in runs)]
+    """A panel for each norm, threat and number of shots, of all runs; a sheet of images a run, norm and threat."""
+    kinds = [kind for kind in TITLES if any(kind in run.attacks for run in runs)]
     caption = "Accuracy on the query images of test tasks under attack, by the largest norm of the perturbation; "
-    caption += "bands are 95 % intervals over episodes. " + "; ".join(describe(norm, runs) for norm in norms)
+    caption += "bands are 95 % intervals over episodes. " + "; ".join(describe(kind, runs) for kind in kinds)
     caption += ". Dotted: the paper's curves, digitised (Omniglot 20-way, another attack)."
     section.add("robustness", caption, panels(runs))
     for run in runs:
-        for norm, attack in run.attacks.items():
+        for kind, attack in run.attacks.items():
             if attack["sheet"] is not None:
-                name = f"attacked_{runs.index(run)}_{norm}" if len(runs) > 1 else f"attacked_{norm}"
-                caption = f"{run.name}, {NORMS[norm].title}: the first query image of every class of the first test "
+                numbers = [str(runs.index(run))] if len(runs) > 1 else []
+                name = "_".join(["attacked", *numbers, *kind])
+                caption = f"{run.name}, {TITLES[kind]}: the first query image of every class of the first test "
                 caption += "task at its worst place, below it the perturbation (red adds ink, blue takes it), by eps. "
                 caption += "Framed: misclassified, as the class of the number."
                 section.add(name, caption, sheet(attack))
     advance()
 
 
-def describe(norm: str, runs: list[Run]) -> str:
-    """How the runs were attacked in this norm."""
-    told = [run.attacks[norm] for run in runs if norm in run.attacks]
+def describe(kind: tuple[str, str], runs: list[Run]) -> str:
+    """How the runs were attacked in this norm by this threat."""
+    told = [run.attacks[kind] for run in runs if kind in run.attacks]
     first = told[0]["settings"]["attack"]
     episodes = " or ".join(dict.fromkeys(str(attack["accuracies"].shape[1]) for attack in told))
     alike = "" if all(attack["settings"]["attack"] == first for attack in told) else " (others otherwise)"
     method = first.get("method", "pgd") + (" of the margin" if first.get("loss") == "margin" else "")
-    steps = f"{method}, {first.get('steps')} steps, {first.get('restarts')} restarts, {first.get('threat')}"
+    steps = f"{method}, {first.get('steps')} steps, {first.get('restarts')} restarts"
     guide = first.get("surrogate", {}).get("weights_sha256")
     own = guide == told[0].get("weights_sha256")
     whose = ", by its own gradients of other noise" if own else ", by another run's gradients"
-    return f"{NORMS[norm].title}: {episodes} episodes, {steps}{whose if guide else ''}{alike}"
+    return f"{TITLES[kind]}: {episodes} episodes, {steps}{whose if guide else ''}{alike}"
 
 
 def panels(runs: list[Run]) -> Figure:
     coloured_runs = coloured({run.label: run for run in runs})
-    shown = {}  # norm and shots -> the runs of these
+    shown = {}  # norm and threat, and shots -> the runs of these
     for colour, name, run in coloured_runs:
-        for norm in run.attacks:
-            shown.setdefault((norm, run.config.get("shot")), []).append((colour, name, run))
+        for kind in run.attacks:
+            shown.setdefault((kind, run.config.get("shot")), []).append((colour, name, run))
     shots = {shot for _, shot in shown}
     fig = Figure(figsize=(3 * len(shown) + 2.2, 3))
     axes = fig.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    places = sorted(shown, key=lambda place: (list(NORMS).index(place[0]), place[1] or 0))
-    for ax, (norm, shot) in zip(axes, places, strict=True):
+    places = sorted(shown, key=lambda place: (list(TITLES).index(place[0]), place[1] or 0))
+    for ax, (kind, shot) in zip(axes, places, strict=True):
+        norm, _ = kind
         for model, accuracies in PAPER.get((shot, norm), {}).items():
             ax.plot(NORMS[norm].budgets, accuracies, color=GREYS[model], linestyle=":", label=f"{model}, paper")
-        for colour, name, run in shown[norm, shot]:
-            draw_curve(ax, run.attacks[norm], colour, name)
-        ax.set(xlabel=f"eps, {NORMS[norm].title}{f', {shot}-shot' if len(shots) > 1 else ''}", ylim=(0, 100))
+        for colour, name, run in shown[kind, shot]:
+            draw_curve(ax, run.attacks[kind], colour, name)
+        ax.set(xlabel=f"eps, {TITLES[kind]}{f', {shot}-shot' if len(shots) > 1 else ''}", ylim=(0, 100))
     axes[0].set_ylabel("accuracy under attack (%)")
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     fig.legend(handles.values(), handles.keys(), loc="outside right center")

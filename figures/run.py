@@ -53,8 +53,9 @@ class Run:
         return read_collapse(self.savedir)
 
     @cached_property
-    def attacks(self) -> dict[str, dict]:
-        """By norm the latest attack: what attack.json says, and its `sheet`: images [E,way,H,W,C], labels [E,way]."""
+    def attacks(self) -> dict[tuple[str, str], dict]:
+        """By norm and threat the latest attack: what attack.json says, and its `sheet`: images [E,way,H,W,C], labels
+        [E,way]."""
         return read_attacks(self.savedir)
 
 
@@ -157,16 +158,16 @@ def read_collapse(savedir: Path) -> dict[str, list[dict]]:
     return kinds
 
 
-def read_attacks(savedir: Path) -> dict[str, dict]:
-    """By norm the attack in savedir that is drawn: the latest by the run's own gradients at the norm's usual radii;
-    where there is none, the latest. UserError where there is no attack, or where one is damaged."""
+def read_attacks(savedir: Path) -> dict[tuple[str, str], dict]:
+    """By norm and threat the attack in savedir that is drawn: the latest by the run's own gradients at the norm's usual
+    radii; where there is none, the latest. UserError where there is no attack, or where one is damaged."""
     latest = results.read_attack(savedir)
-    attacks = {norm_of(latest): latest | {"sheet": None}}
+    attacks = {kind_of(latest): latest | {"sheet": None}}
     for path in (savedir / "tests").glob("attack-*.json"):
         attack = results.attack_in(path)
-        norm = norm_of(attack)
-        if norm not in attacks or rank(attack) >= rank(attacks[norm]):
-            attacks[norm] = attack | {"sheet": read_sheet(path.with_suffix(".npz"))}
+        kind = kind_of(attack)
+        if kind not in attacks or rank(attack) >= rank(attacks[kind]):
+            attacks[kind] = attack | {"sheet": read_sheet(path.with_suffix(".npz"))}
     return attacks
 
 
@@ -174,12 +175,14 @@ def rank(attack: dict) -> tuple[bool, str]:
     """Of two attacks the greater one is drawn: is it the usual one, and when was it made?"""
     told = attack["settings"]["attack"]
     usual = told.get("method", "pgd") == "pgd" and "surrogate" not in told
-    usual &= tuple(attack["eps"]) == NORMS[norm_of(attack)].budgets
+    usual &= tuple(attack["eps"]) == NORMS[told["norm"]].budgets
     return usual, results.made_at(attack)
 
 
-def norm_of(attack: dict) -> str:
-    return attack["settings"]["attack"]["norm"]
+def kind_of(attack: dict) -> tuple[str, str]:
+    """Norm and threat."""
+    told = attack["settings"]["attack"]
+    return told["norm"], told.get("threat", "joint")
 
 
 def read_sheet(path: Path) -> dict | None:

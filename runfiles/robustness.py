@@ -18,7 +18,7 @@ import regularisers
 from regularisers import TEST
 from tables import EPISODES, ROOT, SAMPLES, TRAINING, over_seeds, refuse_mixed, split_command
 
-from attacks import MADRY, NORMS
+from attacks import MADRY, NORMS, THREATS
 from errors import Parser, UserError, run
 from studies.robustness import CLEAN
 from training.results import attack_in, made_at, summary
@@ -102,7 +102,7 @@ CURVE, REMAINING = (
     Probe("40 steps", (0.06, 0.1)),
     Probe("40 steps, up the loss of those that remain", (0.06, 0.1), threat="remaining"),
 )
-CURVES = {CURVE: "", REMAINING: ", those that remain"}  # those that are made at every radius, and shown as curves, too
+CURVES = (CURVE, REMAINING)  # those that are made at every radius, and shown as curves, too
 PROBES = (
     Probe("10 steps", (0.06, 0.1), steps=10),
     CURVE,
@@ -185,7 +185,7 @@ def accuracies(own: list[dict], probe: Probe, eps: float) -> np.ndarray | None:
 
 def curves(attacks: dict[str, dict[int, list[dict]]]) -> None:
     """A table for each norm and each of CURVES: accuracy by eps, mean over the seeds with its interval."""
-    for (norm, ball), (probe, words) in itertools.product(NORMS.items(), CURVES.items()):
+    for (norm, ball), probe in itertools.product(NORMS.items(), CURVES):
         rows = []
         for name, seeds in attacks.items():
             own = {
@@ -198,7 +198,9 @@ def curves(attacks: dict[str, dict[int, list[dict]]]) -> None:
                 cells = [over_seeds(column) for column in zip(*own.values(), strict=True)]
                 rows.append(f"| {TITLES[name]} | {len(own)} | {' | '.join(cells)} |")
         if rows:
-            print(f"\n| {norm}{words}, eps | seeds | {' | '.join(f'{eps:g}' for eps in ball.budgets)} |")
+            print(
+                f"\n| {norm}{THREATS[probe.threat]}, eps | seeds | {' | '.join(f'{eps:g}' for eps in ball.budgets)} |"
+            )
             print("|" + "---|" * (len(ball.budgets) + 2))
             print(*rows, sep="\n")
 

@@ -42,9 +42,9 @@ def test_the_latest_attack_of_each_norm_is_drawn(tmp_path):
     write_attack(tmp_path, "l2", [80, 10, 50], "a", "2026-01-01")
     write_attack(tmp_path, "linf", [70, 30, 40], "c", sheet=False)
     run = Run(tmp_path, {"model": "maml"}, "MAML")
-    assert run.attacks["l2"]["accuracy"] == [90, 20, 60] and run.attacks["linf"]["sheet"] is None
+    assert run.attacks["l2", "joint"]["accuracy"] == [90, 20, 60] and run.attacks["linf", "joint"]["sheet"] is None
     (tmp_path / "tests/attack-c.json").unlink()
-    assert read_attacks(tmp_path)["linf"]["accuracy"] == [70, 30, 40]  # attack.json is there still
+    assert read_attacks(tmp_path)["linf", "joint"]["accuracy"] == [70, 30, 40]  # attack.json is there still
     figure = robustness.panels([run])
     _, l2 = figure.axes
     (mine,) = (line for line in l2.lines if line.get_label() == "MAML")
@@ -72,7 +72,7 @@ def test_a_later_attack_of_another_kind_is_not_drawn_in_place_of_the_usual_one(n
     def write(first, digest, day, **attack):
         eps = attack["eps"]
         write_attack(tmp_path, norm, [first - i for i in range(len(eps))], digest, f"2026-01-0{day}", **attack)
-        return read_attacks(tmp_path)[norm]["accuracy"][0]
+        return read_attacks(tmp_path)[norm, "joint"]["accuracy"][0]
 
     assert write(80, "e", 4, **(usual | other)) == 80  # alone it is
     assert write(70, "d", 5, **(usual | other)) == 70  # the later one of two
@@ -80,7 +80,7 @@ def test_a_later_attack_of_another_kind_is_not_drawn_in_place_of_the_usual_one(n
     assert write(50, "f", 2, **usual) == 60
     assert write(40, "c", 6, **usual, method=None) == 40  # an older version told of no other
     assert write(30, "b", 7, **(usual | other)) == 40
-    drawn = read_attacks(tmp_path)[norm]
+    drawn = read_attacks(tmp_path)[norm, "joint"]
     assert drawn["sheet"]["images"].shape == (6, 2, 16, 16, 1) and drawn["sheet"]["clean"].shape == (2, 16, 16, 1)
 
 
@@ -126,6 +126,23 @@ def test_a_panel_has_its_own_norms_radii_shots_and_the_papers_curves(tmp_path):
             assert list(lines[name].get_ydata()) == PAPER[name][paper]
 
 
+def test_each_threat_has_a_panel_and_a_sheet_of_its_own(tmp_path):
+    for day, (threat, first) in enumerate([("single", 30), ("remaining", 20), ("joint", 60), (None, 70)]):
+        write_attack(tmp_path / "run", "linf", [90, first, 60], str(day), f"2026-01-0{day + 1}", threat=threat)
+    run = Run(tmp_path / "run", {"model": "maml", "shot": 1}, "MAML")
+    figure = robustness.panels([run])
+    title = TITLES["linf"]
+    names = ["", ", those that remain", ", one at a time"]
+    assert [ax.get_xlabel() for ax in figure.axes] == [f"eps, {title}{name}" for name in names]
+    lines = [next(line for line in ax.lines if line.get_label() == "MAML") for ax in figure.axes]
+    assert [line.get_ydata()[-1] for line in lines] == [70, 20, 30]  # an older version told of no threat
+    assert all(len(ax.lines) == 3 for ax in figure.axes)  # the paper's are behind each
+    done = call("plot.py", "--savedir", tmp_path / "run", "--figures", "attack", "--format", "png", "--dpi", 40)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "run/plot/index.html").read_text()
+    assert all(f'src="attacked_linf_{threat}.png"' in page for threat in ("joint", "remaining", "single"))
+
+
 def test_a_single_panel_does_not_tell_shots_and_has_its_legend_whole(tmp_path):
     write_attack(tmp_path, "linf", [90, 20, 60], "b")
     runs = [Run(tmp_path, {"model": "maml", "shot": 5}, name) for name in ("MAML, adversarial linf:0.02", "MAML")]
@@ -144,9 +161,9 @@ def test_the_caption_tells_how_the_runs_were_attacked(tmp_path):
         for number, attack in enumerate(attacks):
             write_attack(tmp_path / f"{len(attacks)}_{number}", "l2", [90, 20, 60], "a", **attack)
             runs.append(Run(tmp_path / f"{len(attacks)}_{number}", {"model": "maml"}, "MAML"))
-        return robustness.describe("l2", runs)
+        return robustness.describe(("l2", "joint"), runs)
 
-    steps = "7 steps, 1 restarts, joint"
+    steps = "7 steps, 1 restarts"
     assert described({}) == f"$L_2$: 2 episodes, pgd, {steps}"
     assert described({"loss": "margin"}) == f"$L_2$: 2 episodes, pgd of the margin, {steps}"
     assert described({"method": "square"}) == f"$L_2$: 2 episodes, square, {steps}"
@@ -158,7 +175,7 @@ def test_the_caption_tells_how_the_runs_were_attacked(tmp_path):
 
 def test_a_sheet_shows_what_was_added_and_what_an_image_is_taken_for(tmp_path):
     write_attack(tmp_path, "l2", [90, 20, 60], "b")
-    figure = robustness.sheet(read_attacks(tmp_path)["l2"])
+    figure = robustness.sheet(read_attacks(tmp_path)["l2", "joint"])
     axes = np.array(figure.axes).reshape(6, 2)
     assert axes[2, 1].get_title() == "0" and axes[2, 0].get_title() == axes[4, 1].get_title() == ""
     added = axes[3, 1].images[0].get_array()
@@ -176,7 +193,7 @@ def test_a_sheet_shows_what_was_added_and_what_an_image_is_taken_for(tmp_path):
 
 def test_a_sheet_without_eps_0_shows_the_perturbation_of_the_clean_image(tmp_path):
     write_attack(tmp_path, "l2", [20, 60], "b", eps=(0.1, 0.05))
-    figure = robustness.sheet(read_attacks(tmp_path)["l2"])
+    figure = robustness.sheet(read_attacks(tmp_path)["l2", "joint"])
     first, second = (np.array(figure.axes).reshape(4, 2)[row, 1].images[0].get_array() for row in (1, 3))
     assert first[0, 0] == pytest.approx(0.1) and second[0, 1] == pytest.approx(-0.05)
     assert np.count_nonzero(first) == np.count_nonzero(second) == 1
@@ -187,7 +204,9 @@ def test_the_page_has_the_attacks_or_says_why_not(tmp_path):
     done = call("plot.py", "--savedir", tmp_path, "--figures", "attack", "--format", "png", "--dpi", 40)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "plot/index.html").read_text()
-    assert 'src="robustness.png"' in page and 'src="attacked_l1.png"' in page and "2 episodes, pgd, 7 steps" in page
+    assert (
+        'src="robustness.png"' in page and 'src="attacked_l1_joint.png"' in page and "2 episodes, pgd, 7 steps" in page
+    )
     (tmp_path / "tests/attack-b.json").write_text("{")
     with pytest.raises(UserError, match=r"attack-b\.json cannot be read"):
         read_attacks(tmp_path)
