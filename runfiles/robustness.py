@@ -109,7 +109,7 @@ PROBES = (
     REMAINING,
     Probe("200 steps", steps=200),
     Probe("40 steps up the margin", (0.06, 0.1), loss="margin"),
-    Probe("10 steps, one image at a time", steps=10, threat="single"),
+    Probe("10 steps, one image at a time", (0.06, 0.1), steps=10, threat="single"),
     Probe("10 restarts, up the margin of those that remain", restarts=10, loss="margin", threat="remaining"),
     Probe("40 steps of the other learner's gradients", surrogate="other"),
     Probe("40 steps, gradients over 4 other draws of the noise", surrogate="own", draws=4),
