@@ -68,11 +68,12 @@ def pgd(look: Look, x, y, norm: Norm, eps, step, steps: int, restarts: int, norm
     def descend(restart, worst):
         d = tf.zeros_like(rows) if clean_start else beginning(rows, norm, eps, lambda k: normals(restart, k))
 
-        def once(i, d, worst):
+        def once(i, d, worst, _):
             gradient, worst = visit(d, worst)
-            return i + 1, ascend(d, gradient, rows, norm, eps, step), worst
+            return i + 1, ascend(d, gradient, rows, norm, eps, step), worst, tf.reduce_any(gradient != 0)
 
-        _, d, worst = tf.while_loop(lambda i, *_: i < steps, once, (0, d, worst))
+        # Without a gradient no step goes anywhere: so it is where all are lost, and those that remain are climbed.
+        _, d, worst, _ = tf.while_loop(lambda i, d, worst, moves: (i < steps) & moves, once, (0, d, worst, True))
         return restart + 1, visit(d, worst)[1]
 
     _, worst = visit(tf.zeros_like(rows), Worst.of_none(x))

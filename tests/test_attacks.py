@@ -258,7 +258,7 @@ def test_an_attack_tells_which_images_are_lost():
     def look(images, lost):
         logits = linear(images)
         tf.numpy_function(lambda lost, logits: seen.append((lost[0].copy(), logits[0].copy())), [lost, logits], [])
-        return logits, tf.random.stateless_normal(x.shape, [1, 2], dtype=x.dtype) * tf.cast(len(seen), x.dtype)
+        return logits, tf.random.stateless_normal(x.shape, [1, 2], dtype=x.dtype)
 
     def run(x):
         def draw(restart, k):
@@ -273,6 +273,28 @@ def test_an_attack_tells_which_images_are_lost():
         np.testing.assert_array_equal(lost, so_far)
         so_far |= logits.argmax(-1) == 1
     assert wrong.tolist() == so_far.tolist() and not wrong[1] and wrong[2]
+
+
+@pytest.mark.parametrize(("remaining", "looks"), [(False, 1 + 2 * 21), (True, 1 + 5 + 2)])
+def test_an_attack_of_those_that_remain_ends_where_all_are_lost(remaining, looks):
+    """Both images are lost behind three steps. A restart looks at its first and its last place at least."""
+    x, y, count = images_at([0.05, 0.05], "linf"), tf.constant(np.tile([1.0, 0.0], (2, 1))), []
+
+    def counted(images):
+        tf.numpy_function(lambda images: count.append(images.shape), [images], [])
+        return linear(images)
+
+    def run(x):
+        look = attacks.together(counted, y, remaining=remaining)
+
+        def draw(restart, k):  # both restarts begin at the clean image
+            return tf.zeros([2, k], tf.float64)
+
+        return attacks.pgd(look, x, y, attacks.NORMS["linf"], 0.1, 0.02, 20, 2, draw)
+
+    wrong, _, images, _ = tf.function(run, autograph=False)(x)
+    assert wrong.numpy().all() and len(count) == looks
+    assert np.abs(images - x).max() == pytest.approx(0.06 if remaining else 0.1)
 
 
 def test_more_restarts_and_steps_find_what_fewer_miss():
