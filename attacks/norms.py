@@ -97,19 +97,19 @@ def start_in_l1_ball(normals, d):
 
 NORMS = {
     "linf": Norm(
-        "$L_\\infty$",
+        "L∞",
         (0, 0.02, 0.04, 0.06, 0.08, 0.1),
         lambda d: tf.reduce_max(tf.abs(d), -1),
         lambda d, eps: tf.clip_by_value(d, -eps, eps),
         lambda g, x: tf.sign(g),
         start_in_cube,
     ),
-    "l2": Norm("$L_2$", (0, 1, 2, 3, 4, 5), length, scale_into(length), per_size(length), start_in_ball),
+    "l2": Norm("L2", (0, 1, 2, 3, 4, 5), length, scale_into(length), per_size(length), start_in_ball),
     "l1": Norm(
-        "$L_1$, sparse steps", (0, 20, 40, 60, 80, 100), absolute_sum, project_onto_l1, sparse, start_in_l1_ball
+        "L1, sparse steps", (0, 20, 40, 60, 80, 100), absolute_sum, project_onto_l1, sparse, start_in_l1_ball
     ),
     "l1_dense": Norm(
-        "$L_1$, dense steps",
+        "L1, dense steps",
         (0, 20, 40, 60, 80, 100),
         absolute_sum,
         scale_into(absolute_sum),

@@ -99,7 +99,7 @@ PAPER = {
         (5, "linf"): [98.7, 89.1, 80.7, 71.2, 58.8, 43.3],
     },
 }
-TITLES = {"linf": "$L_\\infty$", "l2": "$L_2$", "l1": "$L_1$, sparse steps", "l1_dense": "$L_1$, dense steps"}
+TITLES = {"linf": "L∞", "l2": "L2", "l1": "L1, sparse steps", "l1_dense": "L1, dense steps"}
 
 
 def test_a_panel_has_its_own_norms_radii_shots_and_the_papers_curves(tmp_path):
@@ -147,7 +147,7 @@ def test_a_single_panel_does_not_tell_shots_and_has_its_legend_whole(tmp_path):
     write_attack(tmp_path, "linf", [90, 20, 60], "b")
     runs = [Run(tmp_path, {"model": "maml", "shot": 5}, name) for name in ("MAML, adversarial linf:0.02", "MAML")]
     figure = robustness.panels(runs)
-    assert [ax.get_xlabel() for ax in figure.axes] == ["eps, $L_\\infty$"]
+    assert [ax.get_xlabel() for ax in figure.axes] == ["eps, L∞"]
     figure.draw_without_rendering()
     (legend,) = figure.legends
     assert len(legend.get_texts()) == 4
@@ -164,13 +164,13 @@ def test_the_caption_tells_how_the_runs_were_attacked(tmp_path):
         return robustness.describe(("l2", "joint"), runs)
 
     steps = "7 steps, 1 restarts"
-    assert described({}) == f"$L_2$: 2 episodes, pgd, {steps}"
-    assert described({"loss": "margin"}) == f"$L_2$: 2 episodes, pgd of the margin, {steps}"
-    assert described({"method": "square"}) == f"$L_2$: 2 episodes, square, {steps}"
+    assert described({}) == f"L2: 2 episodes, pgd, {steps}"
+    assert described({"loss": "margin"}) == f"L2: 2 episodes, pgd of the margin, {steps}"
+    assert described({"method": "square"}) == f"L2: 2 episodes, square, {steps}"
     surrogate = {"weights_sha256": "w", "draws": 1}
-    assert described({"surrogate": surrogate}) == f"$L_2$: 2 episodes, pgd, {steps}, by another run's gradients"
-    assert described({}, {}) == f"$L_2$: 2 episodes, pgd, {steps}"
-    assert described({}, {"loss": "margin"}) == f"$L_2$: 2 episodes, pgd, {steps} (others otherwise)"
+    assert described({"surrogate": surrogate}) == f"L2: 2 episodes, pgd, {steps}, by another run's gradients"
+    assert described({}, {}) == f"L2: 2 episodes, pgd, {steps}"
+    assert described({}, {"loss": "margin"}) == f"L2: 2 episodes, pgd, {steps} (others otherwise)"
 
 
 def test_a_sheet_shows_what_was_added_and_what_an_image_is_taken_for(tmp_path):
