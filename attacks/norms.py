@@ -105,9 +105,7 @@ NORMS = {
         start_in_cube,
     ),
     "l2": Norm("L2", (0, 1, 2, 3, 4, 5), length, scale_into(length), per_size(length), start_in_ball),
-    "l1": Norm(
-        "L1, sparse steps", (0, 20, 40, 60, 80, 100), absolute_sum, project_onto_l1, sparse, start_in_l1_ball
-    ),
+    "l1": Norm("L1, sparse steps", (0, 20, 40, 60, 80, 100), absolute_sum, project_onto_l1, sparse, start_in_l1_ball),
     "l1_dense": Norm(
         "L1, dense steps",
         (0, 20, 40, 60, 80, 100),
