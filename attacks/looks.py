@@ -14,7 +14,6 @@ from lazy import tf
 # images of their losses.
 Look = Callable
 
-
 # `together`, with `remaining`, and `one_by_one`; and what a title says of it.
 THREATS = {"joint": "", "remaining": ", those that remain", "single": ", one at a time"}
 
