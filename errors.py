@@ -2,6 +2,7 @@
 exit code for scripts."""
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -43,7 +44,12 @@ class Stop:
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Call main() and leave with its exit code (None is 0); UserError: its sentence and 2, Ctrl-C: 130."""
     try:
-        sys.exit(main())
+        code = main()
+        sys.stdout.flush()  # a reader that has left is noticed here, and not after the last line of Python
+        sys.exit(code)
+    except BrokenPipeError:  # who reads the output has enough of it, as `head` has: end as other programs do
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except UserError as fault:
         print(f"error: {' '.join(str(fault).split())}", file=sys.stderr)
         sys.exit(2)

@@ -24,6 +24,11 @@ def margin(logits, y):
     return tf.reduce_max(tf.where(tf.broadcast_to(y > 0, logits.shape), logits.dtype.min, logits), -1) - own
 
 
+def misclassified(logits, y):
+    """Is another class' logit the largest? [T,Q,way], one-hot [Q,way] -> bool [T,Q]."""
+    return tf.argmax(logits, -1) != tf.argmax(y, -1)
+
+
 LOSSES = {"cross_entropy": layers.cross_entropies, "margin": margin}  # of an image's logits, [T,Q]
 
 
@@ -51,9 +56,8 @@ def together(
         logits = classify(x)
         losses = loss(guide(x) if guide else logits, y)
         if remaining and lost is not None:
-            wrong = tf.argmax(logits, -1) != tf.argmax(y, -1)
             draws = [losses.shape[0] // x.shape[0], 1]
-            losses = tf.where(tf.tile(wrong | lost, draws), tf.zeros_like(losses), losses)
+            losses = tf.where(tf.tile(misclassified(logits, y) | lost, draws), tf.zeros_like(losses), losses)
         return logits, mean_gradient(losses, x)
 
     return look

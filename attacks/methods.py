@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import layers
-from attacks.looks import Look, margin
+from attacks.looks import Look, margin, misclassified
 from attacks.norms import NORMS, Norm, ascend, beginning, rows_of
 from lazy import tf
 
@@ -39,15 +39,13 @@ class Worst(NamedTuple):
 
     def and_at(self, images, logits, y) -> Worst:
         """With what these images' logits tell."""
-        labels = tf.argmax(logits, -1, tf.int32)
-        wrong = labels != tf.argmax(y, -1, tf.int32)
-        loss = layers.cross_entropies(logits, y)
+        wrong, loss = misclassified(logits, y), layers.cross_entropies(logits, y)
         better = tf.where(wrong == self.wrong, loss > self.loss, wrong)
         return Worst(
             self.wrong | wrong,
             tf.where(better, loss, self.loss),
             tf.where(better[..., None, None, None], images, self.images),
-            tf.where(better, labels, self.labels),
+            tf.where(better, tf.argmax(logits, -1, tf.int32), self.labels),
         )
 
 

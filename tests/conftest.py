@@ -53,7 +53,8 @@ def data_dir(tmp_path_factory) -> Path:
 def cli(program: str, *args, **settings) -> subprocess.CompletedProcess:
     """Run one of the programs from another folder than its own, as a user may."""
     command = [sys.executable, str(ROOT / program), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=150, check=False, **settings)
+    settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
+    return subprocess.run(command, text=True, timeout=150, check=False, **settings)
 
 
 def call(program: str, *args) -> subprocess.CompletedProcess:

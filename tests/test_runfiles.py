@@ -439,3 +439,15 @@ def test_a_drawing_goes_through_a_canvas_as_large_as_the_pages():
     assert sent.size[0] == sent.size[1] and np.ptp(places[:, 1]) > 4 * np.ptp(places[:, 0])
     np.testing.assert_allclose((places.min(0) + places.max(0)) / 2 / sent.size[0], 0.5, atol=0.05)
     assert SIDE >= 105
+
+
+def test_a_reader_that_has_enough_is_no_fault_and_a_full_disk_is_one_sentence():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = cli("runfiles/robustness.py", "--runs", stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+    if os.path.exists("/dev/full"):
+        with open("/dev/full", "w") as full:
+            done = cli("runfiles/robustness.py", "--runs", stdout=full)
+        assert done.returncode == 2 and done.stderr == "error: cannot read or write the disk: No space left on device\n"
