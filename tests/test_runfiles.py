@@ -442,13 +442,13 @@ def test_a_drawing_goes_through_a_canvas_as_large_as_the_pages():
 
 
 def test_a_reader_that_has_enough_is_no_fault_and_a_full_disk_is_one_sentence():
-    # A few lines: they are still in the buffer when main() is done.
+    buffered = os.environ | {"PYTHONUNBUFFERED": ""}  # a few lines: they are still there when main() is done
     reader, writer = os.pipe()
     os.close(reader)
-    done = cli("runfiles/transfer.py", "--runs", stdout=writer)
+    done = cli("runfiles/transfer.py", "--runs", stdout=writer, env=buffered)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
     if os.path.exists("/dev/full"):
         with open("/dev/full", "w") as full:
-            done = cli("runfiles/transfer.py", "--runs", stdout=full)
+            done = cli("runfiles/transfer.py", "--runs", stdout=full, env=buffered)
         assert done.returncode == 2 and done.stderr == "error: cannot read or write the disk: No space left on device\n"
