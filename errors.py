@@ -48,8 +48,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         sys.stdout.flush()  # a reader that has left is noticed here, and not after the last line of Python
         sys.exit(code)
     except BrokenPipeError:  # who reads the output has enough of it, as `head` has: end as other programs do
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        leave(128 + signal.SIGPIPE)
     except UserError as fault:
         print(f"error: {' '.join(str(fault).split())}", file=sys.stderr)
         sys.exit(2)
@@ -58,7 +57,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             raise
         place = str(fault.filename or "the disk")
         print(f"error: cannot read or write {place[:200]}: {fault.strerror}", file=sys.stderr)
-        sys.exit(2)
+        leave(2)
     except MemoryError as fault:
         print(f"error: this machine's memory is not enough: {fault}", file=sys.stderr)
         sys.exit(2)
@@ -71,3 +70,12 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def leave(code: int) -> NoReturn:
+    """Exit, without what standard output cannot take any more: Python would say so again, with a code of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
