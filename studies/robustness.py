@@ -70,7 +70,7 @@ def classifier(engine: Engine, x_s, seeds, samples: int) -> Callable:
     each of seeds [K*T,2]."""
     learner, params = engine.learner, read(engine.params)
     y = model.labels_of(x_s, learner.way)
-    # One draw after the other: on a CPU a task's kernels are several times as fast without a task axis.
+    # One draw after the other: on a CPU a task's kernels are faster without a task axis.
     adapted = [
         learner.adapt(params, x_s, y, task_noise(own), samples)[0]
         for own in tf.split(seeds, seeds.shape[0] // x_s.shape[0])
