@@ -62,7 +62,7 @@ class Run:
 def open_runs(savedirs: list[Path]) -> list[Run]:
     """The runs in these folders, with names that are all different.
 
-    A run is named for its learner and its perturbation; with its folder's name where another one has the same.
+    A run is called as `describe` has it; with its folder's name where another one has the same.
     UserError where a folder holds no run.
     """
     runs = [Run(savedir, results.read_config(savedir, ["model"])) for savedir in savedirs]
@@ -76,11 +76,12 @@ def open_runs(savedirs: list[Path]) -> list[Run]:
 
 
 def describe(config: dict) -> str:
-    """A run's learner, how it is perturbed, and what it was trained on."""
+    """A run's learner, how it is perturbed, what it adapts, by which meta-gradient and on what it was trained."""
     model, perturbation = str(config["model"]), config.get("perturbation") or "none"
     title = LEARNERS[model].title if model in LEARNERS else model
-    adapt = config.get("adapt") or "all"
+    adapt, gradient = config.get("adapt") or "all", config.get("meta_gradient") or "published"
     parts = [f"{perturbation}"] * (perturbation != "none") + [f"{adapt} adapted"] * (adapt != "all")
+    parts += [f"{gradient.replace('_', ' ')} gradient"] * (gradient != "published")
     parts += [f"adversarial {config['adversarial']}"] if config.get("adversarial") else []
     return ", ".join([title, *parts])
 

@@ -21,6 +21,9 @@ from studies import export_format
         ({"model": "maml", "perturbation": "none", "adapt": "all"}, "MAML"),
         ({"model": "maml", "perturbation": "vib"}, "MAML, vib"),
         ({"model": "metasgd", "perturbation": "noise", "adapt": "head"}, "Meta-SGD, noise, head adapted"),
+        ({"model": "maml", "meta_gradient": "published", "adversarial": "l2:1"}, "MAML, adversarial l2:1"),
+        ({"model": "metadrop", "meta_gradient": "exact"}, "Meta-dropout, exact gradient"),
+        ({"model": "maml", "meta_gradient": "first_order"}, "MAML, first order gradient"),
         ({"model": "of the future"}, "of the future"),
     ],
 )
