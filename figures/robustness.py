@@ -23,6 +23,7 @@ PAPER = {
 PAPER[1, "l1_dense"] = PAPER[1, "l1"]
 TITLES = {(norm, threat): NORMS[norm].title + THREATS[threat] for norm in NORMS for threat in THREATS}  # of a panel
 GREYS = {"MAML": "0.6", "Meta-dropout": "0.25"}
+COLUMNS = 3  # of panels, at most
 
 
 def draw(runs: list[Run], section: Section, selection: Selection, advance: Callable[..., object]) -> None:
@@ -65,8 +66,15 @@ def panels(runs: list[Run]) -> Figure:
         for kind in run.attacks:
             shown.setdefault((kind, run.config.get("shot")), []).append((colour, name, run))
     shots = {shot for _, shot in shown}
-    fig = Figure(figsize=(3 * len(shown) + 2.2, 3))
-    axes = fig.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    rows = -(-len(shown) // COLUMNS)
+    columns = -(-len(shown) // rows)
+    fig = Figure(figsize=(3 * columns + 2.2, 3 * rows))
+    grid = fig.subplots(rows, columns, sharey=True, squeeze=False)
+    for ax in grid[:, 0]:
+        ax.set_ylabel("accuracy under attack (%)")
+    axes = grid.ravel()[: len(shown)]
+    for ax in grid.ravel()[len(shown) :]:
+        ax.remove()
     places = sorted(shown, key=lambda place: (list(TITLES).index(place[0]), place[1] or 0))
     for ax, (kind, shot) in zip(axes, places, strict=True):
         norm, _ = kind
@@ -75,7 +83,6 @@ def panels(runs: list[Run]) -> Figure:
         for colour, name, run in shown[kind, shot]:
             draw_curve(ax, run.attacks[kind], colour, name)
         ax.set(xlabel=f"eps, {TITLES[kind]}{f', {shot}-shot' if len(shots) > 1 else ''}", ylim=(0, 100))
-    axes[0].set_ylabel("accuracy under attack (%)")
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     fig.legend(handles.values(), handles.keys(), loc="outside right center")
     return fig

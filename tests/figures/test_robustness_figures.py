@@ -126,6 +126,18 @@ def test_a_panel_has_its_own_norms_radii_shots_and_the_papers_curves(tmp_path):
             assert list(lines[name].get_ydata()) == PAPER[name][paper]
 
 
+def test_panels_are_in_rows_of_three_at_most(tmp_path):
+    """Five: three above two, and the first of each row says what is drawn."""
+    for norm in RADII:
+        write_attack(tmp_path, norm, [90, 20, 60], norm)
+    write_attack(tmp_path, "linf", [90, 10, 60], "remaining", threat="remaining")
+    figure = robustness.panels([Run(tmp_path, {"model": "maml", "shot": 1}, "MAML")])
+    places = [ax.get_subplotspec() for ax in figure.axes]
+    assert [(place.rowspan.start, place.colspan.start) for place in places] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+    assert [bool(ax.get_ylabel()) for ax in figure.axes] == [True, False, False, True, False]
+    assert [ax.get_xlabel() for ax in figure.axes][:2] == ["eps, L∞", "eps, L∞, those that remain"]
+
+
 def test_each_threat_has_a_panel_and_a_sheet_of_its_own(tmp_path):
     for day, (threat, first) in enumerate([("single", 30), ("remaining", 20), ("joint", 60), (None, 70)]):
         write_attack(tmp_path / "run", "linf", [90, first, 60], str(day), f"2026-01-0{day + 1}", threat=threat)
