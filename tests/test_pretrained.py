@@ -16,8 +16,11 @@ EPISODES = 20
 def test_the_table_says_what_the_file_does(file):
     about, row = weights.read(file).about, re.search(rf"^\| `{file.name}` \|.*$", TABLE, re.MULTILINE)[0]
     settings, test = about["settings"], about["test"]
-    seed = f"_{settings['seed']}" if settings["seed"] else ""
-    assert file.stem == "{dataset}_{way}way_{shot}shot_{model}".format(**settings) + seed
+    parts = ["{dataset}_{way}way_{shot}shot_{model}".format(**settings)]
+    parts += ["exact"] * (settings.get("meta_gradient") == "exact")
+    parts += [settings["adversarial"].replace(":", "_")] if settings.get("adversarial") else []
+    parts += [str(settings["seed"])] * (settings["seed"] > 0)
+    assert file.stem == "_".join(parts)
     assert f"| {test['accuracy']:.2f} ± {test['interval95']:.2f} |" in row
     assert f"| {about['iteration']} | {test['episodes']} |" in row and test["episodes"] >= 400
     assert file.stat().st_size < 3e6
