@@ -27,6 +27,7 @@ class Preparation(NamedTuple):
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith(("I", "F")):  # 16 bits, which Pillow's own conversion would clip
             levels = np.asarray(image, np.float64)
+            levels = np.where(levels == image.info.get("transparency"), 257 * WHITE[0], levels)
             image = Image.fromarray(np.rint(np.clip(levels / 257, 0, 255)).astype(np.uint8))
         if image.has_transparency_data:
             image = image.convert("RGBA")

@@ -82,6 +82,13 @@ def test_what_is_transparent_is_white():
     assert (Preparation(4, 3)(palette) == 255).all()
 
 
+def test_the_transparent_level_of_a_png_of_sixteen_bits_is_white(tmp_path):
+    Image.fromarray(np.array([[0, 1000], [257, 65535]], np.uint16)).save(tmp_path / "a.png", transparency=1000)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.info["transparency"] == 1000
+        assert Preparation(2, 1)(image)[..., 0].tolist() == [[0, 255], [1, 255]]
+
+
 def test_a_camera_turned_on_its_side_is_turned_back(tmp_path):
     upright = np.zeros((6, 6, 3), np.uint8)
     upright[:3] = 255
