@@ -1,6 +1,8 @@
 """Accuracy under attack by the attack's budget, beside the paper's curves, and the attacked images themselves."""
 
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,7 +12,7 @@ from attacks import NORMS, THREATS
 from figures.page import Section
 from figures.run import Run
 from figures.selection import Selection
-from figures.style import BLUE, ORANGE, coloured
+from figures.style import BLUE, ORANGE, RUN_COLOURS, coloured
 
 # The paper's figure of adversarial robustness, Omniglot 20-way, digitised to half a point: by shots and norm, accuracy
 # at the radii of NORMS. Its attack was not released; which kind of L1 step it took is not known.
@@ -24,10 +26,11 @@ PAPER[1, "l1_dense"] = PAPER[1, "l1"]
 TITLES = {(norm, threat): NORMS[norm].title + THREATS[threat] for norm in NORMS for threat in THREATS}  # of a panel
 GREYS = {"MAML": "0.6", "Meta-dropout": "0.25"}
 COLUMNS = 3  # of panels, at most
+LINES = ("-", "--")
 
 
 def draw(runs: list[Run], section: Section, selection: Selection, advance: Callable[..., object]) -> None:
-    """A panel for each norm, threat and number of shots, of all runs; a sheet of images a run, norm and threat."""
+    """A panel for each norm, threat and kind of task, of all runs; a sheet of images a run, norm and threat."""
     kinds = [kind for kind in TITLES if any(kind in run.attacks for run in runs)]
     caption = "Accuracy on the query images of test tasks under attack, by the largest norm of the perturbation; "
     caption += "bands are 95 % intervals over episodes. " + "; ".join(describe(kind, runs) for kind in kinds)
@@ -60,12 +63,11 @@ def describe(kind: tuple[str, str], runs: list[Run]) -> str:
 
 
 def panels(runs: list[Run]) -> Figure:
-    coloured_runs = coloured({run.label: run for run in runs})
-    shown = {}  # norm and threat, and shots -> the runs of these
-    for colour, name, run in coloured_runs:
+    shown = {}  # norm and threat, way, and shots -> the runs of these
+    for run in runs:
         for kind in run.attacks:
-            shown.setdefault((kind, run.config.get("shot")), []).append((colour, name, run))
-    shots = {shot for _, shot in shown}
+            shown.setdefault((kind, run.config.get("way"), run.config.get("shot")), []).append(run)
+    ways, shots = ({place[i] for place in shown} for i in (1, 2))
     rows = -(-len(shown) // COLUMNS)
     columns = -(-len(shown) // rows)
     fig = Figure(figsize=(3 * columns + 2.2, 3 * rows))
@@ -75,24 +77,40 @@ def panels(runs: list[Run]) -> Figure:
     axes = grid.ravel()[: len(shown)]
     for ax in grid.ravel()[len(shown) :]:
         ax.remove()
-    places = sorted(shown, key=lambda place: (list(TITLES).index(place[0]), place[1] or 0))
-    for ax, (kind, shot) in zip(axes, places, strict=True):
-        norm, _ = kind
+    looks = looks_of(runs, list(shown.values()))
+    places = sorted(shown, key=lambda place: (list(TITLES).index(place[0]), *(number or 0 for number in place[1:])))
+    for ax, place in zip(axes, places, strict=True):
+        (norm, _), way, shot = place
         for model, accuracies in PAPER.get((shot, norm), {}).items():
             ax.plot(NORMS[norm].budgets, accuracies, color=GREYS[model], linestyle=":", label=f"{model}, paper")
-        for colour, name, run in shown[kind, shot]:
-            draw_curve(ax, run.attacks[kind], colour, name)
-        ax.set(xlabel=f"eps, {TITLES[kind]}{f', {shot}-shot' if len(shots) > 1 else ''}", ylim=(0, 100))
+        for run in shown[place]:
+            draw_curve(ax, run.attacks[place[0]], **looks[run.savedir])
+        task = [f"{way}-way"] * (len(ways) > 1) + [f"{shot}-shot"] * (len(shots) > 1)
+        ax.set(xlabel=", ".join([f"eps, {TITLES[place[0]]}", *task]), ylim=(0, 100))
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     fig.legend(handles.values(), handles.keys(), loc="outside right center")
     return fig
 
 
-def draw_curve(ax: Axes, attack: dict, colour: str, name: str) -> None:
+def looks_of(runs: list[Run], panels: list[list[Run]]) -> dict[Path, dict]:
+    """savedir -> the label, colour and line of a run. What was trained alike for several tasks looks alike, but where
+    two such runs are in one panel. After six colours the lines are dashed."""
+    alike = [Counter(run.learner for run in own) for own in panels]
+    labels = {
+        run.savedir: run.label if any(number[run.learner] > 1 for number in alike) else run.learner for run in runs
+    }
+    looks = {
+        label: {"label": label, "color": colour, "linestyle": LINES[number // len(RUN_COLOURS) % len(LINES)]}
+        for number, (colour, label, _) in enumerate(coloured(dict.fromkeys(labels.values())))
+    }
+    return {savedir: looks[label] for savedir, label in labels.items()}
+
+
+def draw_curve(ax: Axes, attack: dict, **look) -> None:
     order = np.argsort(attack["eps"])
     eps, accuracy, interval = (np.array(attack[key])[order] for key in ("eps", "accuracy", "interval95"))
-    ax.plot(eps, accuracy, color=colour, marker="o", markersize=3, linewidth=1, label=name)
-    ax.fill_between(eps, accuracy - interval, accuracy + interval, color=colour, alpha=0.2, linewidth=0)
+    ax.plot(eps, accuracy, marker="o", markersize=3, linewidth=1, **look)
+    ax.fill_between(eps, accuracy - interval, accuracy + interval, color=look["color"], alpha=0.2, linewidth=0)
 
 
 def sheet(attack: dict) -> Figure:

@@ -24,8 +24,13 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The name in a figure, where a dollar would begin a formula."""
-        return self.name.replace("$", r"\$")
+        """The name in a figure."""
+        return in_figure(self.name)
+
+    @property
+    def learner(self) -> str:
+        """As `describe`, in a figure: runs on other tasks, or with another seed, are called so, too."""
+        return in_figure(describe(self.config))
 
     @cached_property
     def export(self) -> dict:
@@ -73,6 +78,11 @@ def open_runs(savedirs: list[Path]) -> list[Run]:
         for run in runs:
             run.name = str(run.savedir)
     return runs
+
+
+def in_figure(text: str) -> str:
+    """A dollar would begin a formula."""
+    return text.replace("$", r"\$")
 
 
 def describe(config: dict) -> str:

@@ -9,6 +9,8 @@ from conftest import assert_refused, call
 from errors import UserError
 from figures import robustness
 from figures.run import Run, read_attacks
+from figures.style import BLUE, ORANGE
+from model import LEARNERS
 
 RADII = {
     "linf": (0, 0.02, 0.04, 0.06, 0.08, 0.1),
@@ -126,6 +128,41 @@ def test_a_panel_has_its_own_norms_radii_shots_and_the_papers_curves(tmp_path):
             assert list(lines[name].get_ydata()) == PAPER[name][paper]
 
 
+def test_runs_on_other_tasks_are_in_other_panels_and_those_trained_alike_look_alike(tmp_path):
+    tasks, runs = [("5-way", "1-shot"), ("5-way", "5-shot"), ("20-way", "1-shot")], []
+    for model in ("maml", "metadrop"):
+        for way, shot in ((5, 5), (20, 1), (5, 1)):
+            folder = tmp_path / f"{model}_{way}_{shot}"
+            write_attack(folder, "linf", [90, 20, 60], "a")
+            runs.append(Run(folder, {"model": model, "way": way, "shot": shot}, f"{model} ({folder.name})"))
+
+    def drawn():
+        return {
+            ax.get_xlabel(): {
+                line.get_label(): (line.get_color(), line.get_linestyle())
+                for line in ax.lines
+                if "paper" not in line.get_label()
+            }
+            for ax in robustness.panels(runs).axes
+        }
+
+    one = drawn()
+    assert list(one) == [f"eps, L∞, {way}, {shot}" for way, shot in tasks]
+    assert list(one.values()) == [{"MAML": (BLUE, "-"), "Meta-dropout": (ORANGE, "-")}] * 3
+    # Where two of a learner are in a panel, each of its runs has its folder's name; the seventh line is dashed.
+    write_attack(tmp_path / "seed 1", "linf", [90, 20, 60], "a")
+    runs += [Run(tmp_path / "seed 1", {"model": "maml", "way": 5, "shot": 1}, "maml (seed 1)")]
+    others = [model for model in LEARNERS if model not in ("maml", "metadrop")][:3]
+    for model in others:
+        write_attack(tmp_path / model, "linf", [90, 20, 60], "a")
+        runs += [Run(tmp_path / model, {"model": model, "way": 5, "shot": 1}, model)]
+    panel = drawn()["eps, L∞, 5-way, 1-shot"]
+    titles = [LEARNERS[model].title for model in others]
+    assert list(panel) == ["maml (maml_5_1)", "Meta-dropout", "maml (seed 1)", *titles]
+    looks = [look for own in drawn().values() for look in own.values()]
+    assert len(set(panel.values())) == 6 and {"-", "--"} == {line for _, line in looks}
+
+
 def test_panels_are_in_rows_of_three_at_most(tmp_path):
     """Five: three above two, and the first of each row says what is drawn."""
     for norm in RADII:
@@ -156,8 +193,11 @@ def test_each_threat_has_a_panel_and_a_sheet_of_its_own(tmp_path):
 
 
 def test_a_single_panel_does_not_tell_shots_and_has_its_legend_whole(tmp_path):
-    write_attack(tmp_path, "linf", [90, 20, 60], "b")
-    runs = [Run(tmp_path, {"model": "maml", "shot": 5}, name) for name in ("MAML, adversarial linf:0.02", "MAML")]
+    runs = []
+    for adversarial in ("linf:0.02", None):
+        write_attack(tmp_path / str(adversarial), "linf", [90, 20, 60], "b")
+        config = {"model": "maml", "shot": 5, "adversarial": adversarial}
+        runs.append(Run(tmp_path / str(adversarial), config, "named otherwise"))
     figure = robustness.panels(runs)
     assert [ax.get_xlabel() for ax in figure.axes] == ["eps, L∞"]
     figure.draw_without_rendering()
