@@ -110,6 +110,12 @@ def key(name: str, value: str) -> str:
     return f"{name}-{value}" if value else name
 
 
+def titled(name: str, value: str) -> str:
+    """What a table calls a kind with this strength."""
+    kind = KINDS[name]
+    return f"{kind.title}, {kind.strength.rpartition('_')[2]} {value}" if value else kind.title
+
+
 def lines(results: Path, seeds: list[int], flags: str) -> list[str]:
     """The runs of these seeds. Seed 0 has every strength, and no test of those; with another seed comes the test of
     seed 0 with the chosen one. UserError where none has been chosen."""

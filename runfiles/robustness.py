@@ -55,11 +55,18 @@ KINDS = {
 }
 # Those of which it is asked whether their robustness is real, with all seeds, and the other learner of each.
 OTHER = {"maml": "metadrop", "metadrop": "maml", "maml_exact": "metadrop_exact", "metadrop_exact": "maml_exact"}
-# Those of the regularisers' study join where they are there, but for those whose strength had to be chosen.
-REGULARISERS = {name: kind for name, kind in regularisers.KINDS.items() if not kind.values and name not in KINDS}
+# Those of the regularisers' study join where they have been tested, as of several strengths only the chosen one is: by
+# the name of its runs, the kind and its strength.
+REGULARISERS = {
+    regularisers.key(kind, value): (kind, value)
+    for kind, about in regularisers.KINDS.items()
+    if kind not in KINDS
+    for value in about.values or ("",)
+}
 # Those that robustness.sh attacks with the weights of pretrained/.
 SHIPPED = {"maml_20way": "MAML, 20-way", "metadrop_20way": "Meta-dropout, 20-way"}
-TITLES = {name: kind.title for name, kind in (KINDS | REGULARISERS).items()} | SHIPPED
+TITLES = {name: kind.title for name, kind in KINDS.items()} | SHIPPED
+TITLES |= {name: regularisers.titled(*own) for name, own in REGULARISERS.items()}
 TASKS = ("_20way", "_5shot", "")  # the ends of kinds' names by which their tasks differ
 
 
@@ -132,9 +139,9 @@ def runs(results: Path, flags: str) -> Iterator[str]:
                 others = [f"{ATTACK} --norm {norm} {flags}" for norm in kind.norms if seed == 0]
                 yield " | ".join([f"{results / name}_{seed}", training(name, seed, flags), curve, *others])
     others = beside(results)
-    for name in REGULARISERS:
+    for name, (kind, value) in REGULARISERS.items():
         if (others / f"{name}_0" / "meta_test.json").exists():
-            yield f"{regularisers.line(others, name, '', 0, flags, tested=True)} | {curve}"
+            yield f"{regularisers.line(others, kind, value, 0, flags, tested=True)} | {curve}"
 
 
 def beside(results: Path) -> Path:

@@ -54,20 +54,25 @@ def test_the_study_has_its_runs_and_their_curves(tmp_path):
 
 
 def test_the_regularisers_that_have_been_tested_are_attacked_too(tmp_path):
-    """In their own study's folder, with its flags: those whose strength is not chosen, and that are not in this one."""
+    """In their own study's folder, with its flags: those that are not in this one, with the strength that was tested."""
     others = tmp_path / "regularisers"
     for name in ("fixed_0", "fixed_1", "head_0", "maml_0", "mixup-1_0"):
         (others / name).mkdir(parents=True)
         (others / name / "meta_test.json").touch()
-    (others / "body_0").mkdir()
+    for name in ("body_0", "mixup-0.2_0"):
+        (others / name).mkdir()
     runs = lines(tmp_path / "robustness", "runs")
-    assert [name for name in runs if "regularisers" in name] == [str(others / name) for name in ("fixed_0", "head_0")]
+    attacked = [str(others / name) for name in ("fixed_0", "mixup-1_0", "head_0")]
+    assert [name for name in runs if "regularisers" in name] == attacked
+    assert (runs[attacked[1]][0]["perturbation"], runs[attacked[1]][0]["mix_alpha"]) == ("mixup", 1)
     train, test, attack, remaining = runs[str(others / "head_0")]
     assert (train["adapt"], train["seed"], train["n_train_iters"], test["n_test_iters"]) == ("head", 0, 800, 400)
     assert (attack["norm"], attack["query"]) == ("linf", 3) and remaining == attack | {"threat": "remaining"}
     write_attack(others / "head_0", BUDGETS["linf"], [[80, 80]] * 6)
     write_attack(tmp_path / "robustness/maml_0", BUDGETS["linf"], [[70, 70]] * 6)
-    assert [row[0] for row in tables(tmp_path / "robustness")["linf, eps"]] == ["MAML", "ANIL"]
+    write_attack(others / "mixup-1_0", BUDGETS["linf"], [[60, 60]] * 6)
+    rows = tables(tmp_path / "robustness")["linf, eps"]
+    assert [row[0] for row in rows] == ["MAML", "mixup, support, alpha 1", "ANIL"]
     write_attack(others / "fixed_0", [0.1], [[1, 2]], facts={"iteration": 400})
     assert_refused(call("runfiles/robustness.py", tmp_path / "robustness"), "their training iterations differ")
 
