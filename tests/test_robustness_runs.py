@@ -54,7 +54,7 @@ def test_the_study_has_its_runs_and_their_curves(tmp_path):
 
 
 def test_the_regularisers_that_have_been_tested_are_attacked_too(tmp_path):
-    """In their own study's folder, with its flags: those that are not in this one, with the strength that was tested."""
+    """In their study's folder, with its flags: those that are not in this one, with the strength that was tested."""
     others = tmp_path / "regularisers"
     for name in ("fixed_0", "fixed_1", "head_0", "maml_0", "mixup-1_0"):
         (others / name).mkdir(parents=True)
