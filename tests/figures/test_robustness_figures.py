@@ -128,6 +128,26 @@ def test_a_panel_has_its_own_norms_radii_shots_and_the_papers_curves(tmp_path):
             assert list(lines[name].get_ydata()) == PAPER[name][paper]
 
 
+def test_the_papers_other_curves_are_drawn_with_the_learners_that_are_there(tmp_path):
+    """Dotted, in the colour of the learner's run; a norm in which the paper has not trained it has none."""
+    runs = []
+    for name, own in (("mixed", {"perturbation": "mixup"}), ("trained", {"adversarial": "linf:0.1"})):
+        for norm in ("linf", "l1_dense"):
+            write_attack(tmp_path / name, norm, [90, 20, 60], norm)
+        runs.append(Run(tmp_path / name, {"model": "maml", "shot": 1} | own, name))
+    linf, dense = ({line.get_label(): line for line in ax.lines} for ax in robustness.panels(runs).axes)
+    always = {"MAML, paper", "Meta-dropout, paper"}
+    labels = {"MAML, mixup", "MAML, adversarial linf:0.1"}
+    assert linf.keys() == always | labels | {f"{label}, paper" for label in labels}
+    assert dense.keys() == always | labels | {"MAML, mixup, paper"}
+    assert list(linf["MAML, adversarial linf:0.1, paper"].get_ydata()) == [94.3, 87.0, 75.4, 63.9, 51.8, 41.4]
+    assert list(linf["MAML, mixup, paper"].get_ydata()) == [89.9, 24.5, 2.5, 0.6, 0.1, 0.0]
+    assert list(dense["MAML, mixup, paper"].get_ydata()) == [89.9, 10.6, 1.8, 0.6, 0.3, 0.1]
+    for label, colour in (("MAML, mixup", BLUE), ("MAML, adversarial linf:0.1", ORANGE)):
+        assert linf[label].get_color() == linf[f"{label}, paper"].get_color() == colour
+        assert linf[f"{label}, paper"].get_linestyle() == ":"
+
+
 def test_runs_on_other_tasks_are_in_other_panels_and_those_trained_alike_look_alike(tmp_path):
     tasks, runs = [("5-way", "1-shot"), ("5-way", "5-shot"), ("20-way", "1-shot")], []
     for model in ("maml", "metadrop"):
@@ -202,7 +222,7 @@ def test_a_single_panel_does_not_tell_shots_and_has_its_legend_whole(tmp_path):
     assert [ax.get_xlabel() for ax in figure.axes] == ["eps, L∞"]
     figure.draw_without_rendering()
     (legend,) = figure.legends
-    assert len(legend.get_texts()) == 4
+    assert len(legend.get_texts()) == 5  # the two runs, the paper's two, and its curve of the one that was trained on attacked images
     box, whole = legend.get_window_extent(), figure.bbox
     assert whole.x0 <= box.x0 < box.x1 <= whole.x1 and whole.y0 <= box.y0 < box.y1 <= whole.y1
 
