@@ -61,9 +61,11 @@ PAPER = {
     "MAML, adversarial l1:100": {(1, "l1"): (90.5, 75.5, 60.7, 51.6, 44.3, 35.6)},
 }
 TITLES = {(norm, threat): NORMS[norm].title + THREATS[threat] for norm in NORMS for threat in THREATS}  # of a panel
-GREYS = {"MAML": "0.6", "Meta-dropout": "0.25"}  # of the paper's two curves that are always drawn
+# How the paper's two curves look that are always drawn, where none of our runs is of their learner.
+GREYS = {"MAML": {"color": "0.6", "linestyle": "-"}, "Meta-dropout": {"color": "0.25", "linestyle": "-"}}
+PAPERS = ", paper"  # the end of its curves' labels
 COLUMNS = 3  # of panels, at most
-LINES = ("-", "--")
+LINES = {"-": ":", "--": "-."}  # of a run, and of the paper's curve of the same learner
 
 
 def draw(runs: list[Run], section: Section, selection: Selection, advance: Callable[..., object]) -> None:
@@ -115,21 +117,22 @@ def panels(runs: list[Run]) -> Figure:
     for ax in grid.ravel()[len(shown) :]:
         ax.remove()
     looks = looks_of(runs, list(shown.values()))
-    colours = GREYS | {run.learner: looks[run.savedir]["color"] for run in reversed(runs)}
+    ours = GREYS | {run.learner: looks[run.savedir] for run in reversed(runs)}
     places = sorted(shown, key=lambda place: (list(TITLES).index(place[0]), *(number or 0 for number in place[1:])))
     for ax, place in zip(axes, places, strict=True):
         (norm, _), way, shot = place
         for learner, accuracies in PAPER.items():
             own = accuracies.get((shot, norm.removesuffix("_dense")))
-            if own and learner in colours:
-                look = {"color": colours[learner], "linestyle": ":", "label": f"{learner}, paper"}
-                ax.plot(NORMS[norm].budgets, own, **look)
+            if own and learner in ours:
+                look = {"color": ours[learner]["color"], "linestyle": LINES[ours[learner]["linestyle"]]}
+                ax.plot(NORMS[norm].budgets, own, label=f"{learner}{PAPERS}", **look)
         for run in shown[place]:
             draw_curve(ax, run.attacks[place[0]], **looks[run.savedir])
         task = [f"{way}-way"] * (len(ways) > 1) + [f"{shot}-shot"] * (len(shots) > 1)
         ax.set(xlabel=", ".join([f"eps, {TITLES[place[0]]}", *task]), ylim=(0, 100))
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    fig.legend(handles.values(), handles.keys(), loc="outside right center")
+    labels = sorted(handles, key=lambda label: label.endswith(PAPERS))
+    fig.legend([handles[label] for label in labels], labels, loc="outside right center")
     return fig
 
 
@@ -141,7 +144,7 @@ def looks_of(runs: list[Run], panels: list[list[Run]]) -> dict[Path, dict]:
         run.savedir: run.label if any(number[run.learner] > 1 for number in alike) else run.learner for run in runs
     }
     looks = {
-        label: {"label": label, "color": colour, "linestyle": LINES[number // len(RUN_COLOURS) % len(LINES)]}
+        label: {"label": label, "color": colour, "linestyle": [*LINES][number // len(RUN_COLOURS) % len(LINES)]}
         for number, (colour, label, _) in enumerate(coloured(dict.fromkeys(labels.values())))
     }
     return {savedir: looks[label] for savedir, label in labels.items()}

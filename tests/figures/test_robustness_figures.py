@@ -148,6 +148,23 @@ def test_the_papers_other_curves_are_drawn_with_the_learners_that_are_there(tmp_
         assert linf[f"{label}, paper"].get_linestyle() == ":"
 
 
+def test_the_papers_curve_of_a_dashed_run_is_not_that_of_the_run_of_its_colour(tmp_path):
+    """The seventh run has the first one's colour."""
+    kinds = [{"perturbation": name} for name in ("none", "mixup", "vib", "information_dropout", "noise")]
+    kinds += [{"adversarial": attack} for attack in ("linf:0.1", "linf:0.02")]
+    runs = []
+    for number, kind in enumerate(kinds):
+        write_attack(tmp_path / str(number), "linf", [90, 20, 60], "b")
+        runs.append(Run(tmp_path / str(number), {"model": "maml", "shot": 1} | kind, str(number)))
+    figure = robustness.panels(runs)
+    looks = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}
+    last = "MAML, adversarial linf:0.02"
+    assert (looks["MAML"], looks["MAML, paper"]) == ((BLUE, "-"), (BLUE, ":"))
+    assert (looks[last], looks[f"{last}, paper"]) == ((BLUE, "--"), (BLUE, "-."))
+    papers = [text.get_text().endswith("paper") for text in figure.legends[0].get_texts()]
+    assert papers == sorted(papers) == [False] * 7 + [True] * 7
+
+
 def test_runs_on_other_tasks_are_in_other_panels_and_those_trained_alike_look_alike(tmp_path):
     tasks, runs = [("5-way", "1-shot"), ("5-way", "5-shot"), ("20-way", "1-shot")], []
     for model in ("maml", "metadrop"):
@@ -222,7 +239,7 @@ def test_a_single_panel_does_not_tell_shots_and_has_its_legend_whole(tmp_path):
     assert [ax.get_xlabel() for ax in figure.axes] == ["eps, L∞"]
     figure.draw_without_rendering()
     (legend,) = figure.legends
-    assert len(legend.get_texts()) == 5  # the two runs, the paper's two, and its curve of the one that was trained on attacked images
+    assert len(legend.get_texts()) == 5  # one of the paper of the run trained on attacked images, too
     box, whole = legend.get_window_extent(), figure.bbox
     assert whole.x0 <= box.x0 < box.x1 <= whole.x1 and whole.y0 <= box.y0 < box.y1 <= whole.y1
 
