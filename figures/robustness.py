@@ -73,7 +73,8 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
     kinds = [kind for kind in TITLES if any(kind in run.attacks for run in runs)]
     caption = "Accuracy on the query images of test tasks under attack, by the largest norm of the perturbation; "
     caption += "bands are 95 % intervals over episodes. " + "; ".join(describe(kind, runs) for kind in kinds)
-    caption += ". Dotted, or dash-dotted: the paper's curves of the same learners, digitised (Omniglot 20-way, another attack)."
+    caption += ". Dotted, or dash-dotted: the paper's curves of the same learners, digitised (Omniglot 20-way, "
+    caption += "another attack)."
     section.add("robustness", caption, panels(runs))
     for run in runs:
         for kind, attack in run.attacks.items():
