@@ -69,7 +69,7 @@ LINES = {"-": ":", "--": "-."}  # of a run, and of the paper's curve of the same
 
 
 def draw(runs: list[Run], section: Section, selection: Selection, advance: Callable[..., object]) -> None:
-    """A panel for each norm, threat and kind of task, of all runs; a sheet of images a run, norm and threat."""
+    """A panel for each norm, threat, dataset and kind of task; a sheet of images for each run, norm and threat."""
     kinds = [kind for kind in TITLES if any(kind in run.attacks for run in runs)]
     caption = "Accuracy on the query images of test tasks under attack, by the largest norm of the perturbation; "
     caption += "bands are 95 % intervals over episodes. " + "; ".join(describe(kind, runs) for kind in kinds)
@@ -103,11 +103,12 @@ def describe(kind: tuple[str, str], runs: list[Run]) -> str:
 
 
 def panels(runs: list[Run]) -> Figure:
-    shown = {}  # norm and threat, way, and shots -> the runs of these
+    shown = {}  # norm and threat, dataset, way, and shots -> the runs of these
     for run in runs:
         for kind in run.attacks:
-            shown.setdefault((kind, run.config.get("way"), run.config.get("shot")), []).append(run)
-    ways, shots = ({place[i] for place in shown} for i in (1, 2))
+            tasks = run.config.get("dataset", "omniglot"), run.config.get("way"), run.config.get("shot")
+            shown.setdefault((kind, *tasks), []).append(run)
+    datasets, ways, shots = ({place[i] for place in shown} for i in (1, 2, 3))
     rows = -(-len(shown) // COLUMNS)
     columns = -(-len(shown) // rows)
     fig = Figure(figsize=(3 * columns + 2.2, 3 * rows))
@@ -119,17 +120,18 @@ def panels(runs: list[Run]) -> Figure:
         ax.remove()
     looks = looks_of(runs, list(shown.values()))
     ours = GREYS | {run.learner: looks[run.savedir] for run in reversed(runs)}
-    places = sorted(shown, key=lambda place: (list(TITLES).index(place[0]), *(number or 0 for number in place[1:])))
+    order = list(TITLES)
+    places = sorted(shown, key=lambda place: (order.index(place[0]), place[1], *(number or 0 for number in place[2:])))
     for ax, place in zip(axes, places, strict=True):
-        (norm, _), way, shot = place
+        (norm, _), dataset, way, shot = place
         for learner, accuracies in PAPER.items():
             own = accuracies.get((shot, norm.removesuffix("_dense")))
-            if own and learner in ours:
+            if own and learner in ours and dataset == "omniglot":
                 look = {"color": ours[learner]["color"], "linestyle": LINES[ours[learner]["linestyle"]]}
                 ax.plot(NORMS[norm].budgets, own, label=f"{learner}{PAPERS}", **look)
         for run in shown[place]:
             draw_curve(ax, run.attacks[place[0]], **looks[run.savedir])
-        task = [f"{way}-way"] * (len(ways) > 1) + [f"{shot}-shot"] * (len(shots) > 1)
+        task = [dataset] * (len(datasets) > 1) + [f"{way}-way"] * (len(ways) > 1) + [f"{shot}-shot"] * (len(shots) > 1)
         ax.set(xlabel=", ".join([f"eps, {TITLES[place[0]]}", *task]), ylim=(0, 100))
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     labels = sorted(handles, key=lambda label: label.endswith(PAPERS))

@@ -23,7 +23,7 @@ from training.engine import QUERY
 
 DATASETS, MODELS, SEEDS = ("omniglot", "glyphs"), ("maml", "metadrop"), (0, 1, 2)
 WAY, QUERIES, SAMPLES = 5, 15, 10
-TRAIN = f"--way {WAY} --shot 1 --query {QUERIES} --metabatch 4 --n_train_iters 800 --val_every 200 --n_val_tasks 100"
+TRAIN = f"--way {WAY} --shot 1 --query {QUERIES} --metabatch 4 --n_train_iters 800 --val_every 200 --n_val_tasks 200"
 
 
 def lines(results: Path, flags: str) -> list[str]:

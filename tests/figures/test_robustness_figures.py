@@ -200,6 +200,15 @@ def test_runs_on_other_tasks_are_in_other_panels_and_those_trained_alike_look_al
     assert len(set(panel.values())) == 6 and {"-", "--"} == {line for _, line in looks}
 
 
+def test_runs_on_another_dataset_are_in_panels_of_their_own_without_the_papers_curves(tmp_path):
+    runs = []
+    for dataset in ("omniglot", "glyphs"):
+        write_attack(tmp_path / dataset, "linf", [90, 20, 60], "a")
+        runs.append(Run(tmp_path / dataset, {"model": "maml", "dataset": dataset, "shot": 1}, dataset))
+    drawn = {ax.get_xlabel(): [line.get_label() for line in ax.lines] for ax in robustness.panels(runs).axes}
+    assert drawn == {"eps, L∞, glyphs": ["MAML"], "eps, L∞, omniglot": [*PAPER, "MAML"]}
+
+
 def test_panels_are_in_rows_of_three_at_most(tmp_path):
     """Five: three above two, and the first of each row says what is drawn."""
     for norm in RADII:
