@@ -90,9 +90,12 @@ def describe(config: dict) -> str:
     model, perturbation = str(config["model"]), config.get("perturbation") or "none"
     title = LEARNERS[model].title if model in LEARNERS else model
     adapt, gradient = config.get("adapt") or "all", config.get("meta_gradient") or "published"
-    parts = [f"{perturbation}"] * (perturbation != "none") + [f"{adapt} adapted"] * (adapt != "all")
+    mixed, train_way = config.get("mix_set") or "support", config.get("train_way") or config.get("way")
+    parts = [f"{perturbation}"] * (perturbation != "none") + [f"{mixed} set"] * (mixed != "support")
+    parts += [f"{adapt} adapted"] * (adapt != "all")
     parts += [f"{gradient.replace('_', ' ')} gradient"] * (gradient != "published")
     parts += [f"adversarial {config['adversarial']}"] if config.get("adversarial") else []
+    parts += [f"trained {train_way}-way"] * (train_way != config.get("way"))
     return ", ".join([title, *parts])
 
 

@@ -24,6 +24,11 @@ from studies import export_format
         ({"model": "maml", "meta_gradient": "published", "adversarial": "l2:1"}, "MAML, adversarial l2:1"),
         ({"model": "metadrop", "meta_gradient": "exact"}, "Meta-dropout, exact gradient"),
         ({"model": "maml", "meta_gradient": "first_order"}, "MAML, first order gradient"),
+        ({"model": "maml", "perturbation": "mixup", "mix_set": "support"}, "MAML, mixup"),
+        ({"model": "maml", "perturbation": "mixup", "mix_set": "query"}, "MAML, mixup, query set"),
+        ({"model": "protonet", "way": 5, "train_way": None}, "Prototypical Network"),
+        ({"model": "protonet", "way": 5, "train_way": 5}, "Prototypical Network"),
+        ({"model": "protonet", "way": 5, "train_way": 60}, "Prototypical Network, trained 60-way"),
         ({"model": "of the future"}, "of the future"),
     ],
 )
