@@ -11,10 +11,10 @@ D=results/robustness
 for part in runs probes; do
   "$PYTHON" runfiles/robustness.py $D --$part -- "$@" | "$PYTHON" runfiles/train_all.py ${JOBS:+--jobs $JOBS}
 done
-for norm in linf l2; do
+for attack in "linf --threat joint" "linf --threat remaining" "l2 --threat joint"; do
   for model in maml metadrop; do
     "$PYTHON" main.py --mode attack --savedir $D/${model}_20way_0 --weights pretrained/omniglot_20way_1shot_$model.npz \
-      --norm $norm --query 3 --n_test_iters 100 --n_test_mc_samp 10 --metabatch 2 "$@"
+      --norm $attack --query 3 --n_test_iters 100 --n_test_mc_samp 10 --metabatch 2 "$@"
   done
 done
 "$PYTHON" runfiles/robustness.py $D
