@@ -1,0 +1,135 @@
+"""Plant the faults of tests/faults/*.toml in copies of the program, one at a time, and see that their tests fail.
+
+    python tests/faults.py                          # all of them
+    python tests/faults.py "cut JPEG" training.toml # those whose name or list contains one of these texts
+    python tests/faults.py --list                   # only name them
+
+A fault is a table [[fault]] of name, file, old, new and tests: `old` stands once in `file` and is replaced by `new`;
+`tests` are below tests/, and each of them has to fail (of a parametrized test, one case). Exit code 1 where a test
+lets its fault pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10, where pytest brings it
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+LISTS = Path(__file__).with_suffix("")
+SECONDS = 600  # for the tests of one fault
+# A fork server loads these once, so that the tests of a fault do not wait for them.
+SLOW_IMPORTS = ["tensorflow", "matplotlib.pyplot", "scipy.stats", "sklearn.manifold", "pytest"]
+
+
+class Fault(NamedTuple):
+    """list: the file of the list. file: the program's file, below the root. tests: below tests/."""
+
+    list: str
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: list[str]
+
+
+def read_lists() -> list[Fault]:
+    """All faults, in the order of the lists' names."""
+    lists = {path.name: tomllib.loads(path.read_text(encoding="utf-8")) for path in sorted(LISTS.glob("*.toml"))}
+    return [Fault(name, **row) for name, content in lists.items() for row in content.get("fault", [])]
+
+
+def planted(fault: Fault, content: str) -> str:
+    """The file's content with the fault. ValueError where `old` does not stand there once."""
+    if (count := content.count(fault.old)) != 1:
+        raise ValueError(f"{fault.file} has the text of {fault.name!r} {count} times, wanted once")
+    return content.replace(fault.old, fault.new)
+
+
+def copy_tree(target: Path) -> None:
+    """Copy what git tracks, and what it does not ignore."""
+    command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+
+
+def run_tests(tree: Path, tests: list[str], log: Path) -> None:
+    """Run these tests of the copy `tree`, in this process, and leave pytest's report in `log`."""
+    import pytest
+
+    os.chdir(tree)
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        words = [f"tests/{test}" for test in tests]
+        sys.exit(pytest.main(["-n", "0", "-q", "--tb=short", "-rfE", "-p", "no:cacheprovider", *words]))
+
+
+def escaped(tests: list[str], report: str) -> list[str]:
+    """The tests that did not fail, by pytest's report."""
+    failed = set(re.findall(r"^(?:FAILED|ERROR) tests/(\S+?::\w+)", report, re.MULTILINE))
+    return [test for test in tests if test.partition("[")[0] not in failed]
+
+
+def check(fault: Fault, folder: Path) -> str:
+    """Plant one fault and run its tests -> what is wrong, or nothing."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        tree, log = Path(place) / "tree", Path(place) / "log"
+        copy_tree(tree)
+        file = tree / fault.file
+        file.write_text(planted(fault, file.read_text(encoding="utf-8")), encoding="utf-8")
+        process = multiprocessing.get_context("forkserver").Process(target=run_tests, args=(tree, fault.tests, log))
+        process.start()
+        process.join(SECONDS)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            return ""  # a test that never ends does not pass
+        report = log.read_text(errors="replace")
+        if process.exitcode not in (0, 1):
+            return f"the tests did not run (exit code {process.exitcode}):\n{report[-2000:]}"
+        return "".join(f"{test} passes\n" for test in escaped(fault.tests, report))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="texts of the faults' names, or of their lists'")
+    parser.add_argument("--list", action="store_true", help="only name the faults")
+    parser.add_argument("--jobs", type=int, default=2, help="how many at the same time (default: 2)")
+    args = parser.parse_args(argv)
+    chosen = [f for f in read_lists() if not args.names or any(n in f.name or n in f.list for n in args.names)]
+    if not chosen:
+        parser.error("no fault has such a name: --list names them")
+    if args.list:
+        print(*(f"{fault.list}: {fault.name}" for fault in chosen), sep="\n")
+        return 0
+    multiprocessing.get_context("forkserver").set_forkserver_preload(SLOW_IMPORTS)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    wrong = 0
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
+        for fault, fate in zip(chosen, pool.map(lambda f: check(f, Path(folder)), chosen), strict=True):
+            wrong += bool(fate)
+            print(f"{'NOT CAUGHT' if fate else 'caught'}: {fault.list}: {fault.name}\n{fate}", end="", flush=True)
+    print(f"{len(chosen) - wrong} of {len(chosen)} faults are caught")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""The lists of planted faults: each can be planted, and its tests are there. tests/faults.py plants them."""
+
+import re
+
+import pytest
+
+import faults
+from conftest import ROOT
+
+LISTED = faults.read_lists()
+
+
+def test_names_are_distinct():
+    assert len({fault.name for fault in LISTED}) == len(LISTED) > 0
+
+
+@pytest.mark.parametrize("name", sorted({fault.list for fault in LISTED}))
+def test_each_fault_can_be_planted_and_its_tests_are_there(name):
+    for fault in (fault for fault in LISTED if fault.list == name):
+        content = (ROOT / fault.file).read_text(encoding="utf-8")
+        assert faults.planted(fault, content) != content, fault.name
+        assert fault.tests, fault.name
+        for test in fault.tests:
+            file, _, function = test.partition("::")
+            text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+            assert re.search(rf"^def {re.escape(function)}\(", text, re.MULTILINE), (fault.name, test)
+
+
+def test_a_test_that_lets_its_fault_pass_is_named():
+    report = "FAILED tests/a/test_b.py::test_one[3] - assert 1 == 2\nFAILED tests/test_c.py::test_two - x\n"
+    tests = ["a/test_b.py::test_one", "test_c.py::test_two", "test_c.py::test_three", "a/test_b.py::test_on"]
+    assert faults.escaped(tests, report) == ["test_c.py::test_three", "a/test_b.py::test_on"]
+
+
+def test_a_text_that_is_not_there_once_is_refused():
+    fault = faults.Fault("x.toml", "twice", "x.py", "a", "b", [])
+    with pytest.raises(ValueError, match="2 times"):
+        faults.planted(fault, "a a")
