@@ -242,11 +242,16 @@ def conv_batch_norm(x, w, gamma, beta):
     if channels >= FEW:
         return batch_norm_gained(conv(x, w, None), gamma, beta)
     count, under = n * height * width, tf.reshape(tf.eye(9 * channels, dtype=w.dtype), [3, 3, channels, -1])
-    inputs = tf.reshape(conv(tf.cast(x, w.dtype), under, None), [tasks, count, -1])  # on a CPU faster than `columns`
-    centre = tf.reduce_mean(inputs, 1, keepdims=True)
-    covariance = tf.matmul(inputs, inputs, transpose_a=True) / count - tf.matmul(centre, centre, transpose_a=True)
+    x32 = tf.cast(x, w.dtype)
+    inputs = tf.reshape(conv(x32, under, None), [tasks, count, -1])  # on a CPU faster than `columns`
+    # A covariance does not depend on a shift, but its rounding does: without one, that of mean(x)^2 would hide the
+    # variance of faint images. The shift is a constant; what the border leaves of the mean is small.
+    shift = tf.stop_gradient(tf.tile(_mean(x32)[:, 0, 0], [1, 1, 9]))
+    inputs -= shift
+    rest = tf.reduce_mean(inputs, 1, keepdims=True)
+    covariance = tf.matmul(inputs, inputs, transpose_a=True) / count - tf.matmul(rest, rest, transpose_a=True)
     kernel = tf.reshape(w, [9 * channels, -1])
-    mean = (centre @ kernel)[:, 0]
+    mean = ((shift + rest) @ kernel)[:, 0]
     # A variance of 0 is rounded to either side of it; there its derivative is 0, as that of the maximum is.
     variance = tf.maximum(tf.reduce_sum(kernel * (covariance @ kernel), 1), 0)
     gain = gamma * tf.math.rsqrt(variance + GAINED_EPSILON)  # [T,D]

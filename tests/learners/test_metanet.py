@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import layers
 import model
-from numerics import central_difference, decided
+from numerics import SUMS, central_difference, decided
 from perturbations import draws
 
 WAY, SHOT, QUERY, TASKS = 3, 2, 4, 2
@@ -188,6 +188,34 @@ def test_the_first_layers_statistics_from_its_inputs_are_those_of_its_output():
     expected = layers.batch_norm_gained(layers.conv(x, w, None), gamma, beta)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+    def derivatives(norm, x, w):
+        first = tf.gradients([tf.pow(output, 3) for output in norm(x, w)], [x, w])
+        return *first, *tf.gradients([tf.pow(slope, 2) for slope in first], [x, w])
+
+    ours = graph(lambda x, w: derivatives(lambda x, w: layers.conv_batch_norm(x, w, gamma, beta), x, w), x, w)
+    plain = lambda x, w: layers.batch_norm_gained(layers.conv(x, w, None), gamma, beta)  # noqa: E731
+    for a, b in zip(ours, graph(lambda x, w: derivatives(plain, x, w), x, w), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9 * np.abs(b).max())
+
+
+def test_the_first_layers_statistics_of_faint_images_are_float64s():
+    """0.5 +- 0.001, as float32 has it. Less its mean a pixel is exact; then sums are rounded. A normalised pixel is a
+    difference of numbers of the size of 0.5 over the deviation."""
+    x = (0.5 + 0.001 * np.random.default_rng(0).standard_normal((2, 6, 19, 17, 1))).astype(np.float32)
+    taps = np.zeros((3, 3, 1, 8), np.float32)
+    taps[1, 1] = np.linspace(2, 9, 8)  # only the middle: at a border there is more variance
+    (y, mean, variance), exact = (
+        layers.conv_batch_norm(*(tf.constant(a, dtype) for a in (x, taps, np.ones(8), np.zeros(8))))
+        for dtype in ("float32", "float64")
+    )
+    wide = np.float64(x).reshape(2, -1, 1) * np.float64(taps[1, 1])
+    np.testing.assert_allclose(exact[1], wide.mean(1), rtol=1e-12)
+    np.testing.assert_allclose(exact[2], wide.var(1, ddof=1), rtol=1e-9)
+    rounding = SUMS * np.finfo(np.float32).eps
+    np.testing.assert_allclose(mean, exact[1], rtol=rounding)
+    np.testing.assert_allclose(variance, exact[2], rtol=rounding)
+    np.testing.assert_allclose(y, exact[0], rtol=0, atol=rounding * (wide / wide.std(1, keepdims=True)).max())
 
 
 def test_the_variance_of_constant_images_is_not_negative():
