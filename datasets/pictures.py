@@ -1,0 +1,260 @@
+"""The one reader of pictures: which files are pictures, and how a file becomes an upright, opaque picture of 8 bits.
+
+get_data.py, the classifier, --mode classify and the page to draw on read pictures with it, so that each of them takes
+and refuses the same files. A file's ending says whether it is meant as a picture, its content says of which format.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import stat
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+
+from datasets.samples import PNG, UnknownRange, eight_bits, png_content
+from errors import UserError
+
+# No PostScript and no WMF, which are programs; of GIF, TIFF and the like the first picture.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")
+HEIC = {".heic", ".heif", ".hif"}  # photos of some phones, which Pillow does not read
+LARGEST = 256 << 20  # bytes of a file
+PIXELS = 1 << 28  # of a picture; phones have 200 million
+MANY = 1 << 26  # a JPEG of more pixels is decoded at a half, a quarter or an eighth of its size, as far as
+SIDE = 4096  # its sides stay as long as the largest image of a dataset
+NAMED = 5  # how many of many files a sentence names
+WHITE = (255, 255, 255, 255)
+CODESTREAM = b"\xff\x4f\xff\x51"  # where JPEG 2000 says how it is coded
+EXIF = b"Exif\0\0"
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+LOCK = threading.Lock()  # around Pillow's settings, which belong to the process; and memory holds one picture
+
+
+class BadPicture(UserError):
+    """A picture cannot be read. where: its file. reason: what is wrong with it, and what to do."""
+
+    def __init__(self, where: str, reason: str):
+        super().__init__(f"{where} {reason}")
+
+
+# ---- which files are pictures
+
+
+@cache
+def endings() -> frozenset[str]:
+    """The endings of pictures' names, in lower case."""
+    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS)
+
+
+def is_picture_name(path: Path) -> bool:
+    """True if the name has a picture's ending."""
+    return path.suffix.lower() in endings()
+
+
+def is_picture(path: Path) -> bool:
+    """True if the name has a picture's ending, or has none and the file is a picture."""
+    return is_picture_name(path) or (not path.suffix and _is_identified(path))
+
+
+def _is_identified(path: Path) -> bool:
+    try:
+        with _guarded(str(path)):
+            _opened(_content(path), FORMATS).close()
+    except BadPicture:
+        return False
+    return True
+
+
+def note_on_others(files: Sequence[Path], folder: Path) -> str:
+    """A note on files that are no pictures: how many, and the first of them, below `folder`. Empty for no files."""
+    if not files:
+        return ""
+    heic = [file for file in files if file.suffix.lower() in HEIC]
+    others = [file for file in files if file not in set(heic)]
+    names = [file.relative_to(folder).as_posix() for file in [*heic, *others]]
+    what = f"{_count(names, 'file')} below {folder} left out, which {'are' if len(names) > 1 else 'is'} no picture"
+    remedy = "; Pillow does not read HEIC: save the photos as JPEG" if heic else ""
+    return f"note: {what} that can be read here: {_first(names, ', ')}{remedy}"
+
+
+def report(faults: Sequence[BadPicture]) -> str:
+    """How many pictures cannot be read, and why the first of them cannot."""
+    return f"{_count(faults, 'picture')} cannot be read: {_first(faults, '; ')}"
+
+
+def _count(things: Sequence, noun: str) -> str:
+    return f"{len(things)} {noun}{'s' if len(things) != 1 else ''}"
+
+
+def _first(things: Sequence, separator: str) -> str:
+    more = f"{separator}and {len(things) - NAMED} more" if len(things) > NAMED else ""
+    return separator.join(map(str, things[:NAMED])) + more
+
+
+def readable(files: Iterable[Path], skip_bad: bool) -> tuple[list[Path], list[BadPicture]]:
+    """Decode each file -> those that can be read, and why the others cannot. UserError, where some cannot and
+    skip_bad is not set."""
+    good, bad = [], []
+    for file in files:
+        try:
+            read(file)
+        except BadPicture as fault:
+            bad.append(fault)
+        else:
+            good.append(file)
+    if bad and not skip_bad:
+        raise UserError(refusal(bad))
+    return good, bad
+
+
+def refusal(faults: Sequence[BadPicture]) -> str:
+    """The sentence that refuses these pictures."""
+    return f"{report(faults)}: mend what is wrong, or leave it out with --skip_bad"
+
+
+# ---- reading
+
+
+def read(file: Path) -> Image.Image:
+    """The picture in a file: upright, on white where it is transparent, "L" or "RGB". BadPicture where there is none,
+    and where it is cut short, damaged, too large, or of an unknown range of numbers."""
+    return decode(_content(file), str(file))
+
+
+def decode(content: bytes, where: str, formats: Sequence[str] = FORMATS, pixels: int = PIXELS) -> Image.Image:
+    """The picture in a file's content, as `read` gives it. where: what a sentence calls it. pixels: at most so many."""
+    with _guarded(where):
+        image = _opened(content, formats)
+        width, height = image.size
+        if width * height > pixels:
+            size = f"{width * height / 1e6:.1f} megapixels ({width} x {height})"
+            raise BadPicture(where, f"has {size}, more than {pixels / 1e6:.1f}: save a smaller one")
+        if image.format == "JPEG" and width * height > MANY:
+            image.draft(None, (SIDE, SIDE))
+        return _upright(eight_bits(image, lambda: _opened(content, formats)))
+
+
+def from_pillow(image: Image.Image, where: str = "a picture") -> Image.Image:
+    """An image of Pillow, as `read` gives it. BadPicture as there."""
+    with _guarded(where):
+        return _upright(eight_bits(image))
+
+
+def _content(file: Path) -> bytes:
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device read without end
+            raise BadPicture(str(file), "is no regular file: take it away")
+        if status.st_size > LARGEST:
+            raise BadPicture(str(file), f"has more than {LARGEST >> 20} MiB: save a smaller one")
+        with open(file, "rb") as stream:
+            content = stream.read(LARGEST + 1)
+    except OSError as fault:
+        raise BadPicture(str(file), f"cannot be read ({fault.strerror})") from fault
+    if not content:
+        raise BadPicture(str(file), "is empty: get it again")
+    return content
+
+
+@contextmanager
+def _guarded(where: str) -> Iterator[None]:
+    """Whatever Pillow raises becomes a BadPicture, and no warning of Pillow's is shown."""
+    with LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `decode` has a limit of its own
+        try:
+            yield
+        except BadPicture:
+            raise
+        except UnknownRange as fault:
+            raise BadPicture(where, f"{fault}") from None
+        except Image.UnidentifiedImageError:
+            kinds = ", ".join(FORMATS).replace("MPO, ", "")
+            raise BadPicture(where, f"is no picture, or damaged: {kinds} are read") from None
+        except Exception as fault:  # Pillow raises many kinds, OSError to SyntaxError
+            reason = " ".join(str(fault).split())[:100]
+            raise BadPicture(where, f"is cut short or damaged ({reason}): get it again") from None
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _opened(content: bytes, formats: Sequence[str]) -> Image.Image:
+    """Pillow's image of the content, not decoded yet; info has "exif", and what `eight_bits` asks for.
+
+    What decides no pixel does not reach Pillow, which would refuse a whole picture for its sake: texts, previews,
+    colour profiles, and EXIF but for the orientation.
+    """
+    facts = {}
+    if content.startswith(PNG):
+        content, facts = png_content(content)
+    elif content.startswith(b"\xff\xd8\xff"):
+        content, facts["exif"] = _jpeg_content(content)
+    elif (at := content[:4096].find(CODESTREAM)) >= 0:  # JPEG 2000
+        facts["depth"] = (content[at + 42] & 0x7F) + 1
+    elif content[4:8] == b"ftyp":  # AVIF says its turn elsewhere; a reader is to ignore EXIF's
+        content = re.sub(rb"(infe\x02\x00\x00.{5})Exif", rb"\1skip", content, flags=re.DOTALL)
+    image = Image.open(io.BytesIO(content), formats=[kind for kind in formats if kind in _openers()])
+    image.info |= facts
+    if image.format == "TIFF":  # else Pillow reads all tags of all directories, where one may be broken
+        exif = Image.Exif()
+        if (turn := image.tag_v2.get(ORIENTATION)) in TURNS:
+            exif[ORIENTATION] = turn
+        image.info["exif"] = exif.tobytes()
+    return image
+
+
+@cache
+def _openers() -> frozenset[str]:
+    Image.init()
+    return frozenset(Image.OPEN)
+
+
+def _jpeg_content(content: bytes) -> tuple[bytes, bytes]:
+    """The JPEG without comments and applications' segments, but those that say what the colours are; and its EXIF."""
+    kept, exif, at = [content[:2]], b"", 2
+    while content[at : at + 1] == b"\xff" and at + 4 <= len(content):
+        marker = content[at + 1]
+        if marker == 0xFF:  # a filler
+            at += 1
+            continue
+        if marker < 0xC0 or 0xD0 <= marker <= 0xDA:  # no segment, or the pixels
+            break
+        end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+        if marker == 0xE1 and content[at + 4 :].startswith(EXIF):
+            exif = exif or content[at + 4 : end]
+        if marker in (0xE0, 0xEE) or marker < 0xE0:
+            kept.append(content[at:end])
+        at = end
+    return b"".join(kept) + content[at:], exif
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Put it on white where it is transparent, make it "L" or "RGB", and turn it as EXIF says."""
+    turn = TURNS.get(_orientation(image))
+    image = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
+    image = image.convert("L" if image.mode in ("1", "L") else "RGB")
+    image = image if turn is None else image.transpose(turn)
+    image.info = {}  # what it said is done
+    return image
+
+
+def _orientation(image: Image.Image) -> object:
+    """EXIF's number of a turn; None where EXIF is not there, or broken."""
+    try:
+        return image.getexif().get(ORIENTATION)
+    except Exception:
+        return None

@@ -1,0 +1,220 @@
+"""Pictures of more than 8 bits a sample, and of fewer than they claim: the numbers' range is read where the file says
+it, and refused where it does not.
+
+Pillow keeps 16-bit colours' high bytes, so that 12 bits in 16 come out nearly black; of other deep pictures it knows
+no range.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+PNG = b"\x89PNG\r\n\x1a\n"  # its first bytes
+# A PNG's chunks that decide pixels. The others, texts above all, may be immense, or broken, and are not needed.
+KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+GREY, GREY_ALPHA, RGBA = 0, 4, 6  # a PNG's types of colour
+BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339  # a TIFF's tags
+MIN_SAMPLE, MAX_SAMPLE, S_MIN_SAMPLE, S_MAX_SAMPLE = 280, 281, 340, 341
+WHITE_IS_ZERO, SEPARATE, UNSIGNED, FLOAT = 0, 2, 1, 3  # their values
+
+
+class UnknownRange(ValueError):
+    """A picture's numbers do not say how bright they are. The message continues a sentence that begins with it."""
+
+    def __init__(self, numbers: str):
+        super().__init__(
+            f"has {numbers}, and does not say which number is white: save it with 8 bits per channel, scaled so that 0 "
+            f"is black and 255 is white"
+        )
+
+
+def png_content(content: bytes) -> tuple[bytes, dict]:
+    """The PNG without what decides no pixel, and what it says: "exif", "sbit" (bits of each channel that count), and
+    "pairs", True where a pixel's bytes are two channels of 16 bits. ValueError where it is cut short or damaged."""
+    kept, facts, at, kind = [content[:8]], {"exif": b""}, 8, b""
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", content, at)
+        chunk = content[at : at + 12 + length]
+        at += 12 + length
+        if len(chunk) < 12 + length:
+            raise ValueError("its end is missing")
+        if kind in (*KEPT, b"sBIT") and zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
+            raise ValueError(f"a checksum of {kind.decode()} is wrong")
+        if kind == b"IHDR":
+            depth, colour = chunk[16:18]
+            if (depth, colour) == (16, GREY_ALPHA):  # as RGBA of 8 bits, which has as many bytes a pixel
+                facts["pairs"] = True
+                chunk = chunk[:16] + bytes((8, RGBA)) + chunk[18:-4]
+                chunk += struct.pack(">I", zlib.crc32(chunk[4:]))
+            facts["depth"] = depth
+        if kind == b"sBIT":
+            facts["sbit"] = tuple(chunk[8:-4])
+        if kind == b"eXIf":
+            facts["exif"] = chunk[8:-4]
+        if kind in KEPT:
+            kept.append(chunk)
+    return b"".join(kept), facts
+
+
+def eight_bits(image: Image.Image, again: Callable[[], Image.Image] | None = None) -> Image.Image:
+    """The image, decoded, in a mode of 8 bits per channel. again: opens it another time, where it comes from a file.
+
+    UnknownRange where the numbers' range is not known.
+    """
+    if image.info.get("pairs"):
+        both = np.asarray(image)
+        return _narrowed(image, both[..., ::2].astype(np.uint16) << 8 | both[..., 1::2], "LA")
+    raw = _raw_mode(image)
+    if image.format == "TIFF" and len(image.getbands()) > 1 and _tag(image, PLANAR) == SEPARATE and _bits(image) > 8:
+        raise UnknownRange("channels of more than 8 bits in separate planes")
+    if again and len(image.getbands()) > 1 and raw[-4:-1] == ";16":
+        return _narrowed(image, *_deep_colours(image, again(), raw))
+    if image.mode.startswith("I;16"):
+        return _narrowed(image, np.asarray(image).astype(np.uint16, copy=False), "L")
+    if image.mode in ("I", "F"):
+        return _stretched(image)
+    image.load()
+    if image.format == "JPEG2000" and image.info["depth"] == 16 and 0 < np.asarray(image).max() < 16:
+        raise UnknownRange("numbers of 16 bits that are all below 4096")
+    if image.info.get("depth") in (2, 4) and "transparency" in image.info and image.mode == "L":
+        image.info["transparency"] *= 255 // (2 ** image.info["depth"] - 1)  # as Pillow scales the pixels
+    if image.mode in ("L", "LA", "RGB", "RGBA") and image.info.get("depth") == 8 > min(image.info.get("sbit", [8])):
+        return _narrowed(image, np.asarray(image), image.mode)
+    return image
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How Pillow unpacks the file's bytes; empty for an image in memory."""
+    tiles = getattr(image, "tile", ())
+    arguments = tiles[0][3] if tiles else ""
+    return str(arguments[0]) if isinstance(arguments, tuple) else str(arguments)
+
+
+def _deep_colours(image: Image.Image, twin: Image.Image, raw: str) -> tuple[np.ndarray, str]:
+    """All 16 bits of a picture's channels [H,W,C], and the mode that they are of.
+
+    Pillow unpacks the byte that is the high one in the file's order; with the other order the low one.
+    """
+    order = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}[raw[-1]]
+    premultiplied = raw.startswith("RGBa")  # Pillow would divide each byte by alpha, and wants all 16 bits for that
+    for one, ending in ((image, raw[-1]), (twin, order)):
+        name = f"{'RGBA' if premultiplied else raw[:-4]};16{ending}"
+        one.tile = [
+            tile._replace(args=(name, *tile.args[1:]) if isinstance(tile.args, tuple) else name) for tile in one.tile
+        ]
+    levels = np.asarray(image).astype(np.uint16) << 8
+    levels |= np.asarray(twin)
+    return levels, "RGBa" if premultiplied else image.mode
+
+
+def _narrowed(image: Image.Image, levels: np.ndarray, mode: str) -> Image.Image:
+    """Whole numbers of 8 or 16 bits, [H,W] or [H,W,C], scaled to 8 bits."""
+    height, width = levels.shape[:2]
+    levels = levels.reshape(height, width, -1)
+    channels, depth = levels.shape[-1], 8 * levels.itemsize
+    present = np.zeros((channels, 1 << depth), bool)  # which numbers occur
+    for row in levels:  # by rows: an index takes eight bytes a number
+        for own, numbers in zip(present, row.T, strict=True):
+            own[numbers] = True
+    tables = np.empty(present.shape, np.uint8)
+    colours = channels - (mode in ("LA", "RGBA", "RGBa"))
+    for group in (range(colours), range(colours, channels)):
+        together = present[group].any(0)
+        for channel in group:
+            significant = image.info.get("sbit", ())[channel : channel + 1]
+            if significant:
+                white = _white_of_bits(np.flatnonzero(present[channel]), depth, *significant)
+            else:
+                white = _white(image, np.flatnonzero(together), depth)
+            tables[channel] = np.rint(np.minimum(np.arange(1 << depth) / white, 1) * 255)
+    out = np.empty(levels.shape, np.uint8)
+    for narrow, row in zip(out, levels, strict=True):
+        for channel, table in enumerate(tables):
+            narrow[:, channel] = table[row[:, channel]]
+    if _tag(image, PHOTOMETRIC) == WHITE_IS_ZERO:
+        out = 255 - out
+    if (key := image.info.get("transparency")) is not None:
+        out = np.dstack([out, np.where((levels == key).all(-1), 0, 255).astype(np.uint8)])
+        mode += "A"
+    return Image.frombytes(mode, (width, height), out.tobytes())
+
+
+def _white_of_bits(numbers: np.ndarray, depth: int, significant: int) -> int:
+    """The number that is white, where a PNG says how many bits count. It demands that they are scaled to all `depth`
+    bits; some programs leave them as they were, which is seen where the numbers are not on the scaled ones' grid."""
+    few, top = (1 << significant) - 1, (1 << depth) - 1
+    if not 0 < significant <= depth or numbers[-1] > few:
+        return top
+    scaled = np.rint(np.rint(numbers * (few / top)) * (top / few))
+    shifted = numbers % (1 << (depth - significant)) == 0
+    return top if (scaled == numbers).all() or shifted.all() else few
+
+
+def _white(image: Image.Image, numbers: np.ndarray, depth: int) -> int:
+    """The number that is white among these, of `depth` bits."""
+    if image.format == "TIFF" and (declared := _declared(image, 0, int(numbers[-1]))):
+        return declared[1]
+    if image.format == "JPEG2000" and image.info["depth"] < depth:  # which Pillow has scaled
+        return (1 << depth) - 1
+    if 0 < numbers[-1] < 1 << (depth - 4):
+        raise UnknownRange(f"numbers of {depth} bits that are all below {1 << (depth - 4)}")
+    return (1 << depth) - 1
+
+
+def _stretched(image: Image.Image) -> Image.Image:
+    """An image of whole numbers of 32 bits, or of floats."""
+    bits, kind = (_bits(image), _tag(image, SAMPLE_FORMAT) or UNSIGNED) if image.format == "TIFF" else (32, None)
+    what = f"numbers of {bits} bits" + (" with a point" if image.mode == "F" else "")
+    numbers = np.asarray(image)
+    if kind == UNSIGNED:
+        numbers = numbers.view(np.uint32)
+    if not np.isfinite(numbers).all():
+        raise UnknownRange("numbers that are infinite or none")
+    smallest, largest = numbers.min(), numbers.max()
+    if image.format == "PPM" and image.mode == "I":  # Pillow has scaled it to 16 bits by the largest number it declares
+        black, white = 0, 65535
+    elif declared := _declared(image, smallest, largest) if kind else None:
+        black, white = declared
+    elif kind == UNSIGNED and not 0 < largest < 1 << (bits - 4):
+        black, white = 0, (1 << bits) - 1
+    else:
+        raise UnknownRange(what)
+    out = np.empty(numbers.shape, np.uint8)
+    for narrow, row in zip(out, numbers, strict=True):
+        narrow[:] = np.rint((row.astype(np.float64) - black) / (float(white) - black) * 255)
+    return Image.fromarray(255 - out if _tag(image, PHOTOMETRIC) == WHITE_IS_ZERO else out)
+
+
+def _declared(image: Image.Image, smallest: float, largest: float) -> tuple[float, float] | None:
+    """(black, white) as a TIFF says. A largest number that is not of the kind 4095 is not a range, but only the largest
+    that occurs; and a range that the picture's numbers exceed is none."""
+    bits, kind = _bits(image), _tag(image, SAMPLE_FORMAT)
+    black, white = _tag(image, S_MIN_SAMPLE), _tag(image, S_MAX_SAMPLE)
+    if kind != FLOAT:
+        black = _tag(image, MIN_SAMPLE) if black is None else black
+        white = _tag(image, MAX_SAMPLE) if white is None else white
+        if white is not None and (white != int(white) or (int(white) + 1) & int(white)):
+            white = None
+        if white is None and bits not in (8, 16, 32, 64) and kind in (None, UNSIGNED):
+            black, white = 0, (1 << bits) - 1
+    if white is None:
+        return None
+    black = black or 0
+    return (black, white) if black <= smallest and largest <= white and black < white else None
+
+
+def _bits(image: Image.Image) -> int:
+    return int(_tag(image, BITS) or 1)
+
+
+def _tag(image: Image.Image, number: int) -> float | None:
+    """A TIFF's tag, of several numbers the first."""
+    value = getattr(image, "tag_v2", {}).get(number)
+    value = value[0] if isinstance(value, tuple) else value
+    return value if isinstance(value, int | float) else None
