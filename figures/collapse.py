@@ -72,7 +72,7 @@ def last_iteration(rows: Rows) -> Rows:
 
 def draw_iterations(section: Section, watched: dict[str, Rows]) -> None:
     features, logits = ({name: layers_of(rows)[place] for name, rows in watched.items()} for place in (-2, -1))
-    tasks = next(iter(watched.values()))[0]["tasks"]
+    tasks = " or ".join(dict.fromkeys(str(rows[0]["tasks"]) for rows in watched.values()))
     spread = f"mean and standard deviation over the {tasks} training tasks of an iteration"
     for name, part, layers, kind in (
         ("query", "query", features, "features of the query set"),
@@ -141,8 +141,7 @@ def by_step(runs: dict[str, Rows], layers: dict[str, str]) -> Figure:
 
 def by_layer(runs: dict[str, Rows], part: str) -> Figure:
     """NC1, NC2 and NC4 by layer, the logits last. part: "support" or "query"."""
-    layers = {row["layer"] for rows in runs.values() for row in rows} - {"logits"}
-    layers = [*sorted(layers), "logits"]
+    layers = [*dict.fromkeys(layer for rows in runs.values() for layer in layers_of(rows)[:-1]), "logits"]
 
     def curves(name: str, rows: Rows) -> Iterator[Curve]:
         for step, style in ((0, META), (-1, ADAPTED)):

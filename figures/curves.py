@@ -15,17 +15,23 @@ from figures.style import coloured
 
 def draw(runs: list[Run], section: Section, selection: Selection, advance: Callable[..., object]) -> None:
     """One figure of all runs."""
-    caption = "Meta-training: loss, and accuracy with its 95 % interval, by iterations and by wall time."
-    section.add("curves", caption, learning_curves({run.label: run.curves for run in runs}))
+    columns = {run.label: run.curves for run in runs}
+    interval = " with its 95 % interval" if any(map(is_validated, columns.values())) else ""
+    caption = f"Meta-training: loss, and accuracy{interval}, by iterations and by wall time."
+    section.add("curves", caption, learning_curves(columns))
     advance()
 
 
+def is_validated(run: dict[str, np.ndarray]) -> bool:
+    return bool(np.isfinite(run["val_acc"]).any())
+
+
 def learning_curves(runs: dict[str, dict[str, np.ndarray]]) -> Figure:
-    """Above the losses, below the accuracies; of the validation where a run has one, else of the training.
+    """Above the losses, below the accuracies: of the validation, or of the training where no run has a validation.
 
     runs: by name the columns of meta_train.csv [rows], NaN where there was no validation. Accuracies are 0 to 1.
     """
-    validated = any(np.isfinite(run["val_acc"]).any() for run in runs.values())
+    validated = any(map(is_validated, runs.values()))
     fig = Figure(figsize=(7, 4.6))
     axes = fig.subplots(2, 2, sharey="row", sharex="col")
     unit, seconds = unit_of_time(max(run["secs"].max() for run in runs.values()))
@@ -34,7 +40,7 @@ def learning_curves(runs: dict[str, dict[str, np.ndarray]]) -> Figure:
     ):
         for colour, name, run in coloured(runs):
             x = run[key] / scale
-            draw_losses(losses, x, run, name, colour, validated)
+            draw_losses(losses, x, run, name, colour)
             draw_accuracies(accuracies, x, run, colour, validated)
         accuracies.set_xlabel(title)
     axes[0, 0].set_ylabel("query loss (nats)")
@@ -44,9 +50,9 @@ def learning_curves(runs: dict[str, dict[str, np.ndarray]]) -> Figure:
     return fig
 
 
-def draw_losses(ax: Axes, x: np.ndarray, run: dict[str, np.ndarray], name: str, colour: str, validated: bool) -> None:
+def draw_losses(ax: Axes, x: np.ndarray, run: dict[str, np.ndarray], name: str, colour: str) -> None:
     ax.plot(x, run["loss"], color=colour, linewidth=1, label=f"{name}, training")
-    if validated:
+    if is_validated(run):
         rows = np.isfinite(run["val_acc"])
         ax.plot(x[rows], run["val_loss"][rows], color=colour, linestyle="--", marker="o", markersize=3, linewidth=1,
                 label=f"{name}, validation")  # fmt: skip

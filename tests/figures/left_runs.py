@@ -69,16 +69,22 @@ def write_run(savedir: Path, model="metadrop", version=export_format.FORMAT, **s
     return savedir
 
 
+def collapse_value(measure: str, part: str, step: int, layer: int, iteration: int = 0) -> float:
+    """What `collapse_rows` has at a place, 0 to 1; layer: its number among the layers."""
+    place = 0.1 + 0.01 * step + 0.1 * layer + 0.001 * iteration + 0.3 * (part == "query")
+    return place + 1e-4 * collapse_measures.NAMES.index(measure)
+
+
 def collapse_rows(spread: str, iterations=(None,), layers=("conv3", "conv4", "logits"), **extra) -> list[dict]:
-    """Rows as studies/collapse.py writes them: every value is told apart by its place."""
+    """Rows as studies/collapse.py writes them: every value is told apart by its measure and its place."""
     rows = []
     for i in iterations:
         for part in ("support", "query"):
             for step in range(STEPS + 1):
                 for number, layer in enumerate(layers):
                     row = ({} if i is None else {"iter": i}) | {"set": part, "step": step, "layer": layer} | extra
-                    value = 0.1 + 0.01 * step + 0.1 * number + 0.001 * (i or 0) + 0.3 * (part == "query")
                     for name in collapse_measures.NAMES:
+                        value = collapse_value(name, part, step, number, i or 0)
                         row |= {name: value, f"{name}_{spread}": value / 10}
                     rows.append(row)
     return rows
