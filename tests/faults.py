@@ -78,6 +78,7 @@ def run_tests(tree: Path, tests: list[str], log: Path) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         words = [f"tests/{test}" for test in tests]
+        words += ["--maxfail=1"] * (len(tests) == 1)  # of a parametrized test one case is enough
         sys.exit(pytest.main(["-n", "0", "-q", "--tb=short", "-rfE", "-p", "no:cacheprovider", *words]))
 
 

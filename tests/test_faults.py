@@ -21,7 +21,7 @@ def test_each_fault_can_be_planted_and_its_tests_are_there(name):
         assert faults.planted(fault, content) != content, fault.name
         assert fault.tests, fault.name
         for test in fault.tests:
-            file, _, function = test.partition("::")
+            file, _, function = test.partition("[")[0].partition("::")
             text = (ROOT / "tests" / file).read_text(encoding="utf-8")
             assert re.search(rf"^def {re.escape(function)}\(", text, re.MULTILINE), (fault.name, test)
 
