@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from datasets.archives import LARGEST, decoded
 from datasets.arrays import ArrayFile, Names, checksum, write_manifest
+from datasets.folders import Walk, is_inner, listed, same_name
 from datasets.maker import TFDS, existing_path, is_tfds
 from datasets.prepare import Preparation
 from datasets.tfds import read_prepared
@@ -23,9 +25,17 @@ from errors import UserError
 from flags import Setting, to_number, whole
 
 T = TypeVar("T")
-SPLITS = ("train", "val", "test")
+# The names, in any capitals, of the folders that hold a split's classes, and of the splits in a table.
+PARTS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+SPLITS = tuple(PARTS)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-NAMED = 5  # how many of many faulty files a sentence names
+LAYOUTS = "{source}/CLASS/*.jpg, or {source}/train, val and test with CLASS/*.jpg in each"
+SHARED = (0.64, 0.16, 0.2)  # of the classes, to each split
+WAY = 5  # the documented commands' tasks have so many classes
 OTHERWISE = "see its catalogue for the name, or give a folder of classes as --source"
 PIXELS = {("uint8", 1), ("uint8", 3), ("uint8", 4), ("uint16", 1)}  # types and depths of pictures
 RAW = "pixels.raw"  # in the folder that is being made: images as they come
@@ -44,7 +54,12 @@ CHANNELS = Setting(3, "3: colour; 1: grey", int, choices=(1, 3))
 INVERT = Setting(False, "dark becomes bright, for ink on paper")
 ROTATIONS = Setting(1, "4: every class becomes four, turned by quarter turns", int, choices=(1, 4))
 SPLIT_SEED = Setting(0, "seed of the shuffle that deals the classes", whole(0, 2**32 - 1))
-SHARES = Setting([0.64, 0.16, 0.2], "shares of the classes", shares_of_classes)
+SHARES = Setting(
+    None,
+    f"shares of the classes (default: {','.join(map(str, SHARED))}, but {WAY} classes to train and to test if "
+    f"there are {2 * WAY}, and none to validate where they would be fewer)",
+    shares_of_classes,
+)
 SPLIT_FILE = Setting(
     None, "table with lines of SPLIT,CLASS, where SPLIT is train, val or test; other classes are left out",
     existing_path, metavar="FILE",
@@ -74,7 +89,7 @@ def make_images(
     invert: bool,
     rotations: int,
     split_seed: int,
-    shares: list[float],
+    shares: list[float] | None,
     split_file: Path | None,
     skip_bad: bool,
 ) -> dict:
@@ -88,17 +103,19 @@ def make_images(
         builder = read_prepared(name, lambda builder: builder, OTHERWISE)
         pictures, dealt, given = read_builder(builder), {}, f"tensorflow-datasets {builder.info.full_name}"
     else:
-        pictures, dealt = read_folder(source)
+        pictures, dealt, notes = read_folder(source, anew=bool(split_file))
         given = str(source)
+        for note in notes:
+            print(note)
     places, bad = write_raw(folder / RAW, pictures, prepare, skip_bad)
     if split_file:
         dealt = read_split(split_file, places)
-    names = in_order(dealt, places) if dealt else deal(sorted(places), shares, split_seed)
+    names = in_order(dealt, places) if dealt else deal(sorted(places), shares, split_seed, rotations)
     counts = write_splits(folder, names, places, prepare)
     files = [checksum(split_file)] if split_file else []
     return write_manifest(
         folder, target.name, names, {"given": given, "files": files}, rotations,
-        split_seed=None if dealt else split_seed, shares=None if dealt else shares, counts=counts,
+        split_seed=None if dealt else split_seed, shares=None if dealt else shares or list(SHARED), counts=counts,
         prepare=prepare._asdict(), left_out=bad,
     )  # fmt: skip
 
@@ -106,46 +123,81 @@ def make_images(
 # ---- sources
 
 
-def read_folder(source: Path) -> tuple[list[Picture], dict[str, str]]:
-    """The pictures in SOURCE/class/, or in SOURCE/train|val|test/class/, and then the split of each class.
+def read_folder(source: Path, anew: bool) -> tuple[list[Picture], dict[str, str], list[str]]:
+    """Read the pictures in SOURCE/class/ or in SOURCE/PART/class/, where a part is train, val or test (see PARTS) ->
+    the pictures, the split of each class where the parts decide it, and what is to be said of the folders.
 
-    UserError where a picture lies elsewhere, or where a class is in two splits.
+    Where all classes of the other parts are training classes, too, as in sets for ordinary classification, or where
+    the classes are to be dealt `anew`, the pictures of a class are put together. UserError where a picture lies
+    elsewhere, or where some classes are in two parts and some are not.
     """
     if not source.is_dir():
         raise UserError(f"{source} is not a folder of classes, one folder each: unpack it, and give that folder")
-    parts = {part.name: part for part in folders_in(source)}
-    dealt_already = {"train", "test"} <= parts.keys() <= set(SPLITS)
-    pictures, dealt = [], {}
-    for split, part in (parts if dealt_already else {"": source}).items():
-        for label, file in files_by_class(part):
-            if dealt.setdefault(label, split) != split:
-                raise UserError(f"{source} has the class {label} in {dealt[label]} and in {split}")
+    walk = Walk()
+    parts = parts_of(source, walk)
+    pictures, labels, owners = [], {}, {}  # labels: a name in one spelling -> as its first folder has it
+    for split, part in (parts or {"": source}).items():
+        for name, file in walk.files_by_class(part, LAYOUTS.format(source=source)):
+            label = labels.setdefault(same_name(name), name)
+            owners.setdefault(label, {})[split] = part.name
             pictures.append(Picture(label, str(file), lambda prepare, file=file: prepare_file(file, prepare)))
-    if not pictures:
-        raise UserError(f"{source} holds no folder with images: give a folder that holds one for each class")
-    return pictures, dealt if dealt_already else {}
+    notes = walk.notes()
+    if not parts or anew:
+        return pictures, {}, notes
+    several = [label for label, own in owners.items() if len(own) > 1]
+    if alone := [label for label, own in owners.items() if "train" not in own]:
+        if several:
+            raise UserError(
+                f"{source} has the class {several[0]} in {' and in '.join(owners[several[0]].values())}, but "
+                f"{alone[0]} not in {parts['train'].name}: tasks want other classes in each; take {several[0]} out of "
+                f"one of them, or deal all classes with --split_file"
+            )
+    elif several:
+        notes.append(
+            f"note: the same classes are in {' and '.join(part.name for part in parts.values())}: the pictures of each "
+            f"class are put together, and the classes dealt to train, val and test, as tasks want them"
+        )
+        return pictures, {}, notes
+    if split_of(parts["test"].name) != "test":
+        notes.append(f"note: there is no test folder: the classes in {parts['test']} are the test classes")
+    return pictures, {label: next(iter(own)) for label, own in owners.items()}, notes
 
 
-def files_by_class(folder: Path) -> list[tuple[str, Path]]:
-    """(class, file) of all files in FOLDER/class/, by name. UserError where a picture lies elsewhere."""
-    if stray := [file for file in files_in(folder) if file.suffix.lower() in SUFFIXES]:
-        raise UserError(f"{stray[0]} is in no folder of a class: put it into one, or elsewhere")
-    files = []
-    for label in folders_in(folder):
-        if deeper := folders_in(label):
-            raise UserError(f"{deeper[0]} is a folder in that of a class: put its images into {label}")
-        files += [(label.name, file) for file in files_in(label)]
-    return files
+def parts_of(source: Path, walk: Walk) -> dict[str, Path]:
+    """split -> the folder with its classes; nothing where the source's folders are classes themselves.
+
+    There is train, and test, for which a lone validation folder stands in. UserError at folders that are no such parts.
+    """
+    folders, _ = walk.entries(source)
+    named = [(split_of(folder.name), folder) for folder in folders]
+    parts = {split: folder for split, folder in reversed(named) if split}
+    if "train" not in parts or not holds_classes(parts["train"], walk):  # a class may be called train
+        return {}
+    layouts = LAYOUTS.format(source=source)
+    if others := [folder for split, folder in named if not split]:
+        raise UserError(
+            f"{others[0]} is beside {parts['train']}, and neither a class nor one of {', '.join(SPLITS)}: move it "
+            f"elsewhere; wanted is {layouts}"
+        )
+    if twins := [(parts[split], folder) for split, folder in named if folder != parts[split]]:
+        raise UserError(f"{twins[0][0]} and {twins[0][1]} are for the same split: keep one; wanted is {layouts}")
+    if len(parts) == 1:
+        raise UserError(f"{source} has nothing but {parts['train']}: give that folder, whose classes are then dealt")
+    for part in parts.values():
+        if not holds_classes(part, walk):
+            raise UserError(
+                f"{part} has no folders of classes: move it elsewhere; or give {parts['train']}, whose classes are "
+                f"then dealt"
+            )
+    if "test" not in parts:
+        parts["test"] = parts.pop("val")
+    return {split: parts[split] for split in SPLITS if split in parts}
 
 
-def folders_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def files_in(folder: Path) -> list[Path]:
-    """The files in a class' folder, by name, but those that systems leave there."""
-    files = (path for path in folder.iterdir() if not path.is_dir() and not path.name.startswith("."))
-    return sorted(path for path in files if path.name.lower() not in ("thumbs.db", "desktop.ini"))
+def holds_classes(folder: Path, walk: Walk) -> bool:
+    """True if a folder holds others than the one which may lie between a class and its pictures."""
+    folders, _ = walk.entries(folder)
+    return bool(folders) and not is_inner(folders)
 
 
 def prepare_file(file: Path, prepare: Callable[[Image.Image], T]) -> T:
@@ -193,33 +245,57 @@ def read_builder(builder) -> Iterator[Picture]:
 # ---- which class is used for what
 
 
-def deal(labels: list[str], shares: list[float], seed: int) -> Names:
-    """Deal the classes by a seeded shuffle; the first and the last split get one at least. UserError of one class."""
+def split_of(name: str) -> str | None:
+    """The split that a folder, or a table, calls so."""
+    return next((split for split, names in PARTS.items() if name.strip().lower() in names), None)
+
+
+def deal(labels: list[str], shares: list[float] | None, seed: int, rotations: int = 1) -> Names:
+    """Deal the classes by a seeded shuffle; the first and the last split get one at least. shares: None for SHARED,
+    but with classes enough for tasks, as far as there are. UserError of one class."""
     if len(labels) < 2:
         raise UserError(f"there is one class, {labels[0]}: a dataset has two at least, to train on and to test")
     order = [labels[i] for i in np.random.RandomState(seed).permutation(len(labels))]
-    ends = np.rint(np.cumsum(shares) / sum(shares) * len(labels)).astype(int)
+    ends = np.rint(np.cumsum(shares or SHARED) / sum(shares or SHARED) * len(labels)).astype(int)
     ends[0] = np.clip(ends[0], 1, len(labels) - 1)
     ends[1] = np.clip(ends[1], ends[0], len(labels) - 1)
-    parts = np.split(np.array(order, dtype=object), ends[:2])
+    sizes = np.diff(ends, prepend=0)
+    if not shares:
+        sizes = enough_for_tasks(*sizes, least=min(-(-WAY // rotations), len(labels) // 2))
+    parts = np.split(np.array(order, dtype=object), np.cumsum(sizes)[:2])
     return {split: part.tolist() for split, part in zip(SPLITS, parts, strict=True) if len(part)}
+
+
+def enough_for_tasks(train: int, val: int, test: int, least: int) -> tuple[int, int, int]:
+    """These numbers of classes, but test has at least `least`, and val as well, or none where train would lose half."""
+    count, test, val = train + val + test, max(test, least), max(val, least)
+    if 2 * (count - val - test) < count:
+        val = 0
+    return count - val - test, val, test
 
 
 def read_split(file: Path, labels: Iterable[str]) -> dict[str, str]:
     """class -> split, from a table. UserError where it is none, or names a class that is not there, or one twice."""
-    dealt = {}
+    dealt, known = {}, {same_name(label): label for label in labels}
     try:
-        rows = [row for row in csv.reader(file.read_text(encoding="utf-8-sig").splitlines()) if row]
-    except (UnicodeDecodeError, csv.Error) as fault:
+        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")  # as the disk's names are read
+        reader = csv.reader(io.StringIO(text, newline=""))
+        rows = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as fault:
         raise UserError(f"{file} is no table of SPLIT,CLASS ({fault})") from None
-    for number, row in enumerate(rows, 1):
+    for number, row in rows:
         if [cell.strip().lower() for cell in row] == ["split", "class"]:
             continue
-        if len(row) != 2 or row[0].strip() not in SPLITS:
+        split = split_of(row[0])
+        if len(row) != 2 or not split:
             raise UserError(f"{file}, line {number} is not SPLIT,CLASS with train, val or test: {','.join(row)!r}")
-        split, label = row[0].strip(), row[1] if row[1] in labels else row[1].strip()
-        if label not in labels:
-            raise UserError(f"{file}, line {number} has the class {label!r}, which the source does not have")
+        name = same_name(row[1])
+        label = known.get(name) or known.get(name.strip())
+        if not label:
+            raise UserError(
+                f"{file}, line {number} has the class {row[1].strip()!r}, which the source does not have; a table is "
+                f"in UTF-8"
+            )
         if label in dealt:
             raise UserError(f"{file}, line {number} has the class {label} again: name it once")
         dealt[label] = split
@@ -260,10 +336,9 @@ def write_raw(
             places.setdefault(picture.label, []).append(written)
             written += 1
     if bad and not skip_bad:
-        more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
         raise UserError(
             f"{len(bad)} files are no whole {', '.join(sorted(SUFFIXES))} images of less than {LARGEST >> 20} MiB: "
-            f"{', '.join(bad[:NAMED])}{more}: mend them, or leave them out with --skip_bad"
+            f"{listed(bad)}: mend them, or leave them out with --skip_bad"
         )
     if not places:
         raise UserError(f"none of the {len(bad)} files is an image")

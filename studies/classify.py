@@ -7,6 +7,7 @@ import csv
 import html
 import io
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,9 @@ from PIL import Image
 from scipy import stats
 from tqdm import tqdm
 
-from datasets.images import SUFFIXES, files_by_class, files_in, folders_in, prepare_file
+from datasets.folders import Walk, listed
+from datasets.images import prepare_file
+from datasets.pictures import is_picture, note_on_others
 from errors import UserError
 from files import write_atomically
 from studies.classifier import BATCH, Classifier
@@ -24,6 +27,8 @@ from training.engine import QUERY
 FEW = 20  # query pictures whose own statistics are no good ones
 SHOWN = 500  # of the least sure pictures, on the page
 SIDE = 96  # pixels of a thumbnail
+HEAD = ("file", "prediction")  # the table's first columns
+COMPUTED = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")  # before these a cell gets a '
 
 
 class Guess(NamedTuple):
@@ -43,10 +48,9 @@ def classify(run: Path, support: Path, query: Path, out: Path, **settings) -> in
         raise UserError(f"--out {out} is no table: give it a name that ends with .csv")
     page_file = out.with_suffix(".html")
     refuse_unwritable(out, page_file)
-    labelled = files_by_class(folder_of(support, "support"))
-    if empty := [folder for folder in folders_in(support) if folder.name not in {label for label, _ in labelled}]:
-        raise UserError(f"--support {empty[0]} holds no picture: put some into it, or take it away")
-    files = query_files(folder_of(query, "query"))
+    walk = Walk()
+    labelled = walk.files_by_class(folder_of(support, "support"))
+    files, notes = query_files(folder_of(query, "query"))
     refuse_unreadable([file for _, file in labelled] + files)
     try:
         classifier = Classifier.load(run, **settings)
@@ -58,7 +62,7 @@ def classify(run: Path, support: Path, query: Path, out: Path, **settings) -> in
     names = [file.relative_to(query).as_posix() for file in files]
     guesses = sorted(map(Guess, names, np.concatenate(likely)), key=lambda guess: guess.likely.max())
     right = classifier.leave_one_out()
-    remarks = [*remarks_on(right), *caution(len(files), classifier.statistics)]
+    remarks = [*remarks_on(right), *caution(len(files), classifier.statistics), *walk.notes(), *notes]
     rows = table(guesses, classifier.classes_).encode("utf-8", "surrogateescape")  # names as the disk has them
     shown = page(guesses, classifier.classes_, query, labelled, right, remarks).encode("utf-8", "replace")
     try:
@@ -73,12 +77,23 @@ def classify(run: Path, support: Path, query: Path, out: Path, **settings) -> in
 
 
 def refuse_unwritable(out: Path, page_file: Path) -> None:
-    """UserError, before the work, where these could not be written after it."""
-    if taken := [file for file in (out, page_file) if file.is_dir()]:
-        raise UserError(f"--out: {taken[0]} is a folder: choose another name")
+    """UserError, before the work, where these could not be written after it, or are files of the user's."""
+    for file, beginning in ((out, ",".join([*HEAD, ""])), (page_file, PAGE.partition("<html")[0])):
+        if file.is_dir():
+            raise UserError(f"--out: {file} is a folder: choose another name")
+        if file.exists() and not is_ours(file, beginning.encode()):
+            raise UserError(f"--out: {file} is there, and --mode classify did not write it: choose another name")
     there = next(folder for folder in out.absolute().parents if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise UserError(f"cannot write {out} ({there} takes no files): choose another --out")
+
+
+def is_ours(file: Path, beginning: bytes) -> bool:
+    """True if nothing is lost by replacing this file: it begins as those that are written here, or is empty."""
+    if not file.is_file():
+        return False
+    with open(file, "rb") as content:
+        return content.read(len(beginning)) in (beginning, b"")
 
 
 # ---- pictures
@@ -92,14 +107,15 @@ def folder_of(path: Path | None, flag: str) -> Path:
     return path
 
 
-def query_files(folder: Path) -> list[Path]:
-    """All files below a folder that could be pictures, by name, but what is hidden. UserError where there is none."""
-    shown = (path for path in sorted(folder.rglob("*")) if "/." not in f"/{path.relative_to(folder).as_posix()}")
-    folders = [folder, *(path for path in shown if path.is_dir())]
-    files = [file for path in folders for file in files_in(path) if file.suffix.lower() in SUFFIXES]
+def query_files(folder: Path) -> tuple[list[Path], list[str]]:
+    """All pictures below a folder, by name, and sentences on what else is there. UserError where there is none."""
+    walk, files, others = Walk(), [], []
+    for file in walk.files_below(folder):
+        (files if is_picture(file) else others).append(file)
     if not files:
-        raise UserError(f"there is no picture below {folder} ({', '.join(sorted(SUFFIXES))}): give another --query")
-    return files
+        there = f" (but {listed(others)})" if others else ""
+        raise UserError(f"there is no picture below {folder}{there}: give another --query")
+    return files, [*walk.notes(), *filter(None, [note_on_others(others, folder)])]
 
 
 def refuse_unreadable(files: list[Path]) -> None:
@@ -134,13 +150,25 @@ def caution(count: int, statistics: str) -> list[str]:
 
 
 def table(guesses: list[Guess], classes: np.ndarray) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["file", "prediction", *classes])
+    columns = [escaped(str(label), HEAD) for label in classes]
+    rows = [[*HEAD, *columns]]
     for guess in guesses:
         shares = [f"{share:.4f}" for share in guess.likely]
-        writer.writerow([guess.file, classes[guess.likely.argmax()], *shares])
-    return file.getvalue()
+        rows.append([escaped(guess.file), columns[guess.likely.argmax()], *shares])
+    return "".join(map(line_of, rows))
+
+
+def escaped(name: str, reserved: Collection[str] = ()) -> str:
+    """A name as a cell: a ' goes before what a spreadsheet would compute, before a reserved word, and before a ', so
+    that a first ' is never the name's own."""
+    return f"'{name}" if name.startswith(COMPUTED) or name in reserved else name
+
+
+def line_of(cells: list[str]) -> str:
+    """A line of a table, in quotes where there are line ends of any kind in it."""
+    file = io.StringIO(newline="")
+    csv.writer(file, lineterminator="\r\n").writerow(cells)  # of the two, Python 3.10 quotes what ends a line
+    return file.getvalue().removesuffix("\r\n") + "\n"
 
 
 def page(guesses, classes, query: Path, labelled: list[tuple[str, Path]], right: np.ndarray, remarks: list[str]) -> str:
@@ -180,6 +208,7 @@ def thumbnail(file: Path, kind: str = "") -> str:
 
 
 PAGE = """<!doctype html>
+<!-- written by --mode classify, which replaces it -->
 <html lang="en">
 <meta charset="utf-8">
 <title>Classified pictures</title>

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import unicodedata
 from types import SimpleNamespace
 
 import numpy as np
@@ -159,17 +160,82 @@ def test_classes_of_unequal_numbers_are_kept_and_a_run_uses_them(tmp_path):
     assert_refused(more, f"need 5 images a class, and one of the train classes has {least}")
 
 
+def read(root, anew=False):
+    """The classes of a folder's pictures, in order, who is dealt where, and the notes."""
+    pictures, dealt, notes = images.read_folder(root, anew)
+    assert all(os.path.isfile(one.where) for one in pictures)
+    return [one.label for one in pictures], dealt, " ".join(notes)
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+
+
 def test_classes_that_are_dealt_already_stay_so(tmp_path):
-    for split, names in (("train", "ab"), ("val", "c"), ("test", "de")):
+    for split, names in (("Train", "ab"), ("valid", "c"), ("TEST", "de")):
         lay(tmp_path / "in" / split, dict.fromkeys(names, 2))
-    assert get(tmp_path / "in", tmp_path, "--size", 16).returncode == 0
+    (tmp_path / "in/__MACOSX/train").mkdir(parents=True)
+    done = get(tmp_path / "in", tmp_path, "--size", 16)
+    assert done.returncode == 0 and f"skipped what systems leave in folders: {tmp_path}/in/__MACOSX" in done.stdout
     made = manifest(tmp_path)
     assert {split: entry["names"] for split, entry in made["splits"].items()} == {
         "train": ["a", "b"], "val": ["c"], "test": ["d", "e"],
     }  # fmt: skip
     assert made["split_seed"] is None
-    lay(tmp_path / "in" / "test", {"a": 1})
-    assert_refused(get(tmp_path / "in", tmp_path, "--force"), "has the class a in")
+
+
+def test_parts_have_many_names_and_a_lone_validation_is_the_test(tmp_path):
+    for number, (train, val, test) in enumerate([("train", "validation", "test"), ("Training", "dev", "Eval")]):
+        touch(tmp_path / str(number), f"{train}/a/1.png", f"{val}/b/1.png", f"{test}/c/images/1.png")
+        assert read(tmp_path / str(number)) == (["a", "b", "c"], {"a": "train", "b": "val", "c": "test"}, "")
+    touch(tmp_path / "two", "train/a/1.png", "val/b/1.png")
+    _, dealt, notes = read(tmp_path / "two")
+    assert dealt == {"a": "train", "b": "test"}
+    assert f"there is no test folder: the classes in {tmp_path}/two/val are the test classes" in notes
+
+
+def test_a_set_for_ordinary_classification_is_put_together_and_dealt(tmp_path):
+    accents = [unicodedata.normalize(form, "é") for form in ("NFD", "NFC")]
+    touch(tmp_path, f"train/{accents[0]}/1.png", "train/b/1.png", "train/c/1.png", "val/b/2.png", "val/b/3.png")
+    touch(tmp_path, f"test/{accents[1]}/2.png", "test/b/4.png")
+    labels, dealt, notes = read(tmp_path)
+    assert not dealt and {label: labels.count(label) for label in labels} == {accents[0]: 2, "b": 4, "c": 1}
+    assert "the same classes are in train and val and test" in notes
+    touch(tmp_path, "test/new/1.png")
+    with pytest.raises(
+        UserError, match=r"the class b in train and in val and in test, but new not in train: .*--split"
+    ):
+        read(tmp_path)
+    labels, dealt, _ = read(tmp_path, anew=True)  # a table is there, which deals them
+    assert not dealt and labels.count("b") == 4 and "new" in labels
+
+
+def test_folders_that_are_no_layout_are_named_with_the_one_that_is_wanted(tmp_path):
+    touch(tmp_path, "train/a/1.png", "test/b/1.png", "extra/c/1.png", "README.md")
+    with pytest.raises(
+        UserError, match=r"extra is beside .*train, and .* wanted is .*/CLASS/\*.jpg, or .*train, val and"
+    ):
+        read(tmp_path)
+    (tmp_path / "extra").rename(tmp_path / "Val")
+    touch(tmp_path, "valid/d/1.png")
+    with pytest.raises(UserError, match=r"Val and .*valid are for the same split"):
+        read(tmp_path)
+    shutil.rmtree(tmp_path / "Val")
+    shutil.rmtree(tmp_path / "valid")
+    shutil.rmtree(tmp_path / "test")
+    with pytest.raises(UserError, match=r"nothing but .*train: give that folder"):
+        read(tmp_path)
+    touch(tmp_path, "val/images/1.png", "val/annotations.txt")
+    with pytest.raises(UserError, match=r"val has no folders of classes: .*give .*train, whose classes are then dealt"):
+        read(tmp_path)
+    (tmp_path / "val/images/1.png").rename(tmp_path / "val/1.png")
+    (tmp_path / "val/images").rmdir()
+    with pytest.raises(UserError, match="val has no folders of classes"):
+        read(tmp_path)
+    touch(tmp_path / "vehicles", "train/1.png", "test/images/1.png", "bus/1.png")  # classes with these names
+    assert read(tmp_path / "vehicles") == (["bus", "test", "train"], {}, "")
 
 
 def test_a_table_deals_the_classes_and_leaves_out_others(tmp_path):
@@ -184,6 +250,8 @@ def test_a_table_deals_the_classes_and_leaves_out_others(tmp_path):
     }  # fmt: skip
     assert made["source"]["files"][0]["name"] == "split.csv"
     assert "it is complete" in get(tmp_path / "in", tmp_path, *flags).stdout
+    table.write_text("Testing,b\n\nTRAIN,d\ntrain,a\nvalidation,  e\n")
+    assert images.read_split(table, ["a", "b", "  e", "d"]) == {"b": "test", "d": "train", "a": "train", "  e": "val"}
     table.write_text("test,a\ntrain,b\n")
     assert_refused(get(tmp_path / "in", tmp_path, *flags), "was dealt by another --split_file", "--force")
     for text, words in (
@@ -196,6 +264,32 @@ def test_a_table_deals_the_classes_and_leaves_out_others(tmp_path):
         table.write_text(text)
         assert_refused(get(tmp_path / "in", tmp_path, "--size", 16, "--split_file", table, "--force"), words)
     assert manifest(tmp_path) == made  # a refusal leaves what is there
+
+
+def test_a_table_and_folders_may_encode_names_in_two_ways(tmp_path):
+    table, odd = tmp_path / "split.csv", os.fsdecode(b"Zo\xeb")
+    for ours, theirs in (("NFC", "NFD"), ("NFD", "NFC")):
+        name = unicodedata.normalize(ours, "Ångström")
+        text = unicodedata.normalize(theirs, f'train,Ångström\r\ntest," {odd}"\r\ntest,"a\nb"\r\n')
+        table.write_bytes(text.encode("utf-8", "surrogateescape"))
+        assert images.read_split(table, [name, odd, "a\nb"]) == {name: "train", odd: "test", "a\nb": "test"}
+    table.write_bytes("train,Zoë\n".encode("latin-1"))
+    with pytest.raises(UserError, match="which the source does not have; a table is in UTF-8"):
+        images.read_split(table, ["Zoë"])
+
+
+def test_there_are_classes_enough_for_tasks_where_there_can_be():
+    def sizes(count, *more):
+        dealt = images.deal([f"c{i}" for i in range(count)], *more)
+        return [len(dealt.get(split, [])) for split in ("train", "val", "test")]
+
+    wanted = {2: [1, 0, 1], 3: [2, 0, 1], 4: [2, 0, 2], 9: [5, 0, 4], 10: [5, 0, 5], 12: [7, 0, 5], 19: [14, 0, 5]}
+    wanted |= {20: [10, 5, 5], 24: [14, 5, 5], 40: [26, 6, 8], 1000: [640, 160, 200]}
+    assert {count: sizes(count, None, 0) for count in wanted} == wanted
+    assert sizes(12, images.SHARED, 0) == [8, 2, 2]  # as they are given
+    assert sizes(8, None, 0, 4) == [4, 2, 2]  # of each class come four
+    many = [f"c{i}" for i in range(40)]
+    assert images.deal(many, None, 3) == images.deal(many, images.SHARED, 3)
 
 
 def test_the_seed_deals_and_every_split_that_is_needed_has_a_class():
@@ -256,7 +350,12 @@ def test_pictures_in_wrong_places_are_refused(tmp_path):
     assert_refused(get(tmp_path / "in", tmp_path), "stray.png is in no folder of a class")
     (tmp_path / "in" / "stray.png").unlink()
     (tmp_path / "in" / "a" / "deeper").mkdir()
-    assert_refused(get(tmp_path / "in", tmp_path), "deeper is a folder in that of a class")
+    assert_refused(
+        get(tmp_path / "in", tmp_path),
+        "deeper is a folder in",
+        "/a, which is taken for a class: wanted is",
+        "train, val and test",
+    )
     (tmp_path / "empty").mkdir()
     assert_refused(get(tmp_path / "empty", tmp_path), "holds no folder with images")
     (tmp_path / "file").write_text("")

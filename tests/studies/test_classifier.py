@@ -284,7 +284,7 @@ def test_what_classify_is_told_arrives(folders, monkeypatch):
 def test_what_is_hidden_is_no_query_picture_and_capitals_are(folders):
     shutil.copytree(folders / "query/deep", folders / "query/.ipynb_checkpoints")
     (folders / "query/deep/two_1.png").rename(folders / "query/deep/two_1.PNG")
-    names = [file.name for file in study_of_folders.query_files(folders / "query")]
+    names = [file.name for file in study_of_folders.query_files(folders / "query")[0]]
     assert len(names) == 9 and "two_1.PNG" in names
 
 
