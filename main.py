@@ -352,6 +352,7 @@ def classify(run: Path, given: dict) -> int:
         given.get("support"),
         Path(str(given["query"])) if "query" in given else None,
         given.get("out", COMMAND["out"].default),
+        given.get("skip_bad", COMMAND["skip_bad"].default),
         statistics=given.get("query_statistics", COMMAND["query_statistics"].default),
         seed=given.get("seed", 0),
         checkpoint=given.get("checkpoint", "last"),

@@ -429,6 +429,9 @@ COMMAND = {  # what says how a mode is called, and is no setting of a run
         None, "classify: folder that holds a folder of labelled pictures for each class", nonempty_path, metavar="DIR",
         modes=CLASSIFY,
     ),
+    "skip_bad": Setting(
+        False, "classify: leave out pictures that cannot be read, and name them", modes=CLASSIFY,
+    ),
     "out": Setting(
         Path("predictions.csv"), "classify: the table that is written, and a page beside it", nonempty_path,
         metavar="FILE", modes=CLASSIFY,
@@ -448,7 +451,7 @@ def parser(modes: Iterable[str], description: str, epilog: str, prog: str = "mai
     p = Parser(prog=prog, description=description, epilog=epilog, argument_default=argparse.SUPPRESS)
     groups = {name: p.add_argument_group(name) for name in (RUN, TASKS, LEARNER, TRAIN, TEST, LOOK, ATTACKS)}
     dataclasses.replace(COMMAND["mode"], choices=list(modes)).add(groups[RUN], "mode")
-    for name in ("savedir", "resume", "weights", "slots", "attack", "support", "out", "query_statistics", "port"):
+    for name in [name for name in COMMAND if name not in ("mode", "maml")]:
         COMMAND[name].add(groups[RUN], name)
     for name, declared in all_settings().items():
         declared.add(groups[COMMON[name].metadata["group"] if name in COMMON else LEARNER], name)

@@ -1,20 +1,15 @@
 """Read originals out of folders, zips and tars, none of which is trusted."""
 
-import io
 import os
 import tarfile
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO, NoReturn, TypeVar
-
-from PIL import Image
+from typing import IO, NoReturn
 
 from errors import UserError
 
-T = TypeVar("T")
 LARGEST = 64 << 20  # bytes; far more than an image or a table of names can have
 
 
@@ -68,21 +63,3 @@ def _read(stream: IO[bytes], size: int, name: str, where: Path) -> bytes:
     if size > LARGEST or len(data := stream.read(LARGEST + 1)) > LARGEST:
         raise UserError(f"{name} in {where} has more than {LARGEST >> 20} MiB, absurd for an image or a table")
     return data
-
-
-def decode(data: bytes, where: str, mode: str) -> Image.Image:
-    """The image (PNG, JPEG, ...) in data, in Pillow's mode "L" or "RGB". UserError if it is damaged, or immense."""
-    return decoded(data, where, lambda image: image.convert(mode))
-
-
-def decoded(data: bytes, where: str, use: Callable[[Image.Image], T]) -> T:
-    """What `use` makes of the image in data. UserError as in `decode`."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)  # from 90 million pixels on
-            with Image.open(io.BytesIO(data)) as image:
-                return use(image)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as fault:
-        raise UserError(f"{where} is refused ({fault}): get the data again") from None
-    except Exception:  # Pillow raises many kinds, OSError to SyntaxError
-        raise UserError(f"{where} is not an image, or is damaged: get the data again") from None

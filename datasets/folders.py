@@ -11,7 +11,7 @@ import unicodedata
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from datasets.pictures import is_picture
+from datasets.pictures import is_picture, listed, note_on_others
 from errors import UserError
 
 # What file managers, archivers, file systems, network drives and tools leave in folders; patterns, in small letters.
@@ -21,7 +21,6 @@ SYSTEM = (
     "@recently-snapshot", "__pycache__",
 )  # fmt: skip
 INNER = "images"  # the one folder that may lie between a class and its pictures, as in Tiny ImageNet
-NAMED = 5  # how many of many files a sentence names
 
 LEFT = "what systems leave in folders"
 SPECIAL = "what is no regular file"
@@ -35,6 +34,7 @@ class Walk:
     def __init__(self) -> None:
         self._entered: set[tuple[int, int]] = set()  # device and inode
         self._skipped: dict[str, dict[Path, None]] = {}  # why -> what, in order
+        self._others: dict[Path, None] = {}  # files that are no pictures
 
     def entries(self, folder: Path) -> tuple[list[Path], list[Path]]:
         """The folders and the files in a folder, by name. A link to nowhere is a file: its reader says so."""
@@ -62,22 +62,28 @@ class Walk:
                 new.append(folder)
         return sorted(new)
 
-    def files_below(self, folder: Path) -> list[Path]:
-        """All files in a folder and in those below it, by name."""
+    def pictures(self, files: list[Path]) -> list[Path]:
+        """Those of these files that are pictures."""
+        pictures = [file for file in files if is_picture(file)]
+        self._others |= dict.fromkeys(file for file in files if file not in set(pictures))
+        return pictures
+
+    def pictures_below(self, folder: Path) -> list[Path]:
+        """All pictures in a folder and in those below it, by name."""
         files, folders, links = [], [folder], []
         while folders or links:  # links last: a folder has its own name, and not that of a link to it
             for place in self.enter([folders.pop() if folders else links.pop(0)]):
                 inner, own = self.entries(place)
-                files += own
+                files += self.pictures(own)
                 for path in inner:
                     (links if path.is_symlink() else folders).append(path)
         return sorted(files)
 
     def files_by_class(self, folder: Path, wanted: str | None = None) -> list[tuple[str, Path]]:
-        """(class, file) of all files in FOLDER/class/ or FOLDER/class/images/, by name. wanted: the layouts that a
+        """(class, file) of all pictures in FOLDER/class/ or FOLDER/class/images/, by name. wanted: the layouts that a
         sentence names.
 
-        UserError where a picture lies elsewhere, where a class has no file, and where two classes have one name.
+        UserError where a picture lies elsewhere, where a class has no picture, and where two classes have one name.
         """
         wanted = f"wanted is {wanted or f'{folder}/CLASS/*.jpg'}"
         places, files = self.entries(folder)
@@ -103,6 +109,7 @@ class Walk:
                     f"{deeper[0]} is a folder in {place}, which is taken for a class: {wanted}; if {place} holds "
                     f"classes, give that folder, otherwise move {deeper[0].name} elsewhere"
                 )
+            files = self.pictures(files)
             if not files:
                 raise UserError(f"{place} holds no picture: put some into it, or take it away")
             labelled += [(place.name, file) for file in files]
@@ -112,7 +119,8 @@ class Walk:
 
     def notes(self) -> list[str]:
         """A sentence for each kind of what was skipped."""
-        return [f"note: skipped {why}: {listed(list(paths))}" for why, paths in self._skipped.items()]
+        notes = [f"note: skipped {why}: {listed(list(paths))}" for why, paths in self._skipped.items()]
+        return notes + ([note_on_others(list(self._others))] if self._others else [])
 
     def _skip(self, why: str, path: Path) -> None:
         self._skipped.setdefault(why, {})[path] = None
@@ -131,9 +139,3 @@ def is_inner(folders: list[Path]) -> bool:
 def same_name(name: str) -> str:
     """One spelling of a name, whichever way its accents are encoded: systems differ in it."""
     return unicodedata.normalize("NFC", name)
-
-
-def listed(names: list) -> str:
-    """The first of these names, and how many more there are; on one line, in characters that every terminal has."""
-    shown = [name if (name := str(one)).isprintable() else ascii(name) for one in names[:NAMED]]
-    return ", ".join(shown) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

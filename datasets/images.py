@@ -7,24 +7,25 @@ import csv
 import io
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.archives import LARGEST, decoded
 from datasets.arrays import ArrayFile, Names, checksum, write_manifest
-from datasets.folders import Walk, is_inner, listed, same_name
+from datasets.folders import Walk, is_inner, same_name
 from datasets.maker import TFDS, existing_path, is_tfds
+from datasets.pictures import BadPicture, from_pillow, read, refusal, report
 from datasets.prepare import Preparation
 from datasets.tfds import read_prepared
 from errors import UserError
 from flags import Setting, to_number, whole
 
-T = TypeVar("T")
 # The names, in any capitals, of the folders that hold a split's classes, and of the splits in a table.
 PARTS = {
     "train": ("train", "training"),
@@ -32,7 +33,6 @@ PARTS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 SPLITS = tuple(PARTS)
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 LAYOUTS = "{source}/CLASS/*.jpg, or {source}/train, val and test with CLASS/*.jpg in each"
 SHARED = (0.64, 0.16, 0.2)  # of the classes, to each split
 WAY = 5  # the documented commands' tasks have so many classes
@@ -64,7 +64,7 @@ SPLIT_FILE = Setting(
     None, "table with lines of SPLIT,CLASS, where SPLIT is train, val or test; other classes are left out",
     existing_path, metavar="FILE",
 )  # fmt: skip
-SKIP_BAD = Setting(False, "leave out files that are no images, and count them in the manifest")
+SKIP_BAD = Setting(False, "leave out pictures that cannot be read, and count them in the manifest")
 SETTINGS = {
     "size": SIZE, "channels": CHANNELS, "invert": INVERT, "rotations": ROTATIONS, "split_seed": SPLIT_SEED,
     "shares": SHARES, "split_file": SPLIT_FILE, "skip_bad": SKIP_BAD,
@@ -72,11 +72,9 @@ SETTINGS = {
 
 
 class Picture(NamedTuple):
-    """One of a source: its class, where it is, for a sentence, and what makes an image of it (UserError where that
-    cannot be)."""
+    """One of a source: its class, and what makes an image of it (BadPicture where that cannot be)."""
 
     label: str
-    where: str
     prepare: Callable[[Preparation], np.ndarray]
 
 
@@ -106,7 +104,7 @@ def make_images(
         pictures, dealt, notes = read_folder(source, anew=bool(split_file))
         given = str(source)
         for note in notes:
-            print(note)
+            print(note, file=sys.stderr)
     places, bad = write_raw(folder / RAW, pictures, prepare, skip_bad)
     if split_file:
         dealt = read_split(split_file, places)
@@ -140,7 +138,7 @@ def read_folder(source: Path, anew: bool) -> tuple[list[Picture], dict[str, str]
         for name, file in walk.files_by_class(part, LAYOUTS.format(source=source)):
             label = labels.setdefault(same_name(name), name)
             owners.setdefault(label, {})[split] = part.name
-            pictures.append(Picture(label, str(file), lambda prepare, file=file: prepare_file(file, prepare)))
+            pictures.append(Picture(label, lambda prepare, file=file: prepare(read(file))))
     notes = walk.notes()
     if not parts or anew:
         return pictures, {}, notes
@@ -200,19 +198,6 @@ def holds_classes(folder: Path, walk: Walk) -> bool:
     return bool(folders) and not is_inner(folders)
 
 
-def prepare_file(file: Path, prepare: Callable[[Image.Image], T]) -> T:
-    """What `prepare` makes of the picture in a file. UserError where it is none, or too large."""
-    if file.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{file} is none of {', '.join(sorted(SUFFIXES))}")
-    try:
-        if file.stat().st_size > LARGEST:
-            raise UserError(f"{file} has more than {LARGEST >> 20} MiB")
-        content = file.read_bytes()
-    except OSError as fault:
-        raise UserError(f"{file} cannot be read ({fault.strerror})") from fault
-    return decoded(content, str(file), prepare)
-
-
 def read_builder(builder) -> Iterator[Picture]:
     """The pictures of all splits of a builder whose examples have an `image` and a `label`. UserError of others."""
     features = builder.info.features
@@ -233,11 +218,11 @@ def read_builder(builder) -> Iterator[Picture]:
             if example["label"] < 0:
                 unlabelled += 1
                 continue
-            where, pixels = f"image {number} of {builder.info.full_name}'s {split}", example["image"]
+            pixels = example["image"]
             pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-            yield Picture(
-                name_of(int(example["label"])), where, lambda prepare, pixels=pixels: prepare(Image.fromarray(pixels))
-            )
+            where = f"image {number} of {builder.info.full_name}'s {split}"
+            image = partial(from_pillow, Image.fromarray(pixels), where)
+            yield Picture(name_of(int(example["label"])), lambda prepare, image=image: prepare(image()))
     if unlabelled:
         print(f"{unlabelled} images of {builder.info.full_name} have no label, and are left out")
 
@@ -323,25 +308,25 @@ def write_raw(
     Memory holds one picture. UserError, which names the first of them, where some are no images, unless they may be
     left out.
     """
-    places, bad, written = {}, [], 0
+    places, labels, bad, written = {}, set(), [], 0
     total = len(pictures) if isinstance(pictures, list) else None
     with open(path, "wb") as raw:
         for picture in tqdm(pictures, total=total, unit="image", disable=None):
+            labels.add(picture.label)
             try:
                 image = picture.prepare(prepare)
-            except UserError:
-                bad.append(picture.where)
+            except BadPicture as fault:
+                bad.append(fault)
                 continue
             raw.write(image.tobytes())
             places.setdefault(picture.label, []).append(written)
             written += 1
     if bad and not skip_bad:
-        raise UserError(
-            f"{len(bad)} files are no whole {', '.join(sorted(SUFFIXES))} images of less than {LARGEST >> 20} MiB: "
-            f"{listed(bad)}: mend them, or leave them out with --skip_bad"
-        )
-    if not places:
-        raise UserError(f"none of the {len(bad)} files is an image")
+        raise UserError(refusal(bad))
+    if lost := labels - places.keys():
+        raise UserError(f"no picture of the class {min(lost)} is left, so take its folder away: {report(bad)}")
+    if bad:
+        print(f"left out: {report(bad)}", file=sys.stderr)
     return places, len(bad)
 
 

@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.archives import contents, decode
+from datasets.archives import contents
 from datasets.arrays import ArrayFile, Names, checksum, write_manifest
 from datasets.authors import holds_authors_arrays, make_from_arrays
 from datasets.download import download
+from datasets.pictures import decode
 from datasets.prepare import Preparation
 from errors import UserError
 from flags import Setting, to_number, whole
@@ -165,7 +166,7 @@ def _write_images(arrays: dict[str, ArrayFile], places: dict[str, tuple[str, int
     missing = dict.fromkeys(places)  # in the tables' order
     images = contents(source, lambda name: places.get(posixpath.basename(name)))
     for name, data, (split, number) in tqdm(images, total=len(places), unit="image", disable=None):
-        image = decode(data, f"{name} in {source}", "RGB")
+        image = decode(data, f"{name} in {source}").convert("RGB")
         if image.size != (side, side):
             image = image.resize((side, side), Image.Resampling.LANCZOS)
         if posixpath.basename(name) not in missing:

@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.archives import contents, decode
+from datasets.archives import contents
 from datasets.arrays import Names, checksum, save, write_manifest
 from datasets.authors import make_from_arrays
+from datasets.pictures import decode
 from datasets.prepare import Preparation
 from datasets.tfds import read_prepared
 from errors import UserError
@@ -83,7 +84,7 @@ def _read_part(path: Path, part: str, size: int, count: int, drawings: int) -> C
     images = contents(path, pattern.search)
     for name, data, match in tqdm(images, total=count * drawings, desc=part, disable=None):
         where = f"{name} in {path}"
-        drawing = shrink(np.asarray(decode(data, where, "L")), size, where)
+        drawing = shrink(np.asarray(decode(data, where).convert("L")), size, where)
         characters[match[1], int(match[2])].append(drawing)
     refuse_other_characters(characters, count, drawings, str(path))
     return characters

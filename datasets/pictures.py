@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from PIL import Image
+from tqdm import tqdm
 
 from datasets.samples import PNG, UnknownRange, eight_bits, png_content
 from errors import UserError
@@ -76,37 +77,36 @@ def _is_identified(path: Path) -> bool:
     return True
 
 
-def note_on_others(files: Sequence[Path], folder: Path) -> str:
-    """A note on files that are no pictures: how many, and the first of them, below `folder`. Empty for no files."""
-    if not files:
-        return ""
+def note_on_others(files: Sequence[Path]) -> str:
+    """A note on files that are no pictures: how many there are, and the first of them."""
     heic = [file for file in files if file.suffix.lower() in HEIC]
-    others = [file for file in files if file not in set(heic)]
-    names = [file.relative_to(folder).as_posix() for file in [*heic, *others]]
-    what = f"{_count(names, 'file')} below {folder} left out, which {'are' if len(names) > 1 else 'is'} no picture"
+    others = [file for file in files if file.suffix.lower() not in HEIC]
     remedy = "; Pillow does not read HEIC: save the photos as JPEG" if heic else ""
-    return f"note: {what} that can be read here: {_first(names, ', ')}{remedy}"
+    return (
+        f"note: skipped {len(files)} {plural(files, 'file')} of no kind that is read: {listed(heic + others)}{remedy}"
+    )
 
 
 def report(faults: Sequence[BadPicture]) -> str:
     """How many pictures cannot be read, and why the first of them cannot."""
-    return f"{_count(faults, 'picture')} cannot be read: {_first(faults, '; ')}"
+    return f"{len(faults)} {plural(faults, 'picture')} cannot be read: {listed(faults, '; ')}"
 
 
-def _count(things: Sequence, noun: str) -> str:
-    return f"{len(things)} {noun}{'s' if len(things) != 1 else ''}"
+def plural(things: Sequence, noun: str) -> str:
+    return noun if len(things) == 1 else f"{noun}s"
 
 
-def _first(things: Sequence, separator: str) -> str:
-    more = f"{separator}and {len(things) - NAMED} more" if len(things) > NAMED else ""
-    return separator.join(map(str, things[:NAMED])) + more
+def listed(things: Sequence, separator: str = ", ") -> str:
+    """The first of these, and how many more there are; on one line, in characters that every terminal has."""
+    shown = [text if (text := str(one)).isprintable() else ascii(text) for one in things[:NAMED]]
+    return separator.join(shown) + (f" and {len(things) - NAMED} more" if len(things) > NAMED else "")
 
 
 def readable(files: Iterable[Path], skip_bad: bool) -> tuple[list[Path], list[BadPicture]]:
     """Decode each file -> those that can be read, and why the others cannot. UserError, where some cannot and
     skip_bad is not set."""
     good, bad = [], []
-    for file in files:
+    for file in tqdm(files, desc="check", unit="picture", disable=None, leave=False):
         try:
             read(file)
         except BadPicture as fault:

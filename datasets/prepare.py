@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-WHITE = (255, 255, 255, 255)
+from datasets.pictures import from_pillow
+
 MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's
 
 
@@ -22,17 +23,9 @@ class Preparation(NamedTuple):
     invert: bool = False
 
     def __call__(self, image: Image.Image) -> np.ndarray:
-        """Turn a picture as its camera says, put it on white where it is transparent, make it grey or coloured, squeeze
-        it into the square, and invert it -> uint8 [size,size,channels]."""
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith(("I", "F")):  # 16 bits, which Pillow's own conversion would clip
-            levels = np.asarray(image, np.float64)
-            levels = np.where(levels == image.info.get("transparency"), 257 * WHITE[0], levels)
-            image = Image.fromarray(np.rint(np.clip(levels / 257, 0, 255)).astype(np.uint8))
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
-        image = image.convert(MODES[self.channels])
+        """Make a picture upright and opaque (datasets/pictures.py), make it grey or coloured, squeeze it into the
+        square, and invert it -> uint8 [size,size,channels]. BadPicture where its range is not known."""
+        image = from_pillow(image).convert(MODES[self.channels])
         if image.size != (self.size, self.size):
             image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
         pixels = np.asarray(image).reshape(self.size, self.size, self.channels)

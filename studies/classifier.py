@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from tqdm import tqdm
 
 import model
-from datasets.images import prepare_file
+from datasets.pictures import from_pillow, read
 from datasets.prepare import Preparation
 from datasets.table import MAKERS
 from errors import UserError
@@ -224,16 +224,13 @@ def picture_of(image) -> Image.Image:
     """A path, one of Pillow's images, or an array [H,W] or [H,W,C], uint8 or floats in [0, 1]. ValueError at others."""
     if isinstance(image, Image.Image):
         try:
-            image.load()  # a file that was opened and not read yet
-        except OSError as fault:
-            raise ValueError(f"a picture cannot be read ({fault})") from fault
-        if image.mode == "F":
-            raise ValueError("a picture of Pillow's mode F has no known range: give an array of floats from 0 to 1")
-        return image
+            return from_pillow(image)
+        except UserError as fault:
+            raise ValueError(f"{fault}") from fault
     if isinstance(image, str | Path):
         try:
-            return prepare_file(Path(image), Image.Image.copy)
-        except (UserError, OSError) as fault:
+            return read(Path(image))
+        except UserError as fault:
             raise ValueError(f"{fault}") from fault
     pixels = np.asarray(image)
     if pixels.ndim == 3 and pixels.shape[-1] == 1:

@@ -7,18 +7,17 @@ import csv
 import html
 import io
 import os
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from scipy import stats
 from tqdm import tqdm
 
-from datasets.folders import Walk, listed
-from datasets.images import prepare_file
-from datasets.pictures import is_picture, note_on_others
+from datasets.folders import Walk
+from datasets.pictures import read, readable, report
 from errors import UserError
 from files import write_atomically
 from studies.classifier import BATCH, Classifier
@@ -38,9 +37,10 @@ class Guess(NamedTuple):
     likely: np.ndarray
 
 
-def classify(run: Path, support: Path, query: Path, out: Path, **settings) -> int:
+def classify(run: Path, support: Path, query: Path, out: Path, skip_bad: bool = False, **settings) -> int:
     """Classify the pictures below `query` by those in SUPPORT/class/, and write `out`, a table of file, prediction and
-    a probability for each class, the least sure first, and a page beside it. settings: the Classifier's.
+    a probability for each class, the least sure first, and a page beside it. skip_bad: leave out pictures that cannot
+    be read. settings: the Classifier's.
 
     UserError at a folder or a picture that cannot be read, and at what the learner cannot take.
     """
@@ -51,7 +51,10 @@ def classify(run: Path, support: Path, query: Path, out: Path, **settings) -> in
     walk = Walk()
     labelled = walk.files_by_class(folder_of(support, "support"))
     files, notes = query_files(folder_of(query, "query"))
-    refuse_unreadable([file for _, file in labelled] + files)
+    notes = [*walk.notes(), *notes]
+    for note in notes:
+        print(note, file=sys.stderr)
+    labelled, files = readable_only(labelled, files, skip_bad)
     try:
         classifier = Classifier.load(run, **settings)
         classifier.fit([file for _, file in labelled], [label for label, _ in labelled])
@@ -62,9 +65,9 @@ def classify(run: Path, support: Path, query: Path, out: Path, **settings) -> in
     names = [file.relative_to(query).as_posix() for file in files]
     guesses = sorted(map(Guess, names, np.concatenate(likely)), key=lambda guess: guess.likely.max())
     right = classifier.leave_one_out()
-    remarks = [*remarks_on(right), *caution(len(files), classifier.statistics), *walk.notes(), *notes]
+    remarks = [*remarks_on(right), *caution(len(files), classifier.statistics)]
     rows = table(guesses, classifier.classes_).encode("utf-8", "surrogateescape")  # names as the disk has them
-    shown = page(guesses, classifier.classes_, query, labelled, right, remarks).encode("utf-8", "replace")
+    shown = page(guesses, classifier.classes_, query, labelled, right, remarks + notes).encode("utf-8", "replace")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, rows)
@@ -109,19 +112,29 @@ def folder_of(path: Path | None, flag: str) -> Path:
 
 def query_files(folder: Path) -> tuple[list[Path], list[str]]:
     """All pictures below a folder, by name, and sentences on what else is there. UserError where there is none."""
-    walk, files, others = Walk(), [], []
-    for file in walk.files_below(folder):
-        (files if is_picture(file) else others).append(file)
+    walk = Walk()
+    files = walk.pictures_below(folder)
     if not files:
-        there = f" (but {listed(others)})" if others else ""
-        raise UserError(f"there is no picture below {folder}{there}: give another --query")
-    return files, [*walk.notes(), *filter(None, [note_on_others(others, folder)])]
+        raise UserError("; ".join([f"there is no picture below {folder}: give another --query", *walk.notes()]))
+    return files, walk.notes()
 
 
-def refuse_unreadable(files: list[Path]) -> None:
-    """UserError where one of these is no picture."""
-    for file in files:
-        prepare_file(file, Image.Image.load)
+def readable_only(
+    labelled: list[tuple[str, Path]], files: list[Path], skip_bad: bool
+) -> tuple[list[tuple[str, Path]], list[Path]]:
+    """The support pictures with their labels, and the query pictures, that can be read. UserError where some cannot and
+    skip_bad is not set, and where a class, or the query, has none left."""
+    good, bad = readable([file for _, file in labelled] + files, skip_bad)
+    good = set(good)
+    known = [(label, file) for label, file in labelled if file in good]
+    if lost := {label for label, _ in labelled} - {label for label, _ in known}:
+        raise UserError(f"no picture of the class {min(lost)} is left: {report(bad)}")
+    queries = [file for file in files if file in good]
+    if not queries:
+        raise UserError(f"no query picture is left: {report(bad)}")
+    if bad:
+        print(f"left out: {report(bad)}", file=sys.stderr)
+    return known, queries
 
 
 # ---- what is said of the result
@@ -195,15 +208,10 @@ def page(guesses, classes, query: Path, labelled: list[tuple[str, Path]], right:
 
 def thumbnail(file: Path, kind: str = "") -> str:
     """An img element that holds the picture."""
-
-    def shrink(image: Image.Image) -> bytes:
-        image = image.convert("RGBA")
-        image.thumbnail((SIDE, SIDE))
-        content = io.BytesIO()
-        image.save(content, "PNG")
-        return content.getvalue()
-
-    content = base64.b64encode(prepare_file(file, shrink)).decode()
+    image, stream = read(file), io.BytesIO()
+    image.thumbnail((SIDE, SIDE))
+    image.save(stream, "PNG")
+    content = base64.b64encode(stream.getvalue()).decode()
     return f'<img class="{kind}" alt="{html.escape(file.name)}" src="data:image/png;base64,{content}">'
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 import data
 import model
-from datasets.archives import decoded
+from datasets.pictures import decode
 from datasets.prepare import Preparation
 from errors import UserError
 from lazy import tf
@@ -154,18 +154,14 @@ def picture_of(url: object) -> Image.Image:
     """The picture in a data URL. UserError where it is none, or larger than a drawing can be."""
     if not isinstance(url, str) or not url.startswith(PREFIX):
         raise UserError("a drawing is not a PNG")
-
-    def load(image: Image.Image) -> Image.Image:
-        if image.format != "PNG" or max(image.size) > 4 * SIDE:
-            raise ValueError
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("L")
-
     try:
         content = base64.b64decode(url.removeprefix(PREFIX), validate=True)
     except ValueError as fault:
         raise UserError("a drawing is not a PNG") from fault
-    return decoded(content, "a drawing", load)
+    picture = decode(content, "a drawing", ["PNG"], (4 * SIDE) ** 2)
+    if max(picture.size) > 4 * SIDE:
+        raise UserError(f"a drawing has at most {4 * SIDE} x {4 * SIDE} pixels")
+    return picture.convert("L")
 
 
 def url_of(picture: Image.Image) -> str:

@@ -108,7 +108,10 @@ def test_it_is_scikit_learns(maml, pictures, tmp_path):
         (lambda: Classifier.load(tmp_path / "none.npz"), "there is no file of weights"),
         (lambda: Classifier.load(MAML, statistics="none"), "wanted query or together"),
         (lambda: again.fit([np.zeros((0, 3), np.uint8)] * 2, [0, 1]), "shape (0, 3)"),
-        (lambda: again.fit([Image.fromarray(np.zeros((4, 4), "f"))] * 2, [0, 1]), "mode F"),
+        (
+            lambda: again.fit([Image.fromarray(np.zeros((4, 4), "f"))] * 2, [0, 1]),
+            "does not say which number is white",
+        ),
         (lambda: again.fit(support[:2], [["a"], ["b"]]), "a list, one a picture"),
         (lambda: again.fit(support[:2], [None, "b"]), "all strings or all numbers"),
         (lambda: again.fit(support[:2], [np.nan, 1.0]), "NaN"),
@@ -313,7 +316,7 @@ def test_what_cannot_be_classified_is_refused(folders):
     (folders / "empty").mkdir()
     assert_refused(classify(folders, "--query", folders / "empty"), "there is no picture below")
     (folders / "support" / "two" / "bad.png").write_text("no")
-    assert_refused(classify(folders), "bad.png is not an image, or is damaged")
+    assert_refused(classify(folders), "bad.png is no picture, or damaged")
     shutil.rmtree(folders / "support" / "two")
     shutil.rmtree(folders / "support" / "3")
     assert_refused(classify(folders), "greater than one")
