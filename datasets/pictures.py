@@ -181,7 +181,7 @@ def _guarded(where: str) -> Iterator[None]:
             raise BadPicture(where, f"{fault}") from None
         except Image.UnidentifiedImageError:
             kinds = ", ".join(FORMATS).replace("MPO, ", "")
-            raise BadPicture(where, f"is no picture, or damaged: {kinds} are read") from None
+            raise BadPicture(where, f"is damaged, or no picture of a kind that is read ({kinds})") from None
         except Exception as fault:  # Pillow raises many kinds, OSError to SyntaxError
             reason = " ".join(str(fault).split())[:100]
             raise BadPicture(where, f"is cut short or damaged ({reason}): get it again") from None

@@ -81,10 +81,10 @@ def call(program: str, *args) -> subprocess.CompletedProcess:
 
 
 def assert_refused(done: subprocess.CompletedProcess, *words: str) -> None:
-    """Exit code 2, one sentence on standard error that says these words, and no traceback."""
+    """Exit code 2, and on standard error, but for notes, one sentence that says these words, and no traceback."""
     assert done.returncode == 2, (done.returncode, done.stderr)
     lines = [line for line in done.stderr.replace("\r", "\n").split("\n") if line.strip()]
-    lines = [line for line in lines if not re.search(r"\| +\d+/\d+ \[", line)]  # a progress bar's
+    lines = [line for line in lines if not re.search(r"^note: |\| +\d+/\d+ \[", line)]  # notes, a progress bar's
     assert len(lines) == 1, done.stderr
     assert "Traceback" not in done.stderr
     for word in words:

@@ -163,7 +163,6 @@ def test_classes_of_unequal_numbers_are_kept_and_a_run_uses_them(tmp_path):
 def read(root, anew=False):
     """The classes of a folder's pictures, in order, who is dealt where, and the notes."""
     pictures, dealt, notes = images.read_folder(root, anew)
-    assert all(os.path.isfile(one.where) for one in pictures)
     return [one.label for one in pictures], dealt, " ".join(notes)
 
 
@@ -178,7 +177,7 @@ def test_classes_that_are_dealt_already_stay_so(tmp_path):
         lay(tmp_path / "in" / split, dict.fromkeys(names, 2))
     (tmp_path / "in/__MACOSX/train").mkdir(parents=True)
     done = get(tmp_path / "in", tmp_path, "--size", 16)
-    assert done.returncode == 0 and f"skipped what systems leave in folders: {tmp_path}/in/__MACOSX" in done.stdout
+    assert done.returncode == 0 and f"skipped what systems leave in folders: {tmp_path}/in/__MACOSX" in done.stderr
     made = manifest(tmp_path)
     assert {split: entry["names"] for split, entry in made["splits"].items()} == {
         "train": ["a", "b"], "val": ["c"], "test": ["d", "e"],
