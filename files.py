@@ -1,5 +1,6 @@
 """Files that last: written whole or not at all, kept through a power cut, and locked against a second process."""
 
+import json
 import os
 import secrets
 import shlex
@@ -41,6 +42,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     finally:
         part.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def parse_json(text: str | bytes) -> object:
+    """What this JSON says. ValueError where it is none, and where it is nested too deep for Python."""
+    try:
+        return json.loads(text)
+    except RecursionError as fault:
+        raise ValueError("lists or objects are nested too deep") from fault
 
 
 @contextmanager

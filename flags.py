@@ -47,7 +47,7 @@ class Setting:
         """Is it a value that the flag could have given?"""
         if self.default is False:
             return isinstance(value, bool)
-        if value == self.default:
+        if value == self.default and type(value) is type(self.default):
             return True
         if isinstance(value, tuple):
             value = list(value)

@@ -311,8 +311,10 @@ def weights(savedir: Path, given: dict) -> int:
     slots, kind = given.pop("slots", False), given.pop("checkpoint", "last")
     settings = Settings.read(savedir).portable()
     devices.start("-1", 1, devices.FLOAT32, distribute=False)
-    iteration, arrays = records.read_checkpoint(savedir, kind)
-    digest = weights_file.digest(arrays["params"])
+    found = records.read_whole(savedir, kind)
+    if slots and not found.state:
+        raise UserError(f"{savedir} has no slots of Adam's, since it began with weights alone: leave --slots out")
+    iteration, digest = found.about["iteration"], weights_file.digest(found.params)
     about = {
         "settings": settings,
         "checkpoint": kind,
@@ -322,8 +324,8 @@ def weights(savedir: Path, given: dict) -> int:
         "program": devices.revision(),
     }
     path = savedir / weights_file.NAME
-    state = (arrays["adam"], arrays["state"]) if slots else ()
-    size = weights_file.write(path, weights_file.Weights(about, arrays["params"], *state))
+    state = (found.slots, {name: found.state[name] for name in weights_file.STATE}, found.best) if slots else ()
+    size = weights_file.write(path, weights_file.Weights(about, found.params, *state))
     print(f"{path}: iteration {iteration}{', with Adam' if slots else ''}, {size / 1e6:.1f} MB")
     return 0
 
@@ -334,11 +336,11 @@ def begin_with(file: Path, savedir: Path, mode: str, given: dict) -> contextlib.
     A file with Adam's slots is a run that meta_train resumes. One without is the beginning of a new run: with the
     file's settings, but for the flags.
     """
-    content = weights_file.read(file)
+    content, settings = weights_file.read(file), Settings.read(file).config()
     new = mode == "meta_train" and not content.state
     if new and not (savedir / "config.json").exists():
         known = all_settings()
-        given |= {name: value for name, value in content.about["settings"].items() if name in known} | given
+        given |= {name: value for name, value in settings.items() if name in known} | given
     elif mode == "meta_train":
         given["resume"] = given.get("resume", bool(content.state))
     return weights_file.unpacked(file, savedir, None if new else content.about["settings"])

@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from attacks import LOSSES, METHODS, NORMS, THREATS, Adversary
+from datasets.prepare import can_be_preparation
 from errors import Parser, UserError
 from flags import LEARNING, TESTS, TRAINING, Setting, nonempty, nonempty_path, not_negative, positive, whole
 from model import LEARNERS, settings_of
 from perturbations import PERTURBATIONS
-from training import results
+from training import results, weights
 from training.devices import PRECISIONS
 from training.engine import STATISTICS, TOGETHER
 
@@ -327,16 +328,22 @@ class Settings:
         return settings
 
     @classmethod
-    def read(cls, savedir: Path) -> Settings:
-        """Those of savedir's run. UserError where there is none, or where one is not what its flag could be."""
-        config = results.read_config(savedir, NEEDED)
+    def read(cls, run: Path) -> Settings:
+        """Those of a run, which is a savedir or a file of weights. UserError where there is none, or where one is not
+        what its flag, or what the program itself, could have made it."""
+        if weights.names_file(run):
+            place, config = run, weights.read(run).about["settings"]
+        else:
+            place, config = run / "config.json", results.read_config(run, NEEDED)
+        changed = "it was changed, or is of another version of this program"
+        if missing := [name for name in NEEDED if name not in config]:
+            raise UserError(f"{place} does not say its {missing[0]}: {changed}")
         declared = all_settings()
         for name, value in config.items():
             if name in declared and not declared[name].accepts(value):
-                raise UserError(
-                    f"{savedir / 'config.json'} has {name} {value!r}, which no --{name} can be: it was changed, "
-                    f"or is of another version of this program"
-                )
+                raise UserError(f"{place} has {name} {short(value)}, which no --{name} can be: {changed}")
+            if name in FACTS and not FACTS[name](value):
+                raise UserError(f"{place} has {name} {short(value)}, which no run can have: {changed}")
         values = {name: value for name, value in config.items() if name in declared}
         return cls.of(values, {name: value for name, value in config.items() if name not in declared})
 
@@ -394,6 +401,18 @@ class Settings:
         return {name: getattr(self, name) for name in names} | dict(sorted(self.own.items()))
 
 
+def short(value: object) -> str:
+    """As Python writes it, cut to a line."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+# What config.json says besides: is this value possible?
+FACTS = {
+    "data_sha256": lambda value: value is None or isinstance(value, str),
+    "prepare": lambda value: value is None or can_be_preparation(value),
+    "sessions": lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value),
+}
 COMMON = {field.name: field for field in dataclasses.fields(Settings) if "setting" in field.metadata}
 
 

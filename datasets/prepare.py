@@ -35,3 +35,12 @@ class Preparation(NamedTuple):
         """The picture of which this image was made, uint8 [H,W,channels], but that it has the image's size."""
         pixels = 255 - image if self.invert else image
         return Image.fromarray(pixels[..., 0] if self.channels == 1 else pixels)
+
+
+def can_be_preparation(value: object) -> bool:
+    """Is this how a manifest, or a run, could say how pictures are prepared?"""
+    try:
+        size, channels, invert, *_ = Preparation(**value)
+    except TypeError:
+        return False
+    return type(size) is type(channels) is int and 0 < size <= 10_000 and channels in MODES and type(invert) is bool

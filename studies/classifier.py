@@ -25,7 +25,8 @@ from datasets.prepare import Preparation
 from datasets.table import MAKERS
 from errors import UserError
 from lazy import tf
-from training import records, results, weights
+from settings import Settings
+from training import records
 from training.devices import BF16
 from training.engine import STATISTICS, TOGETHER, Engine
 
@@ -116,12 +117,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
             return
         path = Path(self.run)
         try:
-            if path.is_dir():
-                self.config = results.read_config(path, ("dataset", "model", "way"))
-                params = records.read_checkpoint(path, self.checkpoint)[1]["params"]
-            else:
-                content = weights.read(path)
-                self.config, params = content.about["settings"], content.params
+            self.config = Settings.read(path).config()
+            params = records.read_run(path, self.checkpoint).params
             self.preparation = preparation_of(self.config)
         except UserError as fault:
             raise ValueError(f"{fault}") from fault

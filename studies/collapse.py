@@ -25,7 +25,7 @@ from lazy import tf
 from perturbations.draws import fold, task_noise
 from studies.collapse_measures import NAMES, measures
 from training.engine import Engine, read
-from training.records import open_store, progress
+from training.records import open_board, open_store, progress
 from training.results import COLLAPSE_CSV as CSV
 from training.results import COLLAPSE_JSON as JSON
 from training.results import Store
@@ -133,7 +133,7 @@ class Watch:
         columns = ["iter", *PLACE, "tasks", *(f"{name}{s}" for name in NAMES for s in ("", "_std"))]
         path = self.savedir / CSV
         if self.board is None:
-            self.board = tf.summary.create_file_writer(str(self.savedir / "tensorboard"))
+            self.board = open_board(self.savedir)
             cut_back(path, columns, iteration)
         with open(path, "a", newline="") as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")

@@ -16,7 +16,8 @@ FLOORS = [
     {"data", "learners"},
     {"model"},
     {"training"},
-    {"studies", "settings"},
+    {"settings"},
+    {"studies"},
     {"figures", "main"},
     {"get_data", "plot", "bench", "train_jax"},
 ]

@@ -64,7 +64,8 @@ def meta_train(
             f"{n_train_iters}: choose more iterations, or another --savedir"
         )
     begin(first)
-    logs = Logs(savedir if chief else None, settings, list(state.lengths.numpy()) if resumed else None)
+    lengths = list(state.lengths.numpy()) if resumed else None
+    logs = Logs(savedir if chief else None, settings, lengths, first, int(state.reported))
     if resumed:
         print(f"resumed at iteration {first}")
     bar = progress(total=n_train_iters + 1, initial=first, unit="it", desc="meta_train", disable=not chief)

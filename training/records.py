@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
+import struct
 import sys
+import tempfile
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +22,62 @@ from training import weights
 from training.engine import Engine
 from training.results import Store
 
+KEEP = {"last": 2, "best": 1}  # checkpoints of each kind
+DESCRIPTORS = Path("/proc/self/fd")  # names of what this process has open, on Linux
+
+
+@contextlib.contextmanager
+def plain_name(folder: Path) -> Iterator[str]:
+    """Another name of this folder, for TensorFlow. It takes brackets, stars, question marks and backslashes of a path
+    for a pattern, and refuses a path that is not UTF-8."""
+    with contextlib.ExitStack() as stack:
+        if DESCRIPTORS.is_dir():
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            yield str(DESCRIPTORS / str(descriptor))
+        else:
+            link = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "folder"
+            link.symlink_to(folder.absolute())
+            yield str(link)
+
+
+def open_board(savedir: Path):
+    """A writer of TensorBoard's events in savedir."""
+    folder = savedir / "tensorboard"
+    folder.mkdir(exist_ok=True)
+    name = contextlib.ExitStack()
+    board = tf.summary.create_file_writer(name.enter_context(plain_name(folder)))
+    weakref.finalize(board, name.close)  # the writer looks by this name whether its file is still there
+    return board
+
+
+def cut_events(folder: Path, first: int, reported: int) -> None:
+    """Cut TensorBoard's events back to a checkpoint from which training goes on with iteration `first`, and whose logs
+    are complete up to `reported`. A file's events are in the order of their iterations."""
+    for path in folder.glob("events.out.tfevents.*"):
+        content, end = path.read_bytes(), 0
+        while (event := event_at(content, end)) and not any(
+            event.step > reported if value.tag.startswith(("meta_train/", "meta_val/")) else event.step >= first
+            for value in event.summary.value
+        ):
+            end += 16 + struct.unpack_from("<Q", content, end)[0]
+        if end < len(content):
+            os.truncate(path, end)
+
+
+def event_at(content: bytes, start: int):
+    """TensorBoard's event at this place of a file: 8 bytes of length, 4 of a checksum, the event, 4 of its checksum.
+    None at the file's end, and where a kill left a part of an event."""
+    if start + 8 > len(content):
+        return None
+    end = start + 12 + struct.unpack_from("<Q", content, start)[0]
+    if end + 4 > len(content):
+        return None
+    try:
+        return tf.compat.v1.Event.FromString(content[start + 12 : end])
+    except Exception:  # protobuf's own, at what is no event
+        return None
+
 
 def progress(**settings) -> tqdm:
     # A line a second on a terminal, few in a file.
@@ -25,17 +87,19 @@ def progress(**settings) -> tqdm:
 class Logs:
     """meta_train.log in the TF1 code's format, meta_train.csv, and TensorBoard scalars, in one folder; or none.
 
-    `lengths` belongs into the checkpoint: a resumed run cuts the files back to where the checkpoint was.
+    `lengths` belongs into the checkpoint: a resumed run cuts the files back to where the checkpoint was. first,
+    reported: as in `cut_events`.
     """
 
     COLUMNS = ("iter", "episodes", "secs", "lr", "loss", "acc", "val_loss", "val_acc", "val_ci95")
 
-    def __init__(self, savedir: Path | None, settings: dict, lengths: list[int] | None):
+    def __init__(self, savedir: Path | None, settings: dict, lengths: list[int] | None, first: int, reported: int):
         self.savedir = savedir
         if not savedir:
             return
         self.files = [open(savedir / name, "ab") for name in ("meta_train.log", "meta_train.csv")]  # noqa: SIM115
-        self.board = tf.summary.create_file_writer(str(savedir / "tensorboard"))
+        cut_events(savedir / "tensorboard", first, reported)
+        self.board = open_board(savedir)
         for file, length in zip(self.files, lengths or [0, 0], strict=True):
             file.truncate(min(length, os.fstat(file.fileno()).st_size))
         if not any(lengths or []):
@@ -43,7 +107,7 @@ class Logs:
             self._write(1, ",".join(self.COLUMNS) + "\n")
 
     def _write(self, file, text):
-        self.files[file].write(text.encode())
+        self.files[file].write(text.encode(errors="backslashreplace"))
         self.files[file].flush()
 
     def lengths(self) -> list[int]:
@@ -84,39 +148,34 @@ class State:
         self.best = tf.Variable([-1.0, -1.0], dtype=tf.float64)  # validation accuracy, its iteration
         self.reported = tf.Variable(-1, dtype=tf.int64)  # iteration up to which the logs are complete
         self.lengths = tf.Variable([0, 0], dtype=tf.int64)
-        self.checkpoint = tf.train.Checkpoint(
-            params=engine.params, adam=engine.slots, next=self.next, secs=self.secs,
-            window=self.window, best=self.best, reported=self.reported, lengths=self.lengths,
-        )  # fmt: skip
-        self.folders = {kind: savedir / "checkpoints" / kind for kind in ("last", "best")}
-        self.managers = {}
-        if not writes:
-            return
-        for kind, keep in (("last", 2), ("best", 1)):
-            folder = self.folders[kind]
-            # TensorFlow goes by its list of a folder's checkpoints; ours is what is there.
-            if paths := checkpoints(folder):
-                write_atomically(folder / "checkpoint", checkpoint_list(paths))
-            elif kind == "last" and were_there(folder):
-                raise UserError(f"no checkpoint of {folder} can be read; train again in a new savedir")
-            else:
-                (folder / "checkpoint").unlink(missing_ok=True)
-            self.managers[kind] = tf.train.CheckpointManager(self.checkpoint, str(folder), keep)
+        names = ("next", "secs", "window", "best", "reported", "lengths")
+        self.variables = {name: getattr(self, name) for name in names}
+        self.checkpoint = tf.train.Checkpoint(params=engine.params, adam=engine.slots, **self.variables)
+        self.folders = {kind: savedir / "checkpoints" / kind for kind in KEEP}
 
     def save(self, kind: str, logs: Logs) -> None:
-        """Write the checkpoint `last` or `best`; an earlier one stays until this one is whole."""
+        """Write the checkpoint `last` or `best`; an earlier one stays until this one is whole and on the disk."""
         if not self.writes:
             return
-        manager = self.managers[kind]
-        self.lengths.assign(logs.lengths())
+        folder, name = self.folders[kind], f"ckpt-{int(self.next) - 1}"
         try:
-            path = Path(manager.save(checkpoint_number=int(self.next) - 1))
-            for file in (*path.parent.glob(f"{path.name}.*"), path.parent):
+            self.lengths.assign(logs.lengths())
+            folder.mkdir(parents=True, exist_ok=True)
+            with plain_name(folder) as place:
+                self.checkpoint.write(f"{place}/{name}")
+            for file in (*folder.glob(f"{name}.*"), folder):
                 sync(file)
+            earlier = [path for path in checkpoints(folder) if path.name != name]
+            keep = KEEP[kind] - 1  # of the earlier ones
+            old, kept = earlier[: len(earlier) - keep], earlier[len(earlier) - keep :]
+            write_atomically(folder / "checkpoint", checkpoint_list([*kept, folder / name]))
+            for path in old:
+                for file in sorted(folder.glob(f"{path.name}.*"), reverse=True):  # its index first
+                    file.unlink()
         except (tf.errors.OpError, OSError) as fault:
             raise UserError(
-                f"cannot write a checkpoint into {manager.directory} ({str(fault).splitlines()[0]}): make room there "
-                f"and go on with --resume"
+                f"cannot write a checkpoint into {folder} ({first_line(fault)}): make room there, and go on with "
+                f"--resume"
             ) from fault
 
     def last_good(self) -> str:
@@ -128,46 +187,65 @@ class State:
         folder = self.folders["last"]
         for path in reversed(checkpoints(folder)):
             try:
-                self.checkpoint.restore(path).assert_consumed()
-                return True
-            except unreadable() as fault:
-                first = str(fault).splitlines()[0]
-                print(f"warning: {path} is damaged ({first}); trying the one before", file=sys.stderr)
+                found = read_checkpoint(path)
+            except UserError as fault:
+                print(f"warning: {fault}; trying the one before", file=sys.stderr)
+            else:
+                if found.state.keys() == self.variables.keys():
+                    return self.take(path, found)
+                print(f"warning: {path} is no whole checkpoint; trying the one before", file=sys.stderr)
         if were_there(folder):
             raise UserError(f"no checkpoint of {folder} can be read; train again in a new savedir")
-        return self.start_from(folder.parent.parent / weights.START)
+        start = folder.parent.parent / weights.START
+        return start.exists() and self.take(start, weights.read(start))
 
-    def start_from(self, path: Path) -> bool:
-        """Take what the file of weights holds, if it is there. True where that is a whole state, to go on from."""
-        if not path.exists():
-            return False
-        start = weights.read(path)
-        self.engine.assign(path, start.params, start.slots)
-        for name, value in start.state.items():
-            getattr(self, name).assign(value)
-        return bool(start.state)
+    def take(self, path: Path, found: weights.Weights) -> bool:
+        """Take what was found at `path`. True where that is a whole state, to go on from."""
+        self.engine.assign(path, found.params, found.slots)
+        for name, value in found.state.items():
+            self.variables[name].assign(value)
+        if path.name == weights.START and found.state and not found.best_checkpoint() and self.best[0] >= 0:
+            self.best.assign([-1, -1])  # an accuracy whose weights are lost is none to be compared with
+            print(f"{path} does not hold the weights of the best validation: the best checkpoint is sought anew")
+        return bool(found.state)
+
+
+def read_run(run: Path, kind: str = "last") -> weights.Weights:
+    """The weights of a run, which is a savedir or a file of weights: a savedir's checkpoint, `last` or `best`, or the
+    file that it began with where there is none yet. Needs no learner and no data. UserError where they are missing or
+    damaged."""
+    if weights.names_file(run):
+        found = weights.read(run)
+    else:
+        folder, start = run / "checkpoints" / kind, run / weights.START
+        if paths := checkpoints(folder):
+            return read_checkpoint(paths[-1])
+        if not start.exists() or were_there(folder):
+            never = "the run had no validation classes, or none was validated yet"
+            raise UserError(f"there is no checkpoint in {folder}: {'meta-train first' if kind == 'last' else never}")
+        found = weights.read(start)
+    if kind == "best":
+        found = found.best_checkpoint()
+    if found is None:
+        raise UserError(f"{run} does not hold the weights of the best validation: leave --checkpoint best out")
+    return found
+
+
+def read_whole(savedir: Path, kind: str) -> weights.Weights:
+    """As `read_run`, and the best checkpoint's parameters where they are others: all that a training goes on from."""
+    found = read_run(savedir, kind)
+    with contextlib.suppress(UserError):
+        best = read_run(savedir, "best")
+        if found.state and best.about["iteration"] == found.state["best"][1] != found.about["iteration"]:
+            return dataclasses.replace(found, best=best.params)
+    return found
 
 
 def load_parameters(engine: Engine, savedir: Path, kind: str = "last") -> int:
-    """Read the parameters of savedir's checkpoint, `last` or `best`, or those that it started from where there is no
-    checkpoint yet; returns the iteration."""
-    folder = savedir / "checkpoints" / kind
-    paths, start = checkpoints(folder), savedir / weights.START
-    if not paths and kind == "last" and start.exists() and not were_there(folder):
-        read = weights.read(start)
-        engine.assign(start, read.params)
-        return int(read.about["iteration"])
-    if not paths:
-        reason = (
-            "meta-train first" if kind == "last" else "the run had no validation classes, or none was validated yet"
-        )
-        raise UserError(f"there is no checkpoint in {folder}: {reason}")
-    try:
-        reader = tf.train.Checkpoint(params=engine.params).restore(paths[-1])
-        reader.assert_existing_objects_matched().expect_partial()
-    except unreadable() as fault:
-        raise UserError(f"{paths[-1]} is damaged or of another model ({str(fault).splitlines()[0]})") from fault
-    return int(paths[-1].rsplit("-", 1)[1])
+    """Read the parameters of savedir's checkpoint, as `read_run`; returns the iteration."""
+    found = read_run(savedir, kind)
+    engine.assign(savedir, found.params)
+    return found.about["iteration"]
 
 
 def open_store(
@@ -188,47 +266,42 @@ def open_store(
     return Store(savedir, mode, identity | facts)
 
 
-def read_checkpoint(savedir: Path, kind: str = "last") -> tuple[int, dict[str, dict[str, np.ndarray]]]:
-    """What savedir's checkpoint, `last` or `best`, holds: its iteration, and by name the arrays of "params", "adam"
-    and "state". It makes no learner and needs no data. UserError where it is missing or damaged."""
-    paths = checkpoints(savedir / "checkpoints" / kind)
-    if not paths:
-        raise UserError(f"there is no checkpoint in {savedir / 'checkpoints' / kind}: meta-train first")
-    suffix, groups = "/.ATTRIBUTES/VARIABLE_VALUE", {"params": {}, "adam": {}, "state": {}}
-    try:
-        reader = tf.train.load_checkpoint(paths[-1])
-        for key in sorted(reader.get_variable_to_shape_map()):
-            if key.endswith(suffix):
+def read_checkpoint(path: Path) -> weights.Weights:
+    """What the checkpoint with this name holds; its state, all that `State` has. UserError where it is damaged."""
+    suffix, groups = "/.ATTRIBUTES/VARIABLE_VALUE", {"params": {}, "adam": {}, "": {}}
+    with plain_name(path.parent) as place:
+        try:
+            reader = tf.train.load_checkpoint(f"{place}/{path.name}")
+            for key in sorted(reader.get_variable_to_shape_map()):
                 group, _, name = key.removesuffix(suffix).rpartition("/")
-                array = np.asarray(reader.get_tensor(key))
-                if group in ("params", "adam"):
-                    groups[group][name.replace(".S", "/")] = array  # as TensorFlow writes a slash
-                elif name in weights.STATE:
-                    groups["state"][name] = array
-    except unreadable() as fault:
-        raise UserError(f"{paths[-1]} is damaged ({str(fault).splitlines()[0]})") from fault
-    return int(paths[-1].rsplit("-", 1)[1]), groups
+                if key.endswith(suffix) and group in groups:
+                    name = name.replace(".S", "/")  # as TensorFlow writes a slash
+                    groups[group][name] = np.asarray(reader.get_tensor(key))
+            groups[""].pop("save_counter", None)  # TensorFlow's own, in a checkpoint of an earlier version
+            about = {"checkpoint": path.parent.name, "iteration": int(path.name.removeprefix("ckpt-"))}
+            found = weights.Weights(about, *groups.values())
+            weights.refuse_other_numbers(found)
+        except (tf.errors.OpError, ValueError, IndexError) as fault:  # TensorFlow's at a file that was cut
+            raise UserError(f"{path} is damaged ({first_line(fault).replace(place, str(path.parent))})") from fault
+    return found
 
 
-def unreadable() -> tuple[type[Exception], ...]:
-    """What TensorFlow raises at a checkpoint that is truncated, or of another model."""
-    return tf.errors.OpError, AssertionError, ValueError, IndexError
+def first_line(fault: Exception) -> str:
+    """The first line of what it says."""
+    return next(iter(str(fault).splitlines()), type(fault).__name__)
 
 
-def checkpoints(folder: Path) -> list[str]:
-    """The checkpoints in a folder, by iteration. TensorFlow writes a checkpoint's index last."""
-    paths = [path.with_suffix("") for path in folder.glob("ckpt-*.index") if path.stem[5:].isdigit()]
-    return [str(path) for path in sorted(paths, key=lambda path: int(path.name[5:]))]
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, by iteration: their names without endings. TensorFlow writes a checkpoint's index
+    last."""
+    paths = [path.with_suffix("") for path in folder.glob("ckpt-*.index") if path.stem[5:].isdecimal()]
+    return sorted(paths, key=lambda path: int(path.name[5:]))
 
 
-def checkpoint_list(paths: list[str]) -> str:
-    """The file `checkpoint` of a folder as tf.train.CheckpointManager reads it; one without a time it would keep for
-    ever."""
-    lines = [f'model_checkpoint_path: "{Path(paths[-1]).name}"']
-    for path in paths:
-        lines.append(f'all_model_checkpoint_paths: "{Path(path).name}"')
-        lines.append(f"all_model_checkpoint_timestamps: {Path(f'{path}.index').stat().st_mtime}")
-    return "\n".join(lines) + "\n"
+def checkpoint_list(paths: list[Path]) -> str:
+    """The file `checkpoint` of a folder, in which tf.train.latest_checkpoint looks."""
+    lines = [f'model_checkpoint_path: "{paths[-1].name}"']
+    return "\n".join([*lines, *(f'all_model_checkpoint_paths: "{path.name}"' for path in paths)]) + "\n"
 
 
 def were_there(folder: Path) -> bool:

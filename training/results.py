@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from errors import UserError
-from files import write_atomically
+from files import parse_json, write_atomically
 
 COLLAPSE_CSV, COLLAPSE_JSON = "collapse.csv", "collapse.json"  # watched in training; measured over test tasks
 ATTACK_JSON = "attack.json"
@@ -67,7 +67,7 @@ class Store:
 def read_json(path: Path) -> dict | None:
     """The object in this file; None where there is none, or something else."""
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
@@ -83,11 +83,12 @@ def read_config(savedir: Path, wanted: Iterable[str]) -> dict:
     if not path.is_file():
         raise UserError(f"there is no run in {savedir} (no config.json): check --savedir, or meta_train it first")
     try:
-        config = json.loads(path.read_text())
-        missing = sorted(set(wanted) - set(config))
-        if missing:
+        config = parse_json(path.read_bytes())
+        if not isinstance(config, dict):
+            raise ValueError("it is no object of settings")
+        if missing := sorted(set(wanted) - set(config)):
             raise ValueError(f"it lacks {', '.join(missing)}")
-    except (ValueError, TypeError) as fault:
+    except ValueError as fault:
         raise UserError(f"{path} cannot be read ({fault}): it was not written by this version") from fault
     return config
 
