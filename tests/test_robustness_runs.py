@@ -110,8 +110,9 @@ TRIED = {
 BUDGETS = {"linf": [0, 0.02, 0.04, 0.06, 0.08, 0.1], "l1": [0, 20, 40, 60, 80, 100]}
 
 
-def write_attack(savedir, eps, accuracies, weights="w", clean=(4, 8, 0.5, 0), facts=None, **attack):
-    """What --mode attack leaves. attack: in what it is another than the attack of the curves."""
+def write_attack(savedir, eps, accuracies, weights="w", clean=(4, 8, 0.5, 0), facts=None, time=None, **attack):
+    """What --mode attack leaves. time: when it was made. attack: in what it is another than the attack of the
+    curves."""
     told = {"method": "pgd", "norm": "linf", "eps": eps, "steps": 40, "start": "random", "restarts": 1} | attack
     told = {"step": 2.5 / told["steps"], "threat": "joint", "loss": "cross_entropy"} | told
     means = [sum(own) / len(own) for own in accuracies]
@@ -119,6 +120,7 @@ def write_attack(savedir, eps, accuracies, weights="w", clean=(4, 8, 0.5, 0), fa
     content |= {"episodes_sha256": "a", "weights_sha256": weights, "iteration": 800, "n_test_mc_samp": 10}
     content["clean"] = dict(zip(("margin", "gradient_l1", "gradient_l2", "gradient_gone"), clean, strict=True))
     content["settings"] = {"attack": told, "data_sha256": "d", "precision": "float32"}
+    content |= {"provenance": {"time": time}} if time else {}
     for name, value in (facts or {}).items():
         (content if name in content else content["settings"])[name] = value
     folder = savedir / "tests"
@@ -229,6 +231,89 @@ def test_two_attacks_on_one_run_are_one_seed(tmp_path):
     assert tables(tmp_path)["l1, eps"] == [["MAML, 20-way", "1", *["60.00"] * 6]]
     write_attack(tmp_path / "maml_0", [0.1], [[70, 70]])  # the curve's, and not at all of its radii
     assert tables(tmp_path)["linf, eps"] == [["MAML", "1", *["80.00"] * 6]]
+
+
+def test_of_several_attacks_the_latest_is_in_every_table(tmp_path):
+    """By the time that it was made, not by the name of its file."""
+    for month, accuracy in (("02", 50), ("03", 80), ("01", 20)):
+        attack = {"clean": (accuracy, 2, 3, 4), "time": f"2026-{month}-05T10:00:00+00:00"}
+        write_attack(tmp_path / "maml_0", BUDGETS["linf"], [[accuracy, accuracy]] * 6, **attack)
+        write_attack(tmp_path / "maml_0", [0.1], [[accuracy - 1, accuracy - 1]], steps=10, time=attack["time"])
+    found = tables(tmp_path)
+    assert found["linf, eps"] == [["MAML", "1", *["80.00"] * 6]] and found[""] == [["MAML", "80", "2", "3", "4"]]
+    assert [row[:3] for row in found["attack, linf"]] == [
+        ["10 steps", "0.1", "79.00"], ["40 steps", "0.06", "80.00"], ["40 steps", "0.1", "80.00"],
+    ]  # fmt: skip
+
+
+def test_learners_are_paired_by_seed_and_gradient_and_stand_in_their_columns(tmp_path):
+    """Of seeds 0 to 2 each kind lacks another one; at 0.1 and 0.06, which the attack has in this order."""
+    means = {
+        "maml": {0: 10, 2: 60}, "metadrop": {1: 99, 2: 63}, "maml_exact": {0: 50, 1: 20}, "metadrop_exact": {0: 40},
+    }  # fmt: skip
+    for name, seeds in means.items():
+        for seed, mean in seeds.items():
+            write_attack(
+                tmp_path / f"{name}_{seed}", [0.1, 0.06], [[mean - 1, mean + 1], [mean / 2, mean / 2]],
+                clean=(mean, 2 * mean, 3 * mean, 4 * mean),
+            )  # fmt: skip
+    done = call("runfiles/robustness.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    heads = [line for line in done.stdout.splitlines() if line.startswith(("| attack", "| | "))]
+    assert heads == [
+        "| attack, linf | eps | MAML | Meta-dropout | MAML, exact gradient | Meta-dropout, exact gradient | "
+        "Meta-dropout - MAML | of exact gradients |",
+        "| | margin | gradient_l1 | gradient_l2 | gradient_gone |",
+    ]
+    found = tables(tmp_path)
+    at_006, at_01 = (row[2:] for row in found["attack, linf"] if row[0] == "40 steps")
+    # 12.706 / sqrt(2) times the deviations of (10, 60), (99, 63) and (50, 20)
+    assert at_01 == ["35.00 ± 317.66", "81.00 ± 228.71", "35.00 ± 190.59", "40.00", "+3.00", "-10.00"]
+    assert at_006 == ["17.50 ± 158.83", "40.50 ± 114.36", "17.50 ± 95.30", "20.00", "+1.50", "-5.00"]
+    assert found[""] == [
+        ["MAML", "35", "70", "105", "140"],
+        ["Meta-dropout", "81", "162", "243", "324"],
+        ["MAML, exact gradient", "35", "70", "105", "140"],
+        ["Meta-dropout, exact gradient", "40", "80", "120", "160"],
+    ]
+
+
+def test_a_curve_has_its_radii_in_order_and_the_mean_of_its_seeds(tmp_path):
+    for seed, first in ((0, 90), (2, 80)):
+        accuracies = [[first - i * i * (seed + 1) - 2, first - i * i * (seed + 1) + 2] for i in range(6)]
+        write_attack(tmp_path / f"metadrop_{seed}", BUDGETS["linf"], accuracies)
+    done = call("runfiles/robustness.py", tmp_path)
+    assert "| linf, eps | seeds | 0 | 0.02 | 0.04 | 0.06 | 0.08 | 0.1 |" in done.stdout.splitlines()
+    (row,) = tables(tmp_path)["linf, eps"]
+    assert row == [
+        "Meta-dropout", "2", "85.00 ± 63.53", "83.00 ± 76.24", "77.00 ± 114.36", "67.00 ± 177.89", "53.00 ± 266.83",
+        "35.00 ± 381.19",
+    ]  # fmt: skip
+
+
+def test_an_attack_that_was_asked_for_is_that_of_its_row(tmp_path):
+    """What main.py would be told, as attack.json says it, belongs to one row of the table, with its radii."""
+    asked = []
+    for flags in (flags for part in ("runs", "probes") for flags in lines(tmp_path, part)["metadrop_1"][2:]):
+        assert flags.get("norm", "linf") == "linf"
+        told = {name: flags[f"attack_{name}"] for name in ("steps", "method", "loss") if f"attack_{name}" in flags}
+        told |= {name: flags[name] for name in ("restarts", "threat") if name in flags}
+        if surrogate := flags.get("surrogate"):
+            assert surrogate in (str(tmp_path / "metadrop_1"), str(tmp_path / "maml_1"))
+            whose = "own" if surrogate.endswith("metadrop_1") else "other"
+            surrogate = {"weights_sha256": whose, "draws": flags["surrogate_draws"]}
+        asked.append((told, surrogate, flags.get("eps", BUDGETS["linf"])))
+    for told, surrogate, eps in asked:
+        more = {"surrogate": surrogate} if surrogate else {}
+        write_attack(tmp_path / "metadrop_1", eps, [[50, 50]] * len(eps), weights="own", **told, **more)
+    rows = [(title, eps) for title, eps, *_ in tables(tmp_path)["attack, linf"]]
+    wanted = [(title, "0.1") for title in TRIED]
+    less = ("", ", one image at a time", " up the margin", ", up the loss of those that remain")
+    wanted += [
+        (f"{steps} steps{more}", "0.06") for steps in (10, 40) for more in less if f"{steps} steps{more}" in TRIED
+    ]
+    wanted += [("40 steps, large balls", "0.2"), ("40 steps, large balls", "0.5")]
+    assert sorted(rows) == sorted([*wanted, ("the strongest of these, of every episode", "0.1")])
 
 
 def test_what_cannot_be_a_table_is_refused(tmp_path):
