@@ -1,0 +1,78 @@
+"""The numbers of bench.py's line, from times that are given, and its count of multiplications and additions."""
+
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import bench
+
+
+@pytest.mark.parametrize("mode", ["meta_train", "meta_test"])
+def test_the_line_leaves_the_compiled_steps_out(mode, monkeypatch):
+    """The first step compiles and the second may have to: the median and the fastest are of those behind them."""
+    seconds, calls = [9.0, 4.0, 0.1, 0.5, 0.2, 0.4, 0.3], []
+    split = types.SimpleNamespace(pixels=np.zeros((1, 1, 28, 28, 1)))
+
+    def step(*args):
+        calls.append(args)
+        return [1.0]
+
+    engine = types.SimpleNamespace(metabatch=4, parallel=2, train_step=lambda s: step, test_step=lambda *a: step)
+
+    def times(step, iterations):
+        for i in range(iterations + 2):
+            step(i)
+        return seconds
+
+    monkeypatch.setattr(bench, "time_steps", times)
+    monkeypatch.setattr(bench, "task_flops", lambda engine, shape, samples: {None: 3e9, 7: 1e9}[samples])
+    monkeypatch.setattr(bench, "matmul_gflops", lambda parallel: 50.0 * parallel)
+    line = bench.time_run(engine, mode, split, 7, 5)
+    work = 12 if mode == "meta_train" else 4  # billions, of four tasks
+    assert (line["ms_per_step"], line["ms_fastest"], line["compile_s"]) == (300, 100, 8.7)
+    assert line["tasks_per_s"] == 13.33 and line["gflop_per_step"] == work
+    assert line["gflops"] == round(work / 0.3, 2) and line["matmul_gflops"] == 100
+    assert calls == ([(i,) for i in range(7)] if mode == "meta_train" else [(4 * i, 4) for i in range(7)])
+
+
+def test_steps_are_timed_one_by_one(monkeypatch):
+    """By a clock that each step moves by its number."""
+    now, done = [10.0], []
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
+
+    def step(i):
+        now[0] += i + 1
+        done.append(i)
+
+    assert bench.time_steps(step, 3) == [1, 2, 3, 4, 5] and done == [0, 1, 2, 3, 4]
+
+
+def test_flops_are_those_of_convolutions_and_products_and_their_gradients():
+    """A convolution's output of 2 x 6 x 5 x 7 numbers takes 3 x 3 x 4 multiplications and additions each, and so do the
+    gradients by its input and by its kernel; a product [2,8] [8,3] takes 8 for each of 6 numbers."""
+
+    def convolve(x, w):
+        y = tf.nn.conv2d(x, w, 1, "SAME")
+        return [y, *tf.gradients(y, [x, w], [y])]
+
+    def multiply(a, b):
+        y = tf.tanh(tf.exp(a) @ b)
+        return [y, tf.matmul(y, b, transpose_b=True), tf.matmul(a[None], y[None], transpose_a=True)]
+
+    def count(f, *shapes):
+        specs = [tf.TensorSpec(shape) for shape in shapes]
+        return bench.count_flops(tf.function(f, autograph=False).get_concrete_function(*specs).outputs)
+
+    one = 2 * (2 * 6 * 5 * 7) * (3 * 3 * 4)
+    assert count(convolve, (2, 6, 5, 4), (3, 3, 4, 7)) == 3 * one
+    assert count(lambda x, w: [tf.nn.conv2d(x, w, 1, "SAME")], (2, 6, 5, 4), (3, 3, 4, 7)) == one
+    assert count(multiply, (2, 8), (8, 3)) == 2 * (2 * 3 * 8) + 2 * (2 * 8 * 3) + 2 * (8 * 3 * 2)
+
+
+def test_the_yardstick_is_the_fastest_of_the_runs_that_do_not_compile(monkeypatch):
+    """Of three: 8, 1 and 2 seconds for two products of 4 x 4 matrices."""
+    times = iter([0, 8, 10, 11, 20, 22])
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: next(times))
+    assert bench.matmul_gflops(2, size=4) == 2 * 2 * 4**3 / 1 / 1e9

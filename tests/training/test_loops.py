@@ -1,0 +1,156 @@
+"""The loop of meta-training around steps that compute nothing: its rows, checkpoints, stops and watch follow from
+numbers that are given."""
+
+import csv
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from training import loops, records
+
+
+class Made:
+    """In place of an engine. Iteration i sets the weight to i, and has the loss i and the accuracy i / 1000.
+
+    validations: iteration -> losses and accuracies of its episodes. stop_at: the iteration whose validation is
+    interrupted after its first metabatch, once. Everything that is asked for is kept.
+    """
+
+    metabatch, meta_lr = 2, 0.001
+
+    def __init__(self, validations, stop_at=None):
+        self.params = {"w": tf.Variable(-1.0)}
+        self.slots = {"m": tf.Variable([0.0]), "v": tf.Variable([0.0]), "t": tf.Variable(0.0)}
+        self.validations, self.stop_at = validations, stop_at
+        self.trained, self.validated, self.asked, self.stop = [], [], None, None
+
+    def train_step(self, split, shared):
+        def step(i, stop):
+            self.trained.append(i)
+            self.params["w"].assign(i)
+            return i, i / 1000, True, False
+
+        return step
+
+    def test_step(self, split, stream, samples):
+        self.asked = split, stream, samples
+
+        def step(first, tasks):
+            now = int(self.params["w"])
+            self.validated.append((now, first, tasks))
+            if now == self.stop_at:
+                self.stop.asked, self.stop_at = True, None
+            losses, accuracies = (np.array(numbers[first : first + tasks]) for numbers in self.validations[now])
+            return {"loss": losses, "accuracy": accuracies}
+
+        return step
+
+
+@pytest.fixture
+def train(monkeypatch, tmp_path):
+    """train(made, last, ...) -> exit code, and the rows of meta_train.csv by iteration."""
+
+    def run(made, last, val_every=10, n_val_tasks=4, **more):
+        class Stop(loops.Stop):
+            def __enter__(self):
+                made.stop = super().__enter__()
+                return self
+
+        monkeypatch.setattr(loops, "Stop", Stop)
+        given = {"save_freq": 10, "val_samples": 3, "settings": {"way": 5}} | more
+        code = loops.meta_train(
+            made, types.SimpleNamespace(), "the validation classes", tmp_path, n_train_iters=last,
+            val_every=val_every, n_val_tasks=n_val_tasks, **given,
+        )  # fmt: skip
+        with open(tmp_path / "meta_train.csv") as file:
+            return code, {int(row["iter"]): row for row in csv.DictReader(file)}
+
+    return run
+
+
+def constant(loss, accuracy, tasks=4):
+    return [loss] * tasks, [accuracy] * tasks
+
+
+def best_of(savedir) -> list[str]:
+    return [path.rsplit("/", 1)[1] for path in records.checkpoints(savedir / "checkpoints/best")]
+
+
+def test_the_best_checkpoint_has_the_highest_validation_accuracy_whatever_its_loss(train, tmp_path):
+    """The first of several that are alike; a resumed run knows what was best before."""
+    numbers = {0: (1, 0.5), 10: (3, 0.8), 20: (2, 0.8), 30: (0.1, 0.6), 40: (0.1, 0.7)}
+    for last in (30, 40):
+        made = Made({i: constant(*both) for i, both in numbers.items()})
+        assert train(made, last)[0] == 0 and best_of(tmp_path) == ["ckpt-10"]
+    weight = tf.train.load_checkpoint(str(tmp_path / "checkpoints/best/ckpt-10"))
+    assert weight.get_tensor("params/w/.ATTRIBUTES/VARIABLE_VALUE") == 10  # after its update
+    assert made.asked == ("the validation classes", "val", 3)
+
+
+def test_a_validation_is_logged_as_shares_with_its_own_interval(train, capsys):
+    """Mean and 1.96 std / sqrt(4) of 0.5, 0.75, 1 and 0.25; the column's numbers are shares, those on the terminal
+    percent."""
+    accuracies = [0.5, 0.75, 1, 0.25]
+    code, rows = train(Made({0: ([1, 2, 3, 6], accuracies), 3: constant(1, 1)}), 3)
+    assert code == 0 and "iteration 0: validation accuracy 62.50 +- 27.39 %" in capsys.readouterr().out
+    first, last = rows[0], rows[3]
+    assert (float(first["val_loss"]), float(first["val_acc"])) == (3, 0.625)
+    assert float(first["val_ci95"]) == pytest.approx(0.273918, rel=1e-5)
+    assert (last["val_acc"], last["val_ci95"], last["loss"], last["acc"]) == ("1", "0", "2", "0.002")  # of 1, 2 and 3
+
+
+@pytest.mark.parametrize("last", [10, 15])
+def test_a_validation_that_a_stop_cuts_short_is_made_again(last, train, tmp_path):
+    """All of it, when the run is resumed, before the next update: of the last iteration and of one before."""
+    validations = {i: constant(1, accuracy) for i, accuracy in ((0, 0.5), (10, 0.9), (15, 0.3))}
+    made = Made(validations, stop_at=10)
+    code, rows = train(made, last)
+    assert code == 130 and list(rows) == [0] and best_of(tmp_path) == ["ckpt-0"] and made.trained == [*range(11)]
+    assert made.validated[2:] == [(10, 0, 2)]
+    made = Made(validations)
+    code, rows = train(made, last)
+    assert code == 0 and made.trained == [*range(11, last + 1)]
+    assert made.validated[:2] == [(10, 0, 2), (10, 2, 2)]
+    assert rows[10]["val_acc"] == "0.9" and list(rows) == sorted({0, 10, last})
+    assert float(rows[10]["loss"]) == 5.5  # the mean of 1 to 10, of which the stop lost nothing
+    assert best_of(tmp_path) == ["ckpt-10"]
+
+
+def test_a_stop_between_validations_saves_and_the_run_goes_on_behind_it(train, tmp_path):
+    class Stopping(Made):
+        def train_step(self, split, shared):
+            step = super().train_step(split, shared)
+
+            def stopping(i, stop):
+                self.stop.asked = i == 7
+                return step(i, stop)
+
+            return stopping
+
+    validations = {i: constant(1, 0.5) for i in (0, 10, 12)}
+    assert train(Stopping(validations), 12)[0] == 130
+    assert records.checkpoints(tmp_path / "checkpoints/last")[-1].endswith("ckpt-7")
+    made = Made(validations)
+    code, rows = train(made, 12)
+    assert code == 0 and made.trained == [*range(8, 13)]
+    assert {i: float(row["loss"]) for i, row in rows.items()} == {0: 0, 10: 5.5, 12: 11.5}
+
+
+@pytest.mark.parametrize(("last", "watched"), [(10, [0, 4, 8, 10]), (8, [0, 4, 8])])
+def test_the_watch_sees_every_so_many_iterations_and_the_last_one_after_their_updates(last, watched, train):
+    seen, made = [], Made({})
+    made.validations = {i: constant(1, 0.5) for i in range(last + 1)}
+    train(made, last, watch=lambda i: seen.append((i, int(made.params["w"]))), watch_every=4)
+    assert seen == [(i, i) for i in watched]
+
+
+def test_checkpoints_and_validations_come_when_they_are_due(train, tmp_path):
+    """Every third iteration is validated and every fourth saved, and the last one is both; two are kept."""
+    made = Made({i: constant(1, 0.5, 5) for i in range(11)})
+    train(made, 10, val_every=3, n_val_tasks=5, save_freq=4)
+    assert [now for now, first, _ in made.validated if first == 0] == [0, 3, 6, 9, 10]
+    assert made.validated[:3] == [(0, 0, 2), (0, 2, 2), (0, 4, 1)]
+    last = records.checkpoints(tmp_path / "checkpoints/last")
+    assert [path.rsplit("-", 1)[1] for path in last] == ["8", "10"]
