@@ -22,7 +22,8 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
         else:
             section.note(f"{run.name} and {first.name} were tested on different episodes: not paired.")
     quantum = max(run.test["quantum"] for run in runs)
-    caption = f"{len(first.test['accuracies'])} test episodes: accuracies"
+    episodes = " or ".join(dict.fromkeys(str(len(run.test["accuracies"])) for run in runs))
+    caption = f"{episodes} test episodes: accuracies"
     caption += ", and their differences on the same episode" if paired else ""
     fig = accuracy_histogram({run.label: run.test for run in runs}, paired, quantum)
     section.add("histogram", f"{caption}; mean (dashed) and its 95 % interval.", fig)

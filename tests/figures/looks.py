@@ -93,7 +93,8 @@ def artists(ax: Axes) -> list[Artist]:
     bars = [bar for container in ax.containers for bar in container.get_children()]
     lines = [line for line in ax.lines if line.get_transform() == ax.transData]
     patches = [patch for patch in ax.patches if patch.get_data_transform() == ax.transData and patch not in bars]
-    return [*lines, *[c for c in ax.collections if not isinstance(c, PolyCollection)], *patches]
+    points = [own for own in ax.collections if not isinstance(own, PolyCollection) and len(own.get_offsets())]
+    return [*lines, *points, *patches]
 
 
 def named(ax: Axes, place: Figure | Axes | None = None) -> dict[str, list[Artist]]:

@@ -1,9 +1,16 @@
-"""The histogram: its bins, means and intervals."""
+"""The histogram: its bins, means and intervals, and which run each is of."""
+
+import itertools
+import re
 
 import numpy as np
-from matplotlib.colors import to_rgb
+import pytest
 
 from figures import histogram
+from figures.page import Section
+from figures.run import Run
+from figures.style import BLUE, GREEN, ORANGE
+from looks import Look, hexed, legend, only
 
 
 def test_bins_hold_each_accuracy_in_its_own():
@@ -13,20 +20,64 @@ def test_bins_hold_each_accuracy_in_its_own():
     assert counts.sum() == 4 and counts[counts > 0].tolist() == [1, 1, 2]
 
 
-def test_the_histogram_has_its_means_and_intervals():
-    tests = {
-        "a": {"accuracies": np.array([60.0, 80]), "accuracy": 70.0, "interval95": 1.25},
-        "b": {"accuracies": np.array([80.0, 90]), "accuracy": 85.0, "interval95": 2.5},
-    }
-    left, right = histogram.accuracy_histogram(tests, {"b": np.array([20.0, 10])}, 10).axes
-    labels = [[text.get_text() for text in ax.get_legend().get_texts()] for ax in (left, right)]
-    assert labels == [["a: 70.00 ± 1.25 %", "b: 85.00 ± 2.50 %"], ["b − a: +15.00 ± 6.93"]]
-    assert [line.get_xdata()[0] for line in left.lines] == [70, 85]
-    assert [line.get_xdata()[0] for line in right.lines] == [0, 15]
-    assert to_rgb(right.lines[1].get_color()) == to_rgb(left.lines[1].get_color())  # the difference is b's
+def a_test(*accuracies, interval=1.25, episodes="abc") -> dict:
+    """What meta_test leaves."""
+    test = {"accuracies": np.array(accuracies, float), "accuracy": np.mean(accuracies), "interval95": interval}
+    return test | {"episodes_sha256": episodes, "quantum": 10.0}
 
 
-def test_a_difference_has_its_runs_colour_where_another_run_is_not_paired():
-    test = {"accuracies": np.array([60.0, 80]), "accuracy": 70.0, "interval95": 1.25}
-    left, right = histogram.accuracy_histogram(dict.fromkeys("abc", test), {"c": np.array([20.0, 10])}, 10).axes
-    assert to_rgb(right.lines[1].get_color()) == to_rgb(left.lines[2].get_color())
+TESTS = {"a": a_test(60, 80, 80), "b": a_test(80, 90, 100, interval=2.5), "c": a_test(50, 60, 40, interval=3)}
+
+
+def assert_names(ax, wanted):
+    """wanted: by the legend's text the run's colour, what is counted, and the mean. The text tells the mean, too."""
+    shown = only(ax, ax)
+    assert legend(ax) == {text: Look(hexed(colour), "-", "none", "none") for text, (colour, *_) in wanted.items()}
+    for text, (colour, values, mean) in wanted.items():
+        steps = shown[text].get_xy()  # up and down, and along
+        edges, heights = steps[1::2, 0], steps[1:-1:2, 1]
+        assert {(value - 5, value + 5) for value in values} <= {*itertools.pairwise(edges)}
+        np.testing.assert_array_equal(heights, np.histogram(values, edges)[0])
+        (line,) = (line for line in ax.lines if (line.get_color(), line.get_linestyle()) == (colour, "--"))
+        assert line.get_xdata()[0] == pytest.approx(mean)
+        assert float(re.search(r"[+-]?[\d.]+(?= ±)", text)[0]) == pytest.approx(mean, abs=0.005)
+
+
+def test_each_legends_text_is_beside_its_runs_counts_and_has_their_mean_and_interval():
+    """The second run is not paired: the third one's difference has the third colour."""
+    left, right = histogram.accuracy_histogram(TESTS, {"c": np.array([-10.0, -20, -40])}, 10).axes
+    assert_names(
+        left,
+        {
+            "a: 73.33 ± 1.25 %": (BLUE, [60, 80, 80], 220 / 3),
+            "b: 90.00 ± 2.50 %": (ORANGE, [80, 90, 100], 90),
+            "c: 50.00 ± 3.00 %": (GREEN, [50, 60, 40], 50),
+        },
+    )
+    interval = 1.96 * np.std([10, 20, 40]) / 3**0.5
+    assert_names(right, {f"c − a: -23.33 ± {interval:.2f}": (GREEN, [-10, -20, -40], -70 / 3)})
+    assert right.lines[0].get_xdata()[0] == 0  # beside it, no difference
+    assert [ax.get_xlabel() for ax in (left, right)] == [
+        "accuracy of an episode (%)",
+        "difference on the same episode (points)",
+    ]
+    assert [ax.get_ylabel() for ax in (left, right)] == ["episodes"] * 2
+
+
+def test_the_difference_is_of_the_run_less_the_first_one(monkeypatch):
+    runs, asked = [], []
+    for name, test in TESTS.items():
+        runs.append(Run(None, {}, name))
+        runs[-1].__dict__["test"] = test | ({"episodes_sha256": "other"} if name == "b" else {})
+    runs[1].test["accuracies"] = np.array([80.0, 90])
+    section = Section("Accuracies", ["png"], 40)
+    monkeypatch.setattr(section, "add", lambda name, caption, fig: asked.append((name, caption)))
+    monkeypatch.setattr(histogram, "accuracy_histogram", lambda *args: asked.append(args))
+    histogram.draw(runs, section, None, lambda: None)
+    (tests, paired, quantum), (name, caption) = asked
+    assert {name: test["accuracies"].tolist() for name, test in tests.items()} == {
+        "a": [60, 80, 80], "b": [80, 90], "c": [50, 60, 40]
+    }  # fmt: skip
+    assert list(paired) == ["c"] and paired["c"].tolist() == [-10, -20, -40] and quantum == 10
+    assert section.parts == ["<p>b and a were tested on different episodes: not paired.</p>"]
+    assert name == "histogram" and caption.startswith("3 or 2 test episodes: accuracies, and their differences")
