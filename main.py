@@ -262,6 +262,7 @@ def attack(savedir: Path, given: dict) -> int:
         restarts=settings.restarts,
         threat=settings.threat,
         loss=settings.attack_loss,
+        square_share=settings.square_share if METHODS[settings.attack_method].squares else None,
     )
     surrogate = None
     if other:
@@ -288,6 +289,8 @@ def refuse_idle_flags(settings: Settings, given: dict) -> None:
         raise UserError(
             f"--{min(of_gradients)} is of gradients, of which {settings.attack_method} has none: leave it out"
         )
+    if "square_share" in given and not method.squares:
+        raise UserError(f"--square_share is of squares, of which {settings.attack_method} has none: leave it out")
     if settings.threat == "remaining" and not method.gradients:
         raise UserError(f"--threat remaining is of gradients, of which {settings.attack_method} has none: leave it out")
     if settings.norm not in method.norms:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from attacks import LOSSES, METHODS, NORMS, THREATS, Adversary
+from attacks import LOSSES, METHODS, NORMS, SQUARE, THREATS, Adversary
 from datasets.prepare import can_be_preparation
 from errors import Parser, UserError
 from flags import LEARNING, TESTS, TRAINING, Setting, nonempty, nonempty_path, not_negative, positive, whole
@@ -44,6 +44,13 @@ def adversary(text: str) -> str:
         raise argparse.ArgumentTypeError(f"must be a norm and a radius, as in linf:0.02, not {text!r}")
     positive(eps)
     return text
+
+
+def share(text: str) -> float:
+    """A number above 0 and at most 1."""
+    if (value := positive(text)) > 1:
+        raise argparse.ArgumentTypeError(f"must be a share of at most 1, not {text!r}")
+    return value
 
 
 def folder_name(text: str) -> str:
@@ -256,6 +263,15 @@ class Settings:
     attack_steps: int = setting(ATTACKS, 40, "steps of a restart", whole(1), modes=ATTACK, kept=False)
     attack_step: float | None = setting(
         ATTACKS, None, "size of a step, as a share of eps (default: 2.5 / steps)", positive, modes=ATTACK, kept=False
+    )
+    square_share: float = setting(
+        ATTACKS,
+        SQUARE,
+        "share of the image that the first squares of square cover; they shrink (its authors: 0.05; 0.8 for MNIST)",
+        share,
+        metavar="X",
+        modes=ATTACK,
+        kept=False,
     )
     attack_start: str = setting(
         ATTACKS,

@@ -5,7 +5,7 @@ Shapes: T tasks, Q query images of a task, each H W C in [0, 1]; N rows of D = H
 
 from attacks.adversary import Adversary
 from attacks.looks import LOSSES, THREATS, Look, margin, one_by_one, together
-from attacks.methods import MADRY, METHODS, Worst, pgd, square
+from attacks.methods import MADRY, METHODS, SQUARE, Worst, pgd, square
 from attacks.norms import NORMS, absolute_sum, length
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "MADRY",
     "METHODS",
     "NORMS",
+    "SQUARE",
     "THREATS",
     "Adversary",
     "Look",

@@ -42,7 +42,7 @@ GONE = 1e-7
 class Attack:
     """method, norm, loss: of attacks.METHODS, NORMS and LOSSES. eps: radii of the ball. steps: of a restart. step: its
     size, as a share of eps. start: where a restart begins, `random` in the ball or at the `clean` image. threat:
-    of attacks.THREATS."""
+    of attacks.THREATS. square_share: the first squares', as a share of the image, of a method that sets squares."""
 
     method: str
     norm: str
@@ -53,6 +53,11 @@ class Attack:
     restarts: int
     threat: str
     loss: str
+    square_share: float | None = None
+
+    def told(self) -> dict:
+        """What tells it from other attacks."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 class Surrogate(NamedTuple):
@@ -90,6 +95,7 @@ def attack_step(
     learner, pixels, eps = engine.learner, tf.constant(split.pixels), tf.constant(attack.eps, tf.float32)
     queries, method, loss = learner.way * engine.query, attacks.METHODS[attack.method], attacks.LOSSES[attack.loss]
     more = {"clean_start": True} if attack.start == "clean" else {}
+    more |= {"share": attack.square_share} if method.squares else {}
 
     def group(x_s, x_q, seeds):
         y, classify, guide = model.labels_of(x_q, learner.way), classifier(engine, x_s, seeds, samples), None
@@ -160,7 +166,7 @@ def over_tests(
     An attack whose result is there already is not made again (results.Store); what is done so far is kept, and an
     interrupted one goes on from there.
     """
-    told = dataclasses.asdict(attack)
+    told = attack.told()
     if surrogate:
         load_parameters(surrogate.engine, surrogate.savedir, checkpoint)
         digest = surrogate.engine.weights_digest()

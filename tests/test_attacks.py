@@ -429,39 +429,39 @@ def test_square_attack_stays_in_the_ball_and_the_box_and_finds_what_is_within_re
     assert moved[2] > 0.9
 
 
+def never_lost(x):
+    """A look at a classifier that takes nothing for the second class, but is the less sure of it the more ink there
+    is."""
+    ink = tf.reduce_mean(tf.round(x), [2, 3, 4])
+    return tf.stack([tf.ones_like(ink), ink], -1), None
+
+
 def test_a_square_attack_stays_in_the_box():
     x = tf.constant(RNG.integers(0, 2, (1, 3, 7, 7, 1)).astype(float))
     y, numbers = tf.constant(np.tile([1.0, 0.0], (3, 1))), lambda number, k: normals(3, tf.stack([number, 1]))(k)
 
     def run(x):
-        look = attacks.together(linear, y)
-        return attacks.square(look, x, y, attacks.NORMS["linf"], 0.3, None, 10, 1, numbers).images
+        return attacks.square(never_lost, x, y, attacks.NORMS["linf"], 0.6, None, 10, 1, numbers).images
 
     images = tf.function(run, autograph=False)(x).numpy()
-    assert images.min() >= 0 and images.max() <= 1 and np.abs(images - x).max() == pytest.approx(0.3)
+    assert images.min() >= 0 and images.max() <= 1 and np.abs(images - x).max() == pytest.approx(0.6)
 
 
 def test_a_square_attack_needs_no_gradient_and_its_squares_shrink():
     """Of a classifier whose gradient is 0 everywhere."""
     steps, seen = 100, []
-    x, y = tf.constant(np.full((1, 2, 9, 9, 1), 0.5)), tf.constant([[1.0, 0.0], [0.0, 1.0]], tf.float64)
-
-    def counts(x):  # pixels above 0.5, less those below, in whole numbers
-        return tf.reduce_sum(tf.round(x), [2, 3, 4]) - 40.5
-
-    def classify(x):
-        score = counts(x)
-        return tf.stack([score, -score], -1)
+    x, y = tf.constant(np.full((1, 2, 9, 9, 1), 0.5)), tf.constant(np.tile([1.0, 0.0], (2, 1)))
 
     def look(x):
         tf.numpy_function(lambda value: seen.append(value.copy()), [x], [])
-        return classify(x), None
+        return never_lost(x)
 
     def run(x):
         numbers = lambda number, k: normals(2, tf.stack([number, 1]))(k)  # noqa: E731
-        return attacks.square(look, x, y, attacks.NORMS["linf"], 0.1, None, steps, 1, numbers).wrong
+        return attacks.square(look, x, y, attacks.NORMS["linf"], 0.1, None, steps, 1, numbers).images
 
-    assert tf.function(run, autograph=False)(x).numpy().all()
+    images = tf.function(run, autograph=False)(x)
+    assert (tf.reduce_mean(tf.round(images), [2, 3, 4]).numpy() > 0.9).all()  # ink nearly everywhere
     assert len(seen) == steps + 2  # the clean image, stripes, and every proposal
     stripes, proposals = seen[1], seen[2:]
     assert (stripes == stripes[:, :, :1]).all()  # along the columns
@@ -473,7 +473,29 @@ def test_a_square_attack_needs_no_gradient_and_its_squares_shrink():
     assert max(place.sum() for place in late) <= 2  # the last are single pixels: one given back, one tried
 
 
-def proposals_of(shape, steps, normals):
+def test_a_square_attack_moves_no_image_that_is_lost():
+    """Of three images that are lost at the clean place, on the way, and never; with two restarts."""
+    steps, seen = 20, []
+    x, y = tf.constant(np.full((1, 3, 9, 9, 1), 0.5)), tf.constant(np.tile([1.0, 0.0], (3, 1)))
+
+    def look(x):
+        tf.numpy_function(lambda value: seen.append(value[0].copy()), [x], [])
+        ink = tf.reduce_mean(x, [2, 3, 4])
+        return tf.stack([tf.constant([[0.4, 0.55, 0.7]], ink.dtype), ink], -1), None
+
+    def run(x):
+        numbers = lambda number, k: normals(3, tf.stack([number, 1]))(k)  # noqa: E731
+        return attacks.square(look, x, y, attacks.NORMS["linf"], 0.1, None, steps, 2, numbers).wrong
+
+    assert tf.function(run, autograph=False)(x).numpy().tolist() == [[True, True, False]]
+    clean, first, again = seen[0], np.array(seen[1 : steps + 2]), np.array(seen[steps + 2 :])
+    assert (first[:, 0] == clean[0]).all() and (again[:, :2] == clean[:2]).all()
+    lost = int(np.argmax(first[:, 1].mean((1, 2, 3)) > 0.55))
+    assert 0 < lost < steps and (first[lost:, 1] == first[lost, 1]).all()
+    assert (np.abs(first[:lost, 1] - 0.5) > 0.09).all() and (np.abs(first[:, 2] - 0.5) > 0.09).all()
+
+
+def proposals_of(shape, steps, normals, **more):
     """What a square attack within 0.1 tries on a grey image of this shape, [1+steps,H,W,C]: stripes, and, as no image's
     margin is better than another's, these with one square each."""
     seen, x = [], tf.constant(np.full((1, 1, *shape), 0.5))
@@ -484,18 +506,22 @@ def proposals_of(shape, steps, normals):
 
     def run(x):
         y = tf.constant([[1.0, 0.0]], tf.float64)
-        return attacks.square(look, x, y, attacks.NORMS["linf"], 0.1, None, steps, 1, normals).wrong
+        return attacks.square(look, x, y, attacks.NORMS["linf"], 0.1, None, steps, 1, normals, **more).wrong
 
     tf.function(run, autograph=False)(x)
     return np.stack(seen[1:])
 
 
 @pytest.mark.parametrize(
-    ("size", "sides"),
-    # sqrt(0.8 / 2^n) of the image's side, of n = 0, 1, ... halvings
-    [(28, [25, 18, 13, 9, 6, 4, 3, 2, 2, 1]), (40, [36, 25, 18, 13, 9, 6, 4, 3, 2, 2])],
+    ("size", "more", "sides"),
+    # sqrt(share / 2^n) of the image's side, of n = 0, 1, ... halvings
+    [
+        (28, {}, [25, 18, 13, 9, 6, 4, 3, 2, 2, 1]),  # a share of 0.8
+        (40, {}, [36, 25, 18, 13, 9, 6, 4, 3, 2, 2]),
+        (40, {"share": 0.05}, [9, 6, 4, 3, 2, 2, 1, 1, 1, 1]),
+    ],
 )
-def test_the_squares_of_a_square_attack_follow_the_schedule(size, sides):
+def test_the_squares_of_a_square_attack_follow_the_schedule(size, more, sides):
     """Their area is halved behind the steps 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 of 10,000; here are 400,
     and the thresholds themselves are left out, as they are rounded."""
 
@@ -504,7 +530,7 @@ def test_the_squares_of_a_square_attack_follow_the_schedule(size, sides):
         squares = tf.concat([places[:, :2], tf.fill([1, k - 2], tf.constant(-1.0, tf.float64))], 1)
         return tf.where(number > 0, squares, tf.ones_like(squares))
 
-    stripes, *proposals = proposals_of((size, size, 1), 400, numbers)
+    stripes, *proposals = proposals_of((size, size, 1), 400, numbers, **more)
     np.testing.assert_allclose(stripes, 0.6)
     halvings = np.array([0.4, 2, 8, 20, 40, 80, 160, 240, 320])
     corners = set()

@@ -105,7 +105,7 @@ TRIED = {
     "10 restarts, up the margin of those that remain": {"restarts": 10, "loss": "margin", "threat": "remaining"},
     "40 steps of the other learner's gradients": {"surrogate": {"weights_sha256": "another run", "draws": 1}},
     "40 steps, gradients over 4 other draws of the noise": {"surrogate": {"weights_sha256": "metadrop", "draws": 4}},
-    "square attack, 500 images": {"method": "square", "steps": 500},
+    "square attack, 500 images": {"method": "square", "steps": 500, "square_share": 0.8},
 }
 BUDGETS = {"linf": [0, 0.02, 0.04, 0.06, 0.08, 0.1], "l1": [0, 20, 40, 60, 80, 100]}
 
@@ -177,6 +177,23 @@ def test_the_tables_put_attacks_and_learners_side_by_side(tmp_path):
     rows = {(title, eps): cells for title, eps, *cells in tables(tmp_path)["attack, linf"]}
     assert rows[strongest] == ["30.00", "40.25 ± 3.18", "+10.00", ""]
     assert rows["square attack, 500 images", "0.1"] == ["80.00", "80.00 ± 0.00", "+0.00", ""]
+
+
+def test_a_square_attack_of_the_version_that_moved_lost_images_is_another_row(tmp_path):
+    """It is one of the strongest row's where the new one is not there; one with another share is in no row."""
+    for title, attack in TRIED.items():
+        if "draws" not in title:
+            old = {} if attack.get("method") != "square" else {"square_share": None}
+            write_attack(tmp_path / "maml_0", [0.1], [[70, 90]], weights="maml", **attack | old)
+    write_attack(tmp_path / "maml_0", [0.1], [[1, 1]], weights="maml", method="square", steps=500, square_share=0.05)
+    rows = {row[0]: row[1:3] for row in tables(tmp_path)["attack, linf"]}
+    title = "square attack, 500 images"
+    assert title not in rows and rows[f"{title}, lost ones moved on"] == ["0.1", "80.00"]
+    assert rows["the strongest of these, of every episode"] == ["0.1", "80.00"]
+    write_attack(tmp_path / "maml_0", [0.1], [[40, 50]], weights="maml", **TRIED[title])
+    rows = {row[0]: row[1:3] for row in tables(tmp_path)["attack, linf"]}
+    assert rows[title] == ["0.1", "45.00"] and rows[f"{title}, lost ones moved on"] == ["0.1", "80.00"]
+    assert rows["the strongest of these, of every episode"] == ["0.1", "45.00"]
 
 
 def test_the_gradients_of_another_run_are_those_of_another_row(tmp_path):

@@ -345,6 +345,9 @@ def test_a_mistyped_attack_is_refused(trained, tmp_path):
     assert_refused(call("main.py", *square, "--attack_loss", "margin"), "--attack_loss is of gradients")
     assert_refused(call("main.py", *square, "--surrogate", trained), "--surrogate is of gradients")
     assert_refused(call("main.py", *square, "--threat", "remaining"), "--threat remaining is of gradients")
+    assert_refused(call("main.py", *square, "--square_share", 1.1), "a share of at most 1")
+    idle = ("--savedir", trained, *FLAGS, "--square_share", 0.05)
+    assert_refused(call("main.py", *idle), "--square_share is of squares")
     assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--surrogate_draws", 3), "give --surrogate")
     assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--surrogate", tmp_path / "none"), "there is no run")
 
@@ -375,7 +378,8 @@ def test_a_surrogate_and_a_search_are_other_attacks(trained, data_dir, tmp_path)
     for result in results[1:]:
         assert result["accuracies"][0] == own["accuracies"][0]
         assert result["settings"]["attack"] != own["settings"]["attack"]
-    assert results[2]["settings"]["attack"]["method"] == "square"
+    told = results[2]["settings"]["attack"]
+    assert (told["method"], told["square_share"]) == ("square", 0.8)  # without a share: lost images moved on
 
 
 def test_a_surrogate_of_other_tasks_is_refused(trained, data_dir, tmp_path):
