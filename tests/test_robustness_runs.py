@@ -315,6 +315,7 @@ def test_an_attack_that_was_asked_for_is_that_of_its_row(tmp_path):
         assert flags.get("norm", "linf") == "linf"
         told = {name: flags[f"attack_{name}"] for name in ("steps", "method", "loss") if f"attack_{name}" in flags}
         told |= {name: flags[name] for name in ("restarts", "threat") if name in flags}
+        told |= {"square_share": 0.8} if told.get("method") == "square" else {}
         if surrogate := flags.get("surrogate"):
             assert surrogate in (str(tmp_path / "metadrop_1"), str(tmp_path / "maml_1"))
             whose = "own" if surrogate.endswith("metadrop_1") else "other"
