@@ -73,16 +73,21 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
     kinds = [kind for kind in TITLES if any(kind in run.attacks for run in runs)]
     caption = "Accuracy on the query images of test tasks under attack, by the largest norm of the perturbation; "
     caption += "bands are 95 % intervals over episodes. " + "; ".join(describe(kind, runs) for kind in kinds)
-    caption += ". Dotted, or dash-dotted: the paper's curves of the same learners, digitised (Omniglot 20-way, "
-    caption += "another attack)."
-    section.add("robustness", caption, panels(runs))
+    figure = panels(runs)
+    if any(text.get_text().endswith(PAPERS) for text in figure.legends[0].get_texts()):
+        caption += ". Dotted, or dash-dotted: the paper's curves of the same learners, digitised (Omniglot 20-way, "
+        caption += "another attack)"
+    section.add("robustness", f"{caption}.", figure)
     for run in runs:
         for kind, attack in run.attacks.items():
             if attack["sheet"] is not None:
                 numbers = [str(runs.index(run))] if len(runs) > 1 else []
                 name = "_".join(["attacked", *numbers, *kind])
                 caption = f"{run.name}, {TITLES[kind]}: the first query image of every class of the first test "
-                caption += "task at its worst place, below it the perturbation (red adds ink, blue takes it), by eps. "
+                caption += (
+                    "task at its worst place, below it the perturbation, by eps: red raises a pixel's value, blue "
+                )
+                caption += "lowers it; in a grey image black is the highest. "
                 caption += "Framed: misclassified, as the class of the number."
                 section.add(name, caption, sheet(attack))
     advance()

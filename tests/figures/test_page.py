@@ -38,6 +38,33 @@ def test_the_page_shows_every_figure_and_needs_nothing_from_elsewhere(page):
         assert np.asarray(gif.convert("RGB"))[0, 0].tolist() == [255] * 3
 
 
+def test_each_picture_is_under_its_heading_with_its_caption_and_settings_under_their_run(page):
+    text = page.read_text()
+    parts = re.split(r"<h2>(.*?)</h2>", text)[1:]
+    sections = dict(zip(parts[::2], parts[1::2], strict=True))
+    shown = {title: re.findall(r'<figure><img src="(\w+)\.', part) for title, part in sections.items()}
+    assert shown == {
+        "Decision boundaries": ["boundary_tasks", "boundary_task1", "boundary_task1_steps"],
+        "Stochastic features": ["features_run1_task1_image0", "features_run1_task1_image0_samples"],
+        "Learning curves": ["curves"],
+        "Accuracies of the test episodes": ["histogram"],
+        "Neural collapse": [],
+        "Robustness": [],
+        "Settings": [],
+    }
+    captions = dict(re.findall(r'src="(\w+)\.\w+" alt="(.*?)"><figcaption>', text))
+    assert "task 1" in captions["features_run1_task1_image0"] and captions["boundary_task1"].startswith("Task 1,")
+    assert captions["curves"].startswith("Meta-training: loss") and "40 test episodes" in captions["histogram"]
+    for name, caption in captions.items():
+        assert f'alt="{caption}"><figcaption>{caption} <a href="{name}.' in text
+    rows = re.findall(r"<tr><th>(.*?)</th>(.*?)</tr>", sections["Settings"])
+    cells = {name: re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for name, row in rows}
+    assert cells[""] == ["MAML", "Meta-dropout"] and cells["model"] == ["maml", "metadrop"]
+    assert cells["stochastic"] == ["False", "True"]
+    assert "Drawn with: --figures boundary features curves histogram, --tasks 1, --classes 0 1, --seed 0." in text
+    assert "<h1>MAML and Meta-dropout</h1>" in text
+
+
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 

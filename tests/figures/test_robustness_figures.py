@@ -8,8 +8,10 @@ import pytest
 from conftest import assert_refused, call
 from errors import UserError
 from figures import robustness
+from figures.page import Section
 from figures.run import Run, read_attacks
 from figures.style import BLUE, ORANGE
+from looks import Look, band, colour_of, hexed, legend, only
 from model import LEARNERS
 
 RADII = {
@@ -52,9 +54,35 @@ def test_the_latest_attack_of_each_norm_is_drawn(tmp_path):
     (mine,) = (line for line in l2.lines if line.get_label() == "MAML")
     np.testing.assert_array_equal(mine.get_xdata(), [0, 0.05, 0.1])  # in order
     np.testing.assert_array_equal(mine.get_ydata(), [90, 60, 20])
-    (band,) = l2.collections
-    corners = {tuple(place) for place in band.get_paths()[0].vertices.round(6).tolist()}
-    assert corners == {(0, 89), (0, 91), (0.05, 57), (0.05, 63), (0.1, 18), (0.1, 22)}
+    np.testing.assert_allclose(band(l2, mine.get_color()), [(0, 89, 91), (0.05, 57, 63), (0.1, 18, 22)])
+
+
+def test_in_every_panel_the_curves_are_those_that_the_legend_names(tmp_path):
+    """Of two runs by two norms, in percent; the paper's are dotted, in their learners' colours."""
+    runs, numbers = [], {"maml": {"linf": [90, 20, 60], "l2": [80, 10, 50]}, "metadrop": {"linf": [95, 70, 85]}}
+    for number, (model, norms) in enumerate(numbers.items()):
+        for norm, accuracy in norms.items():
+            write_attack(tmp_path / model, norm, accuracy, norm)
+        runs.append(Run(tmp_path / model, {"model": model, "shot": 1}, f"called {number}"))
+    figure = robustness.panels(runs)
+    names = {"MAML": BLUE, "Meta-dropout": ORANGE}
+    looks = {name: Look(hexed(colour), "-", "o", hexed(colour)) for name, colour in names.items()}
+    looks |= {f"{name}, paper": own._replace(line=":", marker="none", fill="none") for name, own in looks.items()}
+    assert legend(figure) == looks
+    linf, l2 = figure.axes
+    assert (linf.get_xlabel(), l2.get_xlabel()) == ("eps, L∞", "eps, L2")
+    assert (linf.get_ylabel(), l2.get_ylabel(), linf.get_ylim()) == ("accuracy under attack (%)", "", (0, 100))
+    for ax, norm in ((linf, "linf"), (l2, "l2")):
+        own = {name: numbers[model][norm] for name, model in zip(names, numbers, strict=True) if norm in numbers[model]}
+        shown = only(ax)
+        assert set(shown) == {*own, *PAPER}
+        for name, (first, last, middle) in own.items():
+            np.testing.assert_array_equal(shown[name].get_xdata(), [0, 0.05, 0.1])
+            np.testing.assert_array_equal(shown[name].get_ydata(), [first, middle, last])
+            wanted = [(0, first - 1, first + 1), (0.05, middle - 3, middle + 3), (0.1, last - 2, last + 2)]
+            np.testing.assert_allclose(band(ax, names[name]), wanted)
+        for name, curves in PAPER.items():
+            np.testing.assert_array_equal(shown[name].get_ydata(), curves[1, norm])
 
 
 @pytest.mark.parametrize("norm", RADII)
@@ -287,6 +315,54 @@ def test_a_sheet_shows_what_was_added_and_what_an_image_is_taken_for(tmp_path):
     assert wrong != right and all(frames[place] == {right} for place in ((0, 0), (0, 1), (4, 0), (4, 1)))
     assert min(widths[2, 1]) > max(widths[2, 0]) and all(spine.get_visible() for spine in axes[2, 1].spines.values())
     assert not any(spine.get_visible() for ax in axes[1::2].flat for spine in ax.spines.values())
+
+
+def test_a_sheets_colours_are_those_that_the_caption_says(tmp_path):
+    """Grey images: black is the highest; in colours as they are. Red raises, blue lowers; orange frames are wrong."""
+    write_attack(tmp_path, "l2", [90, 20, 60], "b")
+    attack = read_attacks(tmp_path)["l2", "joint"]
+    axes = np.array(robustness.sheet(attack).axes).reshape(6, 2)
+    (image,), (added,) = axes[2, 1].images, axes[3, 1].images
+    assert (colour_of(image, 0), colour_of(image, 1)) == ("#ffffff", "#000000")
+    red, _, blue = (int(colour_of(added, 0.1)[i : i + 2], 16) for i in (1, 3, 5))
+    assert red > 2 * blue
+    red, _, blue = (int(colour_of(added, -0.1)[i : i + 2], 16) for i in (1, 3, 5))
+    assert blue > 2 * red and min(bytes.fromhex(colour_of(added, 0)[1:])) > 240  # no difference is nearly white
+    frames = [hexed(next(iter(ax.spines.values())).get_edgecolor())[:7] for ax in (axes[2, 1], axes[2, 0])]
+    assert frames == [ORANGE.lower(), BLUE.lower()] and axes[2, 1].title.get_color() == ORANGE
+    assert [axes[2 * row, 0].get_ylabel() for row in range(3)] == ["0", "0.1", "0.05"]
+    colourful = {
+        "images": np.repeat(attack["sheet"]["images"], 3, -1),
+        "clean": np.repeat(attack["sheet"]["clean"], 3, -1),
+    }
+    colourful["images"][1, 0, 2, 3] = (0.1, 0.5, 0.9)
+    axes = np.array(robustness.sheet(attack | {"sheet": attack["sheet"] | colourful}).axes).reshape(6, 2)
+    np.testing.assert_array_equal(axes[2, 0].images[0].get_array()[2, 3], (0.1, 0.5, 0.9))
+
+
+def test_captions_name_the_run_the_norm_and_the_threat_of_what_is_drawn(tmp_path, monkeypatch):
+    runs, asked = [], {}
+    for number, dataset in enumerate(("glyphs", "omniglot")):
+        folder = tmp_path / dataset
+        for day, (norm, threat) in enumerate([("linf", "single"), ("l2", "joint")]):
+            write_attack(folder, norm, [90, 20, 60], norm, f"2026-01-0{day + 1}", threat=threat)
+        runs.append(Run(folder, {"model": "maml", "dataset": dataset, "shot": 1}, f"run {number}"))
+    section = Section("Robustness", ["png"], 40)
+    monkeypatch.setattr(section, "add", lambda name, caption, figure: asked.update({name: (caption, figure)}))
+    monkeypatch.setattr(robustness, "sheet", lambda attack: attack)
+    robustness.draw(runs, section, None, lambda: None)
+    caption, _ = asked.pop("robustness")
+    assert (
+        "L∞, one at a time: 2 episodes" in caption and "L2: 2 episodes" in caption and "the paper's curves" in caption
+    )
+    assert len(asked) == 4
+    for number, run in enumerate(runs):
+        for (norm, threat), title in {("linf", "single"): "L∞, one at a time", ("l2", "joint"): "L2"}.items():
+            caption, attack = asked[f"attacked_{number}_{norm}_{threat}"]
+            assert caption.startswith(f"run {number}, {title}: the first query image") and "red raises" in caption
+            assert attack is run.attacks[norm, threat]
+    robustness.draw(runs[:1], section, None, lambda: None)
+    assert "paper" not in asked["robustness"][0]  # on other data it has no curves
 
 
 def test_a_sheet_without_eps_0_shows_the_perturbation_of_the_clean_image(tmp_path):
