@@ -25,7 +25,7 @@ import main
 import model
 from datasets.table import MAKERS
 from errors import UserError, run
-from flags import Setting, nonempty_path, whole
+from flags import Setting, to_path, whole
 from lazy import tf
 from perturbations.draws import task_noise
 from settings import COMMAND, Settings, read_flags, refuse_unused
@@ -46,7 +46,7 @@ OWN = {
     "export": Setting(
         None, "in place of timing, write the training and the test step as XLA programs (--jit on) into the folder P, "
         "for train_jax.py",
-        nonempty_path, metavar="P",
+        to_path, metavar="P",
     ),
 }  # fmt: skip
 # What the line says of the run, beside its learner's own settings.

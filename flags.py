@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -115,16 +116,17 @@ def not_negative(text: str) -> float:
     return value
 
 
-def nonempty(text: str) -> str:
-    """A text that is not empty, as an unset variable of the shell is: Path("") would be the current folder."""
+def path_text(text: str) -> str:
+    """A path as a text, with the home folder for a ~, which shells leave as it is in --flag=~/x; not an empty one, as
+    an unset variable of the shell is: Path("") would be the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("it is empty")
-    return text
+    return os.path.expanduser(text)
 
 
-def nonempty_path(text: str) -> Path:
-    """A path."""
-    return Path(nonempty(text))
+def to_path(text: str) -> Path:
+    """A path, read as `path_text` reads it."""
+    return Path(path_text(text))
 
 
 positive.metavar = not_negative.metavar = "X"

@@ -5,7 +5,7 @@
     python get_data.py --dataset mimgnet                       # the authors' two .npy files
     python get_data.py --dataset mimgnet --source ARCHIVE.tar  # train.csv, val.csv, test.csv, images/*.jpg
     python get_data.py --dataset glyphs                        # drawn here, in seconds
-    python get_data.py --dataset mine --source FOLDER          # your own images: FOLDER/class/*.jpg
+    python get_data.py --dataset mine --source FOLDER          # your own images: FOLDER/class/*.jpg (docs/data.md)
     python get_data.py --dataset pets --source tfds:oxford_iiit_pet
     python get_data.py --dataset omniglot --verify             # are the files what the manifest says?
 
@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.arrays import checksum, making, read_manifest
+from datasets.folders import listed
+from datasets.images import WAY
 from datasets.maker import Variant, all_flags, is_tfds
 from datasets.table import MAKERS, OWN
 from errors import Parser, UserError, run
-from flags import Setting, nonempty_path
+from flags import Setting, to_path
 
-DATA_DIR = Setting(Path("data"), "folder of the datasets", nonempty_path)
+DATA_DIR = Setting(Path("data"), "folder of the datasets", to_path)
 FORCE = Setting(False, "make it again even if it is there")
 VERIFY = Setting(False, "only check the files against the manifest's checksums")
 
@@ -114,6 +116,26 @@ def numbers(split: dict) -> str:
     return f"{min(counts)} to {max(counts)}" if isinstance(counts, list) else str(counts)
 
 
+def largest_tasks(splits: dict[str, dict]) -> str:
+    """What the smallest split and the smallest class allow, and a warning where that is less than WAY classes."""
+    way, split = min((entry["classes"], name) for name, entry in splits.items())
+    sizes = [size for entry in splits.values() for size in images_by_class(entry)]
+    images, label = min(sizes)
+    reason = "" if images == max(sizes)[0] else f" ({listed([label])} has no more images)"
+    told = f"tasks: --way {way} at most ({split} has no more classes), --shot and --query {images} together{reason}"
+    if way >= WAY:
+        return told
+    remedy = f"train with --way {way}, or give more classes" if way > 1 else "give more classes, or other --shares"
+    return f"{told}\nwarning: --way {WAY}, which the documentation's commands have, is too many: {remedy}"
+
+
+def images_by_class(entry: dict) -> list[tuple[int, str]]:
+    """How many images each class of a split has, and its name."""
+    counts = entry["images_per_class"]
+    counts = counts if isinstance(counts, list) else [counts] * entry["base_classes"]
+    return list(zip(counts, entry["names"], strict=False))
+
+
 def main(argv: list[str] | None = None) -> None:
     """The command line. UserError for every fault that is not a defect of this program."""
     request = parse(argv)
@@ -127,8 +149,10 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{what}: {remedy}, or give another --data_dir") from None
     splits = manifest["splits"].items()
     counts = ", ".join(f"{name} {split['classes']} classes x {numbers(split)}" for name, split in splits)
+    remark = ("" if "val" in manifest["splits"] else "; no validation classes") + remark
     remark += f"; {manifest['left_out']} files left out" if manifest.get("left_out") else ""
     print(f"{request.target}: {counts} images of {'x'.join(map(str, manifest['image_shape']))}{remark}")
+    print(largest_tasks(manifest["splits"]))
 
 
 if __name__ == "__main__":

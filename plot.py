@@ -7,7 +7,6 @@ collapse needs --mode collapse, or training with --collapse_every; robustness --
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
@@ -17,7 +16,7 @@ from figures import boundary, collapse, curves, features, histogram, robustness
 from figures.page import Page, Section
 from figures.run import Run, open_runs, refuse_other_tasks
 from figures.selection import Selection
-from flags import whole
+from flags import to_path, whole
 
 
 class Figure(NamedTuple):
@@ -43,7 +42,7 @@ FIGURES = {
 def main() -> int:
     args = parser().parse_args()
     check_flags(args)
-    runs = open_runs([Path(savedir) for savedir in args.savedir])
+    runs = open_runs(args.savedir)
     ready, faults = gather(runs, [name for name in FIGURES if name in (args.figures or FIGURES)], bool(args.figures))
     exports = next((ready[name] for name in ready if FIGURES[name].needs == "export"), [])
     selection = select(args, exports)
@@ -63,7 +62,7 @@ def main() -> int:
 
 def parser() -> Parser:
     p = Parser(prog="plot.py", description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[1])
-    p.add_argument("--savedir", nargs="+", action="extend", default=[], metavar="D",
+    p.add_argument("--savedir", nargs="+", action="extend", type=to_path, default=[], metavar="D",
                    help="folders of runs, side by side; the figures go to the first one's plot/")  # fmt: skip
     p.add_argument("--figures", nargs="+", choices=list(FIGURES), metavar="NAME",
                    help=f"of {', '.join(FIGURES)}; what they need must be there (default: what there is)")  # fmt: skip
@@ -88,7 +87,7 @@ def check_flags(args: argparse.Namespace) -> None:
     """UserError: a flag that contradicts itself, or that no figure asked for has a use for."""
     if not args.savedir:
         raise UserError("--savedir is missing: name the folder of a run, for example --savedir results/first")
-    folders = [Path(savedir).resolve() for savedir in args.savedir]
+    folders = [savedir.resolve() for savedir in args.savedir]
     for savedir, folder in zip(args.savedir, folders, strict=True):
         if folders.count(folder) > 1:
             raise UserError(f"--savedir names {savedir} twice")

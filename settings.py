@@ -13,7 +13,7 @@ from pathlib import Path
 from attacks import LOSSES, METHODS, NORMS, SQUARE, THREATS, Adversary
 from datasets.prepare import can_be_preparation
 from errors import Parser, UserError
-from flags import LEARNING, TESTS, TRAINING, Setting, nonempty, nonempty_path, not_negative, positive, whole
+from flags import LEARNING, TESTS, TRAINING, Setting, not_negative, path_text, positive, to_path, whole
 from model import LEARNERS, settings_of
 from perturbations import PERTURBATIONS
 from training import results, weights
@@ -61,7 +61,7 @@ def folder_name(text: str) -> str:
 
 def count_or_folder(text: str) -> int | Path:
     number = text.lstrip("-").isdigit() and text == str(int(text))  # a folder may be named 007
-    return whole(1)(text) if number else nonempty_path(text)
+    return whole(1)(text) if number else to_path(text)
 
 
 def setting(group: str, default: object, help: str, *reader, kept: bool = True, fresh: bool = False, **declared):
@@ -118,7 +118,7 @@ class Settings:
         TASKS,
         "data",
         "folder that holds the datasets",
-        nonempty,
+        path_text,
         metavar="DIR",
         modes=LEARNING | DRAW,
         free=("test", "resume"),
@@ -307,7 +307,7 @@ class Settings:
         None,
         "run whose gradients pgd follows in place of those of --savedir's: another learner's, or the same run's with "
         "other noise",
-        nonempty,
+        path_text,
         metavar="D2",
         modes=ATTACK,
         kept=False,
@@ -450,25 +450,25 @@ def all_settings() -> dict[str, Setting]:
 COMMAND = {  # what says how a mode is called, and is no setting of a run
     "mode": Setting("meta_train", "what to do", modes=LEARNING | COMPARE | WEIGHTS | CLASSIFY | DRAW),
     "savedir": Setting(
-        None, "folder of the run; compare takes two or more, and draw may", nonempty, nargs="+", metavar="D",
+        None, "folder of the run; compare takes two or more, and draw may", path_text, nargs="+", metavar="D",
         modes=LEARNING - {"bench"} | COMPARE | WEIGHTS | CLASSIFY | DRAW,
     ),
     "resume": Setting(False, "meta_train: go on from D's last checkpoint", modes=META_TRAIN),
     "weights": Setting(
         None, "file of weights that D begins with, to test or export them or to train on from them (written with "
-        "--slots: to the same bits); classify and draw take it in place of --savedir, draw two or more", Path,
+        "--slots: to the same bits); classify and draw take it in place of --savedir, draw two or more", to_path,
         metavar="FILE", nargs="+", modes=LEARNING - {"bench"} | CLASSIFY | DRAW,
     ),
     "slots": Setting(False, "weights: Adam's slots too, so that training can go on from the file", modes=WEIGHTS),
     "support": Setting(
-        None, "classify: folder that holds a folder of labelled pictures for each class", nonempty_path, metavar="DIR",
+        None, "classify: folder that holds a folder of labelled pictures for each class", to_path, metavar="DIR",
         modes=CLASSIFY,
     ),
     "skip_bad": Setting(
         False, "classify: leave out pictures that cannot be read, and name them", modes=CLASSIFY,
     ),
     "out": Setting(
-        Path("predictions.csv"), "classify: the table that is written, and a page beside it", nonempty_path,
+        Path("predictions.csv"), "classify: the table that is written, and a page beside it", to_path,
         metavar="FILE", modes=CLASSIFY,
     ),
     "query_statistics": Setting(

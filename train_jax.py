@@ -20,7 +20,7 @@ import numpy as np
 
 import data
 from errors import Parser, Stop, UserError, run
-from flags import positive, whole
+from flags import path_text, positive, to_path, whole
 from settings import all_settings
 from training import weights
 from training.program import EXACT, TEST_SEED, program_file, read_description, relative
@@ -72,15 +72,21 @@ class Program:
 def parser() -> Parser:
     p = Parser(prog="train_jax.py", description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[1])
     add = p.add_argument
-    add("--program", type=Path, required=True, metavar="P", help="the folder that bench.py --export P wrote")
-    add("--weights", type=Path, metavar="FILE", help="to go on from, where it is; written by this one")
+    add("--program", type=to_path, required=True, metavar="P", help="the folder that bench.py --export P wrote")
+    add("--weights", type=to_path, metavar="FILE", help="to go on from, where it is; written by this one")
     add(
         "--check",
         action="store_true",
         help="in place of training, print the error of the first iteration's "
         "meta-gradient against float64 (for a program of bench.py --export P --check), and the time that one takes",
     )
-    add("--data_dir", default="data", metavar="DIR", help="folder that holds the datasets (default: data)")
+    add(
+        "--data_dir",
+        type=path_text,
+        default="data",
+        metavar="DIR",
+        help="folder that holds the datasets (default: data)",
+    )
     add("--n_train_iters", type=whole(0), metavar="N", help="train to this iteration (default: the program's)")
     add("--seconds", type=positive, metavar="S", help="stop training after so many seconds, with the weights saved")
     add("--save_every", type=positive, default=120.0, metavar="S", help="seconds between savings (default: 120)")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.prepare import Preparation
-from flags import Setting, nonempty_path, whole
+from flags import Setting, to_path, whole
 
 TFDS = "tfds:"  # what a --source begins with that is a name of tensorflow-datasets
 
@@ -95,9 +95,10 @@ def is_tfds(text: str | Path) -> bool:
 
 def existing_path(text: str) -> Path:
     """A reader of paths to a folder or a file that is there."""
-    if not (os.path.isdir(nonempty_path(text)) or os.path.isfile(text)):
-        raise argparse.ArgumentTypeError(f"there is no folder and no file {text}")
-    return Path(text)
+    place = to_path(text)
+    if not (os.path.isdir(place) or os.path.isfile(place)):
+        raise argparse.ArgumentTypeError(f"there is no folder and no file {place}")
+    return place
 
 
 SOURCE = Setting(

@@ -10,6 +10,7 @@ from tables import ADAPTATION, EPISODES, ROOT, TRAINING, paired, read_runs, refu
 
 from errors import Parser, UserError, run
 from figures.run import read_curves
+from flags import to_path
 from model import LEARNERS
 
 NAMES = {name: LEARNERS[name].title for name in ("maml", "metadrop")}
@@ -60,7 +61,7 @@ def figure(folder: Path, file: Path) -> None:
 def main() -> None:
     parser = Parser(prog="omni_5way.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("results", nargs="?", default=ROOT / "results/omni_5way", type=Path, help="folder of the runs")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the 1-shot curves into this file")
+    parser.add_argument("--figure", type=to_path, metavar="FILE", help="draw the 1-shot curves into this file")
     args = parser.parse_args()
     if not read_runs(args.results / "1shot"):
         raise UserError(f"there are no tested runs in {args.results}/1shot: run runfiles/omni_5way.sh first")

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 import data
 from errors import Parser, run
-from flags import whole
+from flags import path_text, whole
 from studies.classifier import Classifier, preparation_of
 from training import weights
 from training.engine import STATISTICS
@@ -49,7 +49,9 @@ def accuracies(file: Path, data_dir: str, tasks: int, samples: int) -> dict[tupl
 def main() -> None:
     parser = Parser(prog="query_statistics.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("weights", nargs="+", type=Path, metavar="WEIGHTS", help="files of weights")
-    parser.add_argument("--data_dir", default=ROOT / "data", metavar="DIR", help="folder of the datasets")
+    parser.add_argument(
+        "--data_dir", type=path_text, default=ROOT / "data", metavar="DIR", help="folder of the datasets"
+    )
     parser.add_argument("--tasks", type=whole(2), default=100, metavar="N", help="test tasks (default: 100)")
     parser.add_argument("--samples", type=whole(1), default=10, metavar="N", help="noise samples (default: 10)")
     args = parser.parse_args()

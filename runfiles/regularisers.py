@@ -24,7 +24,7 @@ from tables import (
 
 from errors import Parser, UserError, run
 from figures.run import read_curves
-from flags import whole
+from flags import to_path, whole
 from model import make
 from training.results import read_config
 
@@ -256,7 +256,7 @@ def main() -> None:
     default = ROOT / "results/regularisers"
     parser.add_argument("results", nargs="?", default=default, type=Path, help="folder of the runs")
     parser.add_argument("--runs", nargs="+", type=whole(0), metavar="SEED", help="print the runs of these seeds")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the figure into this file")
+    parser.add_argument("--figure", type=to_path, metavar="FILE", help="draw the figure into this file")
     args = parser.parse_args(usage)
     if args.runs is not None:
         print(*lines(args.results, args.runs, flags), sep="\n")

@@ -10,6 +10,7 @@ from table1 import NAMES, PUBLISHED
 from tables import ROOT
 
 from errors import Parser, UserError, run
+from flags import to_path
 from training import weights
 
 FILES = [ROOT / f"pretrained/omniglot_20way_1shot_{model}.npz" for model in NAMES]
@@ -69,7 +70,7 @@ def figure(curves: dict[str, dict[int, dict]], file: Path) -> None:
 def main() -> None:
     parser = Parser(prog="table1_curve.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("files", nargs="*", default=FILES, type=Path, metavar="FILE", help="default: those of 20-way")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the curves into this file")
+    parser.add_argument("--figure", type=to_path, metavar="FILE", help="draw the curves into this file")
     args = parser.parse_args()
     curves = read_curves(args.files)
     table(curves)

@@ -21,7 +21,7 @@ from tables import ROOT
 from tqdm import tqdm
 
 from errors import Parser, Stop, UserError, run
-from flags import whole
+from flags import path_text, to_path, whole
 
 INTERRUPTED = 130
 
@@ -46,7 +46,7 @@ def read_jobs(text: str) -> list[Job]:
                 train, *tests = map(shlex.split, flags)
             except ValueError as fault:
                 raise UserError(f"line {number} cannot be read ({fault}): {line!r}") from fault
-            jobs.append(Job(Path(savedir), train, tests[0] if tests else None, tests[1:]))
+            jobs.append(Job(to_path(savedir), train, tests[0] if tests else None, tests[1:]))
     folders = [job.savedir for job in jobs]
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
         raise UserError(f"two lines are runs of {twice[0]}: give each a folder of its own")
@@ -115,7 +115,9 @@ def main() -> int:
     parser = Parser(prog="train_all.py", description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[2])
     parser.add_argument("file", nargs="?", metavar="FILE", help="the runs, a line each (default: standard input)")
     parser.add_argument("--jobs", type=whole(1), metavar="N", help="how many at a time (default: the cores there are)")
-    parser.add_argument("--data_dir", default="data", metavar="DIR", help="folder of the datasets (default: data)")
+    parser.add_argument(
+        "--data_dir", type=path_text, default="data", metavar="DIR", help="folder of the datasets (default: data)"
+    )
     args = parser.parse_args()
     try:
         jobs = read_jobs(Path(args.file).read_text() if args.file else sys.stdin.read())

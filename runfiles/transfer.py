@@ -16,7 +16,7 @@ from tqdm import tqdm
 import data
 from datasets.table import MAKERS
 from errors import Parser, UserError, run
-from flags import whole
+from flags import path_text, whole
 from model import LEARNERS
 from studies.classifier import Classifier
 from training.engine import QUERY
@@ -55,7 +55,9 @@ def main() -> None:
     default = ROOT / "results/transfer"
     parser.add_argument("results", nargs="?", default=default, type=Path, help="folder of the runs")
     parser.add_argument("--runs", action="store_true", help="print the runs")
-    parser.add_argument("--data_dir", default=ROOT / "data", metavar="DIR", help="folder of the datasets")
+    parser.add_argument(
+        "--data_dir", type=path_text, default=ROOT / "data", metavar="DIR", help="folder of the datasets"
+    )
     parser.add_argument("--tasks", type=whole(2), default=100, metavar="N", help="test tasks (default: 100)")
     args = parser.parse_args(usage)
     if args.runs:

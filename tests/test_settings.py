@@ -6,9 +6,14 @@ import json
 
 import pytest
 
+import bench
 import flags
+import get_data
+import main
 import model
+import plot
 import settings
+import train_jax
 from errors import UserError
 from settings import Settings
 
@@ -102,3 +107,30 @@ def test_whole_numbers_have_their_range(text):
     assert flags.whole(0, 100)("100") == 100
     with pytest.raises(argparse.ArgumentTypeError, match=r"must be a whole number of at (least 0|most 100), not"):
         flags.whole(0, 100)(text)
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
+    """Shells leave it as it is in --flag=~/x, and a folder that is called ~ is nobody's wish."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x").mkdir()
+    paths = set()
+    commands = {"main": main.parser(), "plot": plot.parser(), "train_jax": train_jax.parser()}
+    for program, parser in commands.items():
+        for action in parser._actions:
+            if action.nargs == 0 or action.choices or action.dest == "layers":
+                continue
+            try:
+                value = (action.type or str)("~/x")
+            except (argparse.ArgumentTypeError, ValueError):
+                continue  # not a path
+            assert str(value) == f"{tmp_path}/x", (program, action.dest)
+            paths.add(f"{program} {action.dest}")
+    assert len(paths) == 11, paths
+    assert bench.OWN["export"].read("~/x") == tmp_path / "x"
+    asked = get_data.parse(["--dataset=mine", "--source=~/x", "--data_dir=~/d", "--split_file=~/x"])
+    assert asked.target == tmp_path / "d/mine"
+    assert asked.settings["source"] == asked.settings["split_file"] == tmp_path / "x"
+    assert get_data.parse(["--dataset=mine", "--source=tfds:~x"]).settings["source"].name == "tfds:~x"
+    assert flags.path_text("a/~/b") == "a/~/b"
+    with pytest.raises(argparse.ArgumentTypeError, match="it is empty"):
+        flags.to_path("")

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import data
+import get_data
 from conftest import ROOT, assert_refused, call
 from datasets import images, pictures
 from datasets.prepare import Preparation
@@ -143,6 +144,7 @@ def test_classes_of_unequal_numbers_are_kept_and_a_run_uses_them(tmp_path):
     pixels = lay(tmp_path / "in", counts)
     assert get(tmp_path / "in", tmp_path, "--size", 20, "--rotations", 4).returncode == 0
     made, dataset = manifest(tmp_path)["splits"], data.load(tmp_path, "mine")
+    assert {split: entry["base_classes"] for split, entry in made.items()} == {"train": 4, "val": 2, "test": 2}
     for split, entry in made.items():
         own = dataset.splits[split]
         assert own.images_per_class.tolist() == [counts[name] for name in entry["names"]]
@@ -289,6 +291,28 @@ def test_there_are_classes_enough_for_tasks_where_there_can_be():
     assert sizes(8, None, 0, 4) == [4, 2, 2]  # of each class come four
     many = [f"c{i}" for i in range(40)]
     assert images.deal(many, None, 3) == images.deal(many, images.SHARED, 3)
+
+
+def test_the_largest_tasks_are_said_and_too_small_ones_are_warned_of(tmp_path):
+    """Twelve classes can be trained and tested on with --way 5; with other shares they cannot."""
+    lay(tmp_path / "in", {f"c{i}": 6 - i % 2 for i in range(12)})
+    done = get(tmp_path / "in", tmp_path, "--size", 16)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert "train 7 classes x 5 to 6, test 5 classes x 5 to 6 images of 16x16x3; no validation classes" in first
+    assert (
+        second
+        == "tasks: --way 5 at most (test has no more classes), --shot and --query 5 together (c1 has no more images)"
+    )
+    flags = ("--size", 16, "--shares", "8,2,2")
+    done = get(tmp_path / "in", tmp_path, *flags, name="few")
+    *_, second, warning = done.stdout.splitlines()
+    assert "validation" not in done.stdout and second.startswith("tasks: --way 2 at most (test has no more classes)")
+    assert warning.startswith("warning: --way 5") and "train with --way 2, or give more classes" in warning
+    assert warning in get(tmp_path / "in", tmp_path, *flags, name="few").stdout  # whenever it is asked for
+    entry = {"classes": 1, "base_classes": 1, "images_per_class": 9, "names": ["a"]}
+    told = get_data.largest_tasks({"train": entry, "test": entry})
+    assert "--query 9 together\nwarning" in told and told.endswith("give more classes, or other --shares")
 
 
 def test_the_seed_deals_and_every_split_that_is_needed_has_a_class():
