@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.samples import PNG, UnknownRange, eight_bits, png_content
+from datasets.samples import PNG, UnreadableKind, eight_bits, png_content
 from errors import UserError
 
 # No PostScript and no WMF, which are programs; of GIF, TIFF and the like the first picture.
@@ -30,8 +30,10 @@ PIXELS = 1 << 28  # of a picture; phones have 200 million
 MANY = 1 << 26  # a JPEG of more pixels is decoded at a half, a quarter or an eighth of its size, as far as
 SIDE = 4096  # its sides stay as long as the largest image of a dataset
 NAMED = 5  # how many of many files a sentence names
+PLAIN = {"1": "L", "La": "LA", "RGBa": "RGBA"}
 WHITE = (255, 255, 255, 255)
-CODESTREAM = b"\xff\x4f\xff\x51"  # where JPEG 2000 says how it is coded
+CODESTREAM = b"\xff\x4f\xff\x51"  # begins what a JPEG 2000 says of its samples
+JPEG2000 = (b"\0\0\0\x0cjP  ", CODESTREAM)
 EXIF = b"Exif\0\0"
 ORIENTATION = 0x0112
 TURNS = {
@@ -43,10 +45,10 @@ LOCK = threading.Lock()  # around Pillow's settings, which belong to the process
 
 
 class BadPicture(UserError):
-    """A picture cannot be read. where: its file. reason: what is wrong with it, and what to do."""
+    """A picture cannot be read. args: its file; and, as the rest of a sentence, what is wrong and what to do."""
 
-    def __init__(self, where: str, reason: str):
-        super().__init__(f"{where} {reason}")
+    def __str__(self) -> str:
+        return " ".join(self.args)
 
 
 # ---- which files are pictures
@@ -146,7 +148,15 @@ def decode(content: bytes, where: str, formats: Sequence[str] = FORMATS, pixels:
 
 
 def from_pillow(image: Image.Image, where: str = "a picture") -> Image.Image:
-    """An image of Pillow, as `read` gives it. BadPicture as there."""
+    """An image of Pillow, as `read` gives it; one that was opened, and not decoded yet, is read anew from its file, of
+    which Pillow keeps too little. BadPicture as there."""
+    stream = getattr(image, "fp", None)
+    if stream and image.tile and image.format in FORMATS and image.tell() == 0:
+        place = stream.tell()
+        stream.seek(0)
+        content = stream.read()
+        stream.seek(place)
+        return decode(content, where)
     with _guarded(where):
         return _upright(eight_bits(image))
 
@@ -177,11 +187,10 @@ def _guarded(where: str) -> Iterator[None]:
             yield
         except BadPicture:
             raise
-        except UnknownRange as fault:
+        except UnreadableKind as fault:
             raise BadPicture(where, f"{fault}") from None
         except Image.UnidentifiedImageError:
-            kinds = ", ".join(FORMATS).replace("MPO, ", "")
-            raise BadPicture(where, f"is damaged, or no picture of a kind that is read ({kinds})") from None
+            raise BadPicture(where, "is damaged, or of no kind that is read: save it as JPEG or PNG") from None
         except Exception as fault:  # Pillow raises many kinds, OSError to SyntaxError
             reason = " ".join(str(fault).split())[:100]
             raise BadPicture(where, f"is cut short or damaged ({reason}): get it again") from None
@@ -200,10 +209,10 @@ def _opened(content: bytes, formats: Sequence[str]) -> Image.Image:
         content, facts = png_content(content)
     elif content.startswith(b"\xff\xd8\xff"):
         content, facts["exif"] = _jpeg_content(content)
-    elif (at := content[:4096].find(CODESTREAM)) >= 0:  # JPEG 2000
-        facts["depth"] = (content[at + 42] & 0x7F) + 1
+    elif content.startswith(JPEG2000):
+        facts["depth"] = (content[content.index(CODESTREAM) + 42] & 0x7F) + 1
     elif content[4:8] == b"ftyp":  # AVIF says its turn elsewhere; a reader is to ignore EXIF's
-        content = re.sub(rb"(infe\x02\x00\x00.{5})Exif", rb"\1skip", content, flags=re.DOTALL)
+        content = re.sub(rb"(infe[\x02\x03].{7,9}?)Exif", rb"\1skip", content, flags=re.DOTALL)
     image = Image.open(io.BytesIO(content), formats=[kind for kind in formats if kind in _openers()])
     image.info |= facts
     if image.format == "TIFF":  # else Pillow reads all tags of all directories, where one may be broken
@@ -242,13 +251,19 @@ def _jpeg_content(content: bytes) -> tuple[bytes, bytes]:
 def _upright(image: Image.Image) -> Image.Image:
     """Put it on white where it is transparent, make it "L" or "RGB", and turn it as EXIF says."""
     turn = TURNS.get(_orientation(image))
-    image = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode))
+    image = image if turn is None else image.transpose(turn)
+    if image.mode in PLAIN:
+        image = image.convert(PLAIN[image.mode])
+    if image.mode == "LAB":
+        raise UnreadableKind("has colours of the kind LAB, which Pillow does not convert: save it as RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
-    image = image.convert("L" if image.mode in ("1", "L") else "RGB")
-    image = image if turn is None else image.transpose(turn)
-    image.info = {}  # what it said is done
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("RGB")
+    if type(image) is not Image.Image or image.info:  # let go of the file, and of what is done
+        image = image.copy()
+        image.info = {}
     return image
 
 

@@ -18,14 +18,19 @@ from PIL import Image
 PNG = b"\x89PNG\r\n\x1a\n"  # its first bytes
 # A PNG's chunks that decide pixels. The others, texts above all, may be immense, or broken, and are not needed.
 KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-GREY, GREY_ALPHA, RGBA = 0, 4, 6  # a PNG's types of colour
+GREY_ALPHA, RGBA = 4, 6  # a PNG's types of colour
+CHANNELS = {0: 1, 2: 3, GREY_ALPHA: 2, RGBA: 4}  # of them, but for palettes
 BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339  # a TIFF's tags
 MIN_SAMPLE, MAX_SAMPLE, S_MIN_SAMPLE, S_MAX_SAMPLE = 280, 281, 340, 341
 WHITE_IS_ZERO, SEPARATE, UNSIGNED, FLOAT = 0, 2, 1, 3  # their values
 
 
-class UnknownRange(ValueError):
-    """A picture's numbers do not say how bright they are. The message continues a sentence that begins with it."""
+class UnreadableKind(ValueError):
+    """A picture is whole and of no kind that is read. The message continues a sentence that begins with the file."""
+
+
+class UnknownRange(UnreadableKind):
+    """A picture's numbers do not say how bright they are."""
 
     def __init__(self, numbers: str):
         super().__init__(
@@ -39,10 +44,10 @@ def png_content(content: bytes) -> tuple[bytes, dict]:
     "pairs", True where a pixel's bytes are two channels of 16 bits. ValueError where it is cut short or damaged."""
     kept, facts, at, kind = [content[:8]], {"exif": b""}, 8, b""
     while kind != b"IEND":
-        length, kind = struct.unpack_from(">I4s", content, at)
+        length, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
         chunk = content[at : at + 12 + length]
         at += 12 + length
-        if len(chunk) < 12 + length:
+        if at > len(content):
             raise ValueError("its end is missing")
         if kind in (*KEPT, b"sBIT") and zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
             raise ValueError(f"a checksum of {kind.decode()} is wrong")
@@ -53,7 +58,7 @@ def png_content(content: bytes) -> tuple[bytes, dict]:
                 chunk = chunk[:16] + bytes((8, RGBA)) + chunk[18:-4]
                 chunk += struct.pack(">I", zlib.crc32(chunk[4:]))
             facts["depth"] = depth
-        if kind == b"sBIT":
+        if kind == b"sBIT" and length == CHANNELS.get(colour) and all(0 < count <= depth for count in chunk[8:-4]):
             facts["sbit"] = tuple(chunk[8:-4])
         if kind == b"eXIf":
             facts["exif"] = chunk[8:-4]
@@ -72,7 +77,7 @@ def eight_bits(image: Image.Image, again: Callable[[], Image.Image] | None = Non
         return _narrowed(image, both[..., ::2].astype(np.uint16) << 8 | both[..., 1::2], "LA")
     raw = _raw_mode(image)
     if image.format == "TIFF" and len(image.getbands()) > 1 and _tag(image, PLANAR) == SEPARATE and _bits(image) > 8:
-        raise UnknownRange("channels of more than 8 bits in separate planes")
+        raise UnreadableKind("has more than 8 bits per channel in separate planes: save it with 8 bits, or interleaved")
     if again and len(image.getbands()) > 1 and raw[-4:-1] == ";16":
         return _narrowed(image, *_deep_colours(image, again(), raw))
     if image.mode.startswith("I;16"):
@@ -80,7 +85,7 @@ def eight_bits(image: Image.Image, again: Callable[[], Image.Image] | None = Non
     if image.mode in ("I", "F"):
         return _stretched(image)
     image.load()
-    if image.format == "JPEG2000" and image.info["depth"] == 16 and 0 < np.asarray(image).max() < 16:
+    if image.format == "JPEG2000" and image.info.get("depth") == 16 and 0 < np.asarray(image).max() < 16:
         raise UnknownRange("numbers of 16 bits that are all below 4096")
     if image.info.get("depth") in (2, 4) and "transparency" in image.info and image.mode == "L":
         image.info["transparency"] *= 255 // (2 ** image.info["depth"] - 1)  # as Pillow scales the pixels
@@ -122,17 +127,11 @@ def _narrowed(image: Image.Image, levels: np.ndarray, mode: str) -> Image.Image:
     for row in levels:  # by rows: an index takes eight bytes a number
         for own, numbers in zip(present, row.T, strict=True):
             own[numbers] = True
-    tables = np.empty(present.shape, np.uint8)
-    colours = channels - (mode in ("LA", "RGBA", "RGBa"))
-    for group in (range(colours), range(colours, channels)):
-        together = present[group].any(0)
-        for channel in group:
-            significant = image.info.get("sbit", ())[channel : channel + 1]
-            if significant:
-                white = _white_of_bits(np.flatnonzero(present[channel]), depth, *significant)
-            else:
-                white = _white(image, np.flatnonzero(together), depth)
-            tables[channel] = np.rint(np.minimum(np.arange(1 << depth) / white, 1) * 255)
+    alpha = channels - (mode in ("LA", "RGBA", "RGBa"))
+    bits = image.info.get("sbit", ())
+    whites = _whites(image, present[:alpha], depth, bits[:alpha])
+    whites += _whites(image, present[alpha:], depth, bits[alpha:])
+    tables = [np.rint(np.minimum(np.arange(1 << depth) / white, 1) * 255).astype(np.uint8) for white in whites]
     out = np.empty(levels.shape, np.uint8)
     for narrow, row in zip(out, levels, strict=True):
         for channel, table in enumerate(tables):
@@ -145,26 +144,31 @@ def _narrowed(image: Image.Image, levels: np.ndarray, mode: str) -> Image.Image:
     return Image.frombytes(mode, (width, height), out.tobytes())
 
 
-def _white_of_bits(numbers: np.ndarray, depth: int, significant: int) -> int:
-    """The number that is white, where a PNG says how many bits count. It demands that they are scaled to all `depth`
-    bits; some programs leave them as they were, which is seen where the numbers are not on the scaled ones' grid."""
-    few, top = (1 << significant) - 1, (1 << depth) - 1
-    if not 0 < significant <= depth or numbers[-1] > few:
-        return top
-    scaled = np.rint(np.rint(numbers * (few / top)) * (top / few))
-    shifted = numbers % (1 << (depth - significant)) == 0
-    return top if (scaled == numbers).all() or shifted.all() else few
-
-
-def _white(image: Image.Image, numbers: np.ndarray, depth: int) -> int:
-    """The number that is white among these, of `depth` bits."""
+def _whites(image: Image.Image, present: np.ndarray, depth: int, bits: tuple[int, ...]) -> list[int]:
+    """The number that is white in each of these channels, which are of one kind. present [C,number]: which numbers of
+    `depth` bits occur. bits: how many of them count, if a PNG says so."""
+    top = (1 << depth) - 1
+    numbers = np.flatnonzero(present.any(0))
+    if not numbers.size:  # no channels
+        return []
+    if bits:
+        own = [(np.flatnonzero(row), count) for row, count in zip(present, bits, strict=True)]
+        fit = all(numbers[-1] < 1 << count for numbers, count in own)
+        unscaled = fit and not all(_are_scaled(numbers, depth, count) for numbers, count in own)
+        return [(1 << count) - 1 if unscaled else top for count in bits]
     if image.format == "TIFF" and (declared := _declared(image, 0, int(numbers[-1]))):
-        return declared[1]
-    if image.format == "JPEG2000" and image.info["depth"] < depth:  # which Pillow has scaled
-        return (1 << depth) - 1
-    if 0 < numbers[-1] < 1 << (depth - 4):
+        return [declared[1]] * len(present)
+    scaled = image.format == "JPEG2000" and image.info.get("depth", depth) < depth  # by Pillow
+    if not scaled and 0 < numbers[-1] < 1 << (depth - 4):
         raise UnknownRange(f"numbers of {depth} bits that are all below {1 << (depth - 4)}")
-    return (1 << depth) - 1
+    return [top] * len(present)
+
+
+def _are_scaled(numbers: np.ndarray, depth: int, count: int) -> bool:
+    """True if numbers of `count` bits are scaled, or shifted, to `depth` bits, as PNG demands; some programs do not."""
+    few, top = (1 << count) - 1, (1 << depth) - 1
+    scaled = np.rint(np.rint(numbers * (few / top)) * (top / few))
+    return bool((scaled == numbers).all() or (numbers % (1 << (depth - count)) == 0).all())
 
 
 def _stretched(image: Image.Image) -> Image.Image:
@@ -194,19 +198,15 @@ def _stretched(image: Image.Image) -> Image.Image:
 def _declared(image: Image.Image, smallest: float, largest: float) -> tuple[float, float] | None:
     """(black, white) as a TIFF says. A largest number that is not of the kind 4095 is not a range, but only the largest
     that occurs; and a range that the picture's numbers exceed is none."""
-    bits, kind = _bits(image), _tag(image, SAMPLE_FORMAT)
-    black, white = _tag(image, S_MIN_SAMPLE), _tag(image, S_MAX_SAMPLE)
+    bits, kind = _bits(image), _tag(image, SAMPLE_FORMAT) or UNSIGNED
+    black, white = _tag(image, S_MIN_SAMPLE) or 0, _tag(image, S_MAX_SAMPLE)
     if kind != FLOAT:
-        black = _tag(image, MIN_SAMPLE) if black is None else black
         white = _tag(image, MAX_SAMPLE) if white is None else white
-        if white is not None and (white != int(white) or (int(white) + 1) & int(white)):
-            white = None
-        if white is None and bits not in (8, 16, 32, 64) and kind in (None, UNSIGNED):
-            black, white = 0, (1 << bits) - 1
-    if white is None:
-        return None
-    black = black or 0
-    return (black, white) if black <= smallest and largest <= white and black < white else None
+        white = white if white in [(1 << count) - 1 for count in range(1, bits + 1)] else None
+        black = black if white and black == -white - 1 else 0
+        if kind == UNSIGNED and bits not in (16, 32):  # Pillow has left 12 bits as they are
+            white = (1 << bits) - 1
+    return (black, white) if white is not None and black <= smallest and largest <= white and black < white else None
 
 
 def _bits(image: Image.Image) -> int:

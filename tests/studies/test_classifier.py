@@ -316,7 +316,7 @@ def test_what_cannot_be_classified_is_refused(folders):
     (folders / "empty").mkdir()
     assert_refused(classify(folders, "--query", folders / "empty"), "there is no picture below")
     (folders / "support" / "two" / "bad.png").write_text("no")
-    assert_refused(classify(folders), "bad.png is damaged, or no picture")
+    assert_refused(classify(folders), "bad.png is damaged, or of no kind")
     shutil.rmtree(folders / "support" / "two")
     shutil.rmtree(folders / "support" / "3")
     assert_refused(classify(folders), "greater than one")
