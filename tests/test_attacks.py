@@ -74,6 +74,8 @@ def test_a_direction_is_of_size_one_and_ascends(name):
     np.testing.assert_allclose(norm_of(name, step), 1)
     assert (np.sum(step * g, -1) > 0).all()
     assert not norm.direction(tf.zeros([1, 9], tf.float64), tf.zeros([1, 9], tf.float64)).numpy().any()
+    faint = norm.direction(tf.constant(1e-9 * g), tf.constant(x)).numpy()  # of an image that is classified surely
+    np.testing.assert_allclose(faint, step, rtol=1e-9)
 
 
 def test_a_sparse_step_changes_a_hundredth_and_does_not_leave_the_box():
@@ -83,6 +85,23 @@ def test_a_sparse_step_changes_a_hundredth_and_does_not_leave_the_box():
     step = attacks.norms.sparse(tf.constant(g), tf.constant(x)).numpy()[0]
     assert set(np.flatnonzero(step)) == set(order[1:5])
     np.testing.assert_allclose(step[order[1:5]], np.sign(g[0, order[1:5]]) / 4)
+
+
+@pytest.mark.parametrize(("size", "hundredth"), [(28 * 28, 8), (84 * 84 * 3, 212), (49, 1)])
+def test_a_hundredth_is_rounded_and_one_at_least(size, hundredth):
+    g = tf.constant(RNG.normal(size=(2, size)))
+    step = attacks.norms.sparse(g, tf.fill(g.shape, tf.constant(0.5, tf.float64))).numpy()
+    assert np.count_nonzero(step, axis=1).tolist() == [hundredth] * 2
+
+
+def test_a_sparse_step_looks_at_the_box_from_where_it_begins():
+    """Two of 200 pixels move. The steepest has come to the edge of the box, though the clean image is inside."""
+    norm, rows = attacks.NORMS["l1"], np.full((1, 200), 0.5)
+    d, g = np.zeros((1, 200)), RNG.normal(size=(1, 200))
+    order = np.argsort(-np.abs(g[0]))
+    d[0, order[0]] = 0.5 * np.sign(g[0, order[0]])
+    moved = attacks.norms.ascend(*map(tf.constant, (d, g, rows)), norm, 10.0, 0.1).numpy() - d
+    assert set(np.flatnonzero(moved)) == set(order[1:3])
 
 
 @pytest.mark.parametrize("name", attacks.NORMS)
@@ -300,6 +319,21 @@ def test_an_attack_of_those_that_remain_ends_where_all_are_lost(remaining, looks
     assert np.abs(images - x).max() == pytest.approx(0.06 if remaining else 0.1)
 
 
+def test_pixels_that_do_not_matter_do_not_stop_an_attack():
+    """A classifier that sees one pixel falls, though the gradient by all others is 0."""
+    x, y = tf.constant(np.full((1, 2, 2, 2, 1), 0.5)), tf.constant([[1.0, 0.0], [0.0, 1.0]], tf.float64)
+
+    def classify(x):
+        seen = x[:, :, 0, 0, 0] - tf.constant([0.45, 0.55], tf.float64)
+        return tf.stack([seen, -seen], -1)
+
+    def run(x):
+        look = attacks.together(classify, y, remaining=True)
+        return attacks.pgd(look, x, y, attacks.NORMS["linf"], 0.1, 0.02, 10, 1, None, clean_start=True).wrong
+
+    assert tf.function(run, autograph=False)(x).numpy().all()
+
+
 def test_more_restarts_and_steps_find_what_fewer_miss():
     """A loss whose gradient vanishes in most places: a single start seldom finds the way."""
     y = tf.constant(np.tile([1.0, 0.0], (40, 1)))
@@ -365,7 +399,8 @@ def test_the_margin_is_the_distance_of_the_logits():
             assert margins[task, row] == pytest.approx(others.max() - logits[task, row, own])
 
 
-def test_a_margin_has_a_gradient_where_the_cross_entropy_has_none():
+@pytest.mark.parametrize("threat", ["joint", "single"])
+def test_a_margin_has_a_gradient_where_the_cross_entropy_has_none(threat):
     """float32 of logits that are far apart: the reason for a second loss."""
     x, y = tf.fill([1, 1, 2, 2, 1], 0.5), tf.constant([[1.0, 0.0]])
 
@@ -374,10 +409,33 @@ def test_a_margin_has_a_gradient_where_the_cross_entropy_has_none():
         return tf.stack([200 * total, -200 * total], -1)
 
     def gradient(loss):
-        return tf.function(lambda x: attacks.together(classify, y, attacks.LOSSES[loss])(x)[1], autograph=False)(x)
+        def look(x):
+            if threat == "single":
+                return attacks.one_by_one(classify, x, y, loss=attacks.LOSSES[loss])(x)
+            return attacks.together(classify, y, attacks.LOSSES[loss])(x)
+
+        return tf.function(lambda x: look(x)[1], autograph=False)(x)
 
     assert not gradient("cross_entropy").numpy().any()
     np.testing.assert_allclose(gradient("margin"), np.full(x.shape, -400.0))
+
+
+def test_the_losses_of_a_task_that_is_lost_are_not_those_of_another_in_any_draw():
+    """Two tasks of one image each, of which the first is lost; a guide of two draws a task."""
+    x = tf.concat([images_at([distance], "linf") for distance in (-0.2, 0.2)], 0)
+    y = tf.constant([[1.0, 0.0]], tf.float64)
+
+    def guide(images):
+        return 0.1 * tf.concat([linear(images), 2 * linear(images)], 0)
+
+    @tf.function(autograph=False)
+    def run(x):
+        look = attacks.together(linear, y, guide=guide, remaining=True)
+        return look(x, tf.zeros([2, 1], tf.bool))[1], attacks.together(linear, y, guide=guide)(x)[1]
+
+    remaining, all_of_them = (gradient.numpy() for gradient in run(x))
+    assert not remaining[0].any()
+    np.testing.assert_allclose(remaining[1], all_of_them[1])
 
 
 @pytest.mark.parametrize("threat", ["joint", "single"])
@@ -495,14 +553,18 @@ def test_a_square_attack_moves_no_image_that_is_lost():
     assert (np.abs(first[:lost, 1] - 0.5) > 0.09).all() and (np.abs(first[:, 2] - 0.5) > 0.09).all()
 
 
-def proposals_of(shape, steps, normals, **more):
+def proposals_of(shape, steps, normals, margins=None, **more):
     """What a square attack within 0.1 tries on a grey image of this shape, [1+steps,H,W,C]: stripes, and, as no image's
-    margin is better than another's, these with one square each."""
+    margin is better than another's, these with one square each. margins: of the image, the stripes and the others."""
     seen, x = [], tf.constant(np.full((1, 1, *shape), 0.5))
 
     def look(x):
-        tf.numpy_function(lambda value: seen.append(value[0, 0].copy()), [x], [])
-        return tf.zeros([1, 1, 2], tf.float64), None
+        def margin(value):
+            seen.append(value[0, 0].copy())
+            return np.float64(margins[len(seen) - 1] if margins else 0)
+
+        other = tf.reshape(tf.numpy_function(margin, [x], tf.float64), [1, 1, 1])
+        return tf.concat([tf.zeros_like(other), other], -1), None
 
     def run(x):
         y = tf.constant([[1.0, 0.0]], tf.float64)
@@ -510,6 +572,13 @@ def proposals_of(shape, steps, normals, **more):
 
     tf.function(run, autograph=False)(x)
     return np.stack(seen[1:])
+
+
+def falling(number, k):
+    """All stripes are above the image, all squares below it, at random places."""
+    places = tf.random.stateless_normal([1, k], tf.stack([number, 1]), dtype=tf.float64)
+    squares = tf.concat([places[:, :2], tf.fill([1, k - 2], tf.constant(-1.0, tf.float64))], 1)
+    return tf.where(number > 0, squares, tf.ones_like(squares))
 
 
 @pytest.mark.parametrize(
@@ -525,12 +594,7 @@ def test_the_squares_of_a_square_attack_follow_the_schedule(size, more, sides):
     """Their area is halved behind the steps 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 of 10,000; here are 400,
     and the thresholds themselves are left out, as they are rounded."""
 
-    def numbers(number, k):  # all stripes are above the image, all squares below it, at random places
-        places = tf.random.stateless_normal([1, k], tf.stack([number, 1]), dtype=tf.float64)
-        squares = tf.concat([places[:, :2], tf.fill([1, k - 2], tf.constant(-1.0, tf.float64))], 1)
-        return tf.where(number > 0, squares, tf.ones_like(squares))
-
-    stripes, *proposals = proposals_of((size, size, 1), 400, numbers, **more)
+    stripes, *proposals = proposals_of((size, size, 1), 400, falling, **more)
     np.testing.assert_allclose(stripes, 0.6)
     halvings = np.array([0.4, 2, 8, 20, 40, 80, 160, 240, 320])
     corners = set()
@@ -544,6 +608,28 @@ def test_the_squares_of_a_square_attack_follow_the_schedule(size, more, sides):
         np.testing.assert_allclose(proposal, expected, err_msg=f"step {number}")
         corners.add((row, column))
     assert len(corners) > 100
+
+
+@pytest.mark.parametrize("shape", [(6, 12, 1), (12, 6, 1)])
+def test_squares_lie_everywhere_in_an_image_that_is_no_square(shape):
+    """Each wholly in it, and all of them together at each of its four edges."""
+    stripes, *proposals = proposals_of(shape, 300, falling)
+    first, last = [], []
+    for proposal in proposals:
+        rows, columns = np.nonzero((proposal != stripes).any(-1))
+        first.append((rows.min(), columns.min()))
+        last.append((rows.max(), columns.max()))
+        assert np.ptp(rows) == np.ptp(columns) and len(rows) == (1 + np.ptp(rows)) ** 2
+    assert last[0] == (first[0][0] + 5, first[0][1] + 5)  # sqrt(0.8 * 72) = 7.6 is more than the image's side
+    assert np.min(first, 0).tolist() == [0, 0] and np.max(last, 0).tolist() == [shape[0] - 1, shape[1] - 1]
+
+
+def test_a_square_is_compared_with_the_best_one_and_not_with_the_one_before():
+    """Of the clean image, the stripes, and what is proposed: -4 is given back, so is -3, and -1 stays."""
+    stripes, *proposals = proposals_of((16, 16, 1), 7, falling, [-5, -2, -4, -3, -1, -6, -6, -6, -6])
+    changed = [(proposal != stripes).sum() for proposal in proposals]
+    assert changed[:3] == [14**2, 3**2, 2**2]
+    assert all(4 <= number <= 5 for number in changed[3:])  # beside it one pixel
 
 
 def test_the_channels_of_a_square_attack_have_signs_of_their_own():
@@ -598,12 +684,13 @@ def test_an_adversary_perturbs_within_the_ball_and_raises_the_loss(name):
 
     images, gradient = tf.function(run, autograph=False)(x)
     assert gradient == [None]  # a constant of whatever is differentiated
-    assert places == [(attacks.adversary.OUTER, "dense")]
+    assert places == [(attacks.adversary.OUTER, "dense")] and attacks.adversary.OUTER > 10_000  # which no inner step is
     d = (images - x).numpy().reshape(3, -1)
     assert images.numpy().min() >= 0 and images.numpy().max() <= 1
     assert (norm_of(name, d) <= 0.5 + 1e-9).all() and (norm_of(name, d) > 0.25).all()
     losses = [layers.cross_entropies(linear(tf.constant(value)), y).numpy() for value in (x.numpy(), images.numpy())]
     assert (losses[1] > losses[0]).all()
+    assert np.abs(seen[0] - x.numpy()).max() > 0.01  # it begins at a random place
     moves = np.diff(np.array(seen).reshape(7, 3, -1), axis=0)  # seven steps, each from a place that was looked at
     if name in ("linf", "l2"):  # whose projections lengthen no step
         assert norm_of(name, moves).max() <= 0.5 * 2.5 / 7 + 1e-9

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import data
 import model
+from datasets import arrays
 from errors import UserError
 from training.engine import Engine
 
@@ -178,6 +179,37 @@ def test_a_wrong_shape_is_refused(data_dir, tmp_path):
     path.write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="has the shape"):
         data.load(tmp_path, "glyphs")
+
+
+def test_a_wrong_number_of_images_of_unequal_classes_is_refused(tmp_path):
+    """Where classes differ in their images, the array has as many rows as there are images."""
+    with arrays.making(tmp_path / "mine") as folder:
+        for split in ("train", "test"):
+            arrays.save(folder / f"{split}.npy", np.zeros((7, 16, 16, 1), np.uint8))
+        names = {split: ["a", "b"] for split in ("train", "test")}
+        source = {"given": "a test", "files": []}
+        arrays.write_manifest(folder, "mine", names, source, counts={split: [3, 4] for split in names})
+    assert data.load(tmp_path, "mine").splits["train"].images_per_class.tolist() == [3, 4]
+    path = tmp_path / "mine" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["splits"]["train"]["images_per_class"] = [3, 5]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="has the shape"):
+        data.load(tmp_path, "mine")
+
+
+def test_a_run_knows_how_its_pictures_were_prepared_where_that_is_known():
+    prepare = {"size": 28, "channels": 1, "invert": True}
+    assert data.Dataset("it", (4, 4, 1), {}, "abc", prepare).facts == {"data_sha256": "abc", "prepare": prepare}
+    assert data.Dataset("it", (4, 4, 1), {}, "abc").facts == {"data_sha256": "abc"}
+
+
+def test_trainval_leaves_the_test_classes_alone(split):
+    val, test = (data.Split(split.pixels[:n], 4, split.scale) for n in (2, 3))
+    dataset = data.Dataset("it", (4, 4, 1), {"train": split, "val": val, "test": test}, "")
+    assert data.splits_of(dataset, "train") == dataset.splits
+    both = data.splits_of(dataset, "trainval")
+    assert both.keys() == {"train", "test"} and both["test"] is test and both["train"].classes == 4 * (6 + 2)
 
 
 def test_impossible_episodes_are_refused(split):

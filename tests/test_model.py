@@ -1,6 +1,7 @@
 """MAML and Meta-dropout: gradients against finite differences, and every way of computing them."""
 
 import functools
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -166,6 +167,21 @@ def test_maml_has_no_noise():
         return model.evaluate(learner, params, x_s, x_q, noise_of(seeds), 5)[0]["loss"]
 
     np.testing.assert_array_equal(loss(seeds), loss(seeds + 9))
+
+
+def test_sums_over_tasks_are_float64():
+    """So that they do not depend on how the tasks are grouped: of 10^8, 1 and -10^8 the mean is a third."""
+
+    def evaluate(learner, params, x_s, *_):
+        loss = tf.reduce_mean(x_s, [1, 2, 3, 4]) * params["w"]
+        return {"loss": loss, "accuracy": loss}, 0.0
+
+    x = tf.reshape(tf.constant([1e8, 1, -1e8]), [3, 1, 1, 1, 1])
+    with mock.patch.object(model, "evaluate", evaluate):
+        run = tf.function(lambda w: model.meta_gradients(None, {"w": w}, x, x, tf.zeros([3, 2])), autograph=False)
+        loss, accuracy, gradients = run(tf.constant(1.0))
+    for value in (loss, accuracy, gradients["w"]):
+        np.testing.assert_allclose(value, 1 / 3, rtol=1e-12)
 
 
 def test_wrong_settings_are_refused():

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import pathlib
 
 import pytest
 
@@ -91,6 +92,101 @@ def test_only_what_is_free_may_differ_from_the_run(savedir):
                 with pytest.raises(UserError, match=f"--{name} .* contradicts the run.*: leave it"):
                     run.merged({name: value}, where, "leave it")
             assert run.merged({name: run.values()[name]}, where, "") == run  # the same is no contradiction
+
+
+def test_what_may_differ_from_the_run_is_what_cannot_contradict_it():
+    """In a test what decides the test; in a resumed training what moves nothing that was trained."""
+    free = {
+        "test": "seed gpu_id jit precision data_dir shot query metabatch n_test_mc_samp n_steps inner_lr "
+        "test_statistics",
+        "resume": "gpu_id jit data_dir n_train_iters save_freq collapse_every remat",
+    }
+    declared = settings.all_settings()
+    for where, names in free.items():
+        found = {name for name, one in declared.items() if where in one.free and settings.is_kept(name)}
+        assert found == set(names.split()), where
+    assert model.settings_of("metasgd")["inner_lr"].free == ()  # its step sizes are learned
+
+
+def test_a_test_has_its_own_seed_and_device_and_all_else_of_the_run():
+    run = Settings.of({"seed": 5, "gpu_id": "1", "jit": "on", "precision": "bf16", "metabatch": 3, "query": 2})
+    tested = run.for_a_test()
+    assert (tested.seed, tested.gpu_id, tested.jit) == (0, None, "auto")
+    assert tested == dataclasses.replace(run, seed=0, gpu_id=None, jit="auto")
+
+
+def test_config_json_has_the_run_and_not_how_it_is_looked_at():
+    left_out = {name for name in Settings().values() if name not in Settings().config()}
+    shown = ("n_test_iters checkpoint export_tasks export_samples export_images export_channels attack_method norm eps "
+             "attack_steps attack_step attack_start restarts threat attack_loss surrogate surrogate_draws")  # fmt: skip
+    assert left_out >= set(shown.split()) and not left_out & {"n_test_mc_samp", "seed", "query", "precision", "split"}
+    assert all(name in settings.all_settings() for name in left_out)
+
+
+def test_a_file_that_travels_says_nothing_of_the_machine():
+    session = {"program": "1", "device": "CPU", "command": "main.py --savedir /home/somebody"}
+    run = Settings.of({"data_dir": "/home/somebody", "gpu_id": "3", "jit": "on"}, {"sessions": [session], "other": 7})
+    portable = run.portable()
+    assert run.config().keys() - portable.keys() == {"data_dir", "gpu_id", "jit"}
+    assert portable["sessions"] == [{"program": "1", "device": "CPU"}] and portable["other"] == 7
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"dataset": "glyphs"}, {"split": "background"}, {"model": "maml", "perturbation": "noise"},
+        {"model": "maml", "perturbation": "fixed"}, {"way": 5}, {"shot": 2}, {"query": 6}, {"seed": 1}, {"n_steps": 2},
+        {"inner_lr": 0.2}, {"meta_gradient": "exact"},
+    ],
+    ids=lambda other: "-".join(other),
+)  # fmt: skip
+def test_results_of_other_tests_are_told_apart(other):
+    assert Settings.of(other).identity() != Settings.of({}).identity()
+
+
+def test_a_test_is_the_same_however_it_is_computed_and_looked_at():
+    same = {"metabatch": 4, "data_dir": "elsewhere", "save_freq": 3, "checkpoint": "best", "meta_lr": 0.5}
+    assert Settings.of(same).identity() == Settings.of({}).identity()
+
+
+@pytest.mark.parametrize(
+    ("reader", "taken", "refused"),
+    [
+        (flags.positive, ["0.5", "1e-9"], ["0", "-1", "inf", "nan", "x", ""]),
+        (flags.not_negative, ["0", "2.5"], ["-0.5", "inf", "nan", ""]),
+        (settings.folder_name, ["omniglot", "my-own"], ["", "a/b", "../a", "/a"]),
+        (settings.adversary, ["linf:0.02", "l1_dense:3"], ["linf", "l3:1", "linf:0", "linf:x", ":1", "l2:inf"]),
+        (settings.gpus, ["-1", "0", "0,1"], ["", "0,", "-2", "0,-1", "a"]),
+        (settings.count_or_folder, ["5", "007", "pictures", "-x"], ["0", "-3", ""]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_reader_takes_what_a_flag_can_be(reader, taken, refused):
+    for text in taken:
+        reader(text)
+    for text in refused:
+        with pytest.raises(argparse.ArgumentTypeError):
+            reader(text)
+
+
+def test_a_number_of_query_images_is_none_and_a_folder_may_be_named_as_one():
+    assert settings.count_or_folder("7") == 7 and settings.count_or_folder("007") == pathlib.Path("007")
+    for mode in ("meta_train", "meta_test", "collapse", "attack", "export", "bench"):
+        with pytest.raises(UserError, match="--query must be a whole number"):
+            settings.refuse_unused({"query": pathlib.Path("pictures")}, mode)
+    settings.refuse_unused({"query": pathlib.Path("pictures")}, "classify")
+
+
+def test_a_tuple_stands_for_a_list():
+    assert settings.all_settings()["mask_rates"].accepts((0.1, 0.2, 0.3))
+    assert not settings.all_settings()["mask_rates"].accepts((0.1, 0.2))
+
+
+@pytest.mark.parametrize("missing", ["dataset", "model", "way", "shot", "query", "seed"])
+def test_a_config_without_what_every_run_has_is_refused(missing, savedir):
+    (savedir / "config.json").write_text(json.dumps({k: v for k, v in OLD.items() if k != missing}))
+    with pytest.raises(UserError, match="cannot be read"):
+        Settings.read(savedir)
 
 
 def test_every_setting_is_declared_once_and_accepts_its_default():

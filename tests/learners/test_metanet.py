@@ -147,6 +147,7 @@ def test_the_gradient_with_a_mask_is_that_of_finite_differences(name, per_sample
         slope, bound = central_difference(lambda step, k=k, v=v, d=direction: loss_of(params | {k: v + step * d}))
         assert abs((grads[k].numpy() * direction).sum() - slope) <= bound, k
         assert abs(slope) <= bound if k in IDLE[name] else abs(slope) > 100 * bound, k
+    assert all(np.abs(gradient).max() > 1e-3 for k, gradient in grads.items() if k.startswith("running/"))
     if name != "maml":
         x = np.asarray(x_s), np.asarray(x_q)
         padded = [np.pad(a, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)]) for a in x]

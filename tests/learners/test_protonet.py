@@ -39,6 +39,10 @@ def test_logits_are_the_negative_squared_distances_from_the_class_means():
     np.testing.assert_array_equal(np.argmax(logits, -1), distances.argmin(-1))
 
 
+def test_training_may_have_more_classes_or_fewer():
+    assert [made(**own).train_way for own in ({}, {"train_way": 2}, {"train_way": 60})] == [WAY, 2, 60]
+
+
 def test_the_body_is_that_of_maml():
     params, x_s, _ = inputs(made())
     maml = model.make("maml", image_shape=SHAPE, channels=4, way=WAY)

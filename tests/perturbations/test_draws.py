@@ -1,5 +1,7 @@
 """The randomness of a forward pass: its statistics, and that it is the same wherever it is drawn."""
 
+from unittest import mock
+
 import numpy as np
 import tensorflow as tf
 
@@ -17,6 +19,23 @@ def test_noise_is_standard_normal_and_differs_by_task_step_layer_and_seed():
     assert np.abs((flat**4).mean(1) - 3).max() < 4 * np.sqrt(96 / flat.shape[1])
     assert np.abs(np.corrcoef(flat) - np.eye(len(flat))).max() < 5 / np.sqrt(flat.shape[1])
     np.testing.assert_array_equal(noise(0, "conv1", shape), numbers[0])  # the same key, the same noise
+    halves = flat.reshape(len(flat), 2, -1)  # the sine and the cosine of each pair
+    assert max(abs(np.corrcoef(*pair)[0, 1]) for pair in halves) < 5 / np.sqrt(halves.shape[2])
+
+
+def test_no_two_places_of_a_task_have_the_same_noise():
+    noise = draws.task_noise(tf.constant([[0, 1]]))
+    places = [(step, layer) for step in range(6) for layer in ("conv1", "conv2", "conv3", "conv4", "dense")]
+    numbers = {tuple(noise(*place, tf.TensorShape([1, 4])).numpy().ravel()) for place in places}
+    assert len(numbers) == len(places) == 30
+
+
+def test_the_ends_of_the_interval_are_finite_in_float32():
+    """One in 2^26 draws of 32 bits is rounded to an end, of which the logarithm would be that of 0."""
+    ends = np.array([-(2**31), -(2**31) + 1, 0, 2**31 - 1, 2**31 - 2], np.int32)
+    with mock.patch.object(tf.random, "stateless_uniform", lambda *_, **__: tf.constant(np.stack([ends, ends]))):
+        numbers = draws.standard_normal([10], tf.constant([1, 2])).numpy()
+    assert np.isfinite(numbers).all() and np.abs(numbers).max() < 10
 
 
 def test_noise_is_the_same_under_xla_and_in_float64():

@@ -65,6 +65,9 @@ def test_options_of_the_mask():
     assert ordinary.shape == (2, 1, 6, 8, 8, 5) and ordinary.mean() == pytest.approx(0.7, abs=0.03)
     assert not np.array_equal(ordinary[:, :, 0], ordinary[:, :, 1])
     assert not np.array_equal(ordinary, mask(query, mask_per_sample=True))
+    assert mask(query, mask_per_sample=True).shape == ordinary.shape
+    samples = mask(draws.Draw(noise, 0, 3, training=True)).numpy()  # of each noise sample its own
+    assert samples.shape == (2, 3, 1, 8, 8, 5) and not np.array_equal(samples[:, 0], samples[:, 1])
     assert mask(support, "conv4").numpy().mean() == pytest.approx(0.6, abs=0.1)  # the fourth rate is used
     assert Mask(mask_rates=[0, 0, 0]).mask({}, "conv1", None, shape, support)[0] is None
     for rates in ([0.1, 0.1, 1.0], [0.1, -0.1, 0.1], [0.1, 0.1], [0.1] * 5, [0.1, 0.1, float("nan")]):

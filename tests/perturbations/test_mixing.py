@@ -45,6 +45,17 @@ def test_shares_are_of_the_beta_distribution(alpha):
     np.testing.assert_allclose(ends, [0, 0.5, 1], atol=1e-7)
 
 
+def test_a_mixture_has_the_share_of_the_image_and_the_rest_of_its_partner():
+    """Of two images that are partners: the diagonal is the quantile of the draw's first number, as it is said to be."""
+    mixup, d = PERTURBATIONS["mixup"](mix_alpha=2.0), draw(1, samples=40)
+    matrix, _ = mixup.mixture(d, 2)
+    z = d("conv1", [None, 40, 4]).numpy()[0]
+    shares = stats.beta(2, 2).ppf(stats.norm.cdf(z[:, 0]))
+    exchanged = z[:, 2] > z[:, 3]
+    assert 10 < exchanged.sum() < 30
+    np.testing.assert_allclose(matrix[0, :, 0, 0], np.where(exchanged, shares, 1), atol=1e-4)
+
+
 def test_images_and_labels_are_mixed_by_one_share_with_one_permutation():
     """Of a set, an inner step and a noise sample."""
     mixup, d = PERTURBATIONS["mixup"](), draw()
