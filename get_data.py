@@ -150,7 +150,7 @@ def main(argv: list[str] | None = None) -> None:
     splits = manifest["splits"].items()
     counts = ", ".join(f"{name} {split['classes']} classes x {numbers(split)}" for name, split in splits)
     remark = ("" if "val" in manifest["splits"] else "; no validation classes") + remark
-    remark += f"; {manifest['left_out']} files left out" if manifest.get("left_out") else ""
+    remark += f"; {manifest['left_out']} pictures left out" if manifest.get("left_out") else ""
     print(f"{request.target}: {counts} images of {'x'.join(map(str, manifest['image_shape']))}{remark}")
     print(largest_tasks(manifest["splits"]))
 

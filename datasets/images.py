@@ -326,7 +326,7 @@ def write_raw(
     if lost := labels - places.keys():
         raise UserError(f"no picture of the class {min(lost)} is left, so take its folder away: {report(bad)}")
     if bad:
-        print(f"left out: {report(bad)}", file=sys.stderr)
+        print(f"note: left out: {report(bad)}", file=sys.stderr)
     return places, len(bad)
 
 

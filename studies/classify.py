@@ -125,16 +125,16 @@ def readable_only(
     """The support pictures with their labels, and the query pictures, that can be read. UserError where some cannot and
     skip_bad is not set, and where a class, or the query, has none left."""
     good, bad = readable([file for _, file in labelled] + files, skip_bad)
-    good = set(good)
-    known = [(label, file) for label, file in labelled if file in good]
-    if lost := {label for label, _ in labelled} - {label for label, _ in known}:
-        raise UserError(f"no picture of the class {min(lost)} is left: {report(bad)}")
-    queries = [file for file in files if file in good]
-    if not queries:
-        raise UserError(f"no query picture is left: {report(bad)}")
+    good, groups = set(good), {"query picture": files}
+    for label, file in labelled:
+        groups.setdefault(f"picture of the class {label}", []).append(file)
+    for what, own in groups.items():
+        if good.isdisjoint(own):
+            names = set(map(str, own))
+            raise UserError(f"no {what} is left: {report([fault for fault in bad if fault.args[0] in names])}")
     if bad:
-        print(f"left out: {report(bad)}", file=sys.stderr)
-    return known, queries
+        print(f"note: left out: {report(bad)}", file=sys.stderr)
+    return [(label, file) for label, file in labelled if file in good], [file for file in files if file in good]
 
 
 # ---- what is said of the result

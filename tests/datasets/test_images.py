@@ -350,7 +350,7 @@ def test_files_that_are_no_images_are_listed_and_refused_or_left_out(tmp_path):
     assert_refused(done, "5 pictures cannot be read", "gone.png cannot be read (No such file", "--skip_bad")
     assert not (tmp_path / "mine").exists()
     done = get(tmp_path / "in", tmp_path, "--size", 20, "--skip_bad")
-    assert done.returncode == 0 and "5 files left out" in done.stdout
+    assert done.returncode == 0 and "5 pictures left out" in done.stdout
     made = manifest(tmp_path)
     assert made["left_out"] == 5
     counts = {}
