@@ -85,6 +85,7 @@ def test_what_is_bad_is_left_out_and_named_everywhere(folders):
     assert re.search(said.replace("6", "7").replace("1 more", "2 more"), done.stderr, re.MULTILINE)
     (folders / "query/q.png").unlink()
     assert_refused(classify(folders, "--skip_bad"), "no query picture is left", "cut.gif")
+    (folders / "query/q.png").write_bytes(encoded("PNG"))
     for file in (folders / "in/b").iterdir():
         file.write_bytes(b"no")
     assert_refused(classify(folders, "--skip_bad"), "no picture of the class b is left")
