@@ -162,6 +162,50 @@ def test_table1_makes_all_cells_and_then_the_table(commands):
     assert all(flags["gpu_id"] == "-1" for flags in flags_of(calls)) and calls[-1] == ["runfiles/table1.py"]
 
 
+BY_TRAIN_ALL = {"regularisers.sh", "robustness.sh", "transfer.sh"}
+TRAINING = {path.name for path in (ROOT / "runfiles").glob("*.sh")} - BY_TRAIN_ALL - {"demo.sh", "workers.sh"}
+
+
+@pytest.mark.parametrize("script", sorted(TRAINING))
+def test_flags_for_all_and_for_training_or_tests_alone_reach_them(script, commands):
+    """The flags that a script is given reach every run; TRAIN_FLAGS and TEST_FLAGS come behind its own and count."""
+    more = {"TRAIN_FLAGS": "--save_freq 7 --n_train_iters 3", "TEST_FLAGS": "--checkpoint best --n_test_iters 5"}
+    calls = flags_of(commands(script, "--gpu_id", "-1", "--precision", "bf16", **more))
+    train, tests = ([f for f in calls if f["mode"] in modes] for modes in (["meta_train"], ["meta_test", "collapse"]))
+    assert train and tests and len(train) + len(tests) == sum(flags["mode"] != "compare" for flags in calls)
+    for flags in (*train, *tests):
+        assert (flags["gpu_id"], flags["precision"]) == ("-1", "bf16")
+    assert {(flags["save_freq"], flags["n_train_iters"], flags["resume"]) for flags in train} == {(7, 3, True)}
+    assert {(flags["checkpoint"], flags["n_test_iters"]) for flags in tests} == {("best", 5)}
+    assert set(savedirs(tests)) <= set(savedirs(train))
+
+
+def test_masks_tells_each_learner_its_tasks_and_each_kind_its_mask(commands):
+    """2000 tasks of the background set, five small exact steps of MAML's; other kinds where they are asked for."""
+    calls = commands("masks.sh", SEEDS="4", KINDS="none mask scaled support_only per_sample", DATA="d", SOURCE="s")
+    train, test = flags_of(calls, "meta_train"), flags_of(calls, "meta_test")
+    alike = {"mode": "meta_train", "dataset": "omniglot", "data_dir": "d", "split": "background", "way": 5, "shot": 1}
+    alike |= {"query": 15, "meta_lr": 1e-3, "clip_norm": 1, "seed": 4, "save_freq": 50, "gpu_id": "-1", "resume": True}
+    learners = {
+        "metanet_embedding": {"metabatch": 8, "n_train_iters": 249},
+        "metanet_original": {"metabatch": 16, "n_train_iters": 124},
+        "maml": {"metabatch": 16, "n_train_iters": 124, "n_steps": 5, "inner_lr": 0.01, "meta_gradient": "exact"},
+    }
+    kinds = {"none": {}, "mask": {"perturbation": "mask"}}
+    kinds |= {kind: {"perturbation": "mask", f"mask_{kind}": True} for kind in ("scaled", "support_only", "per_sample")}
+    wanted = {
+        f"results/masks/28/{model}/{kind}_4": alike | {"model": model} | own | mask
+        for model, own in learners.items()
+        for kind, mask in kinds.items()
+    }
+    assert {flags.pop("savedir")[0]: {k: v for k, v in flags.items() if k != "data_dir"} | {
+        "data_dir": str(flags["data_dir"])} for flags in train} == wanted  # fmt: skip
+    assert savedirs(test) == [*wanted] and all((f["metabatch"], f["n_test_iters"]) == (4, 1000) for f in test)
+    assert others(calls) == [
+        "get_data.py --dataset omniglot --size 28 --data_dir d --source s", "runfiles/masks.py results/masks/28",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(("script", "parts"), [
     ("regularisers", ["--runs 0 --", "--runs 1 2 --"]),
     ("robustness", ["--runs --", "--probes --"]),

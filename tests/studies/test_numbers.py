@@ -129,8 +129,8 @@ def test_tensorboard_is_told_features_and_logits_before_and_after_adaptation():
     number = {(part, step, layer): 100 * s + 10 * step + k
               for s, part in enumerate(("support", "query")) for step in range(3)
               for k, layer in enumerate(("conv1", "conv2", "logits"))}  # fmt: skip
-    found = dict(collapse.scalars([place(*where, nc1=float(n)) for where, n in number.items()]))
-    assert found == {
+    told = collapse.scalars([place(*where, nc1=float(n)) for where, n in number.items()])
+    assert len(told) == 8 and dict(told) == {
         "collapse_support_meta/conv2_nc1": 1, "collapse_support_meta/logits_nc1": 2,
         "collapse_support_adapted/conv2_nc1": 21, "collapse_support_adapted/logits_nc1": 22,
         "collapse_query_meta/conv2_nc1": 101, "collapse_query_meta/logits_nc1": 102,
@@ -215,20 +215,27 @@ def test_exported_maps_are_of_the_images_and_channels_that_are_named():
 
 
 def test_a_perturbed_map_is_normalised_over_the_images_of_its_own_copy():
-    """Two classes of two images, and three copies of them: relu(batch_norm(convolution * noise)) of each."""
+    """Two classes of two images, and three copies of them, with noise that grows from copy to copy:
+    relu(batch_norm(convolution * noise)) of each."""
     own, e, split = exporter()
     params = engine.read(e.params)
     x, _ = e.images(split, own.pixels, *e.episode(split, "test", 0))
     x = tf.concat([x[:, :2], 0.1 * x[:, 2:]], 1)  # images that are not alike
     theta = {name.removeprefix("theta/"): value for name, value in params.items() if name.startswith("theta/")}
-    draw = draws.Draw(draws.task_noise(tf.constant([[1, 2]])), 1, 3, training=True)
+
+    def noise(step, layer, shape):  # [T,copies*S,...]
+        return (
+            draws.task_noise(tf.constant([[1, 2]]))(step, layer, shape) + np.repeat([0, 1, 3], 4)[:, None, None, None]
+        )
+
+    draw = draws.Draw(noise, 1, 3, training=True)
     maps = {name: tensor.numpy() for name, tensor in own.maps(params, theta, x, draw).items()}
     order, channels = [0, 2, 1, 3], [0, 2, 3, 5]
     mu = layers.conv(x, theta["conv1_w"], theta["conv1_b"])[0].numpy()[order][..., channels]
-    noise, found = maps["noise_conv1"].astype(np.float32), maps["perturbed_conv1"]
-    assert noise.shape == found.shape == (3, 4, 16, 16, 4) and maps["clean_conv1"].shape == (4, 16, 16, 4)
-    assert np.abs(noise[0] - noise[1]).max() > 0.1
-    product = mu * noise
+    factors, found = maps["noise_conv1"].astype(np.float32), maps["perturbed_conv1"]
+    assert factors.shape == found.shape == (3, 4, 16, 16, 4) and maps["clean_conv1"].shape == (4, 16, 16, 4)
+    assert factors[2].mean() > 2 * factors[0].mean()
+    product = mu * factors
     for one, wanted in zip(found, product, strict=True):
         normal = (wanted - wanted.mean((0, 1, 2))) / np.sqrt(wanted.var((0, 1, 2)) + layers.EPSILON)
         np.testing.assert_allclose(one, np.maximum(normal, 0), atol=0.02)
