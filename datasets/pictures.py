@@ -24,7 +24,8 @@ from errors import UserError
 
 # No PostScript and no WMF, which are programs; of GIF, TIFF and the like the first picture.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")
-HEIC = {".heic", ".heif", ".hif"}  # photos of some phones, which Pillow does not read
+HEIC = {".heic", ".heif", ".hif"}  # photos of some phones
+NO_HEIC = "which Pillow does not read: save it as JPEG"
 LARGEST = 256 << 20  # bytes of a file
 PIXELS = 1 << 28  # of a picture; phones have 200 million
 MANY = 1 << 26  # a JPEG of more pixels is decoded at a half, a quarter or an eighth of its size, as far as
@@ -83,7 +84,7 @@ def note_on_others(files: Sequence[Path]) -> str:
     """A note on files that are no pictures: how many there are, and the first of them."""
     heic = [file for file in files if file.suffix.lower() in HEIC]
     others = [file for file in files if file.suffix.lower() not in HEIC]
-    remedy = "; Pillow does not read HEIC: save the photos as JPEG" if heic else ""
+    remedy = f"; HEIC is a kind {NO_HEIC}" if heic else ""
     return (
         f"note: skipped {len(files)} {plural(files, 'file')} of no kind that is read: {listed(heic + others)}{remedy}"
     )
@@ -131,6 +132,10 @@ def refusal(faults: Sequence[BadPicture]) -> str:
 def read(file: Path) -> Image.Image:
     """The picture in a file: upright, on white where it is transparent, "L" or "RGB". BadPicture where there is none,
     and where it is cut short, damaged, too large, or of an unknown range of numbers."""
+    if file.suffix.lower() in HEIC:
+        raise BadPicture(str(file), f"is HEIC, {NO_HEIC}")
+    if file.suffix and not is_picture_name(file):
+        raise BadPicture(str(file), "is not called a picture: give it an ending like .jpg or .png")
     return decode(_content(file), str(file))
 
 

@@ -174,7 +174,7 @@ def test_only_regular_files_are_opened(tmp_path):
     (tmp_path / "folder.png").mkdir()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(os.path.relpath(tmp_path / "socket.png"))
-        for name in ("pipe", "zero", "folder", "socket"):
+        for name in ("socket", "folder", "pipe", "zero"):
             with pytest.raises(BadPicture, match=rf"{name}\.png is no regular file"):
                 pictures.read(tmp_path / f"{name}.png")
             (tmp_path / f"{name}.png").rename(tmp_path / name)
@@ -201,11 +201,16 @@ def test_which_files_are_pictures(tmp_path):
                           ("BMW", b"BMW is a make"), ("cut", encoded(photo(), "PNG")[:60])):  # fmt: skip
         (tmp_path / name).write_bytes(content)
         assert pictures.is_picture(tmp_path / name) == (name == "photo"), name
+    with pytest.raises(BadPicture, match=r"a\.HEIC is HEIC, which Pillow does not read: save it as JPEG"):
+        pictures.read(tmp_path / "a.HEIC")
+    (tmp_path / "photo").rename(tmp_path / "photo.txt")
+    with pytest.raises(BadPicture, match=r"photo\.txt is not called a picture: give it an ending like \.jpg"):
+        pictures.read(tmp_path / "photo.txt")
     note = pictures.note_on_others(
         [tmp_path / name for name in ("a.txt", "b.txt", "c.txt", "d.txt", "e.txt", "f.HEIC")]
     )
     assert note.startswith(f"note: skipped 6 files of no kind that is read: {tmp_path}/f.HEIC, {tmp_path}/a.txt, ")
-    assert note.endswith("and 1 more; Pillow does not read HEIC: save the photos as JPEG")
+    assert note.endswith("and 1 more; HEIC is a kind which Pillow does not read: save it as JPEG")
 
 
 def test_the_ending_does_not_say_the_format(tmp_path):
@@ -377,6 +382,10 @@ def test_other_formats_of_many_bits():
     deep[0, 0] = 65535
     np.testing.assert_array_equal(pixels(encoded(Image.fromarray(deep), "JPEG2000")), scaled(deep, 65535))
     refused(encoded(Image.fromarray(deep % 4096), "JPEG2000"), "all below 4096")
+    image = Image.new("RGB", (4, 4), (9, 3, 0))  # 16 bits per colour, which Pillow does not write
+    image.format, image.info["depth"] = "JPEG2000", 16
+    with pytest.raises(BadPicture, match="all below 4096"):
+        pictures.from_pillow(image)
 
 
 # ---- colours
