@@ -7,12 +7,14 @@ and refuses the same files. A file's ending says whether it is meant as a pictur
 from __future__ import annotations
 
 import io
+import math
+import os
 import re
 import stat
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -73,8 +75,9 @@ def is_picture(path: Path) -> bool:
 
 def _is_identified(path: Path) -> bool:
     try:
-        with _guarded(str(path)):
-            _opened(_content(path), FORMATS).close()
+        content = _content(path)
+        with _guarded(str(path), content):
+            _opened(content, FORMATS).close()
     except BadPicture:
         return False
     return True
@@ -141,7 +144,7 @@ def read(file: Path) -> Image.Image:
 
 def decode(content: bytes, where: str, formats: Sequence[str] = FORMATS, pixels: int = PIXELS) -> Image.Image:
     """The picture in a file's content, as `read` gives it. where: what a sentence calls it. pixels: at most so many."""
-    with _guarded(where):
+    with _guarded(where, content):
         image = _opened(content, formats)
         width, height = image.size
         if width * height > pixels:
@@ -183,9 +186,27 @@ def _content(file: Path) -> bytes:
 
 
 @contextmanager
-def _guarded(where: str) -> Iterator[None]:
-    """Whatever Pillow raises becomes a BadPicture, and no warning of Pillow's is shown."""
-    with LOCK, warnings.catch_warnings():
+def _silenced() -> Iterator[None]:
+    """Keep quiet what is written to the process' standard error by libtiff, which says there what it finds wrong."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no standard error
+        yield
+        return
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+@contextmanager
+def _guarded(where: str, content: bytes = b"") -> Iterator[None]:
+    """Whatever Pillow raises becomes a BadPicture, and no warning is shown. content: what is decoded."""
+    with LOCK, warnings.catch_warnings(), _silenced() if content[:2] in (b"II", b"MM") else nullcontext():
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `decode` has a limit of its own
         try:
@@ -220,12 +241,15 @@ def _opened(content: bytes, formats: Sequence[str]) -> Image.Image:
         content = re.sub(rb"(infe[\x02\x03].{7,9}?)Exif", rb"\1skip", content, flags=re.DOTALL)
     image = Image.open(io.BytesIO(content), formats=[kind for kind in formats if kind in _openers()])
     image.info |= facts
-    if image.format == "TIFF":  # else Pillow reads all tags of all directories, where one may be broken
-        exif = Image.Exif()
-        if (turn := image.tag_v2.get(ORIENTATION)) in TURNS:
-            exif[ORIENTATION] = turn
-        image.info["exif"] = exif.tobytes()
+    image.info.pop("xmp", None)  # Pillow looks for a turn in it
+    if image.format == "TIFF" and _area(image.tile) < math.prod(image.size):
+        raise ValueError("pixels are missing")
     return image
+
+
+def _area(tiles: Sequence[tuple]) -> int:
+    """How many pixels these parts of a picture cover."""
+    return sum((right - left) * (bottom - top) for _, (left, top, right, bottom), *_ in tiles)
 
 
 @cache

@@ -10,11 +10,12 @@ from __future__ import annotations
 import struct
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image
 
+BLOCK = 1 << 20  # numbers that are worked on at a time
 PNG = b"\x89PNG\r\n\x1a\n"  # its first bytes
 # A PNG's chunks that decide pixels. The others, texts above all, may be immense, or broken, and are not needed.
 KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
@@ -124,24 +125,30 @@ def _narrowed(image: Image.Image, levels: np.ndarray, mode: str) -> Image.Image:
     levels = levels.reshape(height, width, -1)
     channels, depth = levels.shape[-1], 8 * levels.itemsize
     present = np.zeros((channels, 1 << depth), bool)  # which numbers occur
-    for row in levels:  # by rows: an index takes eight bytes a number
-        for own, numbers in zip(present, row.T, strict=True):
-            own[numbers] = True
+    for rows in _blocks(levels):
+        for channel, own in enumerate(present):
+            own[levels[rows, :, channel]] = True
     alpha = channels - (mode in ("LA", "RGBA", "RGBa"))
     bits = image.info.get("sbit", ())
     whites = _whites(image, present[:alpha], depth, bits[:alpha])
     whites += _whites(image, present[alpha:], depth, bits[alpha:])
     tables = [np.rint(np.minimum(np.arange(1 << depth) / white, 1) * 255).astype(np.uint8) for white in whites]
     out = np.empty(levels.shape, np.uint8)
-    for narrow, row in zip(out, levels, strict=True):
+    for rows in _blocks(levels):
         for channel, table in enumerate(tables):
-            narrow[:, channel] = table[row[:, channel]]
+            out[rows, :, channel] = table[levels[rows, :, channel]]
     if _tag(image, PHOTOMETRIC) == WHITE_IS_ZERO:
         out = 255 - out
     if (key := image.info.get("transparency")) is not None:
         out = np.dstack([out, np.where((levels == key).all(-1), 0, 255).astype(np.uint8)])
         mode += "A"
     return Image.frombytes(mode, (width, height), out.tobytes())
+
+
+def _blocks(levels: np.ndarray) -> Iterator[slice]:
+    """The rows by and by: what is computed of a number takes more memory than it."""
+    step = max(1, BLOCK // levels[0].size)
+    return (slice(start, start + step) for start in range(0, len(levels), step))
 
 
 def _whites(image: Image.Image, present: np.ndarray, depth: int, bits: tuple[int, ...]) -> list[int]:
@@ -190,8 +197,8 @@ def _stretched(image: Image.Image) -> Image.Image:
     else:
         raise UnknownRange(what)
     out = np.empty(numbers.shape, np.uint8)
-    for narrow, row in zip(out, numbers, strict=True):
-        narrow[:] = np.rint((row.astype(np.float64) - black) / (float(white) - black) * 255)
+    for rows in _blocks(numbers):
+        out[rows] = np.rint((numbers[rows].astype(np.float64) - black) / (float(white) - black) * 255)
     return Image.fromarray(255 - out if _tag(image, PHOTOMETRIC) == WHITE_IS_ZERO else out)
 
 

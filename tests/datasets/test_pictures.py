@@ -1,5 +1,6 @@
 """The one reader of pictures: what becomes of odd files, and the sentence that refuses the others."""
 
+import contextlib
 import io
 import os
 import re
@@ -25,7 +26,7 @@ def pixels(content, **options):
     return np.asarray(decode(content, "x", **options))
 
 
-def refused(content, words="", **options):
+def refused(content, words=None, **options):
     with pytest.raises(BadPicture, match=words) as caught:
         decode(content, "a/x.png", **options)
     assert str(caught.value).startswith("a/x.png ") and "\n" not in str(caught.value)
@@ -48,8 +49,10 @@ def test_broken_exif_is_ignored_where_pillow_does_not_write_it():
     at = whole.index(b"MM\0*")
     np.testing.assert_array_equal(pixels(whole[:at] + b"XXXX" + whole[at + 4 :]), pixels(whole))
     shades = np.asarray(photo())
-    for pointer in (7, 1 << 30):  # of a TIFF's directory of EXIF
-        np.testing.assert_array_equal(pixels(tiff(shades, {34665: ("I", pointer)})), shades)
+    for tags in ({34665: ("I", 7)}, {34665: ("I", 1 << 30)}, {700: ("H", [1, 2, 3])}, {34377: ("f", 1.0)}):
+        for turn in (1, 6):
+            got = pixels(tiff(shades, tags | {274: ("H", turn)}))
+            np.testing.assert_array_equal(got, shades if turn == 1 else np.rot90(shades, -1))
 
 
 def exif_of(turn):
@@ -129,12 +132,26 @@ def test_what_decides_no_pixel_is_not_read():
             np.testing.assert_array_equal(pixels(jpeg[:2] + b"\xff\xff\xff" + segment + jpeg[2:]), pixels(jpeg))
 
 
+def test_a_damaged_tiff_says_nothing_else_on_standard_error(capfd):
+    content = encoded(Image.fromarray(np.eye(40) > 0), "TIFF", compression="group4")
+    at = content.index(struct.pack("<HHI", 273, 4, 1)) + 8
+    (at,) = struct.unpack_from("<I", content, at)
+    for i in range(at, at + 20):
+        with contextlib.suppress(BadPicture):
+            decode(content[:i] + b"\xff" + content[i + 1 :], "x")
+    refused(tiff(np.zeros((4, 4), np.uint8), {277: ("I", 10**6)}))
+    refused(encoded(photo(), "TIFF", compression="tiff_lzw")[:-40])
+    os.write(2, b"spoken again")
+    assert capfd.readouterr().err == "spoken again"
+
+
 def test_what_decides_pixels_must_be_whole():
     content = png([[0, 65535]])
     at = content.index(b"IDAT") + 8
     refused(content[:at] + bytes([content[at] ^ 255]) + content[at + 1 :], "checksum of IDAT")
     refused(content.replace(chunk(b"IEND", b""), b""), "its end is missing")
     np.testing.assert_array_equal(pixels(content + b"garbage"), [[0, 255]])
+    refused(tiff(np.zeros((4, 4), np.uint8), {257: ("I", 5)}), "pixels are missing")  # Pillow leaves the last row black
     refused(b"", "damaged")
     refused(b"I am no picture", "of no kind that is read: save it as")
 
@@ -398,12 +415,12 @@ def test_inks_are_printed():
     red = Image.frombytes("CMYK", (16, 16), inks.tobytes())
     for content in (encoded(red, "JPEG", quality=95), encoded(red, "TIFF")):
         np.testing.assert_allclose(pixels(content), np.full((16, 16, 3), (255, 0, 0)), atol=3)
-    grey = encoded(Image.frombytes("CMYK", (16, 16), bytes([128, 128, 128, 255]) * 256), "JPEG", quality=100)
-    at = grey.index(b"Adobe") + 11
-    assert grey[at] == 0
-    ycck = grey[:at] + b"\2" + grey[at + 1 :]
-    shade = pixels(ycck)[0, 0]
-    assert shade.max() - shade.min() <= 2 and len(np.unique(pixels(ycck))) <= 3
+    stored = encoded(Image.frombytes("CMYK", (16, 16), bytes([55, 127, 127, 0]) * 256), "JPEG", quality=100)
+    np.testing.assert_allclose(pixels(stored), np.full((16, 16, 3), (200, 128, 128)), atol=3)
+    at = stored.index(b"Adobe") + 11
+    assert stored[at] == 0
+    ycck = stored[:at] + b"\2" + stored[at + 1 :]  # luminance 200 without chrominance: 200 of each ink
+    np.testing.assert_allclose(pixels(ycck), np.full((16, 16, 3), 55), atol=3)
 
 
 def test_palettes_and_transparency():
