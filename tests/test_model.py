@@ -169,6 +169,16 @@ def test_maml_has_no_noise():
     np.testing.assert_array_equal(loss(seeds), loss(seeds + 9))
 
 
+def test_a_loss_may_have_other_targets_and_the_accuracy_is_that_of_the_labels():
+    y, targets = tf.constant([[1.0, 0.0], [0.0, 1.0]]), tf.constant([[[0.2, 0.8], [0.3, 0.7]]])
+    logits = tf.constant([[[2.0, 0.0], [0.0, 1.0]]])
+    log_p = np.log(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))
+    for given, compared in ((None, y), (targets, targets)):
+        measured = model.measure(logits, y, given)
+        assert measured["accuracy"].numpy().tolist() == [1]
+        np.testing.assert_allclose(measured["loss"], -(log_p * compared.numpy()).sum(-1).mean(-1), rtol=1e-6)
+
+
 def test_sums_over_tasks_are_float64():
     """So that they do not depend on how the tasks are grouped: of 10^8, 1 and -10^8 the mean is a third."""
 

@@ -2,6 +2,8 @@
 default is, where its value arrives."""
 
 import contextlib
+import dataclasses
+import importlib
 import json
 import pathlib
 import shutil
@@ -12,10 +14,12 @@ import pytest
 import tensorflow as tf
 
 import data
+import main
 import model
 import settings
 from conftest import SETTINGS, assert_refused, call, flags_of
 from datasets import arrays
+from errors import UserError
 from studies import collapse as study
 from training import devices, engine, loops
 
@@ -288,7 +292,7 @@ def arrive(monkeypatch, greys, tmp_path):
     caught = []
 
     def catch(made, split, *args, **settings):
-        caught.append({"engine": made, "learner": made.learner, "split": split} | settings)
+        caught.append({"engine": made, "learner": made.learner, "split": split, "others": args} | settings)
         if "begin" in settings:  # which writes config.json
             args[-1].mkdir(exist_ok=True)
             settings["begin"](0)
@@ -305,7 +309,7 @@ def arrive(monkeypatch, greys, tmp_path):
 
     def arrive(*flags, mode="meta_train", **changed):
         savedir = tmp_path / str(len(caught))
-        base = ("--savedir", savedir, "--data_dir", greys, *small(model=None, n_steps=None, **changed))
+        base = ("--savedir", savedir, "--data_dir", greys, *small(**{"model": None, "n_steps": None} | changed))
         done(*base, *flags) if mode == "meta_train" else done(*base)
         if mode != "meta_train":
             done("--mode", mode, "--savedir", savedir, *flags)
@@ -341,6 +345,7 @@ MASKED, MIXED, VIB, INFORMATION = (
 FLAGS = {
     ("--seed", 7): ("meta_train", made("seed"), 7, 0),
     ("--jit", "on"): ("meta_train", learner("jit"), True, False),
+    ("--jit", "off"): ("meta_train", learner("jit"), False, False),
     ("--precision", "bf16"): ("meta_train", learner("bf16"), True, False),
     ("--train_split", "trainval"): ("meta_train", lambda a: len(a["split"].pixels), 10, 6),
     ("--way", 4): ("meta_train", learner("way"), 4, 3),
@@ -473,3 +478,104 @@ def test_an_engine_of_the_defaults_is_the_papers(arrive):
     assert arrive(seed=5)["engine"].seed == 5
     for mode in ("meta_test", "collapse", "export"):
         assert arrive(mode=mode, seed=5)["engine"].seed == 0
+
+
+def test_what_a_result_is_known_by_and_made_with(arrive):
+    """Of a test; an export also says what it was trained for, and takes its tasks one by one, as collapse does."""
+    for mode in ("meta_test", "collapse", "export"):
+        arrived = arrive(mode=mode, metabatch=2)
+        settings = arrived["settings"]
+        told = [settings[name] for name in ("precision", "device", "jit")]
+        assert told == ["float32", "CPU", False] and len(settings["data_sha256"]) == 64
+        assert (arrived["engine"].metabatch == 1) == (mode != "meta_test")
+        if mode == "export":
+            assert (settings["way"], settings["trained_way"], settings["n_test_mc_samp"]) == (2, 3, 1)
+
+
+def test_an_export_of_more_classes_than_trained_for_is_of_a_learner_that_has_them(arrive):
+    protonet = arrive(mode="export", model="protonet")["others"][0]
+    done("--mode", "export", "--savedir", protonet, "--way", 4)
+    metadrop = arrive(mode="export")["others"][0]
+    assert_refused(call("main.py", "--mode", "export", "--savedir", metadrop, "--way", 4), "--way 4 is more than")
+
+
+def test_training_without_validation_has_no_validation_classes_and_watches_its_own(arrive):
+    with mock.patch.object(study, "Watch") as watch:
+        arrived = arrive("--val_every", 0, "--collapse_every", 5, "--legacy_shared_classes")
+    assert arrived["others"][0] is None
+    made, split, savedir, shared = watch.call_args.args
+    assert (made, split, savedir, shared) == (arrived["engine"], arrived["split"], arrived["others"][1], True)
+    assert len(arrive()["others"][0].pixels) == len(GREYS["val"])
+
+
+def test_a_session_in_which_nothing_is_left_to_train_is_none(arrive):
+    """Iterations are counted from 0, and the one of --n_train_iters is trained, too."""
+    arrived = arrive("--n_train_iters", 9)
+    config = arrived["others"][1] / "config.json"
+    for first, sessions in ((9, 1), (10, 0)):
+        arrived["begin"](first)
+        assert len(json.loads(config.read_text())["sessions"]) == sessions
+
+
+def test_a_session_on_another_device_or_program_is_a_new_one():
+    one = {"program": "1", "tensorflow": "2.21", "device": "CPU", "command": "a"}
+    assert main.with_session([], one) == [one]
+    assert main.with_session([one], one | {"command": "b"}) == [one]
+    for name in ("program", "tensorflow", "device"):
+        other = one | {name: "another"}
+        assert main.with_session([one], other) == [one, other]
+        assert main.with_session([one, other], one) == [one, other, one]
+
+
+def test_a_surrogate_meets_the_tasks_of_the_attacked_run(greys, tmp_path):
+    """Whatever its own test would have been; what cannot be changed in it contradicts them."""
+    own = {"dataset": "glyphs", "data_dir": str(greys), "model": "maml", "way": 3, "shot": 1, "query": 2, "seed": 0}
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(own | {"data_sha256": name}))
+    other = {"shot": 2, "query": 3, "seed": 8, "metabatch": 4, "precision": "bf16", "data_dir": "elsewhere"}
+    attacked = dataclasses.replace(main.settings_of_test(tmp_path / "a", other), surrogate=str(tmp_path / "a"))
+    found = main.settings_of_surrogate(attacked)
+    assert {name: getattr(found, name) for name in other} == other
+    for changed in ({"way": 4}, {"dataset": "omniglot"}, {"split": "background"}):
+        with pytest.raises(UserError, match="contradicts the run"):
+            main.settings_of_surrogate(dataclasses.replace(attacked, **changed))
+    with pytest.raises(UserError, match="was trained on other data"):
+        main.settings_of_surrogate(dataclasses.replace(attacked, surrogate=str(tmp_path / "b")))
+
+
+def test_a_learner_of_any_way_alone_may_be_tested_at_another(tmp_path):
+    own = {"dataset": "glyphs", "way": 3, "shot": 1, "query": 2, "seed": 0}
+    for model_name, free in (("maml", False), ("protonet", True), ("metanet_original", True)):
+        (tmp_path / "config.json").write_text(json.dumps(own | {"model": model_name}))
+        if free:
+            assert main.settings_of_test(tmp_path, {"way": 7}).way == 7
+            continue
+        with pytest.raises(UserError, match="--way 7 contradicts the run"):
+            main.settings_of_test(tmp_path, {"way": 7})
+
+
+def test_training_tasks_of_more_classes_than_there_are_are_refused(greys, tmp_path):
+    """A Prototypical Network's may have more classes than its tests."""
+    flags = small(model="protonet", n_steps=None, train_way=25)
+    refused = call("main.py", "--savedir", tmp_path / "a", "--data_dir", greys, *flags)
+    assert_refused(refused, "--way 25 is more than the 24 train classes")
+
+
+@pytest.mark.parametrize("mode", ["classify", "draw"])
+def test_a_mode_that_uses_a_run_computes_where_it_is_told(mode):
+    run, room = pathlib.Path("run"), importlib.import_module(f"studies.{mode}")
+    with mock.patch.object(main, "start") as start, mock.patch.object(room, mode) as called:
+        main.MODES[mode](run if mode == "classify" else [run], {"gpu_id": "3"})
+    assert start.call_args.args[0].gpu_id == "3" and called.called
+
+
+def test_the_shipped_runs_are_two_that_are_there():
+    assert len(set(main.SHIPPED)) == 2 and all(path.is_file() for path in main.SHIPPED)
+
+
+def test_a_mode_takes_one_run(tmp_path):
+    for flag, count in (("savedir", 2), ("weights", 3)):
+        words = {"savedir": ["a"], "weights": []} | {flag: [str(tmp_path / str(n)) for n in range(count)]}
+        flags = [word for name, values in words.items() if values for word in (f"--{name}", *values)]
+        assert_refused(call("main.py", "--mode", "meta_test", *flags), f"takes one --{flag}, not {count}")
