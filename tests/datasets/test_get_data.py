@@ -1,5 +1,6 @@
 """get_data.py as a user meets it: which flags it takes, and how it ends when input or disk fail."""
 
+import argparse
 import errno
 import json
 import os
@@ -254,3 +255,54 @@ def test_help_says_which_datasets_take_a_flag(capsys):
         and "mimgnet: failures" in text
     )
     assert all(f"--{flag}" in text for flag in VALUES)
+
+
+def test_another_disks_fault_has_another_remedy(tmp_path, monkeypatch):
+    for number, words in (
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "free some space"),
+        (errno.EFBIG, "free some space"),
+        (errno.EACCES, "check that it exists and may be read and written"),
+    ):
+        fault = OSError(number, os.strerror(number), "train.npy")
+        monkeypatch.setattr(get_data, "obtain", lambda request, fault=fault: raise_it(fault))
+        with pytest.raises(get_data.UserError, match=f"train.npy: {os.strerror(number)} .*{words}.*another --data_dir"):
+            get_data.main(["--dataset", "glyphs", "--data_dir", str(tmp_path)])
+
+
+def test_what_a_dataset_was_made_with_is_not_another_flags(tmp_path):
+    manifest = {
+        "split_seed": 3, "rotations": 4, "image_shape": [28, 28, 1], "shares": [0.6, 0.2, 0.2],
+        "prepare": {"size": 28, "channels": 1, "invert": True}, "source": {"files": []},
+    }  # fmt: skip
+    same = {"seed": 3, "split_seed": 3, "rotations": 4, "size": 28, "shares": [0.6, 0.2, 0.2], "channels": 1,
+            "invert": True}  # fmt: skip
+    get_data.refuse_other_settings(tmp_path, manifest, same)
+    get_data.refuse_other_settings(tmp_path, manifest, dict.fromkeys(same))
+    other = {"seed": 4, "split_seed": 0, "rotations": 1, "size": 84, "shares": [0.5, 0.3, 0.2], "channels": 3,
+             "invert": False}  # fmt: skip
+    for name, value in other.items():
+        with pytest.raises(get_data.UserError, match=f"has --{name} .*: make it again with --force"):
+            get_data.refuse_other_settings(tmp_path, manifest, same | {name: value})
+    (table := tmp_path / "split.csv").write_text("class,split\n")
+    with pytest.raises(get_data.UserError, match="another --split_file"):
+        get_data.refuse_other_settings(tmp_path, manifest, {"split_file": table})
+
+
+def test_a_source_in_what_is_to_be_replaced_stays(tmp_path):
+    (source := tmp_path / "mine" / "pictures").mkdir(parents=True)
+    with pytest.raises(get_data.UserError, match="is what would be replaced"):
+        get_data.main(["--dataset", "mine", "--source", str(source), "--data_dir", str(tmp_path)])
+    assert source.is_dir()
+
+
+def test_a_split_says_how_many_images_its_classes_have():
+    assert get_data.numbers({"images_per_class": 20}) == "20"
+    assert get_data.numbers({"images_per_class": [5, 3, 9]}) == "3 to 9"
+
+
+def test_a_datasets_name_is_a_folder_that_is_seen():
+    assert get_data.folder_name("my.own") == "my.own"
+    for text in ("", "a/b", "..", ".hidden", "/a"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            get_data.folder_name(text)

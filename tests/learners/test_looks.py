@@ -123,3 +123,13 @@ def test_inner_steps_are_computed_again_where_that_is_asked_for(remat):
     ):
         learner.trajectory(params, x, model.labels(WAY, SHOT, "float64"), NOISE)
     assert again.call_count == (2 if remat else 0)
+
+
+@pytest.mark.parametrize("name", ["metanet_embedding", "metanet_original"])
+def test_a_tasks_penalty_is_its_own(name):
+    learner, params, _, x = made(name)
+    y = model.labels(WAY, SHOT, "float64")
+    penalties = learner.adapt(params, x, y, NOISE, training=True)[1].numpy()
+    alone = [learner.adapt(params, x[t : t + 1], y, NOISE, training=True)[1].numpy()[0] for t in range(TASKS)]
+    np.testing.assert_allclose(penalties, alone, rtol=1e-9)
+    assert penalties[0] != penalties[1]
