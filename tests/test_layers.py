@@ -281,3 +281,13 @@ def test_convolution_has_the_derivatives_of_tensorflows(normal, channels):
     )
     for a, b in zip(tf.nest.flatten(ours), tf.nest.flatten(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9 * np.abs(b).max())
+
+
+@pytest.mark.parametrize(("inside", "name"), [("textbook", "FEW"), ("for_other_devices", "BFLOAT16_AS_FLOAT32")])
+def test_what_is_traced_otherwise_is_so_inside_alone(inside, name):
+    """Also where what is inside fails."""
+    before = getattr(layers, name)
+    with pytest.raises(KeyError), getattr(layers, inside)():
+        assert not getattr(layers, name)
+        raise KeyError
+    assert before and getattr(layers, name) == before

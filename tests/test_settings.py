@@ -131,17 +131,13 @@ def test_a_file_that_travels_says_nothing_of_the_machine():
     assert portable["sessions"] == [{"program": "1", "device": "CPU"}] and portable["other"] == 7
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"dataset": "glyphs"}, {"split": "background"}, {"model": "maml", "perturbation": "noise"},
-        {"model": "maml", "perturbation": "fixed"}, {"way": 5}, {"shot": 2}, {"query": 6}, {"seed": 1}, {"n_steps": 2},
-        {"inner_lr": 0.2}, {"meta_gradient": "exact"},
-    ],
-    ids=lambda other: "-".join(other),
-)  # fmt: skip
-def test_results_of_other_tests_are_told_apart(other):
-    assert Settings.of(other).identity() != Settings.of({}).identity()
+def test_results_of_other_tests_are_told_apart():
+    maml = {"model": "maml", "perturbation": "noise"}
+    tests = [
+        {}, {"dataset": "glyphs"}, {"split": "background"}, {"way": 5}, {"shot": 2}, {"query": 6}, {"seed": 1},
+        {"n_steps": 2}, {"inner_lr": 0.2}, {"meta_gradient": "exact"}, maml, maml | {"perturbation": "fixed"},
+    ]  # fmt: skip
+    assert len({json.dumps(Settings.of(test).identity(), sort_keys=True) for test in tests}) == len(tests)
 
 
 def test_a_test_is_the_same_however_it_is_computed_and_looked_at():
