@@ -60,7 +60,7 @@ def planted(fault: Fault, content: str) -> str:
 
 
 def copy_tree(target: Path) -> None:
-    """Copy what git tracks, and what it does not ignore."""
+    """Copy what git tracks, and what it does not ignore: what is edited later does not matter to this run."""
     command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
@@ -88,13 +88,16 @@ def escaped(tests: list[str], report: str) -> list[str]:
     return [test for test in tests if test.partition("[")[0] not in failed]
 
 
-def check(fault: Fault, folder: Path) -> str:
-    """Plant one fault and run its tests -> what is wrong, or nothing."""
-    with tempfile.TemporaryDirectory(dir=folder) as place:
+def check(fault: Fault, whole: Path) -> str:
+    """Plant one fault in a copy of the tree `whole` and run its tests -> what is wrong, or nothing."""
+    with tempfile.TemporaryDirectory(dir=whole.parent) as place:
         tree, log = Path(place) / "tree", Path(place) / "log"
-        copy_tree(tree)
+        shutil.copytree(whole, tree)
         file = tree / fault.file
-        file.write_text(planted(fault, file.read_text(encoding="utf-8")), encoding="utf-8")
+        try:
+            file.write_text(planted(fault, file.read_text(encoding="utf-8")), encoding="utf-8")
+        except (OSError, ValueError) as reason:
+            return f"it cannot be planted: {reason}\n"
         process = multiprocessing.get_context("forkserver").Process(target=run_tests, args=(tree, fault.tests, log))
         process.start()
         process.join(SECONDS)
@@ -125,7 +128,8 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     wrong = 0
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
-        for fault, fate in zip(chosen, pool.map(lambda f: check(f, Path(folder)), chosen), strict=True):
+        copy_tree(whole := Path(folder) / "whole")
+        for fault, fate in zip(chosen, pool.map(lambda fault: check(fault, whole), chosen), strict=True):
             wrong += bool(fate)
             print(f"{'NOT CAUGHT' if fate else 'caught'}: {fault.list}: {fault.name}\n{fate}", end="", flush=True)
     print(f"{len(chosen) - wrong} of {len(chosen)} faults are caught")

@@ -211,7 +211,7 @@ DEFAULTS = {
     "attack_start": "random", "restarts": 1, "threat": "joint", "attack": False, "attack_method": "pgd",
     "attack_loss": "cross_entropy", "surrogate": None, "surrogate_draws": 1, "adversarial": None,
     "adversarial_steps": 7, "support": None, "out": pathlib.Path("predictions.csv"), "query_statistics": "together",
-    "port": 8765,
+    "port": 8765, "square_share": 0.8, "skip_bad": False,
 }  # fmt: skip
 
 
@@ -235,8 +235,9 @@ USED = {
     "collapse": f"{RUN} {TASKS} {LEARNER} weights n_test_iters checkpoint",
     "export": f"{RUN} {TASKS} {LEARNER} weights checkpoint export_tasks export_samples export_images export_channels",
     "attack": f"{RUN} {TASKS} {LEARNER} weights metabatch n_test_iters checkpoint norm eps attack_steps attack_step "
-    "attack_start restarts threat attack_method attack_loss surrogate surrogate_draws",
-    "classify": "mode savedir weights seed gpu_id query n_test_mc_samp checkpoint support out query_statistics",
+    "attack_start restarts threat attack_method attack_loss surrogate surrogate_draws square_share",
+    "classify": "mode savedir weights seed gpu_id query n_test_mc_samp checkpoint support out query_statistics "
+    "skip_bad",
     "draw": "mode savedir weights gpu_id data_dir port",
     "compare": "mode savedir attack",
     "weights": "mode savedir checkpoint slots",
@@ -414,13 +415,14 @@ FLAGS = {
     ("--restarts", 3): ("attack", attacked("restarts"), 3, 1),
     ("--threat", "single"): ("attack", attacked("threat"), "single", "joint"),
     ("--attack_method", "square"): ("attack", attacked("method"), "square", "pgd"),
+    ("--attack_method", "square", "--square_share", 0.05): ("attack", attacked("square_share"), 0.05, 0.8),
     ("--attack_loss", "margin"): ("attack", attacked("loss"), "margin", "cross_entropy"),
 }  # fmt: skip
 # What test_main.py, this file's tests above, tests/datasets, tests/studies/test_robustness.py, test_classifier.py and
 # tests/training/test_weights.py show.
 SHOWN_ELSEWHERE = {
     "attack", "port", "support", "out", "query_statistics", "surrogate", "surrogate_draws", "weights", "slots", "mode",
-    "savedir", "resume", "gpu_id", "dataset", "data_dir", "split",
+    "savedir", "resume", "gpu_id", "dataset", "data_dir", "split", "skip_bad",
 }  # fmt: skip
 
 
