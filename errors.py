@@ -2,6 +2,7 @@
 exit code for scripts."""
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -43,6 +44,8 @@ class Stop:
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Call main() and leave with its exit code (None is 0); UserError: its sentence and 2, Ctrl-C: 130."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a file's name may be no text
     try:
         code = main()
         sys.stdout.flush()  # a reader that has left is noticed here, and not after the last line of Python

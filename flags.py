@@ -78,13 +78,13 @@ class Configured:
             setattr(self, declared.attribute or name, value)
 
 
-def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     """A reader of whole numbers from `least` to `most`."""
 
     def read(text: str) -> int:
         if not re.fullmatch(r"-?\d+", text) or int(text) < least:
             raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {text!r}")
-        if most is not None and int(text) > most:
+        if int(text) > most:
             raise argparse.ArgumentTypeError(f"must be a whole number of at most {most}, not {text!r}")
         return int(text)
 

@@ -369,7 +369,7 @@ def draw(runs: list[Path], given: dict) -> int:
     """runs: savedirs or files of weights."""
     start(Settings(gpu_id=given.get("gpu_id"), metabatch=1))
     data_dir = given.get("data_dir", COMMON["data_dir"].default)
-    return draw_study.draw(runs, data_dir, given.get("port", COMMAND["port"].default))
+    return draw_study.draw(runs, data_dir, given.get("port", COMMAND["port"].default), given.get("host", []))
 
 
 def compare(savedirs: list[Path], attacks: bool) -> int:

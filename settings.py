@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -36,6 +37,14 @@ def gpus(text: str) -> str:
     if text != "-1" and not all(number.isdecimal() for number in text.split(",")):
         raise argparse.ArgumentTypeError(f"must be a GPU's number, several as in 0,1, or -1 for none, not {text!r}")
     return text
+
+
+def host(text: str) -> str:
+    if not re.fullmatch(r"([a-z0-9][a-z0-9.-]*|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", text.lower()):
+        raise argparse.ArgumentTypeError(
+            f"must be a host's name or address, or with a port as in box:9000, not {text!r}"
+        )
+    return text.lower()  # as browsers write it
 
 
 def adversary(text: str) -> str:
@@ -138,7 +147,7 @@ class Settings:
         modes=TRAINING,
         choices=["train", "trainval"],
     )
-    way: int = setting(TASKS, 20, "classes a task", whole(2))
+    way: int = setting(TASKS, 20, "classes a task", whole(2, 100_000))
     shot: int = setting(TASKS, 1, "support images a class", whole(1), free=("test",))
     query: int = setting(
         TASKS,
@@ -175,7 +184,7 @@ class Settings:
         choices=PERTURBATIONS,
     )
     channels: int | None = setting(
-        LEARNER, None, "channels of a convolution (default: 64 for grey images, 32 for colour)", whole(1)
+        LEARNER, None, "channels of a convolution (default: 64 for grey images, 32 for colour)", whole(1, 4096)
     )
     own: dict = dataclasses.field(default_factory=dict)
 
@@ -476,6 +485,10 @@ COMMAND = {  # what says how a mode is called, and is no setting of a run
         "support set, too", choices=STATISTICS, modes=CLASSIFY,
     ),
     "port": Setting(8765, "draw: of the page on this machine's loopback address", whole(0, 65535), modes=DRAW),
+    "host": Setting(
+        None, "draw: further names that a browser's address line may have for the page, behind a tunnel or a proxy",
+        host, metavar="NAME[:PORT]", nargs="+", modes=DRAW,
+    ),
     "attack": Setting(False, "compare: attacks in place of tests", modes=COMPARE),
     "maml": Setting(False, "the same as --model maml"),
 }  # fmt: skip

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from errors import Parser, Stop, UserError, run
 from flags import path_text, to_path, whole
+from training.devices import usable_cores
 
 INTERRUPTED = 130
 
@@ -105,10 +106,9 @@ class Worker(threading.Thread):
 
 
 def cores() -> list[int | None]:
-    """The processor cores that this process may have; no numbers where the system does not bind processes to any."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return [None] * (os.cpu_count() or 1)
+    """The processor cores that this process may use; no numbers where the system does not bind processes to any."""
+    usable = usable_cores()
+    return sorted(os.sched_getaffinity(0))[:usable] if hasattr(os, "sched_getaffinity") else [None] * usable
 
 
 def main() -> int:

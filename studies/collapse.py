@@ -25,7 +25,7 @@ from lazy import tf
 from perturbations.draws import fold, task_noise
 from studies.collapse_measures import NAMES, measures
 from training.engine import Engine, read
-from training.records import open_board, open_store, progress
+from training.records import Board, open_store, progress
 from training.results import COLLAPSE_CSV as CSV
 from training.results import COLLAPSE_JSON as JSON
 from training.results import Store
@@ -133,17 +133,14 @@ class Watch:
         columns = ["iter", *PLACE, "tasks", *(f"{name}{s}" for name in NAMES for s in ("", "_std"))]
         path = self.savedir / CSV
         if self.board is None:
-            self.board = open_board(self.savedir)
+            self.board = Board(self.savedir)
             cut_back(path, columns, iteration)
         with open(path, "a", newline="") as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             for row in rows:
                 cells = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
                 writer.writerow(cells | {"iter": iteration, "tasks": self.engine.metabatch})
-        with self.board.as_default(step=iteration):
-            for tag, value in scalars(rows):
-                tf.summary.scalar(tag, value)
-        self.board.flush()
+        self.board.write(iteration, scalars(rows))
 
 
 def cut_back(path: Path, columns: list[str], iteration: int) -> None:
@@ -157,17 +154,17 @@ def cut_back(path: Path, columns: list[str], iteration: int) -> None:
     write_atomically(path, text.getvalue())
 
 
-def scalars(rows: list[dict]) -> list[tuple[str, float]]:
-    """TensorBoard's tags and values: of the features and the logits, before and after adaptation."""
+def scalars(rows: list[dict]) -> dict[str, float]:
+    """TensorBoard's values by tag: of the features and the logits, before and after adaptation."""
     *_, features, logits = dict.fromkeys(row["layer"] for row in rows)
     last = rows[-1]["step"]
-    return [
-        (f"collapse_{row['set']}_{'adapted' if row['step'] else 'meta'}/{row['layer']}_{name}", row[name])
+    return {
+        f"collapse_{row['set']}_{'adapted' if row['step'] else 'meta'}/{row['layer']}_{name}": row[name]
         for row in rows
         if row["layer"] in (features, logits) and row["step"] in (0, last)
         for name in NAMES
         if row[name] is not None
-    ]
+    }
 
 
 def over_tests(
@@ -199,8 +196,8 @@ def over_tests(
         result = {"rows": summarise(rows, np.array(values), "ci95"), "provenance": provenance}
     else:
         print(f"measured before: {store.own} is taken as it is (delete it to measure again)")
-    store.write(result)
     print_table(result["rows"])
+    store.write(result)
     return 0
 
 

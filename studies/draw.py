@@ -14,6 +14,7 @@ import json
 import secrets
 import sys
 import threading
+from collections.abc import Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -36,6 +37,9 @@ PAGE = Path(__file__).with_name("draw.html")
 LARGEST = 1 << 20  # bytes of a request
 SIDE = 280  # pixels of a drawing, as the page sends it
 PREFIX = "data:image/png;base64,"
+FOREIGN = (
+    "this address answers to its own page alone (behind a tunnel: start it with --host NAME:PORT of the address line)"
+)
 SHARE = 0.64  # of the image's side, the larger side of a character: Omniglot's mean
 INK = 180  # what is darker is ink
 SAMPLES = 5  # noise samples of an inner step's loss
@@ -186,18 +190,18 @@ def map_urls(factors: np.ndarray) -> list[list[str]]:
 
 class Handler(BaseHTTPRequestHandler):
     """Answers to the page that it gave, and to nobody else: who calls must have come to this address by its own name,
-    and know the page's token."""
+    or by one of `hosts`, and know the page's token."""
 
     server_version, sys_version = "draw", ""
     timeout = 30  # seconds for a request to come
 
-    def __init__(self, *args, show: Show, token: str):
-        self.show, self.token = show, token
+    def __init__(self, *args, show: Show, token: str, hosts: Sequence[str] = ()):
+        self.show, self.token, self.hosts = show, token, hosts
         super().__init__(*args)
 
     def do_GET(self) -> None:
         if not self._is_own():
-            self._refuse(HTTPStatus.FORBIDDEN, "this address answers to its own page alone")
+            self._refuse(HTTPStatus.FORBIDDEN, FOREIGN)
         elif self.path == "/":
             facts = {"token": self.token, "classes": CLASSES, "side": SIDE, "examples": self.show.split is not None}
             page = PAGE.read_text(encoding="utf-8").replace("FACTS", json.dumps(facts)).replace("NONCE", self.token)
@@ -210,7 +214,7 @@ class Handler(BaseHTTPRequestHandler):
         if not self._is_own() or not secrets.compare_digest(
             self.headers.get("X-Token", "").encode(), self.token.encode()
         ):
-            self._refuse(HTTPStatus.FORBIDDEN, "this address answers to its own page alone")
+            self._refuse(HTTPStatus.FORBIDDEN, FOREIGN)
         elif not length.isdecimal():
             self._refuse(HTTPStatus.LENGTH_REQUIRED, "the request does not say its length")
         elif len(length) > 12 or int(length) > LARGEST:  # int refuses thousands of digits
@@ -237,10 +241,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def _is_own(self) -> bool:
         """Does the request come from a page of this server? A foreign page has another origin, or another name for
-        this address."""
+        this address. Only a host that was named may come through a proxy, by https."""
         own = {f"{name}:{self.server.server_address[1]}" for name in (ADDRESS, "localhost")}
-        origin = self.headers.get("Origin")
-        return self.headers.get("Host") in own and (origin is None or origin in {f"http://{name}" for name in own})
+        origins = {f"http://{name}" for name in own.union(self.hosts)} | {f"https://{name}" for name in self.hosts}
+        return self.headers.get("Host") in own.union(self.hosts) and self.headers.get("Origin") in {None, *origins}
 
     def _refuse(self, status: HTTPStatus, sentence: str) -> None:
         self.close_connection = True  # what was not read of the request is no next one
@@ -261,9 +265,9 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing is said of each request."""
 
 
-def open_server(show: Show, port: int) -> ThreadingHTTPServer:
-    """The server, listening. UserError where the port is taken."""
-    handler = functools.partial(Handler, show=show, token=secrets.token_hex(16))
+def open_server(show: Show, port: int, hosts: Sequence[str] = ()) -> ThreadingHTTPServer:
+    """The server, listening. hosts: further names of it, in browsers. UserError where the port is taken."""
+    handler = functools.partial(Handler, show=show, token=secrets.token_hex(16), hosts=hosts)
     try:
         return ThreadingHTTPServer((ADDRESS, port), handler)
     except OSError as fault:
@@ -281,8 +285,9 @@ def test_classes(data_dir: str, dataset: str, prepare: Preparation) -> data.Spli
     return found.splits["test"] if fits else None
 
 
-def draw(runs: list[Path], data_dir: str, port: int) -> int:
-    """Serve the page until Ctrl-C. UserError where a run cannot be shown, or where the port is taken."""
+def draw(runs: list[Path], data_dir: str, port: int, hosts: Sequence[str] = ()) -> int:
+    """Serve the page until Ctrl-C; `open_server` has the arguments. UserError where a run cannot be shown, or where the
+    port is taken."""
     try:
         learners = [Learner(run) for run in runs]
     except ValueError as fault:
@@ -291,7 +296,7 @@ def draw(runs: list[Path], data_dir: str, port: int) -> int:
         raise UserError(f"{coloured[0]} was trained on coloured images: what is drawn here is grey")
     first = learners[0]
     show = Show(learners, test_classes(data_dir, first.classifier.config["dataset"], first.prepare), first.prepare)
-    with open_server(show, port) as server:
+    with open_server(show, port, hosts) as server:
         blank = url_of(Image.new("L", (SIDE, SIDE), 255))
         print("compiling, a minute at most", file=sys.stderr)
         show.classify([blank] * CLASSES, blank)

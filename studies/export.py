@@ -14,7 +14,7 @@ import data
 import layers
 import model
 from errors import Stop, UserError
-from files import write_atomically
+from files import refuse_unwritable, write_atomically
 from lazy import tf
 from perturbations.draws import Draw, fold, task_noise
 from studies import export_format
@@ -139,6 +139,7 @@ def export(
         name = type(learner).__name__
         raise UserError(f"the learner {name} has no linear head over features that could be exported")
     iteration = load_parameters(engine, savedir, checkpoint)
+    refuse_unwritable(savedir)
     stochastic = learner.perturbation.stochastic
     copies = copies if stochastic else 0
     exporter = Exporter(engine, split, way=way, samples=samples, copies=copies, images=images, channels=channels)

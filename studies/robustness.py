@@ -190,8 +190,8 @@ def over_tests(
         result = result_of(kept, attack) | {"provenance": provenance}
     else:
         print(f"attacked before: {store.own} is taken as it is (delete it to attack again)")
-    store.write(result)
     print_table(result)
+    store.write(result)
     return 0
 
 

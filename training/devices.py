@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import json
+import math
 import os
 import platform
 import re
@@ -10,9 +11,10 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from errors import UserError
@@ -67,7 +69,7 @@ def start(gpu_id: str | None, metabatch: int, precision: str, distribute: bool) 
         have = f"only {len(gpus)} of these" if gpus else "none of these"
         remedy = NO_CUDA if nvidia() and not gpus else "choose others, or leave --gpu_id out"
         raise UserError(f"--gpu_id {gpu_id}: TensorFlow can use {have}: {remedy}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = usable_cores()
     # By the whole metabatch, also where processes share it: the number of threads decides how sums are rounded.
     parallel = min(cores, metabatch)
     set_threads(tf, parallel, cores)
@@ -83,6 +85,49 @@ def start(gpu_id: str | None, metabatch: int, precision: str, distribute: bool) 
     else:
         strategy = tf.distribute.get_strategy()
     return Devices(name_of(tf, gpus, cores), bool(gpus), parallel, strategy, workers == 1, index == 0)
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """The processor cores that this process may use: those that it is bound to, or fewer where the quota of its control
+    group, or of one above it, pays for less (a container's: docker --cpus, Kubernetes' limits). A part of a core counts
+    as one: threads that are stopped for a part of the time do more than one thread fewer.
+
+    root: where the system's files are.
+    """
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([bound, *(math.ceil(quota) for quota in quotas(root))]))
+
+
+def quotas(root: Path) -> Iterator[float]:
+    """The quotas of this process's control groups, in cores: of version 2 in cpu.max, of version 1 in two files.
+
+    Inside of a container the groups' names are mostly those that the host has for them, and its own group is the top.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for _, controllers, name in (line.split(":", 2) for line in lines):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        for mount in [controllers, "cpu"] if controllers else ["", "unified"]:
+            top, own = root / "sys/fs/cgroup" / mount, PurePosixPath(name).relative_to("/")
+            for group in (own, *own.parents):
+                quota, period = read_quota(top / group, 2 if not controllers else 1)
+                if quota > 0 and period > 0:
+                    yield quota / period
+
+
+def read_quota(group: Path, version: int) -> tuple[float, float]:
+    """Microseconds of computing, and of which time; the first is not above 0 where a control group has no quota."""
+    try:
+        if version == 2:
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return float(quota.replace("max", "-1")), float(period)
+    except (OSError, ValueError):
+        return -1, 1
 
 
 def set_threads(tf, parallel: int, cores: int) -> None:

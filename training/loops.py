@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import data
 from errors import Stop, UserError
-from files import write_atomically
+from files import write_if_new
 from lazy import tf
 from training.engine import Engine
 from training.records import Logs, State, open_store, progress
@@ -302,10 +302,10 @@ def test_result(numbers: Numbers) -> dict:
 
 
 def write_test(store: Store, result: dict, notes: list[str]) -> None:
-    """Write the result and its log, and print the accuracy."""
+    """Print the accuracy, and write the result and its log."""
     line = f"accuracy : {result['accuracy']:f} +- {result['interval95']:f}"
+    print(line)  # first: the disk may be full
     facts = store.identity["settings"] | result["provenance"]
     store.write(result)
     lines = [*(f"{name}: {value}" for name, value in facts.items()), *notes, "", line]
-    write_atomically(store.latest.with_suffix(".log"), "\n".join(lines) + "\n")
-    print(line)
+    write_if_new(store.latest.with_suffix(".log"), "\n".join(lines) + "\n")

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from errors import UserError
-from files import sync, write_atomically
+from files import refuse_unwritable, sync, to_bytes, write_atomically
 from lazy import tf
 from training import weights
 from training.engine import Engine
@@ -41,14 +41,27 @@ def plain_name(folder: Path) -> Iterator[str]:
             yield str(link)
 
 
-def open_board(savedir: Path):
-    """A writer of TensorBoard's events in savedir."""
-    folder = savedir / "tensorboard"
-    folder.mkdir(exist_ok=True)
-    name = contextlib.ExitStack()
-    board = tf.summary.create_file_writer(name.enter_context(plain_name(folder)))
-    weakref.finalize(board, name.close)  # the writer looks by this name whether its file is still there
-    return board
+class Board:
+    """TensorBoard's scalars, in savedir/tensorboard."""
+
+    def __init__(self, savedir: Path):
+        self.folder = savedir / "tensorboard"
+        self.folder.mkdir(exist_ok=True)
+        name = contextlib.ExitStack()
+        self.writer = tf.summary.create_file_writer(name.enter_context(plain_name(self.folder)))
+        weakref.finalize(self.writer, name.close)  # it looks by this name whether its file is still there
+
+    def write(self, iteration: int, scalars: dict[str, float]) -> None:
+        """Write these values, by tag. UserError where the disk is full."""
+        try:
+            with self.writer.as_default(step=iteration):
+                for tag, value in scalars.items():
+                    tf.summary.scalar(tag, value)
+            self.writer.flush()
+        except tf.errors.OpError as fault:
+            raise UserError(
+                f"cannot write into {self.folder} ({first_line(fault)}): make room there, and go on with --resume"
+            ) from fault
 
 
 def cut_events(folder: Path, first: int, reported: int) -> None:
@@ -99,7 +112,7 @@ class Logs:
             return
         self.files = [open(savedir / name, "ab") for name in ("meta_train.log", "meta_train.csv")]  # noqa: SIM115
         cut_events(savedir / "tensorboard", first, reported)
-        self.board = open_board(savedir)
+        self.board = Board(savedir)
         for file, length in zip(self.files, lengths or [0, 0], strict=True):
             file.truncate(min(length, os.fstat(file.fileno()).st_size))
         if not any(lengths or []):
@@ -107,7 +120,7 @@ class Logs:
             self._write(1, ",".join(self.COLUMNS) + "\n")
 
     def _write(self, file, text):
-        self.files[file].write(text.encode(errors="backslashreplace"))
+        self.files[file].write(to_bytes(text))
         self.files[file].flush()
 
     def lengths(self) -> list[int]:
@@ -126,12 +139,12 @@ class Logs:
             self._write(0, f"meta_val  : {head}, cent {row['val_loss']:f}, acc {row['val_acc']:f}\n")
         values = (row.get(name, "") for name in self.COLUMNS)
         self._write(1, ",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values) + "\n")
-        with self.board.as_default(step=row["iter"]):
-            for name in ("loss", "acc", "val_loss", "val_acc"):
-                if name in row:
-                    kind = "meta_val" if name.startswith("val_") else "meta_train"
-                    tf.summary.scalar(f"{kind}/{name.removeprefix('val_')}", row[name])
-        self.board.flush()
+        scalars = {}
+        for name in ("loss", "acc", "val_loss", "val_acc"):
+            if name in row:
+                kind = "meta_val" if name.startswith("val_") else "meta_train"
+                scalars[f"{kind}/{name.removeprefix('val_')}"] = row[name]
+        self.board.write(row["iter"], scalars)
 
 
 class State:
@@ -253,7 +266,8 @@ def open_store(
 ) -> Store:
     """Read the parameters of savedir's checkpoint -> where what `mode` finds out about them is kept.
 
-    samples: noise samples of a loss in adaptation. settings, facts: what else tells the result from another.
+    samples: noise samples of a loss in adaptation. settings, facts: what else tells the result from another. UserError
+    where the result is still to be computed and could not be written.
     """
     iteration = load_parameters(engine, savedir, checkpoint)
     identity = {
@@ -263,7 +277,10 @@ def open_store(
         "weights_sha256": engine.weights_digest(),
         "n_test_mc_samp": samples,
     }
-    return Store(savedir, mode, identity | facts)
+    store = Store(savedir, mode, identity | facts)
+    if store.read() is None:
+        refuse_unwritable(savedir)
+    return store
 
 
 def read_checkpoint(path: Path) -> weights.Weights:

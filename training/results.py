@@ -10,13 +10,14 @@ import csv
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from errors import UserError
-from files import parse_json, write_atomically
+from files import parse_json, write_atomically, write_if_new
 
 COLLAPSE_CSV, COLLAPSE_JSON = "collapse.csv", "collapse.json"  # watched in training; measured over test tasks
 ATTACK_JSON = "attack.json"
@@ -45,9 +46,12 @@ class Store:
         return result if result and identity_of(result) == self.identity else None
 
     def write_part(self, content: str | bytes) -> None:
-        """Keep what is done so far."""
-        self.part.parent.mkdir(exist_ok=True)
-        write_atomically(self.part, content)
+        """Keep what is done so far; where that cannot be, say so, and let the rest be computed."""
+        try:
+            self.part.parent.mkdir(exist_ok=True)
+            write_atomically(self.part, content)
+        except OSError as fault:
+            print(f"warning: cannot keep what is done so far in {self.part} ({fault.strerror})", file=sys.stderr)
 
     def write(self, result: dict) -> None:
         """Make `result` the latest one, with its identity; the latest one so far stays in tests/."""
@@ -59,9 +63,10 @@ class Store:
                 write_atomically(place, self.latest.read_bytes())
             print(f"{self.latest} held the result of another test, which is in {place}")
         content = json.dumps(result | self.identity, indent=1) + "\n"
-        write_atomically(self.own, content)
-        write_atomically(self.latest, content)
-        self.part.unlink(missing_ok=True)
+        for path in (self.own, self.latest):
+            write_if_new(path, content)
+        if self.part.exists():
+            self.part.unlink()
 
 
 def read_json(path: Path) -> dict | None:

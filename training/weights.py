@@ -123,9 +123,7 @@ def unzipped(path: Path) -> dict[str, np.ndarray]:
         members = archive.infolist()
     size = max(path.stat().st_size, sum(member.file_size for member in members))
     if size > LARGEST or len(members) > MOST:
-        raise ValueError(
-            f"it declares {len(members)} arrays of {size:,} bytes, and {LARGEST:,} are the most there can be"
-        )
+        raise ValueError(f"it declares {len(members)} arrays, {size:,} bytes, and may have {MOST} and {LARGEST:,}")
     if not {member.compress_type for member in members} <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
         raise ValueError("it is compressed in a way that numpy does not write")
     with np.load(path, allow_pickle=False) as file:

@@ -238,6 +238,35 @@ def test_a_foreign_page_does_not_get_the_token(server):
 # ---- the command
 
 
+@pytest.mark.parametrize("host", ["localhost:9000", "box", "[::1]:80"])
+def test_a_host_that_was_named_is_answered_and_its_neighbours_are_not(host):
+    """Behind a tunnel, or a proxy that speaks https, the address line has another name or port."""
+    with study.open_server(Echo(), 0, ["localhost:9000", "box", "[::1]:80"]) as server:
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+        try:
+            for origin in (None, f"http://{host}", f"https://{host}"):
+                assert ask(server, Host=host, Origin=origin)[0].status == 200, origin
+            assert ask(server)[0].status == 200  # by its own name, still
+            for headers in (
+                {"Host": f"{host}0"}, {"Host": "evil.example"}, {"Host": f"evil.{host}"},
+                {"Host": host, "Origin": "http://evil.example"}, {"Host": host, "Origin": "null"},
+                {"Origin": f"https://127.0.0.1:{server.server_address[1]}"},
+            ):  # fmt: skip
+                answer, content = ask(server, **headers)
+                assert answer.status == 403 and b"--host NAME:PORT" in content, headers
+        finally:
+            server.shutdown()
+
+
+def test_hosts_are_checked_and_arrive(monkeypatch):
+    arrived = []
+    monkeypatch.setattr(study, "draw", lambda *args: arrived.append(args[3]) or 0)
+    assert call("main.py", "--mode", "draw", "--host", "Box.example:9000", "[::1]:80").returncode == 0
+    assert arrived == [["box.example:9000", "[::1]:80"]]
+    for wrong in ("http://box", "box:port", "*", "a b", "", "box:123456", "box/"):
+        assert_refused(call("main.py", "--mode", "draw", "--host", wrong), "must be a host's name or address")
+
+
 def test_what_cannot_be_shown_is_refused(tmp_path, data_dir):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

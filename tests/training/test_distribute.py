@@ -7,13 +7,17 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import files
 from conftest import ROOT, SMALL, assert_refused, call, cli
 from runs import checkpoint
+from training.engine import Engine
 
 TRAINING = ("--metabatch", 4, "--save_freq", 10, "--val_every", 10, "--n_val_tasks", 4)
 
@@ -117,6 +121,25 @@ def test_a_tf_config_that_cannot_be_used_is_refused(data_dir, tmp_path, monkeypa
         monkeypatch.setenv("TF_CONFIG", text)
         done = call("main.py", "--savedir", tmp_path / "a", "--data_dir", data_dir, *SMALL)
         assert_refused(done, "TF_CONFIG cannot be used", '"index": 0')
+
+
+def test_facts_are_the_same_only_where_no_process_has_others(monkeypatch):
+    """The strategy is a stand-in: the mean over this process and one that computed `others`."""
+    others, seen = [], []
+
+    def all_reduce(kind, own):
+        seen.append(own)
+        return (own + others[-1]) / 2 if others else own
+
+    strategy = SimpleNamespace(run=lambda step: step(), experimental_local_results=lambda value: [value])
+    monkeypatch.setattr(tf.distribute, "get_replica_context", lambda: SimpleNamespace(all_reduce=all_reduce))
+    same = partial(Engine.same_everywhere, SimpleNamespace(strategy=strategy))
+    facts = (3, {"way": 5}, 17)
+    assert same(*facts)  # alone
+    others.append(seen[-1])
+    assert same(*facts)
+    for unlike in ((4, {"way": 5}, 17), (3, {"way": 6}, 17), (3, {"way": 5}, 18)):
+        assert not same(*unlike)
 
 
 MIRRORED = """

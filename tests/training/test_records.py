@@ -9,16 +9,18 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing import event_accumulator
 
 import files
 from conftest import ROOT, SETTINGS, assert_refused, call, flags_of
 from errors import Stop, UserError
 from test_main import read_csv
-from training import devices, engine, loops, records
+from training import devices, engine, loops, records, results, weights
 
 # Without inner steps, so that it is traced in a second.
 FLAGS = (*flags_of(SETTINGS | {"model": "maml", "n_steps": 0}), "--val_every", 0, "--save_freq", 5)
@@ -219,6 +221,37 @@ def test_a_file_is_written_whole_or_not_at_all(monkeypatch, tmp_path):
     assert path.read_text() == "new"
 
 
+def test_a_result_that_cannot_be_written_is_refused_before_it_is_computed_or_said(run, monkeypatch):
+    """And one that is there already is taken from a folder that is read-only."""
+    flags = ("--mode", "meta_test", "--savedir", run, "--n_test_iters", 3)
+
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_atomically", full)
+        patch.setattr(loops, "run_episodes", None)  # which would compute
+        assert_refused(call("main.py", *flags), "cannot write into", "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "write_if_new", full)
+        done = call("main.py", *flags)
+        assert "accuracy : " in done.stdout
+        assert_refused(done, "cannot read or write", "No space left")
+    assert call("main.py", *flags).returncode == 0
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    monkeypatch.setattr(files, "write_atomically", full)
+    done = call("main.py", *flags)
+    assert done.returncode == 0 and "accuracy : " in done.stdout and "tested before" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_what_cannot_be_kept_of_a_test_is_a_warning_and_the_rest_is_computed(tmp_path, capsys):
+    store = results.Store(tmp_path, "meta_test", {})
+    (tmp_path / "tests").write_text("a file")
+    store.write_part("{}")
+    assert "warning: cannot keep what is done so far in" in capsys.readouterr().err
+
+
 def test_a_log_that_cannot_be_written_is_one_sentence(data_dir, tmp_path):
     (tmp_path / "a").write_text("a file")
     done = call("main.py", "--savedir", tmp_path / "a" / "b", "--data_dir", data_dir, *FLAGS)
@@ -286,6 +319,100 @@ def test_what_a_killed_run_logged_after_its_last_checkpoint_is_cut_off(run, fini
     assert [row["iter"] for row in read_csv(run)] == ["0", "50", "60", "70"]
     log = (run / "meta_train.log").read_text()
     assert log.startswith((finished / "meta_train.log").read_text()) and "Iter 100" not in log
+
+
+def iterations(savedir) -> dict[str, list[int]]:
+    """By tag the iterations that TensorBoard shows."""
+    board = event_accumulator.EventAccumulator(str(savedir / "tensorboard"), {"tensors": 0}).Reload()
+    return {tag: [event.step for event in board.Tensors(tag)] for tag in board.Tags()["tensors"]}
+
+
+def test_tensorboard_has_every_iteration_once_after_two_kills(tmp_path):
+    """What a run logged after its last checkpoint it logs again: a row of the log, or neural collapse, whose iteration
+    the validation after it was cut short at."""
+    (tmp_path / "tensorboard").mkdir()
+    row, lengths = {"episodes": 0, "secs": 0.0, "lr": 1.0, "loss": 1.0, "acc": 0.5}, None
+    for first, reported, session in ((0, -1, (0, 50, 100)), (51, 50, (100, 150, 200)), (151, 149, (150, 200))):
+        logs, watch = records.Logs(tmp_path, {}, lengths, first, reported), records.Board(tmp_path)
+        for i in session:
+            if i >= first:
+                watch.write(i, {"collapse_query_meta/nc1": 1.0})
+            logs.row(row | {"iter": i} | ({"val_loss": 1.0, "val_acc": 0.5} if i != 50 else {}))
+        lengths = logs.lengths()
+        for path in (tmp_path / "tensorboard").iterdir():  # a kill leaves a part of an event
+            with open(path, "ab") as file:
+                file.write(b"\x18\0\0\0\0\0\0\0half")
+    assert iterations(tmp_path) == {
+        "meta_train/loss": [0, 50, 100, 150, 200],
+        "meta_train/acc": [0, 50, 100, 150, 200],
+        "meta_val/loss": [0, 100, 150, 200],
+        "meta_val/acc": [0, 100, 150, 200],
+        "collapse_query_meta/nc1": [0, 50, 100, 150, 200],
+    }
+
+
+def test_what_is_no_event_is_cut_off_and_what_tells_the_version_stays(tmp_path):
+    board = records.Board(tmp_path)
+    board.write(3, {"meta_train/loss": 1.0})
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    assert iterations(tmp_path) == {"meta_train/loss": [3]}
+    whole = path.read_bytes()
+    for end in (b"\x04\0\0\0\0\0\0\0....\xff\xff\xff\xff....", b"\xff" * 30, b"12"):
+        path.write_bytes(whole + end)
+        records.cut_events(tmp_path / "tensorboard", 4, 3)
+        assert path.read_bytes() == whole
+    records.cut_events(tmp_path / "tensorboard", 0, -1)
+    assert iterations(tmp_path) == {} and b"brain.Event" in path.read_bytes()
+
+
+def test_a_full_disk_is_one_sentence_where_tensorboards_events_go(tmp_path, monkeypatch):
+    board = records.Board(tmp_path)
+    fault = tf.errors.ResourceExhaustedError(None, None, "events; No space left on device")
+    monkeypatch.setattr(type(board.writer), "flush", mock.Mock(side_effect=fault))
+    with pytest.raises(UserError, match=r"cannot write into .*tensorboard \(events; No space .*go on with --resume"):
+        board.write(1, {"a": 1.0})
+
+
+ODD = "lr[0.1] *?{a,b}\\ж: -" + os.fsdecode(b"\xff")  # what TensorFlow takes for a pattern, and what is not UTF-8
+
+
+def test_a_savedir_and_its_parent_may_have_any_name(finished, tmp_path):
+    savedir = tmp_path / ODD / f"[{ODD}]"
+    shutil.copytree(finished, savedir)
+    done = resume(f"{savedir}/", "--n_train_iters", 70, "--val_every", 10, "--n_val_tasks", 2)
+    assert done.returncode == 2 and "contradicts the run" in done.stderr
+    done = resume(f"{savedir}/", "--n_train_iters", 70)
+    assert done.returncode == 0 and "resumed at iteration 61" in done.stdout, done.stderr
+    assert [row["iter"] for row in read_csv(savedir)] == ["0", "50", "60", "70"]
+    last = savedir / "checkpoints/last"
+    assert sorted(path.name for path in last.glob("*.index")) == ["ckpt-65.index", "ckpt-70.index"]
+    assert len(list(last.glob("ckpt-*.data*"))) == 2 and len(list(last.iterdir())) == 5  # and the list of them
+    for mode in ("meta_test", "export", "weights"):
+        test = ("--n_test_iters", 2) if mode == "meta_test" else ("--export_tasks", 1) if mode == "export" else ()
+        done = call("main.py", "--mode", mode, "--savedir", f"{tmp_path / ODD}/../{ODD}/[{ODD}]", *test)
+        assert done.returncode == 0, done.stderr
+    assert json.loads((savedir / "meta_test.json").read_text())["iteration"] == 70
+    assert "command: " in (savedir / "meta_test.log").read_text(encoding="utf-8")
+    assert len(list((savedir / "tensorboard").iterdir())) == 2 and not list(tmp_path.glob("tensorboard"))
+    assert weights.read(savedir / "weights.npz").about["iteration"] == 70
+
+
+def test_where_descriptors_have_no_names_a_link_is_the_folders_other_name(monkeypatch, tmp_path):
+    folder = tmp_path / ODD
+    folder.mkdir()
+    for place in (records.DESCRIPTORS, tmp_path / "none"):
+        monkeypatch.setattr(records, "DESCRIPTORS", place)
+        with records.plain_name(folder) as name:
+            assert os.path.samefile(name, folder) and not {*name} & {*"[]*?\\{}"} and name.isascii()
+        assert not os.path.lexists(name)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_checkpoint_with_a_number_that_is_not_finite_is_damaged(number, tmp_path):
+    params = {"theta/a": tf.Variable([1.0, number])}
+    tf.train.Checkpoint(params=params).write(str(tmp_path / "last/ckpt-3"))
+    with pytest.raises(UserError, match=r"ckpt-3 is damaged \(its theta/a has a number that is not finite\)"):
+        records.read_checkpoint(tmp_path / "last/ckpt-3")
 
 
 def test_a_row_of_the_log_is_the_mean_since_the_row_before(data_dir, tmp_path, monkeypatch):

@@ -1,17 +1,23 @@
 """Weights as a file: what it holds, what a run makes of it, and what is refused."""
 
+import dataclasses
+import io
 import json
 import shutil
+import zipfile
 from unittest import mock
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import SETTINGS, assert_refused, call, flags_of
 from errors import UserError
 from figures.run import read_curves
 from runs import checkpoint
-from training import weights
+from settings import Settings
+from studies.classifier import Classifier
+from training import records, weights
 
 # A learner that is traced in a second: without inner steps.
 LEARNER = {"model": "maml", "channels": 2, "n_steps": 0}
@@ -190,7 +196,31 @@ def damaged(path, trained, kind):
             del about["iteration"]
         elif kind == "pickled":
             arrays["params/theta/conv1_w"] = np.array([{}], object)
-        np.savez(path, **arrays | {"about": np.array(json.dumps(about))})
+        elif kind in ("nan", "inf"):
+            arrays["params/theta/conv1_b"] = np.full(2, float(kind), np.float32)
+            params = {name[7:]: array for name, array in arrays.items() if name.startswith("params/")}
+            about["weights_sha256"] = weights.digest(params)
+        elif kind == "nan in adam":
+            arrays["adam/v"] = arrays["adam/v"] * np.nan
+        elif kind == "float64":
+            arrays["adam/m"] = arrays["adam/m"].astype(np.float64)
+        elif kind == "another state":
+            arrays["state/window"] = np.zeros(2)
+        elif kind == "another iteration":
+            arrays["state/next"] = np.array(3)
+        elif kind == "other best":
+            arrays = {name: array for name, array in arrays.items() if not name.startswith("best/")}
+            arrays["best/theta/conv1_w"] = arrays["params/theta/conv1_w"]
+        elif kind == "other group":
+            arrays["more/x"] = np.zeros(1)
+        elif kind in ("a list", "a number", "deep"):
+            about = {"a list": [], "a number": about | {"settings": 5}, "deep": about}[kind]
+        elif kind == "no iteration":
+            about["iteration"] = "20"
+        elif kind == "tests":
+            about["tests"] = [5]
+        text = json.dumps(about) if kind != "deep" else "[" * 100_000 + "]" * 100_000
+        np.savez(path, **arrays | {"about": np.array(text)})
 
 
 @pytest.mark.parametrize(
@@ -208,6 +238,19 @@ def damaged(path, trained, kind):
         ("state alone", "it holds one without the other"),
         ("silent", "it does not say its iteration"),
         ("pickled", "is damaged"),
+        ("nan", "its theta/conv1_b has a number that is not finite"),
+        ("inf", "its theta/conv1_b has a number that is not finite"),
+        ("nan in adam", "its v has a number that is not finite"),
+        ("float64", "its m is of float64, wanted float32"),
+        ("another state", "its window is no state of training"),
+        ("another iteration", "its state is of another iteration"),
+        ("other best", "its best parameters have other names than its last"),
+        ("other group", "is damaged, or no file of weights"),
+        ("a list", "it does not say what it is"),
+        ("a number", "its settings is '5'"),
+        ("deep", "nested too deep"),
+        ("no iteration", "its iteration is '20'"),
+        ("tests", "its tests are no list of tests"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(kind, words, trained, tmp_path):
@@ -218,6 +261,151 @@ def test_a_wrong_file_is_one_sentence(kind, words, trained, tmp_path):
     flags = ("--mode", "meta_test", "--savedir", tmp_path / "a", "--weights", tmp_path / "w.npz")
     assert_refused(call("main.py", *flags), words.replace("\\", ""))
     assert not (tmp_path / "a").exists()
+
+
+def archive(path, members: dict[str, bytes], declared: dict[str, int], how=zipfile.ZIP_DEFLATED):
+    """A zip file of these members, whose directory declares other sizes of some."""
+    with zipfile.ZipFile(path, "w", how) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+        for info in file.filelist:
+            info.file_size = declared.get(info.filename, info.file_size)
+
+
+def test_an_archive_is_refused_by_its_directory_before_it_is_unpacked(trained, tmp_path, monkeypatch):
+    """Where that lies, no more is unpacked than it declares."""
+    path = tmp_path / "w.npz"
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "load", None)  # which would unpack
+        archive(path, {"format.npy": b"", "params/a.npy": b"x"}, {"params/a.npy": 6 << 30})
+        with pytest.raises(UserError, match=r"declares 2 arrays, 6,442,450,944 bytes, and may"):
+            weights.read(path)
+        patch.setattr(weights, "MOST", 3)
+        archive(path, {f"{i}.npy": b"" for i in range(4)}, {})
+        with pytest.raises(UserError, match=r"declares 4 arrays, .* may have 3 and"):
+            weights.read(path)
+        archive(path, {"a.npy": b"x"}, {}, zipfile.ZIP_LZMA)
+        with pytest.raises(UserError, match="compressed in a way that numpy does not write"):
+            weights.read(path)
+        patch.setattr(weights, "LARGEST", 1000)
+        path.write_bytes((trained / "weights.npz").read_bytes())
+        with pytest.raises(UserError, match="may have 3 and 1,000"):
+            weights.read(path)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (2**44,)})
+    archive(path, {"params/a.npy": header.getvalue()}, {})
+    with pytest.raises(UserError, match="is damaged"):
+        weights.read(path)
+    zeros = io.BytesIO()
+    np.save(zeros, np.zeros(2**20, np.float32))
+    archive(path, {"params/a.npy": zeros.getvalue()}, {"params/a.npy": 100})
+    with pytest.raises(UserError, match="is damaged"):
+        weights.read(path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"model": "nosuch"}, "has model 'nosuch', which no --model can be"),
+        ({"way": "5"}, "has way '5', which no --way can be"),
+        ({"prepare": 7}, "has prepare 7, which no run can have"),
+        ({"seed": None}, "has seed None, which no --seed can be"),
+    ],
+)
+def test_settings_that_no_run_can_have_are_one_sentence_in_every_mode(changed, words, trained, tmp_path):
+    content, file = weights.read(trained / "weights.npz"), tmp_path / "w.npz"
+    settings = content.about["settings"] | changed
+    weights.write(file, dataclasses.replace(content, about=content.about | {"settings": settings}))
+    pictures = tmp_path / "pictures"
+    for label in "ab":
+        (pictures / label).mkdir(parents=True)
+        Image.new("L", (28, 28)).save(pictures / label / "1.png")
+    for flags in (
+        ("--mode", "draw"), ("--mode", "classify", "--support", pictures, "--query", pictures),
+        ("--mode", "meta_test", "--savedir", tmp_path / "a"), ("--savedir", tmp_path / "a"),
+    ):  # fmt: skip
+        assert_refused(call("main.py", *flags, "--weights", file), words)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_file_lacks_no_setting_that_a_run_needs(trained, tmp_path):
+    content = weights.read(trained / "weights.npz")
+    settings = {name: value for name, value in content.about["settings"].items() if name != "query"}
+    weights.write(tmp_path / "w.npz", dataclasses.replace(content, about=content.about | {"settings": settings}))
+    with pytest.raises(UserError, match=r"w\.npz does not say its query"):
+        Settings.read(tmp_path / "w.npz")
+
+
+def test_a_savedir_that_began_with_a_file_is_read_as_the_file_is(trained, tmp_path):
+    """Classified and drawn with, too, before it has a checkpoint of its own; and after its first one it has that."""
+    content = weights.read(trained / "weights.npz")
+    with weights.unpacked(trained / "weights.npz", tmp_path / "a", content.about["settings"]):
+        pass
+    for run in (tmp_path / "a", trained / "weights.npz"):
+        assert Settings.read(run).way == 3
+        assert weights.digest(records.read_run(run).params) == content.about["weights_sha256"]
+        assert weights.digest(Classifier.load(run)._params) == content.about["weights_sha256"]
+        with pytest.raises(UserError, match="does not hold the weights of the best validation"):
+            records.read_run(run, "best")
+    shutil.copytree(trained / "checkpoints", tmp_path / "a/checkpoints")
+    assert records.read_run(tmp_path / "a").about == {"checkpoint": "last", "iteration": 20}
+
+
+def with_best(trained, path, best: bool):
+    """trained's whole file, but that iteration 10 was the best by far; with that one's weights, or without."""
+    content = weights.read(trained / "whole.npz")
+    others = {name: array * 2 for name, array in content.params.items()} if best else {}
+    state = content.state | {"best": np.array([0.99, 10.0])}
+    weights.write(path, dataclasses.replace(content, state=state, best=others))
+    return others
+
+
+def test_the_best_weights_come_with_the_best_accuracy(trained, data_dir, tmp_path):
+    """--checkpoint best of a run that goes on from a file is that of the run that wrote it, until it is beaten; and so
+    on from its own file."""
+    best = with_best(trained, tmp_path / "w.npz", True)
+    flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, "--weights", tmp_path / "w.npz")
+    assert "sought anew" not in done(*flags, "--n_train_iters", 21)
+    found = records.read_run(tmp_path / "a", "best")
+    assert found.about["iteration"] == 10 and weights.digest(found.params) == weights.digest(best)
+    assert records.read_run(tmp_path / "w.npz", "best").about == found.about
+    test = ("--mode", "meta_test", "--savedir", tmp_path / "a", *TEST)
+    done(*test, "--checkpoint", "best")
+    assert json.loads((tmp_path / "a/meta_test.json").read_text())["iteration"] == 10
+    done("--mode", "weights", "--savedir", tmp_path / "a", "--slots")
+    again = weights.read(tmp_path / "a/weights.npz")
+    assert (again.about["iteration"], again.state["best"].tolist()) == (21, [0.99, 10])
+    assert weights.digest(again.best) == weights.digest(best)
+    done("--mode", "weights", "--savedir", tmp_path / "a", "--checkpoint", "best")
+    assert weights.digest(weights.read(tmp_path / "a/weights.npz").params) == weights.digest(best)
+
+
+def test_where_the_best_weights_are_lost_the_best_is_sought_anew(trained, data_dir, tmp_path):
+    """As in files of earlier versions: an accuracy without weights would hide all that are there."""
+    with_best(trained, tmp_path / "w.npz", False)
+    flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, "--weights", tmp_path / "w.npz")
+    assert "does not hold the weights of the best validation" in done(*flags, "--n_train_iters", 21)
+    found = records.read_run(tmp_path / "a", "best")
+    assert found.about["iteration"] == 21 and found.state["best"][1] == 21
+
+
+def test_the_last_weights_may_be_the_best(trained, tmp_path):
+    content = dataclasses.replace(weights.read(trained / "whole.npz"), best={})
+    for iteration, same in ((20, True), (10, False), (-1, False)):
+        state = content.state | {"best": np.array([0.5, iteration])}
+        found = dataclasses.replace(content, state=state).best_checkpoint()
+        assert (found is not None) == same
+    program = dataclasses.replace(content, about=content.about | {"iteration": -1})  # before the first iteration
+    assert dataclasses.replace(program, state=content.state | {"best": -np.ones(2)}).best_checkpoint() is None
+
+
+def test_slots_need_a_run_that_has_them(trained, tmp_path):
+    with weights.unpacked(
+        trained / "weights.npz", tmp_path / "a", weights.read(trained / "weights.npz").about["settings"]
+    ):
+        pass
+    refused = call("main.py", "--mode", "weights", "--savedir", tmp_path / "a", "--slots")
+    assert_refused(refused, "has no slots of Adam's, since it began with weights alone")
 
 
 def test_an_export_of_other_files_is_no_file_of_weights(trained, tmp_path):
