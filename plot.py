@@ -56,6 +56,7 @@ def main() -> int:
     flags = {"--figures": list(ready)}
     if exports:
         flags |= {"--tasks": selection.tasks, "--classes": selection.classes, "--seed": [selection.seed]}
+        flags |= {f"--{name}": own for name in ("layers", "channels") if (own := getattr(selection, name))}
     print(page.finish(" and ".join(settings), settings, flags))
     return 0
 

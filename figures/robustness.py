@@ -146,7 +146,7 @@ def panels(runs: list[Run]) -> Figure:
 
 def looks_of(runs: list[Run], panels: list[list[Run]]) -> dict[Path, dict]:
     """savedir -> the label, colour and line of a run. What was trained alike for several tasks looks alike, but where
-    two such runs are in one panel. After six colours the lines are dashed."""
+    two such runs are in one panel. After six runs the lines are dashed, too."""
     alike = [Counter(run.learner for run in own) for own in panels]
     labels = {
         run.savedir: run.label if any(number[run.learner] > 1 for number in alike) else run.learner for run in runs

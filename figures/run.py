@@ -81,8 +81,9 @@ def open_runs(savedirs: list[Path]) -> list[Run]:
 
 
 def in_figure(text: str) -> str:
-    """A dollar would begin a formula."""
-    return text.replace("$", r"\$")
+    """The text as matplotlib shows it whole: a dollar would begin a formula, and a legend leaves out what begins with
+    an underscore."""
+    return (" " * text.startswith("_") + text).replace("$", r"\$")
 
 
 def describe(config: dict) -> str:

@@ -1,10 +1,11 @@
 """How every figure looks. Importing this module sets matplotlib's defaults."""
 
-import itertools
 from collections.abc import Iterator
 from typing import TypeVar
 
 import matplotlib
+import numpy as np
+from matplotlib.colors import to_hex, to_rgb
 
 T = TypeVar("T")
 
@@ -15,11 +16,12 @@ matplotlib.rcParams.update({
 })  # fmt: skip
 
 # Okabe and Ito's colours: the colour-blind can tell them apart.
-BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
 RUN_COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY)
 
 
 def coloured(runs: dict[str, T]) -> Iterator[tuple[str, str, T]]:
-    """Yield (colour, name, run) of each run. After six runs the colours repeat."""
-    for colour, (name, run) in zip(itertools.cycle(RUN_COLOURS), runs.items(), strict=False):
-        yield colour, name, run
+    """Yield (colour, name, run) of each run. After six runs the colours come again, darker each time."""
+    for number, (name, run) in enumerate(runs.items()):
+        again, place = divmod(number, len(RUN_COLOURS))
+        yield to_hex(0.6**again * np.array(to_rgb(RUN_COLOURS[place]))), name, run

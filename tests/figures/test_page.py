@@ -61,7 +61,10 @@ def test_each_picture_is_under_its_heading_with_its_caption_and_settings_under_t
     cells = {name: re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for name, row in rows}
     assert cells[""] == ["MAML", "Meta-dropout"] and cells["model"] == ["maml", "metadrop"]
     assert cells["stochastic"] == ["False", "True"]
-    assert "Drawn with: --figures boundary features curves histogram, --tasks 1, --classes 0 1, --seed 0." in text
+    assert (
+        "Drawn with: --figures boundary features curves histogram, --tasks 1, --classes 0 1, --seed 0, --layers conv2."
+        in text
+    )
     assert "<h1>MAML and Meta-dropout</h1>" in text
 
 

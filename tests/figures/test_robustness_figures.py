@@ -177,7 +177,6 @@ def test_the_papers_other_curves_are_drawn_with_the_learners_that_are_there(tmp_
 
 
 def test_the_papers_curve_of_a_dashed_run_is_not_that_of_the_run_of_its_colour(tmp_path):
-    """The seventh run has the first one's colour."""
     kinds = [{"perturbation": name} for name in ("none", "mixup", "vib", "information_dropout", "noise")]
     kinds += [{"adversarial": attack} for attack in ("linf:0.1", "linf:0.02")]
     runs = []
@@ -188,7 +187,8 @@ def test_the_papers_curve_of_a_dashed_run_is_not_that_of_the_run_of_its_colour(t
     looks = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}
     last = "MAML, adversarial linf:0.02"
     assert (looks["MAML"], looks["MAML, paper"]) == ((BLUE, "-"), (BLUE, ":"))
-    assert (looks[last], looks[f"{last}, paper"]) == ((BLUE, "--"), (BLUE, "-."))
+    (colour, line), (papers_colour, papers_line) = looks[last], looks[f"{last}, paper"]
+    assert colour == papers_colour != BLUE and (line, papers_line) == ("--", "-.")
     papers = [text.get_text().endswith("paper") for text in figure.legends[0].get_texts()]
     assert papers == sorted(papers) == [False] * 7 + [True] * 7
 
@@ -329,7 +329,7 @@ def test_a_sheets_colours_are_those_that_the_caption_says(tmp_path):
     red, _, blue = (int(colour_of(added, -0.1)[i : i + 2], 16) for i in (1, 3, 5))
     assert blue > 2 * red and min(bytes.fromhex(colour_of(added, 0)[1:])) > 240  # no difference is nearly white
     frames = [hexed(next(iter(ax.spines.values())).get_edgecolor())[:7] for ax in (axes[2, 1], axes[2, 0])]
-    assert frames == [ORANGE.lower(), BLUE.lower()] and axes[2, 1].title.get_color() == ORANGE
+    assert frames == [ORANGE, BLUE] and axes[2, 1].title.get_color() == ORANGE
     assert [axes[2 * row, 0].get_ylabel() for row in range(3)] == ["0", "0.1", "0.05"]
     colourful = {
         "images": np.repeat(attack["sheet"]["images"], 3, -1),
