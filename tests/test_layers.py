@@ -291,3 +291,26 @@ def test_what_is_traced_otherwise_is_so_inside_alone(inside, name):
         assert not getattr(layers, name)
         raise KeyError
     assert before and getattr(layers, name) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "native"), [("sse avx512_bf16", True), ("amx_bf16 amx_tile", True), ("sse avx512f", False)]
+)
+def test_a_processor_says_whether_it_multiplies_bfloat16(flags, native, monkeypatch):
+    monkeypatch.setattr(layers.Path, "read_text", lambda path: f"flags : {flags}")
+    monkeypatch.setattr(layers.Path, "exists", lambda path: True)
+    assert layers.has_bfloat16.__wrapped__() == native
+
+
+def test_a_gained_batch_norm_of_one_group_is_the_formula(normal):
+    """Fused in float32, written out in float64: output, mean, and the unbiased variance."""
+    x, gamma, beta = normal(1, 4, 3, 3, 2) * 0.01 + 1, normal(2), normal(2)  # small variance: epsilon matters
+    mean, variance = x.mean((1, 2, 3)), x.var((1, 2, 3))
+    expected = (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta, mean, variance * 36 / 35
+    for dtype, tolerance in (
+        ("float32", 2e-3),
+        ("float64", 1e-12),
+    ):  # 1e-7 of 1, over a deviation of 1e-2, a hundred times
+        found = layers.batch_norm_gained(*(tf.constant(a, dtype) for a in (x, gamma, beta)))
+        for one, wanted in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, wanted, rtol=tolerance, atol=tolerance)

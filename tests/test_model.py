@@ -131,6 +131,14 @@ def test_parameters_are_those_of_the_reference():
     assert not np.allclose(other["theta/conv2_w"], other["phi/conv2_w"])
 
 
+def test_no_two_parameters_of_neighbouring_seeds_begin_alike():
+    """Convolutions, dense layers, of theta and of phi: of six seeds each has its own numbers."""
+    learner = learner_of()
+    drawn = [value.numpy().ravel()[:4] for seed in range(6) for value in learner.init(seed).values()]
+    drawn = [tuple(values) for values in drawn if values.any()]
+    assert len(set(drawn)) == len(drawn) == 6 * 10
+
+
 def test_adaptation_is_random_and_averages_the_loss_over_samples():
     """One step is linear in the gradient: M samples in one call are the mean of M calls on the same noise."""
     params, x_s, _, seeds = inputs("metadrop")

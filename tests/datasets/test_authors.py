@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datasets.authors import write_authors
+from datasets.authors import make_from_arrays, write_authors
 from errors import UserError
 from originals import AUTHORS, authors_arrays, npy
 
@@ -29,6 +29,19 @@ def test_the_authors_arrays(tmp_path, kind, scale, stored):
         assert written.shape == shape and written.dtype == stored and len(names[split]) == shape[0]
         pixels = arrays[split].reshape(shape) / (255 if stored == np.uint8 and scale == 1 else 1)
         np.testing.assert_allclose(written * read_scale, pixels, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_run_on_the_authors_arrays_knows_how_their_pictures_were_prepared(tmp_path, channels):
+    """Grey ones are Omniglot's, with ink 1 on paper 0."""
+    (source := tmp_path / "in").mkdir()
+    (out := tmp_path / "out").mkdir()
+    shapes = dict.fromkeys(("train", "test"), (2, 3, 8, 8, channels))
+    for split, shape in shapes.items():
+        np.save(source / f"{split}.npy", np.zeros(shape, np.uint8))
+    manifest = make_from_arrays(out, tmp_path / "omniglot", source, shapes, "an address")
+    assert manifest["prepare"] == {"size": 8, "channels": channels, "invert": channels == 1}
+    assert manifest["source"]["given"] == "an address" and len(manifest["source"]["files"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ fetch = partial(download.download, shape=SHAPE, wait=0.001)
         (["drops, no ETag", "well"], [False, False]),
         (["sends nothing, no length", "well"], [False, False]),
         (["drops", "ignores Range"], [False, True]),
-        (["drops", "500", "429", "503", "well"], [False, True, True, True, True]),
+        (["drops", "500", "429", "408", "503", "well"], [False, True, True, True, True, True]),
         (["stalls", "well"], [False, True]),
         (["drops", "416", "well"], [False, True, False]),
         (["drops", "begins a byte later", "well"], [False, True, False]),

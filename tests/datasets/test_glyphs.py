@@ -32,6 +32,7 @@ def test_glyphs_by_the_command_line(tmp_path, monkeypatch):
     assert command("--dataset", "glyphs", "--data_dir", tmp_path, "--seed", 1).returncode == 0
     manifest = json.loads((tmp_path / "glyphs" / "manifest.json").read_text())
     assert manifest["split_seed"] == 1 and manifest["source"] == {"given": "glyphs.py", "files": []}
+    assert manifest["prepare"] == {"size": 28, "channels": 1, "invert": True}
     start, drawn = 0, draw_glyphs(7, 20, seed=1)
     for split, count in FEW.items():
         np.testing.assert_array_equal(np.load(tmp_path / "glyphs" / f"{split}.npy"), drawn[start : start + count])

@@ -129,6 +129,12 @@ def resized(original, side):
     return np.asarray(image.resize((side, side), Image.Resampling.LANCZOS))
 
 
+def test_mimgnet_has_100_classes_of_600_images():
+    assert mimgnet.SPLITS == {"train": 64, "val": 16, "test": 20} and mimgnet.SIDE == 84
+    assert mimgnet.AUTHORS_SHAPES == {"train": (64, 600, 84, 84, 3), "test": (20, 600, 84, 84, 3)}
+    assert all(f"/{split}.npy" in url for split, url in mimgnet.AUTHORS_URLS.items()) and len(mimgnet.AUTHORS_URLS) == 2
+
+
 def test_mimgnet_refused(tmp_path):
     files = fake_mimgnet()
     table = files["mini/train.csv"]
@@ -172,6 +178,7 @@ def test_mimgnet_by_the_command_line(tmp_path, monkeypatch):
     assert (manifest["rotations"], manifest["split_seed"], manifest["image_shape"]) == (1, None, [84, 84, 3])
     assert [file["name"] for file in manifest["source"]["files"]] == ["mini-imagenet.tar"]
     assert manifest["splits"]["val"]["names"] == ["nval0", "nval1"]
+    assert manifest["prepare"] == {"size": 84, "channels": 3, "invert": False}
     image = np.load(tmp_path / "mimgnet" / "val.npy")[1, 1]
     np.testing.assert_array_equal(image, resized(originals["mini/images/val1_1.jpg"], 84))
     again = command(*args)

@@ -44,6 +44,14 @@ def test_omniglot_is_the_same_from_zips_folders_and_tfds(tmp_path):
     assert array.mean() < 100  # ink is 255 and rare, paper 0
 
 
+def test_omniglot_has_1623_characters_of_which_the_paper_trains_on_1200():
+    """1100 of them, and 100 to validate; the authors' arrays have their four turns as classes."""
+    assert omniglot.SPLITS == {"train": 1100, "val": 100, "test": 423}
+    assert omniglot.PARTS == {"images_background": 964, "images_evaluation": 659}
+    assert omniglot.AUTHORS_SHAPES == {"train": (4800, 20, 28, 28, 1), "test": (1692, 20, 28, 28, 1)}
+    assert (omniglot.DRAWINGS, omniglot.ORIGINAL_SIDE) == (20, 105)
+
+
 def deal(seed):
     """split -> names of its characters, of the five of fake_omniglot."""
     names = ["Arcadian/character01", "Greek/character09", "Greek/character10", "Zulu/character01", "Zulu/character02"]
@@ -71,6 +79,7 @@ def test_omniglot_by_the_command_line(tmp_path, monkeypatch, size):
     manifest = json.loads((tmp_path / "omniglot" / "manifest.json").read_text())
     assert (manifest["rotations"], manifest["split_seed"], manifest["image_shape"]) == (4, 3, [size, size, 1])
     assert manifest["source"]["given"] == str(tmp_path / "zips") and len(manifest["source"]["files"]) == 2
+    assert manifest["prepare"] == {"size": size, "channels": 1, "invert": True}
     assert {split: entry["names"] for split, entry in manifest["splits"].items()} == deal(3) != deal(0)
     assert [entry["classes"] for entry in manifest["splits"].values()] == [12, 4, 4]
     for split, entry in manifest["splits"].items():
