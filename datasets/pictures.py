@@ -158,15 +158,17 @@ def decode(content: bytes, where: str, formats: Sequence[str] = FORMATS, pixels:
 def from_pillow(image: Image.Image, where: str = "a picture") -> Image.Image:
     """An image of Pillow, as `read` gives it; one that was opened, and not decoded yet, is read anew from its file, of
     which Pillow keeps too little. BadPicture as there."""
-    stream = getattr(image, "fp", None)
-    if stream and image.tile and image.format in FORMATS and image.tell() == 0:
-        place = stream.tell()
-        stream.seek(0)
-        content = stream.read()
-        stream.seek(place)
-        return decode(content, where)
+    content = b""
     with _guarded(where):
-        return _upright(eight_bits(image))
+        stream = getattr(image, "fp", None)
+        if stream and image.tile and image.format in FORMATS and image.tell() == 0:
+            place = stream.tell()
+            stream.seek(0)
+            content = stream.read()
+            stream.seek(place)
+        else:
+            image = _upright(eight_bits(image))
+    return decode(content, where) if content else image
 
 
 def _content(file: Path) -> bytes:

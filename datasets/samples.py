@@ -59,6 +59,8 @@ def png_content(content: bytes) -> tuple[bytes, dict]:
                 chunk = chunk[:16] + bytes((8, RGBA)) + chunk[18:-4]
                 chunk += struct.pack(">I", zlib.crc32(chunk[4:]))
             facts["depth"] = depth
+        if kind == b"tRNS" and colour == 0 and depth < 8:  # Pillow scales the pixels, but not always this
+            facts["transparency"] = int.from_bytes(chunk[8:-4], "big") * (255 // ((1 << depth) - 1))
         if kind == b"sBIT" and length == CHANNELS.get(colour) and all(0 < count <= depth for count in chunk[8:-4]):
             facts["sbit"] = tuple(chunk[8:-4])
         if kind == b"eXIf":
@@ -88,8 +90,6 @@ def eight_bits(image: Image.Image, again: Callable[[], Image.Image] | None = Non
     image.load()
     if image.format == "JPEG2000" and image.info.get("depth") == 16 and 0 < np.asarray(image).max() < 16:
         raise UnknownRange("numbers of 16 bits that are all below 4096")
-    if image.info.get("depth") in (2, 4) and "transparency" in image.info and image.mode == "L":
-        image.info["transparency"] *= 255 // (2 ** image.info["depth"] - 1)  # as Pillow scales the pixels
     if image.mode in ("L", "LA", "RGB", "RGBA") and image.info.get("depth") == 8 > min(image.info.get("sbit", [8])):
         return _narrowed(image, np.asarray(image), image.mode)
     return image
