@@ -101,7 +101,7 @@ def test_samples_are_drawn_where_they_differ(perturbation, training, samples):
     learner, params, _, x = made("maml", perturbation)
     passes = []
 
-    def step(params, theta, x, y, draw):
+    def step(params, theta, x, y, draw, *_):
         passes.append((x.numpy(), y.numpy(), draw.step, draw.samples, draw.training))
         return theta
 
