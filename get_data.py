@@ -18,6 +18,7 @@ whole or not at all. Each faulty input is a UserError: one sentence, exit code 2
 
 import argparse
 import errno
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,17 +117,18 @@ def numbers(split: dict) -> str:
     return f"{min(counts)} to {max(counts)}" if isinstance(counts, list) else str(counts)
 
 
-def largest_tasks(splits: dict[str, dict]) -> str:
-    """What the smallest split and the smallest class allow, and a warning where that is less than WAY classes."""
+def largest_tasks(splits: dict[str, dict]) -> tuple[str, str]:
+    """What the smallest split and the smallest class allow, and a warning, or nothing, where that is less than WAY
+    classes."""
     way, split = min((entry["classes"], name) for name, entry in splits.items())
     sizes = [size for entry in splits.values() for size in images_by_class(entry)]
     images, label = min(sizes)
     reason = "" if images == max(sizes)[0] else f" ({listed([label])} has no more images)"
     told = f"tasks: --way {way} at most ({split} has no more classes), --shot and --query {images} together{reason}"
     if way >= WAY:
-        return told
+        return told, ""
     remedy = f"train with --way {way}, or give more classes" if way > 1 else "give more classes, or other --shares"
-    return f"{told}\nwarning: --way {WAY}, which the documentation's commands have, is too many: {remedy}"
+    return told, f"warning: --way {WAY}, which the documentation's commands have, is too many: {remedy}"
 
 
 def images_by_class(entry: dict) -> list[tuple[int, str]]:
@@ -152,7 +154,10 @@ def main(argv: list[str] | None = None) -> None:
     remark = ("" if "val" in manifest["splits"] else "; no validation classes") + remark
     remark += f"; {manifest['left_out']} pictures left out" if manifest.get("left_out") else ""
     print(f"{request.target}: {counts} images of {'x'.join(map(str, manifest['image_shape']))}{remark}")
-    print(largest_tasks(manifest["splits"]))
+    told, warning = largest_tasks(manifest["splits"])
+    print(told)
+    if warning:
+        print(warning, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -64,9 +64,9 @@ class Walk:
 
     def pictures(self, files: list[Path]) -> list[Path]:
         """Those of these files that are pictures."""
-        pictures = [file for file in files if is_picture(file)]
-        self._others |= dict.fromkeys(file for file in files if file not in set(pictures))
-        return pictures
+        kinds = {file: is_picture(file) for file in files}
+        self._others |= {file: None for file, is_one in kinds.items() if not is_one}
+        return [file for file, is_one in kinds.items() if is_one]
 
     def pictures_below(self, folder: Path) -> list[Path]:
         """All pictures in a folder and in those below it, by name."""

@@ -101,12 +101,12 @@ def make_images(
         builder = read_prepared(name, lambda builder: builder, OTHERWISE)
         pictures, dealt, given = read_builder(builder), {}, f"tensorflow-datasets {builder.info.full_name}"
     else:
-        pictures, dealt, notes = read_folder(source, anew=bool(split_file))
+        pictures, dealt, notes = read_folder(source, split_file)
         given = str(source)
         for note in notes:
             print(note, file=sys.stderr)
     places, bad = write_raw(folder / RAW, pictures, prepare, skip_bad)
-    if split_file:
+    if split_file and not dealt:
         dealt = read_split(split_file, places)
     names = in_order(dealt, places) if dealt else deal(sorted(places), shares, split_seed, rotations)
     counts = write_splits(folder, names, places, prepare)
@@ -121,13 +121,14 @@ def make_images(
 # ---- sources
 
 
-def read_folder(source: Path, anew: bool) -> tuple[list[Picture], dict[str, str], list[str]]:
+def read_folder(source: Path, table: Path | None) -> tuple[list[Picture], dict[str, str], list[str]]:
     """Read the pictures in SOURCE/class/ or in SOURCE/PART/class/, where a part is train, val or test (see PARTS) ->
-    the pictures, the split of each class where the parts decide it, and what is to be said of the folders.
+    the pictures, the split of each class where the parts or a `table` (see `read_split`) decide it, and what is to be
+    said of the folders.
 
     Where all classes of the other parts are training classes, too, as in sets for ordinary classification, or where
-    the classes are to be dealt `anew`, the pictures of a class are put together. UserError where a picture lies
-    elsewhere, or where some classes are in two parts and some are not.
+    there is a table, the pictures of a class are put together. UserError where a picture lies elsewhere, and where
+    some classes are in two parts and some are not.
     """
     if not source.is_dir():
         raise UserError(f"{source} is not a folder of classes, one folder each: unpack it, and give that folder")
@@ -140,8 +141,8 @@ def read_folder(source: Path, anew: bool) -> tuple[list[Picture], dict[str, str]
             owners.setdefault(label, {})[split] = part.name
             pictures.append(Picture(label, lambda prepare, file=file: prepare(read(file))))
     notes = walk.notes()
-    if not parts or anew:
-        return pictures, {}, notes
+    if table or not parts:
+        return pictures, read_split(table, owners) if table else {}, notes
     several = [label for label, own in owners.items() if len(own) > 1]
     if alone := [label for label, own in owners.items() if "train" not in own]:
         if several:

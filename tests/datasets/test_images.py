@@ -162,9 +162,9 @@ def test_classes_of_unequal_numbers_are_kept_and_a_run_uses_them(tmp_path):
     assert_refused(more, f"need 5 images a class, and one of the train classes has {least}")
 
 
-def read(root, anew=False):
+def read(root, table=None):
     """The classes of a folder's pictures, in order, who is dealt where, and the notes."""
-    pictures, dealt, notes = images.read_folder(root, anew)
+    pictures, dealt, notes = images.read_folder(root, table)
     return [one.label for one in pictures], dealt, " ".join(notes)
 
 
@@ -209,8 +209,9 @@ def test_a_set_for_ordinary_classification_is_put_together_and_dealt(tmp_path):
         UserError, match=r"the class b in train and in val and in test, but new not in train: .*--split"
     ):
         read(tmp_path)
-    labels, dealt, _ = read(tmp_path, anew=True)  # a table is there, which deals them
-    assert not dealt and labels.count("b") == 4 and "new" in labels
+    (tmp_path / "split.csv").write_text("train,b\ntest,new\n")
+    labels, dealt, _ = read(tmp_path, tmp_path / "split.csv")
+    assert dealt == {"b": "train", "new": "test"} and labels.count("b") == 4
 
 
 def test_folders_that_are_no_layout_are_named_with_the_one_that_is_wanted(tmp_path):
@@ -306,13 +307,13 @@ def test_the_largest_tasks_are_said_and_too_small_ones_are_warned_of(tmp_path):
     )
     flags = ("--size", 16, "--shares", "8,2,2")
     done = get(tmp_path / "in", tmp_path, *flags, name="few")
-    *_, second, warning = done.stdout.splitlines()
-    assert "validation" not in done.stdout and second.startswith("tasks: --way 2 at most (test has no more classes)")
+    assert "validation" not in done.stdout and "tasks: --way 2 at most (test has no more classes)" in done.stdout
+    warning = done.stderr.splitlines()[-1]
     assert warning.startswith("warning: --way 5") and "train with --way 2, or give more classes" in warning
-    assert warning in get(tmp_path / "in", tmp_path, *flags, name="few").stdout  # whenever it is asked for
+    assert warning in get(tmp_path / "in", tmp_path, *flags, name="few").stderr  # whenever it is asked for
     entry = {"classes": 1, "base_classes": 1, "images_per_class": 9, "names": ["a"]}
-    told = get_data.largest_tasks({"train": entry, "test": entry})
-    assert "--query 9 together\nwarning" in told and told.endswith("give more classes, or other --shares")
+    told, warning = get_data.largest_tasks({"train": entry, "test": entry})
+    assert told.endswith("--query 9 together") and warning.endswith("give more classes, or other --shares")
 
 
 def test_the_seed_deals_and_every_split_that_is_needed_has_a_class():
