@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import re
 import stat
 import threading
 import warnings
@@ -21,7 +20,8 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.samples import PNG, UnreadableKind, eight_bits, png_content
+from datasets.containers import essence
+from datasets.samples import UnreadableKind, eight_bits
 from errors import UserError
 
 # No PostScript and no WMF, which are programs; of GIF, TIFF and the like the first picture.
@@ -35,9 +35,6 @@ SIDE = 4096  # its sides stay as long as the largest image of a dataset
 NAMED = 5  # how many of many files a sentence names
 PLAIN = {"1": "L", "La": "LA", "RGBa": "RGBA"}
 WHITE = (255, 255, 255, 255)
-CODESTREAM = b"\xff\x4f\xff\x51"  # begins what a JPEG 2000 says of its samples
-JPEG2000 = (b"\0\0\0\x0cjP  ", CODESTREAM)
-EXIF = b"Exif\0\0"
 ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -219,28 +216,18 @@ def _guarded(where: str, content: bytes = b"") -> Iterator[None]:
             raise BadPicture(where, f"{fault}") from None
         except Image.UnidentifiedImageError:
             raise BadPicture(where, "is damaged, or of no kind that is read: save it as JPEG or PNG") from None
+        except MemoryError:
+            raise BadPicture(where, "takes more memory than there is, or is damaged: save a smaller one") from None
         except Exception as fault:  # Pillow raises many kinds, OSError to SyntaxError
-            reason = " ".join(str(fault).split())[:100]
+            reason = " ".join(str(fault).split())[:100] or type(fault).__name__
             raise BadPicture(where, f"is cut short or damaged ({reason}): get it again") from None
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
 
 def _opened(content: bytes, formats: Sequence[str]) -> Image.Image:
-    """Pillow's image of the content, not decoded yet; info has "exif", and what `eight_bits` asks for.
-
-    What decides no pixel does not reach Pillow, which would refuse a whole picture for its sake: texts, previews,
-    colour profiles, and EXIF but for the orientation.
-    """
-    facts = {}
-    if content.startswith(PNG):
-        content, facts = png_content(content)
-    elif content.startswith(b"\xff\xd8\xff"):
-        content, facts["exif"] = _jpeg_content(content)
-    elif content.startswith(JPEG2000):
-        facts["depth"] = (content[content.index(CODESTREAM) + 42] & 0x7F) + 1
-    elif content[4:8] == b"ftyp":  # AVIF says its turn elsewhere; a reader is to ignore EXIF's
-        content = re.sub(rb"(infe[\x02\x03].{7,9}?)Exif", rb"\1skip", content, flags=re.DOTALL)
+    """Pillow's image of the content, not decoded yet; its info has what `essence` says."""
+    content, facts = essence(content)
     image = Image.open(io.BytesIO(content), formats=[kind for kind in formats if kind in _openers()])
     image.info |= facts
     image.info.pop("xmp", None)  # Pillow looks for a turn in it
@@ -258,25 +245,6 @@ def _area(tiles: Sequence[tuple]) -> int:
 def _openers() -> frozenset[str]:
     Image.init()
     return frozenset(Image.OPEN)
-
-
-def _jpeg_content(content: bytes) -> tuple[bytes, bytes]:
-    """The JPEG without comments and applications' segments, but those that say what the colours are; and its EXIF."""
-    kept, exif, at = [content[:2]], b"", 2
-    while content[at : at + 1] == b"\xff" and at + 4 <= len(content):
-        marker = content[at + 1]
-        if marker == 0xFF:  # a filler
-            at += 1
-            continue
-        if marker < 0xC0 or 0xD0 <= marker <= 0xDA:  # no segment, or the pixels
-            break
-        end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-        if marker == 0xE1 and content[at + 4 :].startswith(EXIF):
-            exif = exif or content[at + 4 : end]
-        if marker in (0xE0, 0xEE) or marker < 0xE0:
-            kept.append(content[at:end])
-        at = end
-    return b"".join(kept) + content[at:], exif
 
 
 def _upright(image: Image.Image) -> Image.Image:

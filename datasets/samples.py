@@ -7,20 +7,13 @@ no range.
 
 from __future__ import annotations
 
-import struct
 import sys
-import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image
 
 BLOCK = 1 << 20  # numbers that are worked on at a time
-PNG = b"\x89PNG\r\n\x1a\n"  # its first bytes
-# A PNG's chunks that decide pixels. The others, texts above all, may be immense, or broken, and are not needed.
-KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-GREY_ALPHA, RGBA = 4, 6  # a PNG's types of colour
-CHANNELS = {0: 1, 2: 3, GREY_ALPHA: 2, RGBA: 4}  # of them, but for palettes
 BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339  # a TIFF's tags
 MIN_SAMPLE, MAX_SAMPLE, S_MIN_SAMPLE, S_MAX_SAMPLE = 280, 281, 340, 341
 WHITE_IS_ZERO, SEPARATE, UNSIGNED, FLOAT = 0, 2, 1, 3  # their values
@@ -38,36 +31,6 @@ class UnknownRange(UnreadableKind):
             f"has {numbers}, and does not say which number is white: save it with 8 bits per channel, scaled so that 0 "
             f"is black and 255 is white"
         )
-
-
-def png_content(content: bytes) -> tuple[bytes, dict]:
-    """The PNG without what decides no pixel, and what it says: "exif", "sbit" (bits of each channel that count), and
-    "pairs", True where a pixel's bytes are two channels of 16 bits. ValueError where it is cut short or damaged."""
-    kept, facts, at, kind = [content[:8]], {"exif": b""}, 8, b""
-    while kind != b"IEND":
-        length, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
-        chunk = content[at : at + 12 + length]
-        at += 12 + length
-        if at > len(content):
-            raise ValueError("its end is missing")
-        if kind in (*KEPT, b"sBIT") and zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:], "big"):
-            raise ValueError(f"a checksum of {kind.decode()} is wrong")
-        if kind == b"IHDR":
-            depth, colour = chunk[16:18]
-            if (depth, colour) == (16, GREY_ALPHA):  # as RGBA of 8 bits, which has as many bytes a pixel
-                facts["pairs"] = True
-                chunk = chunk[:16] + bytes((8, RGBA)) + chunk[18:-4]
-                chunk += struct.pack(">I", zlib.crc32(chunk[4:]))
-            facts["depth"] = depth
-        if kind == b"tRNS" and colour == 0 and depth < 8:  # Pillow scales the pixels, but not always this
-            facts["transparency"] = int.from_bytes(chunk[8:-4], "big") * (255 // ((1 << depth) - 1))
-        if kind == b"sBIT" and length == CHANNELS.get(colour) and all(0 < count <= depth for count in chunk[8:-4]):
-            facts["sbit"] = tuple(chunk[8:-4])
-        if kind == b"eXIf":
-            facts["exif"] = chunk[8:-4]
-        if kind in KEPT:
-            kept.append(chunk)
-    return b"".join(kept), facts
 
 
 def eight_bits(image: Image.Image, again: Callable[[], Image.Image] | None = None) -> Image.Image:
