@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy as np
 from datasets.arrays import open_npy, read_manifest
 from errors import UserError
 from lazy import tf
+from ranges import UNIT, Range, can_be_range
 
 # Omniglot's images_evaluation; the other alphabets are its images_background.
 EVALUATION = {
@@ -36,12 +37,21 @@ class Split:
     """pixels [K,n,H,W,C], uint8 or float32; pixels * scale are the network's inputs, ink 1 on paper 0.
 
     counts: of each of K classes, how many images it has, where that differs; then pixels are [sum of counts,H,W,C].
+    declared: the range of the network's inputs, where the manifest says it.
     """
 
     pixels: np.ndarray
     rotations: int
     scale: float
     counts: np.ndarray | None = None
+    declared: Range | None = None
+
+    @property
+    def range(self) -> Range | None:
+        """The range of the network's inputs: the declared one, or that of bytes; None: it is not known."""
+        if self.declared is None and self.pixels.dtype == np.uint8:
+            return Range(0.0, 255 * self.scale)
+        return self.declared
 
     @property
     def images_per_class(self) -> np.ndarray:
@@ -53,11 +63,12 @@ class Split:
         return len(self.images_per_class) * self.rotations
 
     def image(self, label: int, number: int) -> np.ndarray:
-        """One image of a class, turned as the class is (H = W): uint8 [H,W,C], 0 to 255, that is 255 times the
-        network's input."""
+        """One image of a class, turned as the class is (H = W): uint8 [H,W,C], 0 to 255 over the range of the network's
+        inputs. UserError where that is not known."""
         base, turns = divmod(label, self.rotations)
         images = self.pixels[base] if self.counts is None else self.pixels[self.counts[:base].sum() :]
-        return np.rint(np.rot90(images[number], turns) * (255 * self.scale)).astype(np.uint8)
+        inputs = np.rot90(images[number], turns) * self.scale
+        return np.rint(255 * known_range(self, "an image for people").unit(inputs)).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -70,8 +81,15 @@ class Dataset:
 
     @property
     def facts(self) -> dict:
-        """What a run's config.json says of it."""
-        return {"data_sha256": self.sha256} | ({"prepare": self.prepare} if self.prepare else {})
+        """What a run's config.json says of it. The range is [0, 1] where it says none, and null where it is not
+        known."""
+        facts = {"data_sha256": self.sha256} | ({"prepare": self.prepare} if self.prepare else {})
+        return facts if self.range == UNIT else facts | {"range": self.range and list(self.range)}
+
+    @property
+    def range(self) -> Range | None:
+        """As a split's."""
+        return self.splits["train"].range
 
 
 def load(data_dir: str, name: str, background: bool = False, makers: Container[str] | None = None) -> Dataset:
@@ -82,7 +100,9 @@ def load(data_dir: str, name: str, background: bool = False, makers: Container[s
     """
     folder = Path(data_dir) / name
     manifest = read_manifest(folder, makers=makers)
-    shape, splits = tuple(manifest["image_shape"]), {}
+    shape, splits, declared = tuple(manifest["image_shape"]), {}, manifest.get("range")
+    if not (declared is None or can_be_range(declared)):
+        raise UserError(f'{folder / "manifest.json"} has the "range" {declared!r}: write "range": [LOWEST, HIGHEST]')
     for split, entry in manifest["splits"].items():
         pixels, counts = open_npy(folder / entry["file"]), counts_of(entry)
         stored = (entry["base_classes"], entry["images_per_class"]) if counts is None else (counts.sum(),)
@@ -91,7 +111,7 @@ def load(data_dir: str, name: str, background: bool = False, makers: Container[s
                 f"{folder / entry['file']} has the shape {pixels.shape}, which is not what manifest.json says: "
                 f"make it again with get_data.py --force"
             )
-        splits[split] = Split(pixels, manifest["rotations"], manifest["scale"], counts)
+        splits[split] = Split(pixels, manifest["rotations"], manifest["scale"], counts, declared and Range(*declared))
     if background:
         names = {split: entry["names"] for split, entry in manifest["splits"].items()}
         splits = by_alphabet(splits, names, f"{folder} is not the whole of Omniglot from its originals")
@@ -127,7 +147,7 @@ def by_alphabet(splits: dict[str, Split], names: dict[str, list[str]], fault: st
 
     def gather_characters(characters: list[tuple[str, int]]) -> Split:
         pixels = np.stack([splits[split].pixels[i] for split, i in characters])
-        return Split(pixels, rotations=1, scale=splits["train"].scale)
+        return Split(pixels, rotations=1, scale=splits["train"].scale, declared=splits["train"].declared)
 
     return {split: gather_characters(characters) for split, characters in dealt.items()}
 
@@ -138,8 +158,8 @@ def trainval(dataset: Dataset) -> Split:
     counts = np.concatenate([p.images_per_class for p in parts])
     if np.ptp(counts) or any(p.counts is not None for p in parts):
         flat = [p.pixels.reshape(-1, *p.pixels.shape[-3:]) for p in parts]
-        return Split(np.concatenate(flat), parts[0].rotations, parts[0].scale, counts)
-    return Split(np.concatenate([p.pixels for p in parts]), parts[0].rotations, parts[0].scale)
+        return replace(parts[0], pixels=np.concatenate(flat), counts=counts)
+    return replace(parts[0], pixels=np.concatenate([p.pixels for p in parts]))
 
 
 def splits_of(dataset: Dataset, train_split: str) -> dict[str, Split]:
@@ -147,6 +167,29 @@ def splits_of(dataset: Dataset, train_split: str) -> dict[str, Split]:
     if train_split == "train":
         return dict(dataset.splits)
     return {"train": trainval(dataset), "test": dataset.splits["test"]}
+
+
+def known_range(split: Split, what: str) -> Range:
+    """The range of the network's inputs. UserError where it is not known: `what` needs it."""
+    if split.range is None:
+        raise UserError(
+            f"{what} needs the range of the network's inputs, which the dataset's manifest.json does not say: add "
+            f'"range": [LOWEST, HIGHEST] there'
+        )
+    return split.range
+
+
+def check_range(split: Split, name: str, what: str) -> None:
+    """UserError as `known_range`, and where a pixel lies outside of the range by more than rounding."""
+    low, high = known_range(split, what)
+    if split.declared is None:  # bytes cannot be outside
+        return
+    least, most = (float(extreme(split.pixels)) * split.scale for extreme in (np.min, np.max))
+    if not min(least - low, high - most) >= -1e-5 * (high - low):
+        raise UserError(
+            f"the {name} images hold numbers from {least:g} to {most:g}, and the dataset's manifest.json says "
+            f'"range": [{low:g}, {high:g}]: correct it, as {what} keeps images within it'
+        )
 
 
 def check_episode(split: Split, name: str, way: int, shot: int, query: int) -> None:

@@ -18,6 +18,7 @@ from attacks import MADRY, METHODS, NORMS
 from datasets.table import MAKERS
 from errors import Parser, UserError, run
 from lazy import Later
+from ranges import UNIT
 from settings import COMMAND, COMMON, Settings, all_settings, read_flags, refuse_unused
 from settings import parser as settings_parser
 from studies import collapse as collapse_study
@@ -36,11 +37,11 @@ def parser() -> Parser:
     return settings_parser(MODES, description, epilog)
 
 
-def load_data(settings: Settings, *used: str) -> tuple[data.Dataset, dict[str, data.Split]]:
+def load_data(settings: Settings, *used: str, bounded: str | None = None) -> tuple[data.Dataset, dict[str, data.Split]]:
     """The dataset, and its splits as these settings want them.
 
-    used: names of the splits that have to be able to give such episodes. UserError where one cannot, or where the data
-    are not those that the run knows.
+    used: names of the splits that have to be able to give such episodes. bounded: what needs to know their pixels'
+    range, if it does. UserError where one cannot, or where the data are not those that the run knows.
     """
     dataset = data.load(settings.data_dir, settings.dataset, settings.split == "background", MAKERS)
     if settings.facts.get("data_sha256") not in (None, dataset.sha256):
@@ -48,10 +49,19 @@ def load_data(settings: Settings, *used: str) -> tuple[data.Dataset, dict[str, d
             f"{settings.data_dir}/{dataset.name} holds other data than the run was trained on (other checksums): "
             f"give the folder of those as --data_dir"
         )
+    began = "data_sha256" in settings.facts
+    known = settings.facts.get("range", list(UNIT) if began and settings.adversarial else None)
+    if known and dataset.range and known != list(dataset.range):
+        raise UserError(
+            f"the run's inputs had the range {known}, and {settings.data_dir}/{dataset.name}/manifest.json says "
+            f"{list(dataset.range)}: correct it there"
+        )
     splits = data.splits_of(dataset, settings.train_split)
     for name in splits.keys() & set(used):
         way = settings.train_way if name == "train" else settings.way
         data.check_episode(splits[name], name, way, settings.shot, settings.query)
+        if what := "--adversarial" if settings.adversarial and name == "train" else bounded:
+            data.check_range(splits[name], name, what)
     return dataset, splits
 
 
@@ -163,14 +173,14 @@ def with_session(sessions: list[dict], session: dict) -> list[dict]:
     return sessions if alike else [*sessions, session]
 
 
-def build(settings: Settings, way: int) -> tuple[Engine, data.Split, dict, devices.Devices]:
+def build(settings: Settings, way: int, bounded: str | None = None) -> tuple[Engine, data.Split, dict, devices.Devices]:
     """For the modes that look at a trained run -> its engine, its test split, what tells and made the result, and
     what computes it.
 
-    way: classes of a test's tasks.
+    way: classes of a test's tasks. bounded: as of `load_data`.
     """
     tested = dataclasses.replace(settings, way=way)
-    dataset, splits = load_data(tested, "test")
+    dataset, splits = load_data(tested, "test", bounded=bounded)
     machine = start(settings)
     engine = build_engine(settings, dataset.image_shape, machine)
     print(f"device: {machine.name}")
@@ -213,7 +223,7 @@ def settings_of_one_by_one(savedir: Path, given: dict, what: str) -> Settings:
 def export(savedir: Path, given: dict) -> int:
     way = given.pop("way", 2)
     settings = settings_of_one_by_one(savedir, given, "an export")
-    engine, split, described, _ = build(settings, way)
+    engine, split, described, _ = build(settings, way, "--mode export")
     if way > settings.way and not engine.learner.any_way:
         raise UserError(f"--way {way} is more than the {settings.way} classes the run was trained for: export fewer")
     return export_study.export(
@@ -251,7 +261,7 @@ def attack(savedir: Path, given: dict) -> int:
     settings = settings_of_test(savedir, given)
     refuse_idle_flags(settings, given)
     other = settings_of_surrogate(settings) if settings.surrogate else None
-    engine, split, described, machine = build(settings, settings.way)
+    engine, split, described, machine = build(settings, settings.way, "--mode attack")
     chosen = robustness.Attack(
         method=settings.attack_method,
         norm=settings.norm,

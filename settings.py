@@ -17,6 +17,7 @@ from errors import Parser, UserError
 from flags import LEARNING, TESTS, TRAINING, Setting, not_negative, path_text, positive, to_path, whole
 from model import LEARNERS, settings_of
 from perturbations import PERTURBATIONS
+from ranges import can_be_range
 from training import results, weights
 from training.devices import PRECISIONS
 from training.engine import STATISTICS, TOGETHER
@@ -195,7 +196,7 @@ class Settings:
     adversarial: str | None = setting(
         TRAIN,
         None,
-        "train on query images that are attacked after adaptation, within a ball, as in linf:0.02",
+        "train on query images that are attacked after adaptation, within a ball, as in linf:0.02, of images in [0, 1]",
         adversary,
         metavar="NORM:EPS",
         modes=TRAINING,
@@ -263,7 +264,8 @@ class Settings:
     eps: tuple[float, ...] | None = setting(
         ATTACKS,
         None,
-        "largest norms of a perturbation, of images in [0, 1] (default: the paper's, for linf 0 0.02 .. 0.1)",
+        "largest norms of a perturbation, of images whose range of pixels is mapped onto [0, 1] (default: the paper's, "
+        "for linf 0 0.02 .. 0.1)",
         not_negative,
         nargs="+",
         modes=ATTACK,
@@ -436,6 +438,7 @@ def short(value: object) -> str:
 FACTS = {
     "data_sha256": lambda value: value is None or isinstance(value, str),
     "prepare": lambda value: value is None or can_be_preparation(value),
+    "range": lambda value: value is None or can_be_range(value),
     "sessions": lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value),
 }
 COMMON = {field.name: field for field in dataclasses.fields(Settings) if "setting" in field.metadata}

@@ -16,7 +16,7 @@ class Learner(Configured):
     """What adapts to a support set and classifies a query set. This is the whole contract; nothing else is asked for.
 
     Shapes: T tasks, each on its own; S support and Q query images, rows ordered by class; N = samples * images rows
-    of one pass (sample-major); H W C an image in [0, 1], ink 1 on paper 0; D features; way classes.
+    of one pass (sample-major); H W C an image, mostly in [0, 1], ink 1 on paper 0 (ranges.py); D features; way classes.
     All methods are pure functions of tensors, traced into a graph (where `tf.gradients` works), in float32 and in
     float64, of any T. Randomness is the argument `noise` or `draw` (perturbations/draws.py).
 

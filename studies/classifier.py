@@ -25,6 +25,7 @@ from datasets.prepare import Preparation
 from datasets.table import MAKERS
 from errors import UserError
 from lazy import tf
+from ranges import UNIT, Range
 from settings import Settings
 from training import records
 from training.devices import BF16
@@ -119,7 +120,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         try:
             self.config = Settings.read(path).config()
             params = records.read_run(path, self.checkpoint).params
-            self.preparation = preparation_of(self.config)
+            self.preparation, self.range = preparation_of(self.config), range_of(self.config)
         except UserError as fault:
             raise ValueError(f"{fault}") from fault
         self._place, self._params, self._engines = place, params, {}
@@ -175,7 +176,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def _prepared(self, images: Pictures) -> np.ndarray:
         """[n,H,W,C], the network's inputs."""
-        return np.array([self.preparation(picture_of(image)) for image in images], np.float32) / 255
+        images = np.array([self.preparation(picture_of(image)) for image in images], np.float32) / 255
+        return self.range.inputs(images)
 
     # ---- computation
 
@@ -215,6 +217,16 @@ def preparation_of(config: dict) -> Preparation:
             f"get_data.py --source, and train on that"
         )
     return MAKERS[config["dataset"]].prepare  # a run of an older version, on data of their default size
+
+
+def range_of(config: dict) -> Range:
+    """That of the run's inputs, onto which pictures are mapped. UserError where its data did not say it."""
+    if (told := config.get("range", UNIT)) is None:
+        raise UserError(
+            f'the run does not say what range the inputs of {config["dataset"]} had: declare it as "range" in the '
+            f"dataset's manifest.json, and train on that"
+        )
+    return Range(*told)
 
 
 def picture_of(image) -> Image.Image:

@@ -71,7 +71,7 @@ class Learner:
         if (config.get("perturbation") or "none") != "none":
             self.title += f", {config['perturbation']}"
         self.engine = self.classifier.engine_of(CLASSES)
-        self.prepare = self.classifier.preparation
+        self.prepare, self.range = self.classifier.preparation, self.classifier.range
         self._adapt = tf.function(self._adapt_steps, autograph=False)
         self._classify = tf.function(self._classify_steps, autograph=False)
         self._adapted = collections.OrderedDict()  # by the support set's bytes
@@ -125,6 +125,7 @@ class Show:
         with self.lock:
             for learner in self.learners:
                 x = np.array([learner.prepare(picture) for picture in pictures], np.float32)[None] / 255
+                x = learner.range.inputs(x)
                 x_s, x_q = x[:, :CLASSES], x[:, CLASSES:]
                 maps = learner.adapted(x_s)[1]
                 shown.append(

@@ -77,7 +77,7 @@ class Exporter:
         snapshots = [self.snapshot(params, adapted, x_s, x_q, draw) for adapted in steps]
         arrays = {name: tf.stack([snapshot[name] for snapshot in snapshots]) for name in snapshots[0]}
         for name, x in (("support", x_s), ("query", x_q)):
-            arrays[f"{name}_images"] = tf.cast(tf.round(255 * x[0]), tf.uint8)
+            arrays[f"{name}_images"] = tf.cast(tf.round(255 * self.split.range.unit(x[0])), tf.uint8)
         return arrays | self.maps(params, steps[-1], x_s, draw)
 
     def snapshot(self, params, adapted, x_s, x_q, draw: Draw) -> dict[str, tf.Tensor]:

@@ -11,7 +11,7 @@ accuracies are 0 to 1, losses nats.
     fingerprints          [K] str, SHA-256 of a task's classes and images: equal where two exports share a task
     classes               [K,N] int32, numbers in the test split; images [K,N,shot+query] int32, support first
     support_labels        [S] int32 (0 to N-1); query_labels [Q] int32
-    support_images        [K,S,H,W,C] uint8, network input * 255; query_images [K,Q,H,W,C]
+    support_images        [K,S,H,W,C] uint8, 0 to 255 over the range of the network's inputs; query_images [K,Q,H,W,C]
     support_features      [K,P,S,D], noise-free input of the last layer; query_features [K,P,Q,D]
     perturbed_features    [K,P,M,S,D], the same with noise; a copy has the same noise in every snapshot
     head_w, head_b        [K,P,D,N] and [K,P,N]: logits = features @ head_w + head_b

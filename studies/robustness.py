@@ -26,6 +26,7 @@ from errors import Stop
 from files import write_atomically
 from lazy import tf
 from perturbations.draws import fold, standard_normal, task_noise
+from ranges import UNIT, Range
 from training.engine import Engine, read
 from training.records import load_parameters, open_store, progress
 from training.results import ATTACK_JSON as JSON
@@ -70,9 +71,9 @@ class Surrogate(NamedTuple):
     draws: int
 
 
-def classifier(engine: Engine, x_s, seeds, samples: int) -> Callable:
-    """What classifies images x [T,Q,H,W,C] -> logits [K*T,Q,way] after adaptation to x_s [T,S,H,W,C], with the noise of
-    each of seeds [K*T,2]."""
+def classifier(engine: Engine, x_s, seeds, samples: int, inputs: Range = UNIT) -> Callable:
+    """What classifies images x [T,Q,H,W,C] in [0, 1] -> logits [K*T,Q,way] after adaptation to network inputs x_s
+    [T,S,H,W,C], with the noise of each of seeds [K*T,2]. inputs: the range of the network's."""
     learner, params = engine.learner, read(engine.params)
     y = model.labels_of(x_s, learner.way)
     # One draw after the other: on a CPU a task's kernels are faster without a task axis.
@@ -80,7 +81,12 @@ def classifier(engine: Engine, x_s, seeds, samples: int) -> Callable:
         learner.adapt(params, x_s, y, task_noise(own), samples)[0]
         for own in tf.split(seeds, seeds.shape[0] // x_s.shape[0])
     ]
-    return lambda x: tf.concat([learner.classify(params, one, x)[0] for one in adapted], 0)
+
+    def classify(x):
+        x = inputs.inputs(x)
+        return tf.concat([learner.classify(params, one, x)[0] for one in adapted], 0)
+
+    return classify
 
 
 def attack_step(
@@ -88,7 +94,7 @@ def attack_step(
 ) -> Callable:
     """-> step(first, tasks): of the test episodes first, first + 1, ...: is a query image lost, [tasks,E,Q], by the E
     radii; its worst place, [tasks,E,Q,H,W,C] in [0, 1]; the class that it is taken for there, [tasks,E,Q]; the measures
-    of CLEAN, [tasks,4]; and the clean query images, [tasks,Q,H,W,C].
+    of CLEAN, [tasks,4]; and the clean query images, as the worst places.
 
     samples: noise samples of a loss in adaptation.
     """
@@ -98,10 +104,11 @@ def attack_step(
     more |= {"share": attack.square_share} if method.squares else {}
 
     def group(x_s, x_q, seeds):
-        y, classify, guide = model.labels_of(x_q, learner.way), classifier(engine, x_s, seeds, samples), None
+        y, guide = model.labels_of(x_q, learner.way), None
+        classify = classifier(engine, x_s, seeds, samples, split.range)
         if surrogate:
             others = [fold(seed, SEED + 1 + draw) for draw in range(surrogate.draws) for seed in tf.unstack(seeds)]
-            guide = classifier(surrogate.engine, x_s, tf.stack(others), samples)
+            guide = classifier(surrogate.engine, x_s, tf.stack(others), samples, split.range)
 
         def normals(number, k):
             own = [fold(fold(seed, SEED), number) for seed in tf.unstack(seeds)]
@@ -128,7 +135,7 @@ def attack_step(
         seeds = tf.stack([fold(engine.stream_seed("test"), i) for i in tf.unstack(indices)])
         at_once = engine.metabatch if learner.jit else 1
         dtypes = (tf.bool, tf.float32, tf.int32, tf.float32, tf.float32)
-        results = model.by_task(group, [x_s, x_q, seeds], dtypes, at_once, engine.parallel)
+        results = model.by_task(group, [x_s, split.range.unit(x_q), seeds], dtypes, at_once, engine.parallel)
         return [tf.reshape(values, [engine.metabatch, *values.shape[2:]]) for values in results]
 
     def step(first: int, tasks: int) -> list[np.ndarray]:
@@ -167,6 +174,8 @@ def over_tests(
     interrupted one goes on from there.
     """
     told = attack.told()
+    if split.range != UNIT:
+        told["range"] = list(split.range)
     if surrogate:
         load_parameters(surrogate.engine, surrogate.savedir, checkpoint)
         digest = surrogate.engine.weights_digest()

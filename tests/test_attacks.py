@@ -11,6 +11,7 @@ import attacks
 import layers
 import model
 from perturbations.draws import task_noise
+from ranges import Range
 
 RNG = np.random.default_rng(0)
 DIMS = 49
@@ -697,6 +698,26 @@ def test_an_adversary_perturbs_within_the_ball_and_raises_the_loss(name):
     if name == "linf":  # seven steps, two and a half times as long as the radius, lead into the corner
         corner = np.clip(x.numpy().reshape(3, -1) - 0.5 * np.sign(WEIGHTS[:, 0] - WEIGHTS[:, 1]), 0, 1)
         np.testing.assert_allclose(images.numpy().reshape(3, -1), corner, atol=1e-12)
+
+
+def test_an_adversary_keeps_to_the_range_of_the_inputs():
+    """The same attack on images in [0, 1] and on what a network gets in their place; eps is of those in [0, 1]."""
+    ends = Range(-3.0, 5.0)
+    x = tf.constant(np.clip(images_at([0.3, 0.1, 0.2], "l2").numpy(), 0, 1))
+    y = tf.constant(np.tile([1.0, 0.0], (3, 1)))
+
+    def noise(step, layer, shape):
+        return tf.reshape(normals(shape[0] * shape[1])(shape[2]), shape)
+
+    @tf.function(autograph=False)
+    def run(x):
+        unit = attacks.Adversary("linf", 0.6, 3).perturb(linear, x, y, noise)
+        adversary = attacks.Adversary("linf", 0.6, 3, ends)
+        return unit, adversary.perturb(lambda x: linear((x + 3) / 8), 8 * x - 3, y, noise)
+
+    unit, inputs = (images.numpy() for images in run(x))
+    np.testing.assert_allclose(inputs, 8 * unit - 3, atol=1e-9)
+    assert inputs.min() == -3 and inputs.max() == 5 and 4 < np.abs(inputs - (8 * x - 3)).max() <= 4.8 + 1e-9
 
 
 def test_an_adversary_meets_mixed_query_images_with_their_mixed_labels():

@@ -1,5 +1,6 @@
 """Episodes: which images they hold, how they are gathered, and damaged datasets."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,6 +12,7 @@ import data
 import model
 from datasets import arrays
 from errors import UserError
+from ranges import UNIT, Range
 from training.engine import Engine
 
 
@@ -108,14 +110,15 @@ def test_gather_turns_the_classes_and_orders_the_rows_by_class(jit):
             np.testing.assert_allclose(x_q[t, 3 * k : 3 * k + 3], turned[2:], rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["equal", "unequal", "floats"])
+@pytest.mark.parametrize("kind", ["equal", "unequal", "floats", "scaled bytes"])
 def test_one_image_is_what_the_network_gets(kind):
     """Also where classes have unequal numbers of images, and where the array holds floats."""
     pixels = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 2), np.uint8)
     counts = np.array([3, 5, 4]) if kind == "unequal" else None
     stored = pixels if counts is not None else pixels.reshape(3, 4, 4, 4, 2)
-    stored, scale = (stored / np.float32(255), 1.0) if kind == "floats" else (stored, 1 / 255)
-    split = data.Split(stored, rotations=4, scale=scale, counts=counts)
+    scale, declared = {"floats": (0.5, Range(-0.5, 3)), "scaled bytes": (2.0, None)}.get(kind, (1 / 255, None))
+    stored = (2 * (stored / 255 * 3.5 - 0.5)).astype(np.float32) if kind == "floats" else stored
+    split = data.Split(stored, rotations=4, scale=scale, counts=counts, declared=declared)
     classes = np.array([[0, 5, 10, 11]], np.int32)
     numbers = np.array([[[1, 2], [3, 1], [0, 2], [2, 0]]], np.int32)
     x = data.gather(tf.constant(stored), *map(tf.constant, (classes, numbers)), 4, scale, 1, counts)
@@ -123,7 +126,37 @@ def test_one_image_is_what_the_network_gets(kind):
         for place, number in enumerate(numbers[0, k]):
             image = split.image(c, number)
             assert image.dtype == np.uint8 and image.shape == (4, 4, 2)
-            np.testing.assert_allclose(x[place][0, k] * 255, image, atol=1e-3)
+            np.testing.assert_allclose(split.range.unit(x[place][0, k]) * 255, image, atol=1e-3)
+
+
+def test_the_range_of_bytes_is_known_and_that_of_floats_is_what_the_manifest_says(data_dir, tmp_path):
+    floats = data.Split(np.float32([[[-1.0, 3.0]]]), 1, 1.0)
+    assert floats.range is None and data.Split(np.zeros(3, np.uint8), 1, 1 / 255).range == UNIT
+    for known in (lambda: data.known_range(floats, "an attack"), lambda: data.check_range(floats, "test", "an attack")):
+        with pytest.raises(UserError, match=r'an attack needs the range .* add "range": \[LOWEST, HIGHEST\] there'):
+            known()
+    for ends, inside in (((-1, 3), True), ((-1, 2.99998), True), ((-1, 2.9999), False), ((-0.9, 3), False)):
+        declared = dataclasses.replace(floats, declared=Range(*ends))
+        if inside:
+            data.check_range(declared, "test", "an attack")
+        else:
+            with pytest.raises(UserError, match="test images hold numbers from -1 to 3"):
+                data.check_range(declared, "test", "an attack")
+    with pytest.raises(UserError, match="from nan"):
+        data.check_range(data.Split(np.float32([np.nan]), 1, 1.0, declared=UNIT), "test", "an attack")
+    shutil.copytree(data_dir / "glyphs", tmp_path / "glyphs")
+    path = tmp_path / "glyphs/manifest.json"
+    manifest, plain = json.loads(path.read_text()), data.load(tmp_path, "glyphs")
+    assert "range" not in plain.facts and plain.range == UNIT
+    path.write_text(json.dumps(manifest | {"range": [-1, 2]}))
+    other = data.load(tmp_path, "glyphs")
+    assert other.facts == plain.facts | {"range": [-1, 2]} and other.sha256 == plain.sha256  # the pixels are the same
+    for splits in (other.splits, data.splits_of(other, "trainval")):
+        assert all(split.range == (-1, 2) for split in splits.values())
+    for wrong in ([1, 0], [0], "01", [0, "1"], [0, float("nan")], {}):
+        path.write_text(json.dumps(manifest | {"range": wrong}))
+        with pytest.raises(UserError, match=r'write "range": \[LOWEST, HIGHEST\]'):
+            data.load(tmp_path, "glyphs")
 
 
 def test_one_image_is_rounded():
@@ -203,10 +236,13 @@ def test_a_wrong_number_of_images_of_unequal_classes_is_refused(tmp_path):
         data.load(tmp_path, "mine")
 
 
-def test_a_run_knows_how_its_pictures_were_prepared_where_that_is_known():
+def test_a_run_knows_how_its_pictures_were_prepared_where_that_is_known(split):
     prepare = {"size": 28, "channels": 1, "invert": True}
-    assert data.Dataset("it", (4, 4, 1), {}, "abc", prepare).facts == {"data_sha256": "abc", "prepare": prepare}
-    assert data.Dataset("it", (4, 4, 1), {}, "abc").facts == {"data_sha256": "abc"}
+    assert data.Dataset("it", (4, 4, 1), {"train": split}, "abc", prepare).facts == {
+        "data_sha256": "abc",
+        "prepare": prepare,
+    }
+    assert data.Dataset("it", (4, 4, 1), {"train": split}, "abc").facts == {"data_sha256": "abc"}
 
 
 def test_trainval_leaves_the_test_classes_alone(split):

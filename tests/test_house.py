@@ -11,7 +11,7 @@ from conftest import ROOT
 # From the ground up. A name is a file of the street, or a room; those of one floor do not know each other.
 FLOORS = [
     {"errors", "flags", "lazy"},
-    {"files", "layers", "parameters"},
+    {"files", "layers", "parameters", "ranges"},
     {"attacks", "datasets", "perturbations"},
     {"data", "learners"},
     {"model"},

@@ -180,8 +180,9 @@ class Engine:
         tasks = classes.shape[0]
         seeds = tf.stack([fold(seed, first + task) for task in range(tasks)])
         at_once = tasks if self.learner.jit else 1
+        adversary = self.adversary and self.adversary._replace(range=split.range)
         loss, acc, grads = model.meta_gradients(
-            self.learner, params, x_s, x_q, seeds, at_once, self.parallel, noise_of, self.adversary
+            self.learner, params, x_s, x_q, seeds, at_once, self.parallel, noise_of, adversary
         )
         return flat([*grads.values(), loss, acc])
 

@@ -9,21 +9,24 @@ from originals import AUTHORS, authors_arrays, npy
 
 
 @pytest.mark.parametrize(
-    ("kind", "scale", "stored"),
+    ("kind", "scale", "stored", "unit"),
     [
-        (np.uint8, 1, np.uint8),
-        (np.float64, 1, np.uint8),
-        (np.float32, 1 / 255, np.uint8),
-        (np.float32, 1.37, np.float32),
-        (np.int64, -1, np.float32),
+        (np.uint8, 1, np.uint8, False),
+        (np.float64, 1, np.uint8, False),
+        (np.float32, 1 / 255, np.uint8, False),
+        (np.float32, 1.37, np.float32, False),
+        (np.float32, 0.0031, np.float32, True),
+        (np.int64, -1, np.float32, False),
     ],
 )
-def test_the_authors_arrays(tmp_path, kind, scale, stored):
+def test_the_authors_arrays(tmp_path, kind, scale, stored, unit):
     arrays = authors_arrays(kind, scale)
     files = {split: tmp_path / f"from_{split}.npy" for split in arrays}
     for split, path in files.items():
         np.save(path, arrays[split].reshape(-1, 108) if split == "test" else arrays[split])
-    names, read_scale = write_authors(tmp_path, files, AUTHORS)
+    names, read_scale, ends = write_authors(tmp_path, files, AUTHORS)
+    least, most = (extreme([extreme(array) for array in arrays.values()]) for extreme in (np.min, np.max))
+    assert ends == (None if stored == np.uint8 else (0, 1) if unit else (np.float32(least), np.float32(most)))
     for split, shape in AUTHORS.items():
         written = np.load(tmp_path / f"{split}.npy")
         assert written.shape == shape and written.dtype == stored and len(names[split]) == shape[0]

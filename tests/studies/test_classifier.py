@@ -209,6 +209,16 @@ def test_a_run_says_how_its_pictures_are_prepared():
         study.preparation_of({"dataset": "mine"})
 
 
+def test_pictures_become_inputs_of_the_runs_range():
+    assert study.range_of({"dataset": "mine"}) == (0, 1) and study.range_of({"range": [-1, 3]}) == (-1, 3)
+    with pytest.raises(study.UserError, match='does not say what range the inputs of mine had: declare it as "range"'):
+        study.range_of({"dataset": "mine", "range": None})
+    one = study.Classifier("run")
+    one.preparation, one.range = Preparation(32, 1), study.range_of({"range": [-1, 3]})
+    inputs = one._prepared([np.full((32, 32), level, np.uint8) for level in (0, 51, 255)])
+    np.testing.assert_allclose(inputs.reshape(3, -1), np.tile([[-1], [-0.2], [3]], 1024), atol=1e-6)
+
+
 # ---- --mode classify
 
 

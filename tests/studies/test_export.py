@@ -15,6 +15,7 @@ from errors import UserError
 from learners.base import Learner
 from perturbations import draws
 from perturbations.base import Perturbation
+from ranges import Range
 from studies import export, export_format
 from training import engine
 from training.records import load_parameters
@@ -23,9 +24,13 @@ SEED, STEPS, COPIES, QUERY = 3, 2, 4, 3
 
 
 def export_of(savedir, name: str, shot: int, image_shape, inner_lr=0.1, **changed):
-    """An untrained three-way learner's export of two two-way tasks -> the arrays, the engine, the split."""
+    """An untrained three-way learner's export of two two-way tasks -> the arrays, the engine, the split. MAML's inputs
+    are in [-1, 1]."""
     rng = np.random.default_rng(0)
     split = data.Split(rng.integers(0, 256, (4, shot + QUERY, *image_shape), dtype=np.uint8), 4, 1 / 255)
+    if name == "maml":
+        floats = (split.pixels / 127.5 - 1).astype(np.float32)
+        split = data.Split(floats, 4, 1.0, declared=Range(-1, 1))
     learner = model.make(name, image_shape=image_shape, channels=6, way=3, n_steps=STEPS, inner_lr=inner_lr)
     e = engine.Engine(learner, shot=shot, query=QUERY, metabatch=1, seed=SEED)
     tf.train.Checkpoint(params=e.params).save(str(savedir / "checkpoints/last/ckpt"))
@@ -68,8 +73,10 @@ def test_the_arrays_are_what_the_learner_does(name, shot, image_shape, inner_lr,
     classes, images = data.sample(split, "test", SEED, 1, 1, 2, shot + QUERY)
     np.testing.assert_array_equal(classes[0], found["classes"][1])
     one = np.rot90(split.pixels[classes[0, 0] // 4][images[0, 0, 0]], classes[0, 0] % 4)
+    one = one if name == "metadrop" else np.rint(127.5 * (one + 1))
     np.testing.assert_array_equal(found["support_images"][1, 0], one)
-    x_s, x_q = (found[f"{role}_images"][1:2].astype(np.float32) / 255 for role in ("support", "query"))
+    shown = (found[f"{role}_images"][1:2].astype(np.float32) / 255 for role in ("support", "query"))
+    x_s, x_q = (split.range.inputs(x) for x in shown)
 
     @tf.function(autograph=False)
     def again():

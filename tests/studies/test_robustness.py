@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,9 +17,14 @@ import tensorflow as tf
 import attacks
 import data
 import layers
+import main
 import model
 from conftest import ROOT, SMALL, assert_refused, call
+from datasets.arrays import checksum, save
+from errors import UserError
 from perturbations.draws import task_noise
+from ranges import Range
+from settings import Settings
 from studies import robustness as study
 from training import engine
 
@@ -330,6 +337,71 @@ def test_attacks_are_compared_episode_by_episode(tmp_path):
     (b / study.JSON).write_text('{"accuracies": [[1]]}')
     assert_refused(compare(), "cannot be read")
     assert_refused(call("main.py", "--mode", "meta_test", "--attack", "--savedir", a), "has no meaning in")
+
+
+def test_data_of_another_range_are_attacked_within_it_or_not_at_all(data_dir, tmp_path):
+    """Glyphs less 0.1 over 0.3: what is not known is refused, and what the manifest declares is the attack's box."""
+    folder, savedir = tmp_path / "data" / "glyphs", tmp_path / "run"
+    shutil.copytree(data_dir / "glyphs", folder)
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"scale": 1.0}
+    for split in manifest["splits"].values():
+        path = folder / split["file"]
+        save(path, ((np.load(path) / 255 - 0.1) / 0.3).astype(np.float32))
+        split |= {name: value for name, value in checksum(path).items() if name != "name"}
+
+    def declare(**ends):
+        (folder / "manifest.json").write_text(json.dumps(manifest | ends))
+
+    declare()
+    train = (
+        "--savedir",
+        savedir,
+        "--data_dir",
+        folder.parent,
+        *SMALL,
+        "--maml",
+        "--n_train_iters",
+        0,
+        "--val_every",
+        0,
+    )
+    assert_refused(call("main.py", *train, "--adversarial", "linf:0.1"), "--adversarial needs the range", '"range": [')
+    assert not savedir.exists()
+    assert call("main.py", *train).returncode == 0
+    assert json.loads((savedir / "config.json").read_text())["range"] is None
+    flags = ("--mode", "attack", "--savedir", savedir, "--n_test_iters", 4, "--attack_steps", 3, "--eps", 0, 1e-6, 0.2)
+    assert_refused(call("main.py", *flags), "--mode attack needs the range")
+    assert_refused(call("main.py", "--mode", "export", "--savedir", savedir), "--mode export needs the range")
+    declare(range=[0, 1])
+    assert_refused(call("main.py", *flags), "hold numbers from -0.333333 to 3")
+    declare(range=[-1 / 3, 3])
+    done = call("main.py", *flags)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((savedir / study.JSON).read_text())
+    assert result["accuracies"][0] == result["accuracies"][1] and result["settings"]["attack"]["range"] == [-1 / 3, 3]
+    assert call("main.py", "--mode", "meta_test", "--savedir", savedir, "--n_test_iters", 4).returncode == 0
+    tested = json.loads((savedir / "meta_test.json").read_text())
+    assert result["accuracies"][0] == pytest.approx(tested["accuracies"])
+    with np.load(next((savedir / "tests").glob("attack-*.npz"))) as sheet:  # in [0, 1], as eps is
+        assert sheet["clean"].min() == 0 and sheet["clean"].max() == pytest.approx(1)
+        assert np.abs(sheet["images"] - sheet["clean"]).max() == pytest.approx(0.2)
+        assert sheet["images"].min() >= 0 and sheet["images"].max() <= 1
+
+
+def test_a_run_of_one_range_refuses_data_of_another(trained, tmp_path):
+    """An old run that was trained on attacked images had them in [0, 1], and one that says its range has that."""
+    dataset, known = data.load(json.loads((trained / "config.json").read_text())["data_dir"], "glyphs"), [0.0, 1.0]
+    other = dataclasses.replace(dataset, splits={k: dataclasses.replace(split, declared=Range(0, 2))
+                                                 for k, split in dataset.splits.items()})  # fmt: skip
+    run = Settings.read(trained)
+    adversarial = dataclasses.replace(run, adversarial="linf:0.1")
+    told = dataclasses.replace(run, facts=run.facts | {"range": known})
+    with mock.patch.object(main.data, "load", lambda *_: other):
+        main.load_data(run, "test", bounded="an attack")
+        main.load_data(dataclasses.replace(adversarial, facts={}), "train")  # a new run
+        for settings in (adversarial, told):
+            with pytest.raises(UserError, match=re.escape(f"the run's inputs had the range {known}")):
+                main.load_data(settings, "test")
 
 
 def test_a_mistyped_attack_is_refused(trained, tmp_path):

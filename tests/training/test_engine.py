@@ -1,5 +1,6 @@
 """The compiled steps: Adam on the clipped meta-gradient, the same for every way of compiling it; tests and episodes."""
 
+import dataclasses
 import functools
 import os
 
@@ -13,6 +14,7 @@ import model
 from attacks import Adversary
 from numerics import decided
 from perturbations import draws
+from ranges import UNIT, Range
 from training import engine
 
 LEARNER = {"image_shape": (16, 16, 1), "channels": 3, "way": 3}
@@ -39,6 +41,20 @@ def episode_of(made, iteration):
     """classes, images, seed: what changes from iteration to iteration."""
     drawn = made.episode(SPLIT, "train", iteration, made.metabatch)
     return [tf.constant(x) for x in (*drawn, np.array([made.seed, iteration], np.int32))]
+
+
+def test_the_adversary_is_told_the_range_of_the_splits_inputs(monkeypatch):
+    made, met = make(adversary=Adversary("linf", 0.1, 1)), []
+
+    def meta_gradients(*args):
+        met.append(args[-1])
+        return tf.zeros([]), tf.zeros([]), {}
+
+    monkeypatch.setattr(model, "meta_gradients", meta_gradients)
+    for declared in (None, Range(-1, 3)):
+        split = dataclasses.replace(SPLIT, declared=declared)
+        made.means(split, {}, tf.constant(PIXELS), *episode_of(made, 0))
+    assert [adversary.range for adversary in met] == [UNIT, (-1, 3)]
 
 
 def random_means(made, rng, size=1.0):

@@ -1,0 +1,32 @@
+"""The range of a network's inputs. Attacks, pictures and exports know images in [0, 1]; a dataset's may have another
+range."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+
+class Range(NamedTuple):
+    """The lowest and the highest value that a pixel of the network's inputs can have."""
+
+    low: float
+    high: float
+
+    def unit(self, x):
+        """Inputs of the network -> images in [0, 1]; arrays or tensors."""
+        return x if self == UNIT else (x - self.low) / (self.high - self.low)
+
+    def inputs(self, x):
+        """Images in [0, 1] -> inputs of the network."""
+        return x if self == UNIT else self.low + (self.high - self.low) * x
+
+
+UNIT = Range(0.0, 1.0)
+
+
+def can_be_range(value: object) -> bool:
+    """Is this how a manifest, or a run, could say a range?"""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return False
+    return all(type(end) in (int, float) and math.isfinite(end) for end in value) and value[0] < value[1]
