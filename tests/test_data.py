@@ -160,7 +160,7 @@ def test_the_range_of_bytes_is_known_and_that_of_floats_is_what_the_manifest_say
 
 
 def test_one_image_is_rounded():
-    split = data.Split(np.full((1, 1, 4, 4, 1), 0.7 / 255, np.float32), rotations=1, scale=1.0)
+    split = data.Split(np.full((1, 1, 4, 4, 1), 0.7 / 255, np.float32), rotations=1, scale=1.0, declared=UNIT)
     assert (split.image(0, 0) == 1).all()
 
 
