@@ -16,6 +16,12 @@ JPEG = b"\xff\xd8\xff"
 EXIF = b"Exif\0\0"
 CODESTREAM = b"\xff\x4f\xff\x51"  # begins what a JPEG 2000 says of its samples
 JPEG2000 = (b"\0\0\0\x0cjP  ", CODESTREAM)
+HEVC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")  # brands of HEIC
+NO_HEIC = "is HEIC, which Pillow does not read: save it as JPEG"
+
+
+class UnreadableKind(ValueError):
+    """A picture is whole and of no kind that is read. The message continues a sentence that begins with the file."""
 
 
 def essence(content: bytes) -> tuple[bytes, dict]:
@@ -27,6 +33,8 @@ def essence(content: bytes) -> tuple[bytes, dict]:
         return _jpeg(content)
     if content.startswith(JPEG2000):
         return content, {"depth": (content[content.index(CODESTREAM) + 42] & 0x7F) + 1}
+    if content[4:8] == b"ftyp" and content[8:12] in HEVC:  # some phones call it .jpg
+        raise UnreadableKind(NO_HEIC)
     if content[4:8] == b"ftyp":  # AVIF says its turn elsewhere; a reader is to ignore EXIF's
         return re.sub(rb"(infe[\x02\x03].{7,9}?)Exif", rb"\1skip", content, flags=re.DOTALL), {}
     return content, {}
@@ -52,7 +60,7 @@ def _png(content: bytes) -> tuple[bytes, dict]:
                 chunk += struct.pack(">I", zlib.crc32(chunk[4:]))
             facts["depth"] = depth
         if kind == b"tRNS" and colour == 0 and depth < 8:  # Pillow scales the pixels, but not always this
-            facts["transparency"] = int.from_bytes(chunk[8:-4], "big") * (255 // ((1 << depth) - 1))
+            facts["transparency"] = chunk[-5] % (1 << depth) * (255 // ((1 << depth) - 1))
         if kind == b"sBIT" and length == CHANNELS.get(colour) and all(0 < count <= depth for count in chunk[8:-4]):
             facts["sbit"] = tuple(chunk[8:-4])
         if kind == b"eXIf":

@@ -20,14 +20,13 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.containers import essence
-from datasets.samples import UnreadableKind, eight_bits
+from datasets.containers import NO_HEIC, UnreadableKind, essence
+from datasets.samples import eight_bits
 from errors import UserError
 
 # No PostScript and no WMF, which are programs; of GIF, TIFF and the like the first picture.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")
 HEIC = {".heic", ".heif", ".hif"}  # photos of some phones
-NO_HEIC = "which Pillow does not read: save it as JPEG"
 LARGEST = 256 << 20  # bytes of a file
 PIXELS = 1 << 28  # of a picture; phones have 200 million
 MANY = 1 << 26  # a JPEG of more pixels is decoded at a half, a quarter or an eighth of its size, as far as
@@ -84,7 +83,7 @@ def note_on_others(files: Sequence[Path]) -> str:
     """A note on files that are no pictures: how many there are, and the first of them."""
     heic = [file for file in files if file.suffix.lower() in HEIC]
     others = [file for file in files if file.suffix.lower() not in HEIC]
-    remedy = f"; HEIC is a kind {NO_HEIC}" if heic else ""
+    remedy = f"; what {NO_HEIC}" if heic else ""
     return (
         f"note: skipped {len(files)} {plural(files, 'file')} of no kind that is read: {listed(heic + others)}{remedy}"
     )
@@ -133,7 +132,7 @@ def read(file: Path) -> Image.Image:
     """The picture in a file: upright, on white where it is transparent, "L" or "RGB". BadPicture where there is none,
     and where it is cut short, damaged, too large, or of an unknown range of numbers."""
     if file.suffix.lower() in HEIC:
-        raise BadPicture(str(file), f"is HEIC, {NO_HEIC}")
+        raise BadPicture(str(file), NO_HEIC)
     if file.suffix and not is_picture_name(file):
         raise BadPicture(str(file), "is not called a picture: give it an ending like .jpg or .png")
     return decode(_content(file), str(file))

@@ -13,14 +13,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image
 
+from datasets.containers import UnreadableKind
+
 BLOCK = 1 << 20  # numbers that are worked on at a time
 BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339  # a TIFF's tags
 MIN_SAMPLE, MAX_SAMPLE, S_MIN_SAMPLE, S_MAX_SAMPLE = 280, 281, 340, 341
 WHITE_IS_ZERO, SEPARATE, UNSIGNED, FLOAT = 0, 2, 1, 3  # their values
-
-
-class UnreadableKind(ValueError):
-    """A picture is whole and of no kind that is read. The message continues a sentence that begins with the file."""
 
 
 class UnknownRange(UnreadableKind):

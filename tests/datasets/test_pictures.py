@@ -153,6 +153,7 @@ def test_what_decides_pixels_must_be_whole():
     np.testing.assert_array_equal(pixels(content + b"garbage"), [[0, 255]])
     refused(tiff(np.zeros((4, 4), np.uint8), {257: ("I", 5)}), "pixels are missing")  # Pillow leaves the last row black
     refused(b"", "damaged")
+    refused(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is HEIC, which Pillow does not read: save it as JPEG")
     refused(b"I am no picture", "of no kind that is read: save it as")
 
 
@@ -227,7 +228,7 @@ def test_which_files_are_pictures(tmp_path):
         [tmp_path / name for name in ("a.txt", "b.txt", "c.txt", "d.txt", "e.txt", "f.HEIC")]
     )
     assert note.startswith(f"note: skipped 6 files of no kind that is read: {tmp_path}/f.HEIC, {tmp_path}/a.txt, ")
-    assert note.endswith("and 1 more; HEIC is a kind which Pillow does not read: save it as JPEG")
+    assert note.endswith("and 1 more; what is HEIC, which Pillow does not read: save it as JPEG")
 
 
 def test_the_ending_does_not_say_the_format(tmp_path):

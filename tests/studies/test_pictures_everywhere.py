@@ -115,7 +115,7 @@ def test_other_files_are_named(folders):
     (folders / "query/nameless").write_bytes(encoded("PNG"))
     for done in (get(folders, "--size", 16), classify(folders)):
         assert f"note: skipped 1 file of no kind that is read: {folders}/in/a/notes.txt\n" in done.stderr
-    assert f"{folders}/query/photo.HEIC; HEIC is a kind which Pillow does not read" in done.stderr
+    assert f"{folders}/query/photo.HEIC; what is HEIC, which Pillow does not read" in done.stderr
     files, _ = classify_study.query_files(folders / "query")
     assert [file.name for file in files] == ["nameless", "q.png"]
 
