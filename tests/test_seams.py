@@ -211,7 +211,7 @@ DEFAULTS = {
     "attack_start": "random", "restarts": 1, "threat": "joint", "attack": False, "attack_method": "pgd",
     "attack_loss": "cross_entropy", "surrogate": None, "surrogate_draws": 1, "adversarial": None,
     "adversarial_steps": 7, "support": None, "out": pathlib.Path("predictions.csv"), "query_statistics": "together",
-    "port": 8765, "square_share": 0.8, "skip_bad": False,
+    "port": 8765, "square_share": 0.8, "skip_bad": False, "host": None,
 }  # fmt: skip
 
 
@@ -238,7 +238,7 @@ USED = {
     "attack_start restarts threat attack_method attack_loss surrogate surrogate_draws square_share",
     "classify": "mode savedir weights seed gpu_id query n_test_mc_samp checkpoint support out query_statistics "
     "skip_bad",
-    "draw": "mode savedir weights gpu_id data_dir port",
+    "draw": "mode savedir weights gpu_id data_dir port host",
     "compare": "mode savedir attack",
     "weights": "mode savedir checkpoint slots",
 }
@@ -260,6 +260,7 @@ def test_a_mode_refuses_every_flag_that_it_does_not_use(mode, tmp_path):
         "attack_step": 0.1,
         "surrogate": "d",
         "support": "d",
+        "host": "h",
         "adversarial": "l2:1",
     }
     for name, declared in (settings.all_settings() | settings.COMMAND).items():
@@ -422,7 +423,7 @@ FLAGS = {
 # tests/training/test_weights.py show.
 SHOWN_ELSEWHERE = {
     "attack", "port", "support", "out", "query_statistics", "surrogate", "surrogate_draws", "weights", "slots", "mode",
-    "savedir", "resume", "gpu_id", "dataset", "data_dir", "split", "skip_bad",
+    "savedir", "resume", "gpu_id", "dataset", "data_dir", "split", "skip_bad", "host",
 }  # fmt: skip
 
 
@@ -581,3 +582,11 @@ def test_a_mode_takes_one_run(tmp_path):
         words = {"savedir": ["a"], "weights": []} | {flag: [str(tmp_path / str(n)) for n in range(count)]}
         flags = [word for name, values in words.items() if values for word in (f"--{name}", *values)]
         assert_refused(call("main.py", "--mode", "meta_test", *flags), f"takes one --{flag}, not {count}")
+
+
+@pytest.mark.parametrize("mode", ["meta_test", "collapse", "export", "attack"])
+def test_every_mode_that_looks_at_a_run_has_its_checkpoint_seed_and_shots(mode, arrive):
+    arrived = arrive("--checkpoint", "best", "--seed", 9, "--shot", 2, "--query", 3, "--n_steps", 1, mode=mode)
+    engine, learner = arrived["engine"], arrived["learner"]
+    assert (arrived["checkpoint"], engine.seed, engine.shot, engine.query, learner.n_steps) == ("best", 9, 2, 3, 1)
+    assert arrived["settings"]["seed"] == 9 and arrived["settings"]["shot"] == 2

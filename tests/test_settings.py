@@ -121,7 +121,10 @@ def test_what_may_differ_from_the_run_is_what_cannot_contradict_it():
     for where, names in free.items():
         found = {name for name, one in declared.items() if where in one.free and settings.is_kept(name)}
         assert found == set(names.split()), where
-    assert model.settings_of("metasgd")["inner_lr"].free == ()  # its step sizes are learned
+    metasgd = Settings.of({"model": "metasgd"})  # whose step sizes are learned
+    with pytest.raises(UserError, match=r"--inner_lr .* contradicts the run"):
+        metasgd.merged({"inner_lr": 0.2}, "test", "")
+    assert Settings.of({"model": "maml"}).merged({"inner_lr": 0.2}, "test", "").own["inner_lr"] == 0.2
 
 
 def test_a_test_has_its_own_seed_and_device_and_all_else_of_the_run():

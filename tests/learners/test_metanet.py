@@ -354,7 +354,13 @@ def test_any_image_size_way_and_shot(name, image_shape):
 def test_initial_values():
     params = make("metanet_original", image_shape=(105, 105, 1), channels=64).init(1)
     assert params["dense_w"].shape == (2304, 64)
-    for name, inputs in (("conv2_w", 576), ("dense_w", 2304), ("weight/dense1_w", 128), ("dense_b", 2304)):
+    for name, inputs in (
+        ("conv1_w", 9),
+        ("conv2_w", 576),
+        ("dense_w", 2304),
+        ("weight/dense1_w", 128),
+        ("dense_b", 2304),
+    ):
         bound = inputs**-0.5
         values = params[name].numpy()
         assert np.abs(values).max() <= bound and values.std() == pytest.approx(bound / np.sqrt(3), rel=0.2), name
