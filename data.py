@@ -195,7 +195,7 @@ def check_range(split: Split, name: str, what: str) -> None:
 def check_episode(split: Split, name: str, way: int, shot: int, query: int) -> None:
     """UserError where `split` cannot give such an episode."""
     if way > split.classes:
-        raise UserError(f"--way {way} is more than the {split.classes} {name} classes there are")
+        raise UserError(f"--way {way} is more than the {split.classes} {name} classes there are: give less")
     least = split.images_per_class.min()
     if shot + query > least:
         have = f"the {name} classes have" if split.counts is None else f"one of the {name} classes has"

@@ -146,6 +146,8 @@ def meta_train(savedir: Path, given: dict) -> int:
                 watch = collapse_study.Watch(engine, splits["train"], savedir, settings.legacy_shared_classes)
             if val is None:
                 print("no validation: training is not monitored, and there will be no best checkpoint")
+            if settings.way > (tested := splits["test"].classes) and not engine.learner.any_way:
+                print(f"no test: --way {settings.way} is more than the {tested} test classes there are")
         return loops.meta_train(
             engine,
             splits["train"],

@@ -133,10 +133,11 @@ def test_a_folder_of_classes_becomes_a_dataset_that_trains(suffix, tmp_path):
         for split, own in zip(("train", "val", "test"), names, strict=True):
             np.testing.assert_array_equal(dataset.splits[split].pixels, [pixels[name] for name in own])
     if suffix == "png":
-        flags = ("--dataset", "mine", "--way", 3, "--query", 2, "--channels", 2, "--metabatch", 2, "--n_steps", 1)
+        flags = ("--dataset", "mine", "--way", 4, "--query", 2, "--channels", 2, "--metabatch", 2, "--n_steps", 1)
         flags += ("--val_every", 0, "--n_train_iters", 1, "--model", "maml", "--gpu_id", -1)
         done = call("main.py", "--savedir", tmp_path / "run", "--data_dir", tmp_path, *flags)
         assert done.returncode == 0, done.stderr
+        assert "no test: --way 4 is more than the 3 test classes there are" in done.stdout
 
 
 def test_classes_of_unequal_numbers_are_kept_and_a_run_uses_them(tmp_path):
@@ -175,14 +176,15 @@ def touch(root, *names):
 
 
 def test_classes_that_are_dealt_already_stay_so(tmp_path):
-    for split, names in (("Train", "ab"), ("valid", "c"), ("TEST", "de")):
+    odd = os.fsdecode(b"Zo\xeb")  # a name that is not UTF-8
+    for split, names in (("Train", "ab"), ("valid", "c"), ("TEST", ("d", odd))):
         lay(tmp_path / "in" / split, dict.fromkeys(names, 2))
     (tmp_path / "in/__MACOSX/train").mkdir(parents=True)
     done = get(tmp_path / "in", tmp_path, "--size", 16)
     assert done.returncode == 0 and f"skipped what systems leave in folders: {tmp_path}/in/__MACOSX" in done.stderr
     made = manifest(tmp_path)
     assert {split: entry["names"] for split, entry in made["splits"].items()} == {
-        "train": ["a", "b"], "val": ["c"], "test": ["d", "e"],
+        "train": ["a", "b"], "val": ["c"], "test": [odd, "d"],
     }  # fmt: skip
     assert made["split_seed"] is None
 
