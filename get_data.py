@@ -127,7 +127,7 @@ def largest_tasks(splits: dict[str, dict]) -> tuple[str, str]:
     told = f"tasks: --way {way} at most ({split} has no more classes), --shot and --query {images} together{reason}"
     if way >= WAY:
         return told, ""
-    remedy = f"train with --way {way}, or give more classes" if way > 1 else "give more classes, or other --shares"
+    remedy = f"train with --way {way}, or give more classes" if way > 1 else "give more classes, or deal them otherwise"
     return told, f"warning: --way {WAY}, which the documentation's commands have, is too many: {remedy}"
 
 

@@ -7,8 +7,9 @@ leave in people's folders is no class and no picture.
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from pathlib import Path
 
 from datasets.pictures import is_picture, listed, note_on_others
@@ -20,6 +21,7 @@ SYSTEM = (
     "system volume information", "lost+found", "@eadir", "@tmp", "#recycle", "#snapshot", "@recycle",
     "@recently-snapshot", "__pycache__",
 )  # fmt: skip
+MATCHES_SYSTEM = re.compile("|".join(map(translate, SYSTEM)))
 INNER = "images"  # the one folder that may lie between a class and its pictures, as in Tiny ImageNet
 
 LEFT = "what systems leave in folders"
@@ -39,7 +41,7 @@ class Walk:
     def entries(self, folder: Path) -> tuple[list[Path], list[Path]]:
         """The folders and the files in a folder, by name. A link to nowhere is a file: its reader says so."""
         folders, files = [], []
-        for path in sorted(folder.iterdir()):
+        for path in sorted(folder.iterdir(), key=lambda path: path.name):
             if is_systems(path.name):
                 self._skip(LEFT, path)
             elif os.path.isdir(path):
@@ -88,7 +90,10 @@ class Walk:
         wanted = f"wanted is {wanted or f'{folder}/CLASS/*.jpg'}"
         places, files = self.entries(folder)
         if stray := [file for file in files if is_picture(file)]:
-            raise UserError(f"{stray[0]} is in no folder of a class: put it into one, or elsewhere; {wanted}")
+            remedy = (
+                "put it into one, or elsewhere" if places else f"give the folder that holds {folder}, if that is one"
+            )
+            raise UserError(f"{stray[0]} is in no folder of a class: {remedy}; {wanted}")
         self.enter([folder])
         labelled, names = [], {}
         for place in self.enter(places):
@@ -128,7 +133,7 @@ class Walk:
 
 def is_systems(name: str) -> bool:
     """True if a system leaves files or folders of this name."""
-    return any(fnmatchcase(name.lower(), pattern) for pattern in SYSTEM)
+    return bool(MATCHES_SYSTEM.match(name.lower()))
 
 
 def is_inner(folders: list[Path]) -> bool:

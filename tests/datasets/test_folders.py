@@ -96,6 +96,8 @@ def test_folders_that_are_no_classes_are_refused(tmp_path):
     touch(tmp_path, "top/stray.PNG", "top/README.md")
     with pytest.raises(UserError, match=r"stray\.PNG is in no folder of a class"):
         classes(tmp_path / "top")
+    with pytest.raises(UserError, match=r"a/1\.png is in no folder of a class: give the folder that holds .*/a, if"):
+        classes(tmp_path / "a")
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match="holds no folder with images"):
         classes(tmp_path / "none")

@@ -315,7 +315,7 @@ def test_the_largest_tasks_are_said_and_too_small_ones_are_warned_of(tmp_path):
     assert warning in get(tmp_path / "in", tmp_path, *flags, name="few").stderr  # whenever it is asked for
     entry = {"classes": 1, "base_classes": 1, "images_per_class": 9, "names": ["a"]}
     told, warning = get_data.largest_tasks({"train": entry, "test": entry})
-    assert told.endswith("--query 9 together") and warning.endswith("give more classes, or other --shares")
+    assert told.endswith("--query 9 together") and warning.endswith("give more classes, or deal them otherwise")
 
 
 def test_the_seed_deals_and_every_split_that_is_needed_has_a_class():
