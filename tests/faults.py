@@ -3,6 +3,7 @@
     python tests/faults.py                          # all of them
     python tests/faults.py "cut JPEG" training.toml # those whose name or list contains one of these texts
     python tests/faults.py --list                   # only name them
+    python tests/faults.py --sound training.toml    # only see that their tests pass where there is no fault
 
 A fault is a table [[fault]] of name, file, old, new and tests: `old` stands once in `file` and is replaced by `new`;
 `tests` are below tests/, and each of them has to fail (of a parametrized test, one case). Exit code 1 where a test
@@ -88,33 +89,50 @@ def escaped(tests: list[str], report: str) -> list[str]:
     return [test for test in tests if test.partition("[")[0] not in failed]
 
 
+def report_of(tree: Path, tests: list[str], seconds: float = SECONDS) -> str | None:
+    """Pytest's report on these tests of the copy `tree`; None where they do not end. ChildProcessError where they do
+    not run."""
+    log = tree.with_suffix(".log")
+    process = multiprocessing.get_context("forkserver").Process(target=run_tests, args=(tree, tests, log))
+    process.start()
+    process.join(seconds)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return None
+    report = log.read_text(errors="replace")
+    if process.exitcode not in (0, 1):
+        raise ChildProcessError(f"the tests did not run (exit code {process.exitcode}):\n{report[-2000:]}")
+    return report
+
+
 def check(fault: Fault, whole: Path) -> str:
     """Plant one fault in a copy of the tree `whole` and run its tests -> what is wrong, or nothing."""
     with tempfile.TemporaryDirectory(dir=whole.parent) as place:
-        tree, log = Path(place) / "tree", Path(place) / "log"
+        tree = Path(place) / "tree"
         shutil.copytree(whole, tree)
         file = tree / fault.file
         try:
             file.write_text(planted(fault, file.read_text(encoding="utf-8")), encoding="utf-8")
+            report = report_of(tree, fault.tests)
         except (OSError, ValueError) as reason:
-            return f"it cannot be planted: {reason}\n"
-        process = multiprocessing.get_context("forkserver").Process(target=run_tests, args=(tree, fault.tests, log))
-        process.start()
-        process.join(SECONDS)
-        if process.is_alive():
-            process.kill()
-            process.join()
-            return ""  # a test that never ends does not pass
-        report = log.read_text(errors="replace")
-        if process.exitcode not in (0, 1):
-            return f"the tests did not run (exit code {process.exitcode}):\n{report[-2000:]}"
-        return "".join(f"{test} passes\n" for test in escaped(fault.tests, report))
+            return f"{reason}\n"
+        # A test that never ends does not pass.
+        return "" if report is None else "".join(f"{test} passes\n" for test in escaped(fault.tests, report))
+
+
+def unsound(faults: list[Fault], whole: Path) -> list[str]:
+    """The faults' tests that fail in a copy without a fault, and so say nothing."""
+    tests = sorted({test for fault in faults for test in fault.tests})
+    report = report_of(whole, tests, SECONDS * len(tests))
+    return tests if report is None else sorted(set(tests) - set(escaped(tests, report)))
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="texts of the faults' names, or of their lists'")
     parser.add_argument("--list", action="store_true", help="only name the faults")
+    parser.add_argument("--sound", action="store_true", help="only see that their tests pass without a fault")
     parser.add_argument("--jobs", type=int, default=2, help="how many at the same time (default: 2)")
     args = parser.parse_args(argv)
     chosen = [f for f in read_lists() if not args.names or any(n in f.name or n in f.list for n in args.names)]
@@ -129,6 +147,10 @@ def main(argv: list[str] | None = None) -> int:
     wrong = 0
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
         copy_tree(whole := Path(folder) / "whole")
+        if args.sound:
+            failing = unsound(chosen, whole)
+            print(*(f"fails without a fault: {test}" for test in failing), f"{len(failing)} tests fail", sep="\n")
+            return int(bool(failing))
         for fault, fate in zip(chosen, pool.map(lambda fault: check(fault, whole), chosen), strict=True):
             wrong += bool(fate)
             print(f"{'NOT CAUGHT' if fate else 'caught'}: {fault.list}: {fault.name}\n{fate}", end="", flush=True)

@@ -36,3 +36,36 @@ def test_a_text_that_is_not_there_once_is_refused():
     fault = faults.Fault("x.toml", "twice", "x.py", "a", "b", [])
     with pytest.raises(ValueError, match="2 times"):
         faults.planted(fault, "a a")
+
+
+def test_a_test_that_fails_without_a_fault_is_named(monkeypatch):
+    made = [faults.Fault("x.toml", name, "x.py", "a", "b", [f"test_x.py::test_{name}"]) for name in ("one", "two")]
+    monkeypatch.setattr(faults, "report_of", lambda *_: "FAILED tests/test_x.py::test_two - x")
+    assert faults.unsound(made, ROOT) == ["test_x.py::test_two"]
+    monkeypatch.setattr(faults, "report_of", lambda *_: None)  # they do not end
+    assert faults.unsound(made, ROOT) == ["test_x.py::test_one", "test_x.py::test_two"]
+
+
+@pytest.mark.parametrize(
+    ("report", "fate"),
+    [
+        ("FAILED tests/test_x.py::test_x - x", ""),
+        (None, ""),  # a test that never ends does not pass
+        ("1 passed", "test_x.py::test_x passes\n"),
+        (ChildProcessError("the tests did not run"), "the tests did not run\n"),
+    ],
+)
+def test_a_fault_is_caught_where_its_test_fails_in_a_copy(report, fate, tmp_path, monkeypatch):
+    (whole := tmp_path / "whole").mkdir()
+    (whole / "x.py").write_text("a = 1")
+
+    def report_of(tree, tests):
+        assert (tree / "x.py").read_text() == "a = 2" and tests == ["test_x.py::test_x"]
+        if isinstance(report, Exception):
+            raise report
+        return report
+
+    monkeypatch.setattr(faults, "report_of", report_of)
+    fault = faults.Fault("x.toml", "one", "x.py", "1", "2", ["test_x.py::test_x"])
+    assert faults.check(fault, whole) == fate and (whole / "x.py").read_text() == "a = 1"
+    assert "0 times" in faults.check(fault._replace(old="5"), whole)
