@@ -24,7 +24,7 @@ from files import write_atomically
 from lazy import tf
 from perturbations.draws import fold, task_noise
 from studies.collapse_measures import NAMES, measures
-from training.engine import Engine, read
+from training.engine import Engine, read, without_pixels
 from training.records import Board, open_store, progress
 from training.results import COLLAPSE_CSV as CSV
 from training.results import COLLAPSE_JSON as JSON
@@ -39,12 +39,22 @@ def snapshots_step(engine: Engine, split: data.Split, samples: int) -> Callable[
     It returns {"support", "query": {layer: [P,N,D]}, "head": (weights [P,D,way], biases [P,way])} at the P snapshots
     before the first inner step and after each.
     """
-    pixels, learner = tf.constant(split.pixels), engine.learner
+    pixels, compiled = tf.constant(split.pixels), engine.program(compile_snapshots, without_pixels(split), samples)
+
+    def step(*task):
+        return tf.nest.map_structure(lambda x: x.numpy(), compiled(engine.params, pixels, *map(tf.constant, task)))
+
+    return step
+
+
+def compile_snapshots(engine: Engine, split: data.Split, samples: int) -> Callable:
+    """-> a function of parameters, pixels, classes, images and seed."""
+    learner = engine.learner
 
     @tf.function(autograph=False)
-    def compiled(pixels, classes, images, seed):
+    def compiled(variables, pixels, classes, images, seed):
         x_s, x_q = engine.images(split, pixels, classes, images)
-        params, y = read(engine.params), model.labels(learner.way, engine.shot)
+        params, y = read(variables), model.labels(learner.way, engine.shot)
         snapshots = [
             {
                 "support": learner.activations(params, adapted, x_s),
@@ -55,7 +65,7 @@ def snapshots_step(engine: Engine, split: data.Split, samples: int) -> Callable[
         ]
         return tf.nest.map_structure(lambda *tensors: tf.concat(tensors, 0), *snapshots)
 
-    return lambda *task: tf.nest.map_structure(lambda x: x.numpy(), compiled(pixels, *map(tf.constant, task)))
+    return compiled
 
 
 def measure(snapshots: dict, shot: int, query: int) -> tuple[list[tuple], np.ndarray]:

@@ -39,6 +39,22 @@ def determinism():
     gc.set_threshold(100_000, 20, 100)
     tf.config.experimental.enable_op_determinism()
     tf.config.experimental.enable_tensor_float_32_execution(False)
+    optimize_graphs(False)
+
+
+def optimize_graphs(on: bool) -> None:
+    """Whether TensorFlow rewrites a graph before its first call (and fuses kernels), as it does for users. That is a
+    quarter of a small graph's time; the processes that `cli` starts have it, and so has the test of fused kernels."""
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not on})
+
+
+@pytest.fixture
+def optimized_graphs():
+    optimize_graphs(True)
+    yield
+    optimize_graphs(False)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ import tensorflow as tf
 import layers
 from numerics import central_difference, decided
 
+pytestmark = pytest.mark.usefixtures("optimized_graphs")
+
 
 @pytest.fixture
 def normal():

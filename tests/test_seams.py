@@ -1,6 +1,7 @@
 """The seams between the command line, the data, the engine and the learners: which classes a mode sees, what a flag's
 default is, where its value arrives."""
 
+import collections
 import contextlib
 import dataclasses
 import importlib
@@ -70,7 +71,8 @@ def watching():
         with tf.control_dependencies([tf.numpy_function(look, [x_s, x_q], [])]):
             return tf.identity(x_s), tf.identity(x_q)
 
-    with mock.patch.object(data, "gather", watched):
+    # with compiled steps of its own, which no other test's engine shares
+    with mock.patch.object(data, "gather", watched), mock.patch.object(engine, "PROGRAMS", collections.OrderedDict()):
         yield steps
 
 

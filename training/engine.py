@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import hashlib
 import json
 import zlib
@@ -14,6 +16,7 @@ import numpy as np
 import data
 import model
 from attacks import Adversary
+from flags import Configured
 from lazy import tf
 from learners.base import Learner
 from parameters import Params
@@ -25,12 +28,15 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's; Keras' default epsilon is 
 # Of which images batch norm takes its statistics where query images are classified: theirs, or the support set's, too.
 STATISTICS = QUERY, TOGETHER = "query", "together"
 MOMENTUM, PASSES = 0.1, 2  # of running averages, for each of a task's two passes, over its support and query set
+PROGRAMS = collections.OrderedDict()  # compiled steps by what decides them, the last one used last
+REMEMBERED = 32  # compiled steps
 
 
 class Engine:
     """A learner's parameters, Adam's slots, and its compiled steps over one split's pixels.
 
-    A step is traced once: pixels stay on the device as they are stored, a call sends indices.
+    A step is traced once, and all engines of this process that differ in nothing but their numbers share it
+    (`program`): pixels stay on the device as they are stored, a call sends indices.
     metabatch: tasks of one call. Where the learner is made for jit, XLA compiles all tasks into one program;
     else they go one by one, `parallel` of them at the same time. A tf.distribute `strategy` gives each of its
     replicas an equal share of a training step's tasks; ValueError where the metabatch cannot be shared so.
@@ -69,7 +75,6 @@ class Engine:
             zeros = tf.zeros(self.trained)
             self.slots = {"m": tf.Variable(zeros), "v": tf.Variable(zeros), "t": tf.Variable(0.0)}
         self.compiled = partial(tf.function, autograph=False, jit_compile=learner.jit)
-        self._adapt, self._classify = self.compiled(self.adapt_tasks), self.compiled(self.classify_tasks)
 
     def episode(self, split: data.Split, stream: str, index: int, tasks=1, shared=False, way=None) -> tuple:
         """The indices of `tasks` episodes: classes [tasks,way], images [tasks,way,shot+query].
@@ -111,40 +116,67 @@ class Engine:
 
         return float(self.strategy.experimental_local_results(spread())[0]) == float(own)
 
+    def program(self, make: Callable, *facts) -> Callable:
+        """Return the compiled function `make(engine, *facts)` of this engine or of one before it that computes the
+        same: with an equal learner, equal settings and equal facts.
+
+        make: a function that is always the same object. What it compiles takes the variables as its arguments and
+        reads none of the engine's. Variables on several devices cannot be arguments, so that an engine that has such
+        shares nothing; nor does a learner with an attribute that cannot be hashed.
+        """
+        if isinstance(self.slots["t"], tf.distribute.DistributedValues):
+            return make(self, *facts)
+        settings = (self.shot, self.query, self.metabatch, self.seed, self.meta_lr, self.clip_norm, self.adversary)
+        key = make, self.compiled.keywords["jit_compile"], self.parallel, settings, frozen(self.learner), frozen(facts)
+        try:
+            known = PROGRAMS.pop(key, None)
+        except TypeError:
+            return make(self, *facts)
+        PROGRAMS[key] = known or make(self, *facts)
+        if len(PROGRAMS) > REMEMBERED:
+            PROGRAMS.popitem(last=False)
+        return PROGRAMS[key]
+
     def train_step(self, split: data.Split, shared_classes: bool = False) -> Callable:
         """-> step(iteration, stop), one Adam update.
 
         It returns mean loss, mean accuracy, whether all was finite, and whether any process asked to `stop`.
         """
         pixels = self.strategy.run(lambda: tf.constant(split.pixels))  # a copy on every device
+        compiled = self.program(Engine.compile_training, without_pixels(split))
+
+        def step(iteration: int, stop: bool = False):
+            classes, images = self.training_episodes(split, iteration, shared_classes)
+            seed, stop = tf.constant([self.seed, iteration], tf.int32), tf.constant([stop], tf.float64)
+            return compiled(self.params, self.slots, pixels, tf.constant(classes), tf.constant(images), seed, stop)
+
+        return step
+
+    def compile_training(self, split: data.Split) -> Callable:
+        """-> a function of parameters and slots, which it updates, pixels, classes, images, seed, and stop [1]."""
         share = self.metabatch // self.replicas
         means, update = self.compiled(partial(self.means, split)), self.compiled(self.update)
 
-        def replica(pixels, classes, images, seed, stop):
+        def replica(params, slots, pixels, classes, images, seed, stop):
             context = tf.distribute.get_replica_context()
             first = share * context.replica_id_in_sync_group
             classes, images = (tf.slice(x, [first] + [0] * (len(x.shape) - 1), [share, *x.shape[1:]])
                                for x in (classes, images))  # fmt: skip
-            params, slots = read(self.params), read(self.slots)
+            params, slots = read(params), read(slots)
             own = tf.concat([means(params, pixels, classes, images, seed, first), stop], 0)
             shared = context.all_reduce(tf.distribute.ReduceOp.MEAN, own)
             return *update(params, slots, shared[:-1]), shared[-1] > 0
 
         # One program; collectives cannot be inside, so that several replicas compile the two parts.
         @tf.function(autograph=False, jit_compile=self.learner.jit and self.replicas == 1)
-        def compiled(*args):
-            params, slots, *report = self.strategy.run(replica, args)
-            for variables, values in ((self.params, params), (self.slots, slots)):
+        def compiled(params, slots, *args):
+            new_params, new_slots, *report = self.strategy.run(replica, (params, slots, *args))
+            for variables, values in ((params, new_params), (slots, new_slots)):
                 for name, variable in variables.items():
                     self.strategy.extended.update(variable, assign, (values[name],), group=False)
             return [self.strategy.experimental_local_results(x)[0] for x in report]
 
-        def step(iteration: int, stop: bool = False):
-            classes, images = self.training_episodes(split, iteration, shared_classes)
-            seed = tf.constant([self.seed, iteration], tf.int32)
-            return compiled(pixels, tf.constant(classes), tf.constant(images), seed, tf.constant([stop], tf.float64))
-
-        return step
+        return compiled
 
     def pure_step(self, split: data.Split, params: Params, slots: Params, pixels, classes, images, seed):
         """A training step as a pure function, for export: -> params, slots, loss, accuracy, finite.
@@ -209,17 +241,23 @@ class Engine:
         samples: noise samples of a loss in adaptation.
         """
         pixels = tf.constant(split.pixels)
-
-        @self.compiled
-        def compiled(pixels, classes, images, indices):
-            params, seed = read(self.params), self.stream_seed(stream)
-            return self.pure_test(split, params, pixels, classes, images, indices, seed, samples)
+        compiled = self.program(Engine.compile_test, without_pixels(split), stream, samples)
 
         def step(first: int, tasks: int) -> dict[str, np.ndarray]:
-            numbers = compiled(pixels, *self.group_of_episodes(split, stream, first))
+            numbers = compiled(self.params, pixels, *self.group_of_episodes(split, stream, first))
             return {name: values.numpy()[:tasks] for name, values in numbers.items()}
 
         return step
+
+    def compile_test(self, split: data.Split, stream: str, samples: int) -> Callable:
+        """-> a function of parameters, pixels, classes, images and the episodes' numbers."""
+
+        @self.compiled
+        def compiled(params, pixels, classes, images, indices):
+            seed = self.stream_seed(stream)
+            return self.pure_test(split, read(params), pixels, classes, images, indices, seed, samples)
+
+        return compiled
 
     # ---- as two calls, for whoever changes the query images between them, or classifies many times
 
@@ -232,21 +270,28 @@ class Engine:
         """
         x_s = tf.convert_to_tensor(x_s)
         y = model.labels_of(x_s, self.learner.way) if y is None else tf.convert_to_tensor(y)
-        return self._adapt(x_s, y, tf.convert_to_tensor(seeds), samples=samples)
+        return self.program(Engine.compile_adapting)(self.params, x_s, y, tf.convert_to_tensor(seeds), samples=samples)
 
     def classify(self, adapted, x_q, x_s=None) -> tf.Tensor:
         """Logits [T,Q,way] of query images x_q [T,Q,H,W,C], any number Q of them; compiled once a shape. Inside a
         tf.GradientTape, or another tf.function, it is differentiable by x_q. x_s: support images [T,S,H,W,C] that batch
         norm is to take its statistics from, too (TOGETHER)."""
+        compiled = self.program(Engine.compile_classifying)
         if x_s is None:
-            return self._classify(adapted, tf.convert_to_tensor(x_q))
-        return self._classify(adapted, tf.concat([x_s, x_q], 1))[:, x_s.shape[1] :]
+            return compiled(self.params, adapted, tf.convert_to_tensor(x_q))
+        return compiled(self.params, adapted, tf.concat([x_s, x_q], 1))[:, x_s.shape[1] :]
 
-    def adapt_tasks(self, x_s, y, seeds, samples):
-        return self.learner.adapt(read(self.params), x_s, y, task_noise(seeds), samples)[0]
+    def compile_adapting(self) -> Callable:
+        def adapt_tasks(params, x_s, y, seeds, samples):
+            return self.learner.adapt(read(params), x_s, y, task_noise(seeds), samples)[0]
 
-    def classify_tasks(self, adapted, x_q):
-        return self.learner.classify(read(self.params), adapted, x_q)[0]
+        return self.compiled(adapt_tasks)
+
+    def compile_classifying(self) -> Callable:
+        def classify_tasks(params, adapted, x_q):
+            return self.learner.classify(read(params), adapted, x_q)[0]
+
+        return self.compiled(classify_tasks)
 
     # ---- what identifies a result
 
@@ -273,6 +318,20 @@ class Engine:
             for indices in self.episode(split, "test", i):
                 digest.update(indices.tobytes())
         return digest.hexdigest()
+
+
+def without_pixels(split: data.Split) -> data.Split:
+    """What a compiled step has to know of a split: its pixels are an argument."""
+    return dataclasses.replace(split, pixels=None)
+
+
+def frozen(value):
+    """A value as a part of a dictionary's key: equal for learners, splits and lists that compute the same."""
+    if isinstance(value, Configured | data.Split):
+        return type(value), *((name, frozen(own)) for name, own in sorted(vars(value).items()))
+    if isinstance(value, np.ndarray):
+        return value.shape, value.tobytes()
+    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def read(variables: dict[str, tf.Variable]) -> Params:

@@ -127,7 +127,8 @@ def test_batch_statistics_on_request():
 )
 def test_the_gradient_with_a_mask_is_that_of_finite_differences(name, per_sample):
     """Of every parameter, along a random direction; a running average's is its distance from what it follows."""
-    learner = make(name, "mask", mask_rates=RATES, mask_per_sample=per_sample)
+    one_step = {"n_steps": 1} if name == "maml" else {}
+    learner = make(name, "mask", mask_rates=RATES, mask_per_sample=per_sample, **one_step)
     params, x_s, x_q, seeds = inputs(learner)
 
     def noise_of(seeds):
@@ -164,6 +165,7 @@ def variance(maps):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized_graphs")
 @pytest.mark.parametrize("name", [*NAMES, "maml"])
 def test_float32_fused_and_under_xla_is_the_formula_in_float64(name):
     """As in tests/test_engine.py, with more channels, two exact inner steps and large parameters, each on its own."""

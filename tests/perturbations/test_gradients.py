@@ -29,13 +29,19 @@ SETTINGS = {
 }
 
 
+# The inner steps are computed again in the backward pass for one of each way to have parameters: in blocks and head, of
+# a penalty, of the learner. (What is computed again does not know which perturbation it is.)
+AGAIN = {("maml", "independent"), ("maml", "information_dropout"), ("metasgd", "noise")}
+
+
 @pytest.mark.parametrize(("name", "perturbation"), IDLE)
 def test_every_parameters_gradient_is_that_of_finite_differences(name, perturbation):
-    """The loss of all tasks in one call; the gradient of one task at a time, with inner steps computed again."""
+    """The loss of all tasks in one call; the gradient of one task at a time."""
     settings = {"image_shape": SHAPE, "channels": CHANNELS, "way": WAY, "inner_lr": 0.3, "n_steps": 1}
     own = SETTINGS.get(perturbation, {})
     learner, again = (
-        model.make(name, perturbation, meta_gradient="exact", remat=remat, **settings, **own) for remat in (False, True)
+        model.make(name, perturbation, meta_gradient="exact", remat=remat, **settings, **own)
+        for remat in (False, (name, perturbation) in AGAIN)
     )
     rng = np.random.default_rng(4)
     params = {k: tf.constant(0.4 * rng.standard_normal(v.shape)) for k, v in learner.init(0).items()}

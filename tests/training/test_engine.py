@@ -1,5 +1,6 @@
 """The compiled steps: Adam on the clipped meta-gradient, the same for every way of compiling it; tests and episodes."""
 
+import collections
 import dataclasses
 import functools
 import os
@@ -127,6 +128,7 @@ def fold(*numbers):
     return seed
 
 
+@pytest.mark.usefixtures("optimized_graphs")
 @pytest.mark.parametrize(
     "name", ["metadrop", *(pytest.param(n, marks=pytest.mark.slow) for n in model.LEARNERS if n != "metadrop")]
 )
@@ -151,6 +153,7 @@ def test_the_gradient_of_one_xla_program_and_of_fused_kernels_is_that_of_float64
 
 
 # TensorFlow asks for what the processor has, and such a limit makes oneDNN refuse it; without oneDNN it is Eigen's.
+@pytest.mark.usefixtures("optimized_graphs")
 @pytest.mark.skipif("ONEDNN_MAX_CPU_ISA" in os.environ, reason="oneDNN is limited, and TensorFlow does not know it")
 @pytest.mark.parametrize("name", ["metadrop", "protonet", pytest.param("metanet_original", marks=pytest.mark.slow)])
 def test_bf16_rounds_products_and_nothing_else(name):
@@ -190,6 +193,44 @@ def test_the_step_is_a_pure_function():
     [step(i) for i in range(2)]
     for k, v in parameters(made).items():
         np.testing.assert_array_equal(params[k], v, err_msg=k)
+
+
+def test_engines_that_compute_the_same_share_a_compiled_step_and_no_others(monkeypatch):
+    monkeypatch.setattr(engine, "PROGRAMS", collections.OrderedDict())
+
+    def step_of(split=SPLIT, name="maml", perturbation="mask", own=(), **settings):
+        learner = model.make(name, perturbation, **LEARNER | MAML | dict(own))
+        made = engine.Engine(learner, **(TASKS | settings))
+        return made.program(engine.Engine.compile_training, engine.without_pixels(split))
+
+    counts = np.array([2, 3])
+    uneven = data.Split(PIXELS[0], 4, 1 / 255, counts)
+    others = [
+        *({"own": own} for own in ({"inner_lr": 0.3}, {"way": 4}, {"mask_rates": [0.1, 0.1, 0.1]}, {"jit": True})),
+        {"name": "metasgd"}, {"perturbation": "none"}, {"shot": 2}, {"query": 3},
+        {"metabatch": 3}, {"seed": 4}, {"meta_lr": 0.1}, {"clip_norm": 1.0}, {"adversary": Adversary("l2", 2.0, 3)},
+        {"parallel": 2}, {"split": data.Split(PIXELS, 1, 1 / 255)}, {"split": data.Split(PIXELS, 4, 1.0)},
+        {"split": uneven}, {"split": dataclasses.replace(uneven, counts=counts[::-1])},
+    ]  # fmt: skip
+    first = [step_of(), *(step_of(**changed) for changed in others)]
+    assert len(set(map(id, first))) == len(first) == len(engine.PROGRAMS)
+    assert [step_of(), *(step_of(**changed) for changed in others)] == first
+    assert step_of(data.Split(PIXELS // 2, 4, 1 / 255)) is first[0]  # pixels are an argument
+    monkeypatch.setattr(engine, "REMEMBERED", len(first))
+    assert step_of(seed=5) not in first and step_of() is first[0]  # the one that was used last stays
+    assert len(engine.PROGRAMS) == len(first) and step_of(**others[0]) is not first[1]
+
+
+def test_engines_that_share_a_step_have_their_own_numbers():
+    one, other = make("protonet"), make("protonet")
+    before = parameters(other)
+    losses = [float(one.train_step(SPLIT)(i)[0]) for i in (0, 0)]
+    for name, value in parameters(other).items():
+        np.testing.assert_array_equal(value, before[name])
+    assert not np.array_equal(parameters(one)["theta/conv1_w"], before["theta/conv1_w"])
+    half = data.Split(PIXELS // 2, 4, 1 / 255)
+    assert float(other.train_step(SPLIT)(0)[0]) == losses[0] != losses[1]
+    assert float(other.train_step(half)(0)[0]) not in losses
 
 
 def test_running_averages_move_as_far_as_the_passes_of_the_metabatch_move_them():
@@ -238,7 +279,7 @@ def test_an_episode_of_a_test_is_its_streams_and_has_its_own_seed():
     assert {name: len(x) for name, x in step(1, 1).items()} == {"loss": 1, "accuracy": 1}
 
 
-@pytest.mark.parametrize("name", ["metadrop", "metanet_embedding"])
+@pytest.mark.parametrize("name", ["maml", "metanet_embedding"])
 def test_the_meta_gradient_under_attack_is_that_of_the_attacked_images(name):
     """In float64: query images that the adversary perturbed by hand, which then are constants; one task's noise is its
     own. And its loss is above that of the clean images."""
