@@ -1,6 +1,7 @@
 """Fixtures: a small dataset of glyphs, and the command line run as a user runs it, in a process or in this one."""
 
 import contextlib
+import fcntl
 import gc
 import importlib
 import io
@@ -58,11 +59,15 @@ def optimized_graphs():
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory) -> Path:
-    """A folder with the glyphs dataset, as get_data.py leaves it."""
-    folder = tmp_path_factory.mktemp("data")
-    done = cli("get_data.py", "--dataset", "glyphs", "--data_dir", folder)
-    assert done.returncode == 0, done.stderr
+def data_dir(tmp_path_factory, worker_id) -> Path:
+    """A folder with the glyphs dataset, as get_data.py leaves it; one for all of pytest's processes."""
+    alone = worker_id == "master"
+    folder = tmp_path_factory.mktemp("data") if alone else tmp_path_factory.getbasetemp().parent / "data"
+    with open(tmp_path_factory.getbasetemp().parent / "data.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the others wait
+        if not (folder / "glyphs").exists():
+            done = cli("get_data.py", "--dataset", "glyphs", "--data_dir", folder)
+            assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -80,17 +85,17 @@ def call(program: str, *args) -> subprocess.CompletedProcess:
     """
     from training import devices
 
-    module = importlib.import_module(Path(program).stem)
-    entry = getattr(module, "bench" if program == "bench.py" else "main")
-    out, err, code = io.StringIO(), io.StringIO(), 0
+    path, out, err, code = ROOT / program, io.StringIO(), io.StringIO(), 0
     with (
+        mock.patch.object(sys, "path", [str(path.parent), *sys.path]),  # as Python itself does
         mock.patch.object(sys, "argv", [program, *map(str, args)]),
         mock.patch.object(devices, "set_threads", lambda *_: None),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
+        module = importlib.import_module(path.stem)
         try:
-            module.run(entry)
+            module.run(getattr(module, "bench" if program == "bench.py" else "main"))
         except SystemExit as left:
             code = left.code or 0
     return subprocess.CompletedProcess([program, *args], code, out.getvalue(), err.getvalue())

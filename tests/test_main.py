@@ -120,14 +120,21 @@ def test_interrupted_saves_and_goes_on(run, data_dir, tmp_path):
 
 
 def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(run, data_dir, tmp_path):
-    shutil.copytree(run, tmp_path / "a")
-    path = next((tmp_path / "a/checkpoints/last").glob("ckpt-120.data*"))
+    """And goes on from there as a run does that never had the last one."""
+    damaged, without = (shutil.copytree(run, tmp_path / name) for name in ("damaged", "without"))
+    for part in (without / "checkpoints/last").glob("ckpt-120.*"):
+        part.unlink()
+    path = next((damaged / "checkpoints/last").glob("ckpt-120.data*"))
     path.write_bytes(path.read_bytes()[:1000])
-    done = cli("main.py", "--savedir", tmp_path / "a", "--resume")
-    assert done.returncode == 0 and "ckpt-120 is damaged" in done.stderr and "resumed at iteration 101" in done.stdout
-    assert_same_run(run, tmp_path / "a")
+    for savedir in (damaged, without):
+        done = call("main.py", "--savedir", savedir, "--resume")
+        assert done.returncode == 0 and "resumed at iteration 101" in done.stdout, done.stderr
+        assert ("ckpt-120 is damaged" in done.stderr) == (savedir == damaged)
+    assert_same_run(without, damaged)
+    rows = [[row["iter"] for row in read_csv(savedir)] for savedir in (run, damaged)]
+    assert rows[0] == rows[1]
     path.write_bytes(b"")
-    assert_refused(call("main.py", "--mode", "meta_test", "--savedir", tmp_path / "a"), "ckpt-120", "damaged")
+    assert_refused(call("main.py", "--mode", "meta_test", "--savedir", damaged), "ckpt-120", "damaged")
 
 
 def test_meta_test_writes_its_result(tested):
@@ -293,7 +300,7 @@ def test_a_meta_network_goes_the_way_of_every_learner(meta_network, tested, tmp_
     assert found["support_features"].shape[1] == 1 and set(np.unique(found["noise_conv2"])) == {0, 1}
     assert found["noise_conv2"].mean() == pytest.approx(0.8, abs=0.05)
     assert not found["perturbed_conv2"][found["noise_conv2"] == 0].any() and found["perturbed_conv2"].any()
-    done = call("plot.py", "--savedir", whole, tested, "--tasks", 0, "--format", "png")
+    done = call("plot.py", "--savedir", whole, tested, "--tasks", 0, "--format", "png", "--dpi", 40)
     assert done.returncode == 0, done.stderr
     page = (whole / "plot/index.html").read_text()
     assert "Meta Network (original), mask" in page and "Meta-dropout" in page

@@ -120,7 +120,7 @@ def test_the_masks_table_pairs_by_seed_and_task(tmp_path):
     assert lines[0].startswith("| MAML | none | 2 | 80.50 ± 6.35 | 20.00 | 100.0 / 50.0 / 50.0 | 1.0000 |  |  |")
     assert lines[1].endswith("| +1.50 ± 6.35 | +1.00 ± 0.00, +2.00 ± 0.00 |")
     assert "| 1 | 81.00 |" in lines[2] and "| +0.00 | +0.00 ± 0.00 |" in lines[2]
-    assert_refused(cli("runfiles/masks.py", tmp_path / "none"), "run runfiles/masks.sh first")
+    assert_refused(call("runfiles/masks.py", tmp_path / "none"), "run runfiles/masks.sh first")
 
 
 def test_collapse_has_the_studys_settings(tmp_path):
@@ -143,7 +143,7 @@ def test_the_5way_table_pairs_by_seed(tmp_path):
     assert done.returncode == 0, done.stderr
     row = "| 1shot, published | 2 | 80.50 ± 6.35 | 82.50 ± 6.35 | +2.00 ± 0.00 | +2.00 ± 1.11, +2.00 ± 1.11 |"
     assert row in done.stdout.splitlines()
-    assert_refused(cli("runfiles/omni_5way.py", tmp_path / "none"), "run runfiles/omni_5way.sh first")
+    assert_refused(call("runfiles/omni_5way.py", tmp_path / "none"), "run runfiles/omni_5way.sh first")
 
 
 def test_precision_trains_in_both_and_tests_in_one(tmp_path):
@@ -171,7 +171,7 @@ def test_the_precision_table_pairs_by_seed(tmp_path):
     assert row in done.stdout.splitlines()
     shutil.rmtree(tmp_path / "maml_bf16_0")
     shutil.rmtree(tmp_path / "maml_bf16_1")
-    assert_refused(cli("runfiles/precision.py", tmp_path), "run runfiles/precision.sh first")
+    assert_refused(call("runfiles/precision.py", tmp_path), "run runfiles/precision.sh first")
 
 
 def write_validation(savedir, *rows) -> None:
@@ -214,7 +214,7 @@ def test_the_validation_classes_choose_the_rates(tmp_path):
             write_test(tmp_path / f"{kind}_{seed}", accuracy=accuracy + seed, accuracies=[accuracy] * 200)
     stray = {"accuracy": 99, "episodes_sha256": "b"}
     write_test(tmp_path / "maml_published_0.1_3e-4_0", **stray)  # not chosen: its test does not count
-    best = cli("runfiles/rates.py", tmp_path, "--best", "maml", "published")
+    best = call("runfiles/rates.py", tmp_path, "--best", "maml", "published")
     assert best.stdout == "0.1 1e-3\n"
     done = cli("runfiles/rates.py", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -224,7 +224,7 @@ def test_the_validation_classes_choose_the_rates(tmp_path):
     assert "| inner_lr 0.1 | **97.00 ± 0.50** | 96.00 ± 0.50 |" in lines and "0.2" not in done.stdout
     (row,) = (line for line in lines if "MAML, published and Meta-dropout, published" in line)
     assert row.endswith("| 2 | 60.50 ± 6.35 | 70.50 ± 6.35 | +10.00 ± 0.00 | +10.00 ± 0.00, +10.00 ± 0.00 |")
-    assert_refused(cli("runfiles/rates.py", tmp_path / "none"), "run runfiles/rates.sh")
+    assert_refused(call("runfiles/rates.py", tmp_path / "none"), "run runfiles/rates.sh")
 
 
 MAML, DROP, EXACT = (f"1shot/{kind}_0" for kind in ("maml_published", "metadrop_published", "metadrop_exact"))
@@ -291,7 +291,7 @@ def test_the_table_shows_what_there_is(tmp_path):
     assert done.returncode == 0 and "| Meta-dropout, this project |  | 98.77 ± 0.06 |  |  |" in done.stdout
     assert "| MAML, this project |  |  |  |  |" in done.stdout
     write_test(tmp_path / "metadrop" / "omni_5shot", accuracy=97, iteration=5000)
-    assert "| 97.00 ± 0.00 (5,000 of 40,000 iterations) |" in cli("runfiles/table1.py", tmp_path).stdout
+    assert "| 97.00 ± 0.00 (5,000 of 40,000 iterations) |" in call("runfiles/table1.py", tmp_path).stdout
 
 
 def write_weights(path, model, tests, **settings):
@@ -315,15 +315,15 @@ def test_the_curves_are_shown_side_by_side(tmp_path):
         "| 10 | 80.00 ± 0.30 | 81.50 ± 0.40 | +1.50 ± 0.50 |",
         "| 20 | 90.00 ± 0.30 | 89.75 ± 0.40 | -0.25 ± 0.50 |",
     ]
-    assert_refused(cli("runfiles/table1_curve.py", maml), "these are files of maml: give one of maml and one of")
+    assert_refused(call("runfiles/table1_curve.py", maml), "these are files of maml: give one of maml and one of")
     write_weights(drop, "metadrop", {10: (81.5, 0.4)}, way=5)
-    assert_refused(cli("runfiles/table1_curve.py", maml, drop), "their way differ")
+    assert_refused(call("runfiles/table1_curve.py", maml, drop), "their way differ")
     write_weights(drop, "metadrop", {})
-    assert_refused(cli("runfiles/table1_curve.py", maml, drop), str(drop), "train_jax.py --test_every")
+    assert_refused(call("runfiles/table1_curve.py", maml, drop), str(drop), "train_jax.py --test_every")
 
 
 def test_the_shipped_curve_is_the_documentations():
-    done = cli("runfiles/table1_curve.py")
+    done = call("runfiles/table1_curve.py")
     assert done.returncode == 0 and done.stdout.strip() in (ROOT / "docs/table1.md").read_text()
 
 
@@ -337,7 +337,7 @@ def test_transfer_trains_both_learners_on_both_datasets(tmp_path):
         dataset, model, seed = folder.removeprefix(f"{tmp_path}/").split("_")
         assert (flags["dataset"], flags["model"], flags["seed"], flags["gpu_id"]) == (dataset, model, int(seed), "-1")
         assert (flags["way"], flags["shot"], flags["n_train_iters"]) == (5, 1, 800)
-    assert_refused(cli("runfiles/transfer.py", tmp_path), "run runfiles/transfer.sh first")
+    assert_refused(call("runfiles/transfer.py", tmp_path), "run runfiles/transfer.sh first")
 
 
 def numbered_drawings():

@@ -144,7 +144,9 @@ def test_a_resumed_run_is_one_that_was_not_stopped(runs, stripes, tmp_path):
 def test_compare_pairs_them_and_figures_have_their_names(runs):
     out = done("--mode", "compare", "--savedir", *(runs / name for name in RUNS))
     assert len(out.strip().splitlines()) == 4 and "(better in" in out
-    drawn = call("plot.py", "--savedir", *(runs / name for name in RUNS), "--figures", "histogram", "curves")
+    drawn = call(
+        "plot.py", "--savedir", *(runs / name for name in RUNS), "--figures", "histogram", "curves", "--dpi", 40
+    )
     assert drawn.returncode == 0, drawn.stderr
     page = (runs / "nearest_mean/plot/index.html").read_text()
     assert all(title in page for title in ("Nearest mean", "MAML, gaussian", "Learned step sizes, damped"))
@@ -164,7 +166,7 @@ def test_it_is_exported_and_its_collapse_measured(name, runs):
 
 def test_an_export_without_maps_is_drawn(runs):
     done("--mode", "export", "--savedir", runs / "nearest_mean", "--export_tasks", 1)
-    drawn = call("plot.py", "--savedir", runs / "nearest_mean")
+    drawn = call("plot.py", "--savedir", runs / "nearest_mean", "--dpi", 40)
     assert drawn.returncode == 0, drawn.stderr
     assert (runs / "nearest_mean/plot/boundary_tasks.png").is_file()
 

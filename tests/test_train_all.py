@@ -1,6 +1,7 @@
 """runfiles/train_all.py: many runs, some at a time, which can be interrupted; and the runs of regularisers.py."""
 
 import importlib
+import io
 import json
 import shlex
 import shutil
@@ -16,7 +17,7 @@ import pytest
 
 import main
 import settings
-from conftest import ROOT, assert_refused, cli
+from conftest import ROOT, assert_refused, call, cli
 
 # In place of main.py: it takes the same flags, trains in no time (or, for 1000000 iterations, until it is stopped), and
 # leaves what it was told.
@@ -121,9 +122,10 @@ def test_an_interrupted_queue_saves_its_runs_and_begins_no_other(house, tmp_path
         ("a | --seed 0\na | --seed 1", "two lines are runs of a"),
     ],
 )
-def test_lines_that_are_no_runs_are_refused(text, words, tmp_path):
-    assert_refused(train_all(text), words)
-    assert_refused(cli("runfiles/train_all.py", tmp_path / "none"), "cannot be read")
+def test_lines_that_are_no_runs_are_refused(text, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    assert_refused(call("runfiles/train_all.py"), words)
+    assert_refused(call("runfiles/train_all.py", tmp_path / "none"), "cannot be read")
 
 
 # ---- the runs of the study
@@ -156,7 +158,7 @@ STUDY = {name: {"perturbation": name} for name in PERTURBED} | {
 
 def study(results, *args) -> list[tuple[str, dict, dict | None]]:
     """Folder, settings of the training, and of the test if there is one, of each run that is asked for."""
-    done = cli("runfiles/regularisers.py", results, "--runs", *args)
+    done = call("runfiles/regularisers.py", results, "--runs", *args)
     assert done.returncode == 0, done.stderr
     runs = []
     for line in done.stdout.splitlines():
@@ -204,7 +206,7 @@ def test_the_study_has_all_kinds_and_chooses_their_strengths_on_the_validation_c
     assert trained["maml_0"]["metabatch"] == 4 and trained["vib-1e-4_0"]["vib_beta"] == 1e-4
     untested = {folder for folder, _, test in first if test is None}
     assert untested == {folder for folder in trained if "-" in folder}
-    assert_refused(cli("runfiles/regularisers.py", tmp_path, "--runs", 1), "no strength of mixup yet")
+    assert_refused(call("runfiles/regularisers.py", tmp_path, "--runs", 1), "no strength of mixup yet")
     for folder in untested:  # the second strength is the best at the end, the first one before
         second = folder.split("-", 1)[1][:-2] in ("1", "1e-3", "6e-5")
         write_run(tmp_path / folder, validations=(0.99, 0.5 if second else 0.9, 0.95 if second else 0.9))
@@ -236,9 +238,9 @@ def test_the_studys_table_is_paired_with_maml(tmp_path):
     others = {"episodes_sha256": "b", "iteration": 700, "n_test_mc_samp": 1}
     for fact, words in zip(others, ("test episodes", "training iterations", "noise samples"), strict=True):
         write_run(tmp_path / "fixed_0", (0.2, 0.9), 90, {fact: others[fact]}, perturbation="fixed")
-        assert_refused(cli("runfiles/regularisers.py", tmp_path), f"{words} differ")
+        assert_refused(call("runfiles/regularisers.py", tmp_path), f"{words} differ")
         shutil.rmtree(tmp_path / "fixed_0")
-    assert_refused(cli("runfiles/regularisers.py", tmp_path / "none"), "run runfiles/regularisers.sh first")
+    assert_refused(call("runfiles/regularisers.py", tmp_path / "none"), "run runfiles/regularisers.sh first")
 
 
 def test_the_time_of_an_iteration_leaves_validations_out(tmp_path, monkeypatch):

@@ -133,7 +133,7 @@ def test_a_folder_of_classes_becomes_a_dataset_that_trains(suffix, tmp_path):
         for split, own in zip(("train", "val", "test"), names, strict=True):
             np.testing.assert_array_equal(dataset.splits[split].pixels, [pixels[name] for name in own])
     if suffix == "png":
-        flags = ("--dataset", "mine", "--way", 4, "--query", 2, "--channels", 2, "--metabatch", 2, "--n_steps", 1)
+        flags = ("--dataset", "mine", "--way", 4, "--query", 2, "--channels", 2, "--metabatch", 2, "--n_steps", 0)
         flags += ("--val_every", 0, "--n_train_iters", 1, "--model", "maml", "--gpu_id", -1)
         done = call("main.py", "--savedir", tmp_path / "run", "--data_dir", tmp_path, *flags)
         assert done.returncode == 0, done.stderr
@@ -152,7 +152,7 @@ def test_classes_of_unequal_numbers_are_kept_and_a_run_uses_them(tmp_path):
         assert own.classes == 4 * len(entry["names"]) == entry["classes"]
         images = own.pixels.reshape(-1, 20, 20, 3)
         np.testing.assert_array_equal(images, np.concatenate([pixels[name] for name in entry["names"]]))
-    flags = ("--dataset", "mine", "--way", 3, "--query", 3, "--channels", 2, "--metabatch", 2, "--n_steps", 1)
+    flags = ("--dataset", "mine", "--way", 3, "--query", 3, "--channels", 2, "--metabatch", 2, "--n_steps", 0)
     flags += ("--val_every", 0, "--n_train_iters", 1, "--model", "maml", "--train_split", "trainval", "--gpu_id", -1)
     savedir = tmp_path / "run"
     done = call("main.py", "--savedir", savedir, "--data_dir", tmp_path, *flags)

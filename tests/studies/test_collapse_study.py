@@ -169,7 +169,9 @@ def test_mode_collapse_measures_test_tasks_and_goes_on_where_it_was(watched):
 
 def test_the_figures_are_on_the_runs_page(watched, tmp_path):
     other = shutil.copytree(watched / "whole", tmp_path / "other")
-    done = call("plot.py", "--savedir", watched / "whole", other, "--figures", "collapse", "--format", "png")
+    done = call(
+        "plot.py", "--savedir", watched / "whole", other, "--figures", "collapse", "--format", "png", "--dpi", 40
+    )
     assert done.returncode == 0, done.stderr
     page = (watched / "whole/plot/index.html").read_text()
     names = set(re.findall(r'src="(collapse_\w+)\.png"', page))
@@ -177,7 +179,7 @@ def test_the_figures_are_on_the_runs_page(watched, tmp_path):
         "collapse_traces_query", "collapse_traces_support", "collapse_traces_logits", "collapse_iterations_query",
         "collapse_iterations_support", "collapse_steps", "collapse_layers",
     }  # fmt: skip
-    done = call("plot.py", "--savedir", watched / "plain", "--figures", "collapse")
+    done = call("plot.py", "--savedir", watched / "plain", "--figures", "collapse", "--dpi", 40)
     assert_refused(done, "there is no neural collapse in", "--mode collapse")
     (watched / "plain" / study.JSON).write_text('{"rows": 3}')
     assert_refused(call("plot.py", "--savedir", watched / "plain", "--figures", "collapse"), "cannot be read")

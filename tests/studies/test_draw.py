@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 import data
-from conftest import ROOT, assert_refused, call
+from conftest import ROOT, assert_refused, call, flags_of
 from datasets.prepare import Preparation
 from errors import UserError
 from studies import draw as study
@@ -277,8 +277,8 @@ def test_what_cannot_be_shown_is_refused(tmp_path, data_dir):
     assert_refused(call("main.py", "--mode", "draw", "--weights", tmp_path / "none.npz"), "there is no file of weights")
     assert_refused(call("main.py", "--mode", "draw", "--port", 70000), "at most 65535")
     assert_refused(call("main.py", "--mode", "draw", "--way", 5), "--way has no meaning in --mode draw")
-    flags = ("--dataset", "glyphs", "--way", 3, "--query", 2, "--channels", 4, "--model", "maml", "--n_train_iters", 0)
-    flags += ("--val_every", 0, "--data_dir", data_dir, "--metabatch", 2)
+    settings = {"dataset": "glyphs", "way": 3, "query": 2, "channels": 4, "metabatch": 2, "data_dir": data_dir}
+    flags = flags_of(settings | {"model": "maml", "n_steps": 0, "n_train_iters": 0, "val_every": 0})
     assert call("main.py", "--savedir", tmp_path / "three", *flags).returncode == 0
     assert_refused(call("main.py", "--mode", "draw", "--savedir", tmp_path / "three"), "trained for 3")
 

@@ -251,7 +251,7 @@ FLAGS = ("--mode", "attack", "--n_test_iters", 4, "--attack_steps", 3, "--eps", 
 @pytest.fixture(scope="module")
 def trained(data_dir, tmp_path_factory):
     savedir = tmp_path_factory.mktemp("attack") / "run"
-    flags = ("--model", "maml", "--n_train_iters", 3, "--val_every", 0)
+    flags = ("--model", "maml", "--n_steps", 0, "--n_train_iters", 3, "--val_every", 0)
     assert call("main.py", "--savedir", savedir, "--data_dir", data_dir, *SMALL, *flags).returncode == 0
     return savedir
 
@@ -286,7 +286,7 @@ def test_an_attack_leaves_its_result_and_is_not_made_twice(trained):
 
 def test_an_interrupted_attack_goes_on_to_the_same_result(trained):
     flags = ("--savedir", trained, *FLAGS, "--n_test_iters", 4, "--metabatch", 1, "--eps", 0, 0.05, 0.1)
-    flags += ("--attack_steps", 40)
+    flags += ("--attack_steps", 40, "--n_steps", 1)
     words = [sys.executable, ROOT / "main.py", *flags]
     process = subprocess.Popen(list(map(str, words)), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     seen = b""
@@ -431,7 +431,7 @@ def test_a_surrogate_and_a_search_are_other_attacks(trained, data_dir, tmp_path)
     assert call("main.py", "--savedir", trained, *FLAGS).returncode == 0
     own = json.loads((trained / study.JSON).read_text())
     other = tmp_path / "other"
-    flags = ("--model", "metasgd", "--n_train_iters", 2, "--val_every", 0, "--seed", 3)
+    flags = ("--model", "metasgd", "--n_steps", 0, "--n_train_iters", 2, "--val_every", 0, "--seed", 3)
     assert call("main.py", "--savedir", other, "--data_dir", data_dir, *SMALL, *flags).returncode == 0
     results = []
     for more in (
@@ -457,7 +457,7 @@ def test_a_surrogate_and_a_search_are_other_attacks(trained, data_dir, tmp_path)
 
 
 def test_a_surrogate_of_other_tasks_is_refused(trained, data_dir, tmp_path):
-    flags = ("--model", "maml", "--n_train_iters", 0, "--val_every", 0, "--way", 4)
+    flags = ("--model", "maml", "--n_steps", 0, "--n_train_iters", 0, "--val_every", 0, "--way", 4)
     other = tmp_path / "other"
     assert call("main.py", "--savedir", other, "--data_dir", data_dir, *SMALL, *flags).returncode == 0
     assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--surrogate", other), "contradicts the run")
