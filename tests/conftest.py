@@ -35,27 +35,25 @@ def determinism():
     """As main.py has it; XLA refuses what it cannot compute deterministically. No TF32: it is 1e-3 off."""
     import tensorflow as tf
 
+    import graphs
+
     # Tracing makes many objects, among which the collector need not look for what the import made: it is no garbage.
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
     tf.config.experimental.enable_op_determinism()
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    optimize_graphs(False)
-
-
-def optimize_graphs(on: bool) -> None:
-    """Whether TensorFlow rewrites a graph before its first call (and fuses kernels), as it does for users. That is a
-    quarter of a small graph's time; the processes that `cli` starts have it, and so has the test of fused kernels."""
-    import tensorflow as tf
-
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not on})
+    graphs.share_integers()
+    graphs.rewrite(False)
 
 
 @pytest.fixture
-def optimized_graphs():
-    optimize_graphs(True)
+def rewritten_graphs():
+    """Graphs are rewritten as they are for users, and as in every process that `cli` starts."""
+    import graphs
+
+    graphs.rewrite(True)
     yield
-    optimize_graphs(False)
+    graphs.rewrite(False)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import tensorflow as tf
 import layers
 from numerics import central_difference, decided
 
-pytestmark = pytest.mark.usefixtures("optimized_graphs")
+pytestmark = pytest.mark.usefixtures("rewritten_graphs")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import parity
 from conftest import cli
 
-pytestmark = pytest.mark.usefixtures("optimized_graphs")
+pytestmark = pytest.mark.usefixtures("rewritten_graphs")
 GOLDEN = Path(__file__).parent / "golden"
 # How far the reference's own float32 is off: a few maxima of the miniImageNet case are flipped there.
 CASES = {

@@ -165,7 +165,7 @@ def variance(maps):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("optimized_graphs")
+@pytest.mark.usefixtures("rewritten_graphs")
 @pytest.mark.parametrize("name", [*NAMES, "maml"])
 def test_float32_fused_and_under_xla_is_the_formula_in_float64(name):
     """As in tests/test_engine.py, with more channels, two exact inner steps and large parameters, each on its own."""

@@ -128,7 +128,7 @@ def fold(*numbers):
     return seed
 
 
-@pytest.mark.usefixtures("optimized_graphs")
+@pytest.mark.usefixtures("rewritten_graphs")
 @pytest.mark.parametrize(
     "name", ["metadrop", *(pytest.param(n, marks=pytest.mark.slow) for n in model.LEARNERS if n != "metadrop")]
 )
@@ -153,7 +153,7 @@ def test_the_gradient_of_one_xla_program_and_of_fused_kernels_is_that_of_float64
 
 
 # TensorFlow asks for what the processor has, and such a limit makes oneDNN refuse it; without oneDNN it is Eigen's.
-@pytest.mark.usefixtures("optimized_graphs")
+@pytest.mark.usefixtures("rewritten_graphs")
 @pytest.mark.skipif("ONEDNN_MAX_CPU_ISA" in os.environ, reason="oneDNN is limited, and TensorFlow does not know it")
 @pytest.mark.parametrize("name", ["metadrop", "protonet", pytest.param("metanet_original", marks=pytest.mark.slow)])
 def test_bf16_rounds_products_and_nothing_else(name):

@@ -1,0 +1,38 @@
+"""Graphs in less time, for tests: tracing them and calling them for the first time is most of what a test takes."""
+
+import weakref
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework import ops
+
+
+def rewrite(on: bool) -> None:
+    """Let TensorFlow rewrite graphs before their first call (it fuses kernels, for example), as it does for users, or
+    not: that takes a quarter of the time, and tests whose subject is what kernels compute have it on."""
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not on})
+
+
+def share_integers() -> None:
+    """Let equal integers of a graph be one constant, from now on.
+
+    Every shape, axis and permutation is a constant of its own, two of five operations of a training step. Nobody
+    differentiates by an integer, so that a graph computes the same. The function is TensorFlow's own: where a version
+    has none of this name, tests take longer.
+    """
+    create, known = getattr(ops, "_create_graph_constant", None), weakref.WeakKeyDictionary()
+    if create is None:
+        return
+
+    def constant(value, dtype, *args, **more):
+        whole = dtype is None or tf.as_dtype(dtype).is_integer
+        array = np.asarray(value) if whole and isinstance(value, int | np.integer | list | tuple | np.ndarray) else None
+        if array is None or array.dtype.kind != "i" or array.size > 8:
+            return create(value, dtype, *args, **more)
+        shared = known.setdefault(ops.get_default_graph(), {})
+        key = dtype, array.dtype, array.shape, array.tobytes(), str(args[:1])  # with the shape that is asked for
+        if key not in shared:
+            shared[key] = create(value, dtype, *args, **more)
+        return shared[key]
+
+    ops._create_graph_constant = constant
