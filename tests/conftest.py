@@ -30,6 +30,21 @@ def flags_of(settings: dict) -> list[str]:
 SMALL = flags_of(SETTINGS)
 
 
+# Files that take longest, longest first: so no worker is left with one of them at the end.
+LONGEST = [
+    "test_main.py", "studies/test_robustness.py", "training/test_engine.py", "perturbations/test_gradients.py",
+    "studies/test_classifier.py", "learners/test_contract.py", "test_third_party.py", "test_model.py",
+    "test_parity.py", "test_train_all.py", "learners/test_metanet.py", "learners/test_maml_kinds.py",
+    "studies/test_export.py", "studies/test_collapse_study.py", "studies/test_draw.py", "test_runfiles.py",
+    "figures/test_features.py",
+]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    place = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def determinism():
     """As main.py has it; XLA refuses what it cannot compute deterministically. No TF32: it is 1e-3 off."""
