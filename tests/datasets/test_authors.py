@@ -34,6 +34,17 @@ def test_the_authors_arrays(tmp_path, kind, scale, stored, unit):
         np.testing.assert_allclose(written * read_scale, pixels, rtol=1e-6, atol=1e-6)
 
 
+def test_levels_that_were_rounded_below_are_theirs(tmp_path):
+    """Multiples of 1/255, but for a few thousandths."""
+    levels = {split: np.random.default_rng(0).integers(1, 256, shape) for split, shape in AUTHORS.items()}
+    files = {split: tmp_path / f"from_{split}.npy" for split in AUTHORS}
+    for split, own in levels.items():
+        np.save(files[split], (own - 0.005) / 255)
+    write_authors(tmp_path, files, AUTHORS)
+    for split, own in levels.items():
+        np.testing.assert_array_equal(np.load(tmp_path / f"{split}.npy"), own)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_run_on_the_authors_arrays_knows_how_their_pictures_were_prepared(tmp_path, channels):
     """Grey ones are Omniglot's, with ink 1 on paper 0."""
