@@ -88,7 +88,7 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
                     "task at its worst place, below it the perturbation, by eps: red raises a pixel's value, blue "
                 )
                 caption += "lowers it; in a grey image black is the highest. "
-                caption += "Framed: misclassified, as the class of the number."
+                caption += "Framed in orange: misclassified, as the class of the number."
                 section.add(name, caption, sheet(attack))
     advance()
 
@@ -100,11 +100,15 @@ def describe(kind: tuple[str, str], runs: list[Run]) -> str:
     episodes = " or ".join(dict.fromkeys(str(attack["accuracies"].shape[1]) for attack in told))
     alike = "" if all(attack["settings"]["attack"] == first for attack in told) else " (others otherwise)"
     method = first.get("method", "pgd") + (" of the margin" if first.get("loss") == "margin" else "")
-    steps = f"{method}, {first.get('steps')} steps, {first.get('restarts')} restarts"
+    steps = f"{method}, {counted(first.get('steps'), 'step')}, {counted(first.get('restarts'), 'restart')}"
     guide = first.get("surrogate", {}).get("weights_sha256")
     own = guide == told[0].get("weights_sha256")
     whose = ", by its own gradients of other noise" if own else ", by another run's gradients"
     return f"{TITLES[kind]}: {episodes} episodes, {steps}{whose if guide else ''}{alike}"
+
+
+def counted(number: int | None, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def panels(runs: list[Run]) -> Figure:

@@ -289,8 +289,9 @@ def test_the_caption_tells_how_the_runs_were_attacked(tmp_path):
             runs.append(Run(tmp_path / f"{len(attacks)}_{number}", {"model": "maml"}, "MAML"))
         return robustness.describe(("l2", "joint"), runs)
 
-    steps = "7 steps, 1 restarts"
+    steps = "7 steps, 1 restart"
     assert described({}) == f"L2: 2 episodes, pgd, {steps}"
+    assert described({"steps": 1, "restarts": 3}) == "L2: 2 episodes, pgd, 1 step, 3 restarts"
     assert described({"loss": "margin"}) == f"L2: 2 episodes, pgd of the margin, {steps}"
     assert described({"method": "square"}) == f"L2: 2 episodes, square, {steps}"
     surrogate = {"weights_sha256": "w", "draws": 1}
@@ -360,6 +361,7 @@ def test_captions_name_the_run_the_norm_and_the_threat_of_what_is_drawn(tmp_path
         for (norm, threat), title in {("linf", "single"): "L∞, one at a time", ("l2", "joint"): "L2"}.items():
             caption, attack = asked[f"attacked_{number}_{norm}_{threat}"]
             assert caption.startswith(f"run {number}, {title}: the first query image") and "red raises" in caption
+            assert "Framed in orange: misclassified" in caption
             assert attack is run.attacks[norm, threat]
     robustness.draw(runs[:1], section, None, lambda: None)
     assert "paper" not in asked["robustness"][0]  # on other data it has no curves
