@@ -66,7 +66,8 @@ def rendered(fig: Figure) -> np.ndarray:
 def palette_with_white(pixels: np.ndarray) -> Image.Image:
     """An image whose palette has the colours that suit these pixels, and white as its last."""
     image = Image.fromarray(pixels).quantize(COLOURS)
-    image.putpalette([*image.getpalette()[: 3 * COLOURS], 255, 255, 255])
+    colours = image.getpalette()[: 3 * COLOURS]  # fewer, where the pixels have fewer
+    image.putpalette([*colours, *(3 * COLOURS - len(colours)) * [0], 255, 255, 255])
     return image
 
 

@@ -119,6 +119,9 @@ def test_captions_name_the_run_the_task_the_image_and_the_samples(monkeypatch):
     assert caption.startswith("one and other, task 1, conv2: the same training images")
     np.testing.assert_array_equal(pixels, runs[0].export["support_images"][1, [0, 2]])
     assert list(channels) == ["one", "other"]
+    for run in runs:
+        for image, channel in enumerate(channels[run.name]):
+            np.testing.assert_array_equal(channel.noise, run.export["noise_conv2"][1, :, image, ..., 2])
     assert len(asked) == 2 * 2 * 2
     for name, (caption, (what, pixels, (channel,))) in asked.items():
         assert name.endswith("_samples") == (what == "frames") == ("one sample after the other" in caption)

@@ -57,6 +57,8 @@ def test_each_picture_is_under_its_heading_with_its_caption_and_settings_under_t
     assert captions["curves"].startswith("Meta-training: loss") and "40 test episodes" in captions["histogram"]
     for name, caption in captions.items():
         assert f'alt="{caption}"><figcaption>{caption} <a href="{name}.' in text
+    links = re.findall(r'<a href="\w+\.(\w+)">(\w+)</a>', text)
+    assert {said: kind for kind, said in links} == {"PNG": "png", "PDF": "pdf", "GIF": "gif"}
     rows = re.findall(r"<tr><th>(.*?)</th>(.*?)</tr>", sections["Settings"])
     cells = {name: re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for name, row in rows}
     assert cells[""] == ["MAML", "Meta-dropout"] and cells["model"] == ["maml", "metadrop"]

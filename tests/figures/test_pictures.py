@@ -1,7 +1,12 @@
 """The pictures' bytes."""
 
+import io
+
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image, ImageSequence
 
 import errors
 from figures import boundary, geometry, pictures
@@ -16,6 +21,24 @@ def test_the_same_seed_gives_the_same_bytes():
         return [*files, pictures.animation(boundary.frames({"a": scene}, ("A", "B"), moves=1), 40)]
 
     assert drawn() == drawn()
+
+
+def test_an_animation_shows_its_frames_in_order_each_for_its_time():
+    """A black bar that moves: one figure that changes, as the figures' own."""
+    places, times = (0.2, 0.8, 0.4, 0.6), (80, 200, 900, 120)
+    fig = Figure((1, 1))
+    bar = fig.add_artist(Rectangle((0, 0), 0.1, 1, color="black"))
+
+    def frames():
+        for place, time in zip(places, times, strict=True):
+            bar.set_x(place - 0.05)
+            yield fig, time
+
+    with Image.open(io.BytesIO(pictures.animation(frames(), 40))) as gif:
+        shown = [(np.asarray(frame.convert("L")), frame.info["duration"]) for frame in ImageSequence.Iterator(gif)]
+    assert [time for _, time in shown] == [*times]
+    middles = [np.flatnonzero(pixels[20] < 128).mean() / 40 for pixels, _ in shown]
+    np.testing.assert_allclose(middles, places, atol=0.03)
 
 
 def test_a_png_with_too_many_pixels_is_refused():
