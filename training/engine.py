@@ -321,8 +321,8 @@ class Engine:
 
 
 def without_pixels(split: data.Split) -> data.Split:
-    """What a compiled step has to know of a split: its pixels are an argument."""
-    return dataclasses.replace(split, pixels=None)
+    """What a compiled step has to know of a split: its pixels are an argument, whose kind tells the range of bytes."""
+    return dataclasses.replace(split, pixels=None, declared=split.range)
 
 
 def frozen(value):

@@ -54,7 +54,7 @@ def test_the_adversary_is_told_the_range_of_the_splits_inputs(monkeypatch):
     monkeypatch.setattr(model, "meta_gradients", meta_gradients)
     for declared in (None, Range(-1, 3)):
         split = dataclasses.replace(SPLIT, declared=declared)
-        made.means(split, {}, tf.constant(PIXELS), *episode_of(made, 0))
+        made.means(engine.without_pixels(split), {}, tf.constant(PIXELS), *episode_of(made, 0))
     assert [adversary.range for adversary in met] == [UNIT, (-1, 3)]
 
 
