@@ -184,6 +184,21 @@ def test_a_reader_takes_what_a_flag_can_be(reader, taken, refused):
             reader(text)
 
 
+def test_every_number_has_its_least_value():
+    """None is smaller than what a run can do with it, nor larger."""
+    least = {
+        "seed": 0, "way": 2, "shot": 1, "query": 1, "metabatch": 1, "channels": 1, "n_train_iters": 0, "save_freq": 1,
+        "val_every": 0, "n_val_tasks": 1, "collapse_every": 0, "adversarial_steps": 1, "n_test_iters": 1,
+        "n_test_mc_samp": 1, "export_tasks": 1, "export_samples": 1, "export_images": 1, "export_channels": 1,
+        "attack_steps": 1, "restarts": 1, "surrogate_draws": 1, "n_steps": 0, "train_way": 2, "port": 0,
+    }  # fmt: skip
+    declared = settings.all_settings() | settings.COMMAND
+    for name, value in least.items():
+        assert declared[name].accepts(value) and not declared[name].accepts(value - 1), name
+    for name, value in {"seed": 2**31 - 1, "n_test_mc_samp": 100_000, "port": 65535}.items():
+        assert declared[name].accepts(value) and not declared[name].accepts(value + 1), name
+
+
 def test_a_number_of_query_images_is_none_and_a_folder_may_be_named_as_one():
     assert settings.count_or_folder("7") == 7 and settings.count_or_folder("007") == pathlib.Path("007")
     for mode in ("meta_train", "meta_test", "collapse", "attack", "export", "bench"):
