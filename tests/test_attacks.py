@@ -32,6 +32,15 @@ def test_a_size_is_the_norm(name):
     np.testing.assert_allclose(attacks.NORMS[name].size(tf.constant(d)), norm_of(name, d))
 
 
+def test_the_radii_are_those_of_the_papers_figure():
+    assert {name: norm.budgets for name, norm in attacks.NORMS.items()} == {
+        "linf": (0, 0.02, 0.04, 0.06, 0.08, 0.1),
+        "l2": (0, 1, 2, 3, 4, 5),
+        "l1": (0, 20, 40, 60, 80, 100),
+        "l1_dense": (0, 20, 40, 60, 80, 100),
+    }
+
+
 @pytest.mark.parametrize("name", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("eps", [0.3, 2.0])
 def test_a_projection_is_the_nearest_place(name, eps):
