@@ -27,6 +27,7 @@ EVALUATION = {
     "Keble", "Malayalam", "Manipuri", "Mongolian", "Old_Church_Slavonic_(Cyrillic)", "Oriya", "Sylheti",
     "Syriac_(Serto)", "Tengwar", "Tibetan", "ULOG",
 }  # fmt: skip
+MANY = 1000  # images of which `brightness` takes the mean
 BACKGROUND_SIZES = {"train": 964, "test": 659}  # characters
 
 STREAMS = {"train": 0, "val": 1, "test": 2}  # keeps the three sequences of episodes apart
@@ -84,12 +85,25 @@ class Dataset:
         """What a run's config.json says of it. The range is [0, 1] where it says none, and null where it is not
         known."""
         facts = {"data_sha256": self.sha256} | ({"prepare": self.prepare} if self.prepare else {})
+        facts |= {"brightness": brightness(self.splits["train"])} if self.range else {}
         return facts if self.range == UNIT else facts | {"range": self.range and list(self.range)}
 
     @property
     def range(self) -> Range | None:
         """As a split's."""
         return self.splits["train"].range
+
+
+def brightness(split: Split) -> list[float]:
+    """Mean and standard deviation of the images' means (0 to 1 in the range of the network's inputs), over MANY images
+    that lie evenly in the split."""
+    counts = split.images_per_class
+    ends = np.cumsum(counts)
+    numbers = np.unique(np.linspace(0, ends[-1] - 1, MANY).astype(int))
+    classes = np.searchsorted(ends, numbers, "right")
+    images = numbers - (ends - counts)[classes]
+    means = [split.image(c * split.rotations, i).mean() / 255 for c, i in zip(classes, images, strict=True)]
+    return [round(float(np.mean(means)), 4), round(float(np.std(means)), 4)]
 
 
 def load(data_dir: str, name: str, background: bool = False, makers: Container[str] | None = None) -> Dataset:

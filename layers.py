@@ -290,6 +290,39 @@ def _statistics(x):
     return mean, tf.math.rsqrt(_mean(tf.math.squared_difference(x, mean)) + EPSILON)
 
 
+def shared_statistics(x: tf.Tensor, shares: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mean and biased variance of each group of x [G,N,H,W,C], in which image n counts shares[n] [N]: [G,1,1,1,C] each.
+    Shares are at least 0, and their sum is 1."""
+    shares = tf.cast(shares, x.dtype)[:, None, None, None]
+    mean = tf.reduce_sum(shares * tf.reduce_mean(x, [2, 3], keepdims=True), 1, keepdims=True)
+    squares = tf.reduce_mean(tf.math.squared_difference(x, mean), [2, 3], keepdims=True)
+    return mean, tf.reduce_sum(shares * squares, 1, keepdims=True)
+
+
+def batch_norm_shared(x, gamma, beta, shares):
+    """`batch_norm_gained` with the statistics of `shared_statistics`, alone."""
+    mean, variance = shared_statistics(x, shares)
+    return (x - mean) * tf.math.rsqrt(variance + GAINED_EPSILON) * gamma + beta
+
+
+def class_shares(y: tf.Tensor) -> tf.Tensor | None:
+    """What each image of a class counts, so that all classes count the same: labels y, one-hot [S,way] -> [way], such
+    that the images' shares y @ class_shares have the sum 1. A class without images counts nothing. None where it is
+    known, as a program is traced, that all classes have the same number of images."""
+    if (known := tf.get_static_value(y)) is not None:
+        counts = known.sum(0)
+        if (counts == counts[0]).all():
+            return None
+    counts = tf.reduce_sum(y, 0)
+    present = tf.cast(counts > 0, y.dtype)
+    return present / (tf.maximum(counts, 1) * tf.reduce_sum(present))
+
+
+def image_shares(y: tf.Tensor, class_shares: tf.Tensor | None) -> tf.Tensor | None:
+    """The share [S] of each image in the statistics of a set: labels y, one-hot [S,way]."""
+    return None if class_shares is None else tf.linalg.matvec(y, class_shares)
+
+
 @custom_gradient
 def softplus(x: tf.Tensor) -> tf.Tensor:
     """log(1 + exp(x)), within 5e-7 of max(1, x) in float32.
@@ -355,14 +388,22 @@ def windows(x: tf.Tensor) -> tuple[tf.Tensor, Callable, Callable]:
     return maxima, spread, gather
 
 
-def norm_relu_pool(x: tf.Tensor, beta: tf.Tensor, samples: int, held: bool, mask=None) -> tf.Tensor:
+def norm_relu_pool(x: tf.Tensor, beta: tf.Tensor, samples: int, held: bool, mask=None, shares=None) -> tf.Tensor:
     """max_pool(mask * relu(batch_norm(x))), each noise sample of each task normalised on its own.
 
     x [T,N,H,W,C] with N = samples * images, sample-major; beta [C]; mask as `relu_pool` -> [T,N,H//2,W//2,C].
     `held`: batch norm's backward pass is a constant to the second derivative (the published gradient).
+    shares: as in `shared_statistics`; None: all images have the same.
     """
     tasks, n, *rest = x.shape
     groups = tf.reshape(x, [tasks * samples, n // samples, *rest])
+    if shares is not None:
+        mean, variance = shared_statistics(groups, shares)
+        factor = tf.math.rsqrt(variance + EPSILON)
+        groups = groups if mask is not None else max_pool(groups)  # the maximum commutes with a positive factor
+        normal = (groups - mean) * factor + beta
+        normal = tf.reshape(normal, [tasks, n, *normal.shape[2:]])
+        return tf.nn.relu(normal) if mask is None else relu_pool(normal, mask)
     if mask is None:
         maxima = norm_pool(groups, beta, held)
         return tf.nn.relu(tf.reshape(maxima, [tasks, n, *maxima.shape[2:]]))
@@ -390,6 +431,18 @@ def masked(x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Mean cross entropy (nats) of each task: logits [T,N,K], one-hot labels [N,K] -> [T]."""
     return tf.reduce_mean(cross_entropies(logits, labels), -1)
+
+
+def balanced_cross_entropy(logits: tf.Tensor, labels: tf.Tensor, class_shares: tf.Tensor | None) -> tf.Tensor:
+    """`cross_entropy` in which a label of class c counts class_shares[c] [K] (None: the mean over the rows); labels
+    [N,K] or [T,N,K] may be mixed."""
+    if class_shares is None:
+        return cross_entropy(logits, labels)
+    shares = labels * class_shares
+    rows = tf.reduce_sum(shares, -1, keepdims=True)
+    # TensorFlow's gradient takes a row of labels for a distribution.
+    losses = cross_entropies(logits, shares / tf.maximum(rows, 1e-30))
+    return tf.reduce_sum(rows[..., 0] * losses, -1)
 
 
 def cross_entropies(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -70,8 +70,9 @@ class MAML(Learner):
         """Do inner steps adapt this weight of theta?"""
         return self.adapted_part == "all" or (self.adapted_part == "head") == name.startswith("dense")
 
-    def blocks(self, params, theta, x, draw):
-        """Yield each block's name, input, perturbed convolution, mask (or None), output and penalty."""
+    def blocks(self, params, theta, x, draw, shares=None):
+        """Yield each block's name, input, perturbed convolution, mask (or None), output and penalty. shares: what each
+        image counts in batch norm's statistics (layers.shared_statistics)."""
         for block in range(1, BLOCKS + 1):
             layer = f"conv{block}"
             x, input_penalty = self.perturbation.inputs(params, layer, x, draw)
@@ -80,19 +81,19 @@ class MAML(Learner):
             mu, penalty = self.perturbation.block(params, layer, x, mu, draw)
             mask, mask_penalty = self.perturbation.mask(params, layer, x, mu.shape, draw)
             held = self.meta_gradient == "published"
-            output = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples_of(draw), held, mask)
+            output = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples_of(draw), held, mask, shares)
             yield layer, x, mu, mask, output, input_penalty + penalty + mask_penalty
             x = output
 
-    def embed(self, params: Params, theta: Params, x, draw: Draw | None):
+    def embed(self, params: Params, theta: Params, x, draw: Draw | None, shares=None):
         """x [T,N,H,W,C] -> what the head takes, [T,N,D], and the penalty so far."""
-        *_, outputs, penalties = zip(*self.blocks(params, theta, x, draw), strict=True)
+        *_, outputs, penalties = zip(*self.blocks(params, theta, x, draw, shares), strict=True)
         h, penalty = self.perturbation.inputs(params, "dense", rows(outputs[-1]), draw)
         return h, sum(penalties) + penalty
 
-    def forward(self, params: Params, theta: Params, x, draw: Draw | None):
-        """x [T,N,H,W,C] -> logits [T,N,way], and the penalty of the pass."""
-        h, embed_penalty = self.embed(params, theta, x, draw)
+    def forward(self, params: Params, theta: Params, x, draw: Draw | None, shares=None):
+        """x [T,N,H,W,C] -> logits [T,N,way], and the penalty of the pass. shares: as in `blocks`."""
+        h, embed_penalty = self.embed(params, theta, x, draw, shares)
         h = layers.rounded(h, self.bf16)
         logits = layers.dense(h, theta["dense_w"], theta["dense_b"])
         logits, penalty = self.perturbation.head(params, h, logits, draw)
@@ -143,6 +144,8 @@ class MAML(Learner):
         tasks = x.shape[0]
         if not (training or self.perturbation.in_testing):
             samples = 1  # all would be equal
+        class_shares = layers.class_shares(y)  # None in training, whose classes all have as many images
+        shares = layers.image_shares(y, class_shares)
         x, y = tf.tile(x, [1, samples, 1, 1, 1]), tf.tile(y, [samples, 1])
         theta = {
             theta_name(name): tf.broadcast_to(value, [tasks, *value.shape])
@@ -156,17 +159,19 @@ class MAML(Learner):
                 meta_learned = dict(zip(params, values, strict=False))
                 theta = dict(zip(thetas[0], values[len(params) :], strict=True))
                 draw = Draw(noise, step, samples, training=training)
-                return list(self.inner_step(meta_learned, theta, x, y, draw).values())
+                return list(self.inner_step(meta_learned, theta, x, y, draw, class_shares, shares).values())
 
             one = tf.recompute_grad(one) if self.remat else one
             theta = dict(zip(theta, one(*params.values(), *theta.values()), strict=True))
             thetas.append(theta)
         return thetas
 
-    def inner_step(self, params: Params, theta: Params, x, y, draw: Draw) -> Params:
-        """One gradient step on the support loss."""
-        logits, penalty = self.forward(params, theta, x, draw)
-        loss = layers.cross_entropy(logits, self.perturbation.labels(y, draw)) + penalty
+    def inner_step(self, params: Params, theta: Params, x, y, draw: Draw, class_shares=None, shares=None) -> Params:
+        """One gradient step on the support loss. class_shares, shares: `layers.class_shares` and `image_shares`, where
+        classes differ in their numbers of images."""
+        logits, penalty = self.forward(params, theta, x, draw, shares)
+        class_shares = None if class_shares is None else class_shares / draw.samples
+        loss = layers.balanced_cross_entropy(logits, self.perturbation.labels(y, draw), class_shares) + penalty
         sizes = self.step_sizes(params)
         grads = tf.gradients(loss, [theta[name] for name in sizes])
         if self.meta_gradient == "first_order":
@@ -174,8 +179,8 @@ class MAML(Learner):
         steps = {name: sizes[name] * g for name, g in zip(sizes, grads, strict=True)}
         return {name: v - steps[name] if name in steps else v for name, v in theta.items()}
 
-    def classify(self, params: Params, theta: Params, x: tf.Tensor, noise: Noise | None = None):
-        return self.forward(params, theta, x, self.query_draw(noise) if noise else None)
+    def classify(self, params: Params, theta: Params, x: tf.Tensor, noise: Noise | None = None, shares=None):
+        return self.forward(params, theta, x, self.query_draw(noise) if noise else None, shares)
 
     def targets(self, y: tf.Tensor, noise: Noise) -> tf.Tensor:
         return self.perturbation.labels(y, self.query_draw(noise))

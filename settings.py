@@ -20,7 +20,7 @@ from perturbations import PERTURBATIONS
 from ranges import can_be_range
 from training import results, weights
 from training.devices import PRECISIONS
-from training.engine import STATISTICS, TOGETHER
+from training.engine import STATISTICS, SUPPORT
 
 META_TRAIN, EXPORT, COMPARE, WEIGHTS, ATTACK, CLASSIFY, DRAW = (
     frozenset({mode}) for mode in ("meta_train", "export", "compare", "weights", "attack", "classify", "draw")
@@ -67,6 +67,16 @@ def folder_name(text: str) -> str:
     if not text or Path(text).name != text:
         raise argparse.ArgumentTypeError(f"must be a dataset's name, the folder's below --data_dir, not {text!r}")
     return text
+
+
+def parts(text: str) -> int:
+    """A reader of a number of parts: 0, or at least 2."""
+    if text == "1":
+        raise argparse.ArgumentTypeError("must be 0, or a whole number of at least 2: with one part nothing stays")
+    return whole(0)(text)
+
+
+parts.metavar = "N"
 
 
 def count_or_folder(text: str) -> int | Path:
@@ -484,8 +494,17 @@ COMMAND = {  # what says how a mode is called, and is no setting of a run
         metavar="FILE", modes=CLASSIFY,
     ),
     "query_statistics": Setting(
-        TOGETHER, "classify: of whom batch norm takes its statistics: of the pictures that are classified, or of the "
-        "support set, too", choices=STATISTICS, modes=CLASSIFY,
+        SUPPORT, "classify: the pictures that batch norm takes its statistics from: the support set; or, for query "
+        "pictures that have as many of each class, the support set and all of them together, or all of them alone",
+        choices=STATISTICS, modes=CLASSIFY,
+    ),
+    "invert": Setting(
+        False, "classify: the pictures are light on dark where the training data's were dark on light, or the reverse",
+        modes=CLASSIFY,
+    ),
+    "folds": Setting(
+        20, "classify: leave out the support pictures in at most N parts, to say how many are classified right by the "
+        "others; 0: do not", parts, modes=CLASSIFY,
     ),
     "port": Setting(8765, "draw: of the page on this machine's loopback address", whole(0, 65535), modes=DRAW),
     "host": Setting(

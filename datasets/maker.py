@@ -38,12 +38,14 @@ class Maker:
     make, settings: as in Variant, for a --source that no variant suits, and without one.
     image_shape: (height, width, channels) of its images by default.
     variants: the other ways to make it, in the order in which a --source is offered to them.
+    brightness: mean and standard deviation of its training images' means (data.brightness), for runs that do not say.
     """
 
     make: Callable[..., dict]
     image_shape: tuple[int, int, int]
     settings: dict[str, Setting]
     variants: tuple[Variant, ...] = ()
+    brightness: tuple[float, float] | None = None
 
     @property
     def prepare(self) -> Preparation:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
 from PIL import Image
 from tqdm import tqdm
@@ -33,7 +34,8 @@ MANY = 1 << 26  # a JPEG of more pixels is decoded at a half, a quarter or an ei
 SIDE = 4096  # its sides stay as long as the largest image of a dataset
 NAMED = 5  # how many of many files a sentence names
 PLAIN = {"1": "L", "La": "LA", "RGBa": "RGBA"}
-WHITE = (255, 255, 255, 255)
+WHITE, BLACK = (255, 255, 255, 255), (0, 0, 0, 255)  # of the paper, which is seen where a picture is transparent
+Paper: TypeAlias = "tuple[int, int, int, int]"
 ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -128,17 +130,19 @@ def refusal(faults: Sequence[BadPicture]) -> str:
 # ---- reading
 
 
-def read(file: Path) -> Image.Image:
-    """The picture in a file: upright, on white where it is transparent, "L" or "RGB". BadPicture where there is none,
+def read(file: Path, paper: Paper = WHITE) -> Image.Image:
+    """The picture in a file: upright, on paper where it is transparent, "L" or "RGB". BadPicture where there is none,
     and where it is cut short, damaged, too large, or of an unknown range of numbers."""
     if file.suffix.lower() in HEIC:
         raise BadPicture(str(file), NO_HEIC)
     if file.suffix and not is_picture_name(file):
         raise BadPicture(str(file), "is not called a picture: give it an ending like .jpg or .png")
-    return decode(_content(file), str(file))
+    return decode(_content(file), str(file), paper=paper)
 
 
-def decode(content: bytes, where: str, formats: Sequence[str] = FORMATS, pixels: int = PIXELS) -> Image.Image:
+def decode(
+    content: bytes, where: str, formats: Sequence[str] = FORMATS, pixels: int = PIXELS, paper: Paper = WHITE
+) -> Image.Image:
     """The picture in a file's content, as `read` gives it. where: what a sentence calls it. pixels: at most so many."""
     with _guarded(where, content):
         image = _opened(content, formats)
@@ -148,10 +152,10 @@ def decode(content: bytes, where: str, formats: Sequence[str] = FORMATS, pixels:
             raise BadPicture(where, f"has {size}, more than {pixels / 1e6:.1f}: save a smaller one")
         if image.format == "JPEG" and width * height > MANY:
             image.draft(None, (SIDE, SIDE))
-        return _upright(eight_bits(image, lambda: _opened(content, formats)))
+        return _upright(eight_bits(image, lambda: _opened(content, formats)), paper)
 
 
-def from_pillow(image: Image.Image, where: str = "a picture") -> Image.Image:
+def from_pillow(image: Image.Image, where: str = "a picture", paper: Paper = WHITE) -> Image.Image:
     """An image of Pillow, as `read` gives it; one that was opened, and not decoded yet, is read anew from its file, of
     which Pillow keeps too little. BadPicture as there."""
     content = b""
@@ -163,8 +167,8 @@ def from_pillow(image: Image.Image, where: str = "a picture") -> Image.Image:
             content = stream.read()
             stream.seek(place)
         else:
-            image = _upright(eight_bits(image))
-    return decode(content, where) if content else image
+            image = _upright(eight_bits(image), paper)
+    return decode(content, where, paper=paper) if content else image
 
 
 def _content(file: Path) -> bytes:
@@ -246,8 +250,8 @@ def _openers() -> frozenset[str]:
     return frozenset(Image.OPEN)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Put it on white where it is transparent, make it "L" or "RGB", and turn it as EXIF says."""
+def _upright(image: Image.Image, paper: Paper) -> Image.Image:
+    """Put it on paper where it is transparent, make it "L" or "RGB", and turn it as EXIF says."""
     turn = TURNS.get(_orientation(image))
     image = image if turn is None else image.transpose(turn)
     if image.mode in PLAIN:
@@ -256,7 +260,7 @@ def _upright(image: Image.Image) -> Image.Image:
         raise UnreadableKind("has colours of the kind LAB, which Pillow does not convert: save it as RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, paper), image)
     if image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
     if type(image) is not Image.Image or image.info:  # let go of the file, and of what is done

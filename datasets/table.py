@@ -18,14 +18,16 @@ MAKERS = {
         variants=(
             Variant(make_omniglot_from_arrays, {"source": SOURCE}, "from the authors' arrays", holds_authors_arrays),
         ),
+        brightness=(0.084, 0.029),
     ),
     "mimgnet": Maker(
         make_mimgnet,
         image_shape=(84, 84, 3),
         settings={"mirror": MIRROR, "timeout": TIMEOUT, "retries": RETRIES},
         variants=(Variant(make_mimgnet_from_source, {"source": SOURCE}, "from --source"),),
+        brightness=(0.43, 0.14),
     ),
-    "glyphs": Maker(make_glyphs, image_shape=(28, 28, 1), settings={"seed": SEED}),
+    "glyphs": Maker(make_glyphs, image_shape=(28, 28, 1), settings={"seed": SEED}, brightness=(0.146, 0.05)),
 }
 
 OWN = Maker(make_images, image_shape=(84, 84, 3), settings={"source": SOURCE} | SETTINGS)

@@ -74,12 +74,15 @@ class Learner(Configured):
     def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False) -> tuple[Any, Any]:
         """Learn from the support set x [T,S,H,W,C] with labels y, one-hot [S,way].
 
-        samples: noise samples of a loss. -> what `classify` needs, any structure of tensors [T,...]; and a penalty.
+        Every class counts the same, whatever its number of images, in a loss and in batch norm's statistics
+        (layers.class_shares). samples: noise samples of a loss. -> what `classify` needs, any structure of tensors
+        [T,...]; and a penalty.
         """
         raise NotImplementedError
 
-    def classify(self, params: Params, adapted, x, noise: Noise | None = None) -> tuple[tf.Tensor, Any]:
-        """Logits [T,Q,way] of the query images x [T,Q,H,W,C], and a penalty. noise: in training only."""
+    def classify(self, params: Params, adapted, x, noise: Noise | None = None, shares=None) -> tuple[tf.Tensor, Any]:
+        """Logits [T,Q,way] of the query images x [T,Q,H,W,C], and a penalty. noise: in training only. shares [Q]:
+        what each image counts in batch norm's statistics, at least 0 and of the sum 1; None: all the same."""
         raise NotImplementedError
 
     @property

@@ -68,11 +68,12 @@ class MetaNetwork(Learner):
             declared[f"running/conv{block}_bn/variance"] = Parameter((self.channels,), ones)
         return declared
 
-    def blocks(self, params, x, draw, batch):
+    def blocks(self, params, x, draw, batch, shares=None):
         """Yield each block's name, its map before mask and relu, its mask (or None), its output and its penalty.
 
         batch: normalise by the batch's own statistics, every sample's apart; the penalty's gradient is then how far
-        the running ones lag behind these.
+        the running ones lag behind these. shares: what each image counts in these statistics, in testing
+        (layers.shared_statistics).
         """
         for block in range(1, BLOCKS + 1):
             layer = f"conv{block}"
@@ -82,18 +83,21 @@ class MetaNetwork(Learner):
             if batch:
                 samples = samples_of(draw)
                 groups = tf.reshape(x, [x.shape[0] * samples, x.shape[1] // samples, *x.shape[2:]])
-                mu, *statistics = layers.conv_batch_norm(groups, w, *affine)
+                if shares is None:
+                    mu, *statistics = layers.conv_batch_norm(groups, w, *affine)
+                    penalty = sum(layers.lag(*pair, x.shape[0]) for pair in zip(running, statistics, strict=True))
+                else:
+                    mu, penalty = layers.batch_norm_shared(layers.conv(groups, w, None), *affine, shares), 0.0
                 mu = tf.reshape(mu, [*x.shape[:2], *mu.shape[2:]])
-                penalty = sum(layers.lag(*pair, x.shape[0]) for pair in zip(running, statistics, strict=True))
             else:
                 mu, penalty = layers.conv_normalised(x, w, *affine, *running), 0.0
             mask, mask_penalty = self.perturbation.mask(params, layer, x, mu.shape, draw)
             x = layers.relu_pool(mu, mask)
             yield layer, mu, mask, x, penalty + mask_penalty
 
-    def embed(self, params: Params, x: tf.Tensor, draw: Draw | None, batch: bool):
+    def embed(self, params: Params, x: tf.Tensor, draw: Draw | None, batch: bool, shares=None):
         """x [T,N,H,W,C] -> embeddings [T,N,E], and the penalty."""
-        *_, outputs, penalties = zip(*self.blocks(params, x, draw, batch), strict=True)
+        *_, outputs, penalties = zip(*self.blocks(params, x, draw, batch, shares), strict=True)
         return self.last(params, outputs[-1]), sum(penalties)
 
     def last(self, params: Params, output: tf.Tensor) -> tf.Tensor:
@@ -110,17 +114,18 @@ class MetaNetwork(Learner):
                 raise ValueError("the labels are not one-hot")
             if missing := np.flatnonzero(known.sum(0) == 0).tolist():
                 raise ValueError(f"the support set has no image of the classes {missing}: every class needs one")
+        shares = layers.image_shares(y, layers.class_shares(y))
         perturbed = training or self.perturbation.in_testing
         samples = samples if perturbed else 1
         x, y = tf.tile(x, [1, samples, 1, 1, 1]), tf.tile(y, [samples, 1])
         draw = Draw(noise, 0, samples, training=training) if perturbed else None
-        h, penalty = self.embed(params, x, draw, training or self.test_statistics == "batch")
+        h, penalty = self.embed(params, x, draw, training or self.test_statistics == "batch", shares)
         w, b = self.classifier(params, h, y)
         return {"w": w, "b": b}, penalty
 
-    def classify(self, params: Params, adapted: Params, x: tf.Tensor, noise: Noise | None = None):
+    def classify(self, params: Params, adapted: Params, x: tf.Tensor, noise: Noise | None = None, shares=None):
         draw = Draw(noise, 1, query=True, training=True) if noise else None
-        h, penalty = self.embed(params, x, draw, noise is not None or self.test_statistics == "batch")
+        h, penalty = self.embed(params, x, draw, noise is not None or self.test_statistics == "batch", shares)
         return layers.dense(h, *self.linear(adapted)), penalty
 
     def features(self, params, adapted, x, draw: Draw | None = None) -> tf.Tensor:

@@ -37,25 +37,30 @@ class ProtoNet(Learner):
     def parameters(self) -> dict[str, Parameter]:
         return conv_blocks("theta", self.image_shape, self.channels) | offsets(self.channels)
 
-    def activations(self, params: Params, adapted, x) -> dict[str, tf.Tensor]:
-        """Each block's output, [T,N,D]; that of the last is `features`."""
+    def activations(self, params: Params, adapted, x, shares=None) -> dict[str, tf.Tensor]:
+        """Each block's output, [T,N,D]; that of the last is `features`. shares: as in `classify`."""
         outputs = {}
         for block in range(1, BLOCKS + 1):
             layer, x = f"conv{block}", layers.rounded(x, self.bf16)
             mu = layers.conv(x, params[f"theta/{layer}_w"], params[f"theta/{layer}_b"])
-            x = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples=1, held=False)
+            x = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples=1, held=False, shares=shares)
             outputs[layer] = tf.reshape(x, [*x.shape[:2], -1])
         return outputs
 
     def features(self, params, adapted, x, draw: Draw | None = None) -> tf.Tensor:
-        return self.activations(params, adapted, x)[f"conv{BLOCKS}"]
+        return self.embed(params, x)
+
+    def embed(self, params: Params, x: tf.Tensor, shares=None) -> tf.Tensor:
+        """x [T,N,H,W,C] -> the last block's output, [T,N,D]. shares: as in `classify`."""
+        return self.activations(params, None, x, shares)[f"conv{BLOCKS}"]
 
     def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False):
         """The class means [T,way,D]."""
-        return layers.class_means(self.features(params, None, x), y), 0.0
+        shares = layers.image_shares(y, layers.class_shares(y))
+        return layers.class_means(self.embed(params, x, shares), y), 0.0
 
-    def classify(self, params: Params, adapted, x: tf.Tensor, noise: Noise | None = None):
-        return layers.dense(self.features(params, adapted, x), *self.linear(adapted)), 0.0
+    def classify(self, params: Params, adapted, x: tf.Tensor, noise: Noise | None = None, shares=None):
+        return layers.dense(self.embed(params, x, shares), *self.linear(adapted)), 0.0
 
     def linear(self, adapted) -> tuple[tf.Tensor, tf.Tensor]:
         return 2 * tf.linalg.matrix_transpose(adapted), -tf.reduce_sum(tf.square(adapted), -1)

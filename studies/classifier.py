@@ -3,168 +3,192 @@
     classifier = Classifier.load("pretrained/omniglot_5way_1shot_metadrop.npz")
     classifier.fit(["a/1.png", "b/1.png"], ["a", "b"]).predict(["x.png", "y.png"])
 
-Batch norm takes its statistics from the images that are classified together, so that a prediction depends on its
-neighbours; docs/classify.md has what that costs.
+Batch norm takes its statistics from the support set, in which all classes count the same. So a picture's class depends
+neither on the pictures that are classified with it, nor on their order, nor on how many support pictures a class has;
+docs/classify.md has what other choices cost.
 """
 
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
-from tqdm import tqdm
 
-import model
-from datasets.pictures import from_pillow, read
-from datasets.prepare import Preparation
-from datasets.table import MAKERS
+from datasets.pictures import BLACK, WHITE, Paper, from_pillow, read
 from errors import UserError
-from lazy import tf
-from ranges import UNIT, Range
-from settings import Settings
-from training import records
-from training.devices import BF16
-from training.engine import STATISTICS, TOGETHER, Engine
+from studies.trained import Trained
+from training.engine import QUERY, STATISTICS, SUPPORT
 
-BATCH = 100  # at most so many pictures are classified together
+BATCH = 64  # query pictures in one call, where they do not depend on each other
+LEAST = 8  # a call's number of query pictures is filled up to this, or to a power of two: each is compiled once
+FOLDS = 20  # `leave_one_out` leaves out at most so many times
+MEMORY = 6 << 30  # bytes of maps that an inner step may hold
+MAPS = 12  # maps of the first block that an inner step holds at the same time, of each image and noise sample
+ROUNDING = 1e-6  # so far a picture's floats may be below 0 or above 1
 Pictures = Sequence  # of paths, of Pillow's images, or of arrays [H,W], [H,W,3], uint8 or floats in [0, 1]
+
+
+class PictureWarning(UserWarning):
+    """Pictures do not look as the training images did."""
+
+
+class Fit(NamedTuple):
+    """What `fit` has learned. x [S,H,W,C], y one-hot [S,classes]: the support images. order [S]: their numbers in what
+    was given. adapted: what the learner made of them."""
+
+    trained: Trained
+    params: dict[str, np.ndarray]
+    x: np.ndarray
+    y: np.ndarray
+    order: np.ndarray
+    adapted: Any
 
 
 class Classifier(ClassifierMixin, BaseEstimator):
     """Adapts a trained learner to labelled pictures, and classifies others.
 
-    run: the folder of a run, or a file of weights. statistics: whose images batch norm is normalised by: of the `query`
-    pictures that are classified together, or of those and the support set `together`. samples: noise samples of an
-    inner step's loss. seed: of that noise. checkpoint: a run's `last` or `best`.
+    run: the folder of a run, or a file of weights. statistics: the images that batch norm takes its statistics from:
+    the `support` set; or, where the query pictures have as many of each class, the support set and all query pictures
+    `together`, or all pictures of the `query` alone, in which case a picture's class depends on the others. samples:
+    noise samples of an inner step's loss, fewer where their maps would not fit into MEMORY. seed: of that noise.
+    checkpoint: a run's `last` or `best`. invert: the pictures are light on dark where the training data's were dark on
+    light, or the reverse; what is transparent becomes black.
     After `fit`: classes_, the labels in order.
 
     Pictures are as a camera or a scanner gives them, and become images as those of the training data did (turned,
-    squeezed, grey, inverted: datasets/prepare.py).
+    squeezed, grey, inverted: datasets/prepare.py). A PictureWarning tells of pictures that look otherwise than those.
     """
 
-    def __init__(self, run, statistics: str = TOGETHER, samples: int = 10, seed: int = 0, checkpoint: str = "last"):
+    def __init__(
+        self,
+        run,
+        statistics: str = SUPPORT,
+        samples: int = 10,
+        seed: int = 0,
+        checkpoint: str = "last",
+        invert: bool = False,
+    ):
         self.run, self.statistics, self.samples, self.seed = run, statistics, samples, seed
-        self.checkpoint = checkpoint
+        self.checkpoint, self.invert = checkpoint, invert
 
     @classmethod
     def load(cls, run, **settings) -> Classifier:
         """As the constructor; and ValueError now, not in `fit`, where the run cannot be read."""
         classifier = cls(run, **settings)
-        classifier._read()
+        classifier.trained()
         return classifier
 
     def fit(self, images: Pictures, labels: Sequence) -> Classifier:
-        """Learn these pictures' labels, strings or numbers; a class may have any number of them.
+        """Learn these pictures' labels, all strings or all numbers; a class may have any number of them, which all
+        count the same together.
 
-        ValueError at a picture that cannot be read, at lists of different lengths, at a single class, and at more
-        classes than the learner can take.
+        ValueError at a picture that cannot be read, at lists of different lengths, at a single class, at more classes
+        than the learner can take, and at more pictures than fit into MEMORY. A fit before stays as it was then.
         """
-        self._read()
+        trained = self.trained()
         images = self._listed(images)
         classes, own = classes_of(images, labels)
-        order = np.argsort(own, kind="stable")
-        engine, x = self.engine_of(len(classes)), self._prepared([images[i] for i in order])
-        y = np.eye(len(classes), dtype=np.float32)[own[order]]
-        adapted = self._adapt(engine, x, y)
-        # All at once, so that a fit that fails leaves the one before as it was.
-        self._engine, self._adapted, self.classes_ = engine, adapted, classes
-        self._x, self._y, self._order = x, y, order
+        params = trained.weights_for(len(classes))
+        samples = self._samples(trained, len(images))
+        x = self._prepared(trained, images)
+        self._warn(trained, [look_of(x)])
+        # In an order of their own, so that the noise that each of them gets does not depend on that of the input.
+        order = np.array(sorted(range(len(x)), key=lambda i: (own[i], x[i].tobytes())))
+        x, y = trained.range.inputs(x[order]), np.eye(len(classes), dtype=np.float32)[own[order]]
+        adapted = self._adapt(trained, params, x, y, samples)
+        self._fit, self.classes_ = Fit(trained, params, x, y, order, adapted), classes
         return self
 
     def predict_proba(self, images: Pictures) -> np.ndarray:
         """Probabilities [n,classes], in the order of classes_. NotFittedError before `fit`, ValueError at a picture
         that cannot be read."""
+        return np.concatenate(list(self.predict_parts(images)))
+
+    def predict_parts(self, images: Pictures) -> Iterator[np.ndarray]:
+        """As `predict_proba`, which puts the parts together: [BATCH,classes] at most, but where all pictures' classes
+        depend on each other."""
         check_is_fitted(self, "classes_")
         self._check_settings()
-        images = self._listed(images)
+        images, fit, looks = self._listed(images), self._fit, []
         if not images:
             raise ValueError("there is no picture to classify")
-        likely = []
-        for part in np.array_split(np.arange(len(images)), -(-len(images) // BATCH)):
-            x = self._prepared([images[i] for i in part])
-            likely.append(self._probabilities(self._adapted, self._x, x))
-        return np.concatenate(likely)
+        at_once = BATCH
+        if self.statistics != SUPPORT:
+            at_once = len(images)
+            self._samples(fit.trained, at_once + len(fit.x))
+        for first in range(0, len(images), at_once):
+            x = self._prepared(fit.trained, images[first : first + at_once])
+            looks.append(look_of(x))
+            yield self._classify(fit, fit.adapted, fit.x, fit.y, fit.trained.range.inputs(x), self.statistics)
+        self._warn(fit.trained, looks)
 
     def predict(self, images: Pictures) -> np.ndarray:
         """The label of each picture, [n]. As `predict_proba`."""
         check_is_fitted(self, "classes_")
         return self.classes_[self.predict_proba(images).argmax(-1)] if len(images) else self.classes_[:0]
 
-    def leave_one_out(self) -> np.ndarray:
-        """Of every picture of `fit` whose class has another one: is it classified right by a classifier that was fitted
-        to all others, and normalised with them? In fit's order, [n]; NaN for those whose class has no other."""
+    def leave_out(self, folds: int = FOLDS) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Leave out each picture of `fit` whose class has another one, and classify it by a learner that is adapted to
+        those that stay: one at a time, or, of more than `folds` pictures, in so many parts.
+
+        Yields, for each part, its pictures' numbers in fit's order [n] and their probabilities [n,classes].
+        """
         check_is_fitted(self, "classes_")
-        right = np.full(len(self._x), np.nan)
-        known = np.flatnonzero(self._y[:, self._y.argmax(-1)].sum(0) > 1)
-        for i in tqdm(known, desc="leave one out", unit="picture", disable=None, leave=False):
-            others = np.arange(len(self._x)) != i
-            adapted = self._adapt(self._engine, self._x[others], self._y[others])
-            likely = self._probabilities(adapted, self._x[others], self._x[i : i + 1], TOGETHER)[0]
-            right[self._order[i]] = likely.argmax() == self._y[i].argmax()
+        fit, samples = self._fit, self._samples(self._fit.trained, len(self._fit.x))
+        for part in parts_to_leave_out(fit.y.argmax(-1), folds):
+            x, y = fit.x.copy(), fit.y.copy()
+            stays = np.setdiff1d(np.arange(len(x)), part)
+            for i in part:  # a copy of one that stays takes its place, and counts nothing: the program stays the same
+                x[i] = fit.x[stays[fit.y[stays, fit.y[i].argmax()] > 0][0]]
+            y[part] = 0
+            adapted = self._adapt(fit.trained, fit.params, x, y, samples)
+            yield fit.order[part], self._classify(fit, adapted, x, y, fit.x[part], SUPPORT)
+
+    def leave_one_out(self, folds: int = FOLDS) -> np.ndarray:
+        """1 for each picture of `fit` that `leave_out` classifies right, 0 for one that it classifies wrong, NaN where
+        the class has no other picture: in fit's order, [n]."""
+        check_is_fitted(self, "classes_")
+        right, labels = np.full(len(self._fit.x), np.nan), np.empty(len(self._fit.x))
+        labels[self._fit.order] = self._fit.y.argmax(-1)
+        for own, likely in self.leave_out(folds):
+            right[own] = likely.argmax(-1) == labels[own]
         return right
 
     # ---- the run
 
-    def _read(self) -> None:
-        """Its settings, its parameters and how it prepares pictures."""
+    def trained(self) -> Trained:
+        """The learner of `run`. ValueError where it cannot be read."""
         self._check_settings()
-        place = (self.run, self.checkpoint)
-        if getattr(self, "_place", None) == place:
-            return
-        path = Path(self.run)
         try:
-            self.config = Settings.read(path).config()
-            params = records.read_run(path, self.checkpoint).params
-            self.preparation, self.range = preparation_of(self.config), range_of(self.config)
+            trained = Trained.read(Path(self.run), self.checkpoint)
+            trained.weights_for(2)
         except UserError as fault:
             raise ValueError(f"{fault}") from fault
-        self._place, self._params, self._engines = place, params, {}
+        return trained
 
     def _check_settings(self) -> None:
         if self.statistics not in STATISTICS:
-            raise ValueError(f"statistics is {self.statistics!r}, wanted {' or '.join(STATISTICS)}")
+            raise ValueError(f"statistics is {self.statistics!r}, wanted one of {', '.join(STATISTICS)}")
         if not isinstance(self.samples, numbers.Integral) or self.samples < 1:
             raise ValueError(f"samples is {self.samples!r}, wanted a whole number of at least 1")
 
-    def engine_of(self, classes: int) -> Engine:
-        """The engine of the learner for so many classes."""
-        if classes not in self._engines:
-            config, trained_for = self.config, self.config["way"]
-            names = model.settings_of(config["model"], config.get("perturbation"))
-            own = {name: config[name] for name in names if name in config}
-            side, channels = self.preparation.size, self.preparation.channels
-
-            def make(way: int):
-                return model.make(
-                    config["model"],
-                    config.get("perturbation"),
-                    image_shape=(side, side, channels),
-                    channels=config.get("channels") or (64 if channels == 1 else 32),
-                    way=way,
-                    bf16=config.get("precision") == BF16,
-                    **own,
-                )
-
-            trained = make(trained_for)
-            if classes > trained_for and not trained.any_way:
-                raise ValueError(
-                    f"there are {classes} classes, and this learner was trained for {trained_for}: give fewer, or "
-                    f"train one with --way {classes}"
-                )
-            learner = make(classes)
-            params = self._params if trained.any_way else trained.narrow(self._params, classes)
-            engine = Engine(learner, shot=1, query=1, metabatch=1, seed=self.seed)
-            try:
-                engine.assign(Path(self.run), {name: np.asarray(value) for name, value in params.items()})
-            except UserError as fault:
-                raise ValueError(f"{fault}") from fault
-            self._engines[classes] = engine
-        return self._engines[classes]
+    def _samples(self, trained: Trained, images: int) -> int:
+        """As many noise samples of so many images as fit into MEMORY. ValueError where not even one does."""
+        height, width, _ = trained.image_shape
+        one = 4 * height * width * trained.channels * MAPS * images
+        if one > MEMORY:
+            raise ValueError(
+                f"{images} pictures at once need {one / 2**30:.1f} GiB of memory, more than {MEMORY / 2**30:.1f}: give "
+                f"at most {images * MEMORY // one}"
+            )
+        return min(self.samples, MEMORY // one)
 
     # ---- pictures
 
@@ -174,71 +198,99 @@ class Classifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"wanted a list of pictures, not the one path {images}")
         return list(images)
 
-    def _prepared(self, images: Pictures) -> np.ndarray:
-        """[n,H,W,C], the network's inputs."""
-        images = np.array([self.preparation(picture_of(image)) for image in images], np.float32) / 255
-        return self.range.inputs(images)
+    def _prepared(self, trained: Trained, images: Pictures) -> np.ndarray:
+        """[n,H,W,C], images from 0 to 1."""
+        pictures = (picture_of(image, BLACK if self.invert else WHITE) for image in images)
+        pictures = (ImageOps.invert(picture) if self.invert else picture for picture in pictures)
+        return np.array([trained.preparation(picture) for picture in pictures], np.float32) / 255
+
+    def _warn(self, trained: Trained, looks: Sequence[np.ndarray]) -> None:
+        """Warn of images that are unlike those of training. looks: `look_of` their parts."""
+        for sentence in trained.doubts(*np.concatenate(looks, 1)):
+            warnings.warn(sentence, PictureWarning, stacklevel=3)
 
     # ---- computation
 
-    def _adapt(self, engine: Engine, x: np.ndarray, y: np.ndarray):
-        return engine.adapt(x[None], tf.constant([[self.seed, 0]]), self.samples, y)
+    def _adapt(self, trained: Trained, params, x: np.ndarray, y: np.ndarray, samples: int):
+        with trained.precision():
+            return trained.programs(y.shape[1]).adapt(params, x, y, self.seed, samples)
 
-    def _probabilities(self, adapted, support: np.ndarray, x: np.ndarray, statistics: str | None = None) -> np.ndarray:
-        together = (statistics or self.statistics) == TOGETHER
-        return tf.nn.softmax(self._engine.classify(adapted, x[None], support[None] if together else None)[0]).numpy()
+    def _classify(self, fit: Fit, adapted, support: np.ndarray, y: np.ndarray, x: np.ndarray, statistics: str):
+        """The probabilities [n,classes] of the images x [n,H,W,C]."""
+        of_support = (y / (y.sum(0) * y.shape[1])).sum(1)  # all classes count the same
+        of_query = np.zeros(len(x))
+        if statistics != SUPPORT:
+            of_query += 1 / (len(x) + (0 if statistics == QUERY else len(support)))
+            of_support *= 1 - of_query.sum()
+        more = max(LEAST, 1 << (len(x) - 1).bit_length()) - len(x)
+        images = np.concatenate([support, x, np.zeros((more, *x.shape[1:]), np.float32)])
+        shares = np.concatenate([of_support, of_query, np.zeros(more)]).astype(np.float32)
+        with fit.trained.precision():
+            likely = fit.trained.programs(y.shape[1]).classify(fit.params, adapted, images, shares)
+        return likely[len(support) : len(support) + len(x)]
+
+
+def look_of(x: np.ndarray) -> np.ndarray:
+    """Largest less smallest value, and mean, of each of the images x [n,H,W,C]: [2,n]."""
+    return np.stack([np.ptp(x, (1, 2, 3)), x.mean((1, 2, 3))])
+
+
+def parts_to_leave_out(labels: np.ndarray, folds: int) -> list[np.ndarray]:
+    """Deal the numbers of those whose class has another one into at most `folds` parts, so that each class keeps one
+    when a part is left out: labels [S], the number of each one's class."""
+    counts = np.bincount(labels)
+    known = np.flatnonzero(counts[labels] > 1)
+    known = known[np.argsort(labels[known], kind="stable")]  # one class after the other: a part has few of each
+    parts = [known[i::folds] for i in range(min(folds, len(known)))]
+    return [part for part in parts if len(part)]
+
+
+def number_of_parts(labels: Sequence, folds: int) -> int:
+    """The number of parts in which `Classifier.leave_out` leaves out pictures with these labels."""
+    return len(parts_to_leave_out(np.unique(labels, return_inverse=True)[1], folds))
+
+
+def kind_of(label: object) -> str:
+    """The kind of a label: of two kinds none is equal to another. ValueError where it is no label."""
+    if isinstance(label, str):
+        return "strings"
+    if isinstance(label, bool | np.bool_):
+        return "truth values"
+    if isinstance(label, numbers.Real):
+        return "numbers"
+    raise ValueError(f"labels are all strings or all numbers, not {type(label).__name__}")
 
 
 def classes_of(images: list, labels: Sequence) -> tuple[np.ndarray, np.ndarray]:
-    """The classes in order, and the number of each picture's. ValueError at labels that are not one a picture, strings
-    or numbers, and of two classes at least."""
+    """The classes in order, and the number of each picture's. ValueError at labels that are not one for each picture,
+    all strings or all numbers, and of two classes at least."""
     check_consistent_length(images, labels)
-    labels = np.asarray(labels)
-    if labels.ndim != 1:
-        raise ValueError(f"labels are a list, one a picture, not of the shape {labels.shape}")
-    try:
-        classes, own = np.unique(labels, return_inverse=True)
-    except TypeError as fault:
-        raise ValueError(f"labels are all strings or all numbers ({fault})") from fault
+    shape = np.asarray(labels, dtype=object).shape
+    if len(shape) != 1:
+        raise ValueError(f"labels are a list, one a picture, not of the shape {shape}")
+    if len(kinds := sorted({kind_of(label) for label in labels})) > 1:
+        raise ValueError(f"labels are all strings or all numbers, not {' and '.join(kinds)}")
+    labels = np.asarray(labels if isinstance(labels, np.ndarray) else list(labels))
+    labels = labels if labels.dtype != object else np.array(labels.tolist())
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
         raise ValueError("a label is NaN or infinite")
+    classes, own = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"The number of classes has to be greater than one; got {len(classes)} class")
     return classes, own
 
 
-def preparation_of(config: dict) -> Preparation:
-    """How the run's training data were prepared. UserError where neither the run says so nor its dataset's maker."""
-    if config.get("prepare"):
-        return Preparation(**config["prepare"])
-    if config["dataset"] not in MAKERS:
-        raise UserError(
-            f"the run does not say how the images of {config['dataset']} were prepared: make the dataset with "
-            f"get_data.py --source, and train on that"
-        )
-    return MAKERS[config["dataset"]].prepare  # a run of an older version, on data of their default size
-
-
-def range_of(config: dict) -> Range:
-    """That of the run's inputs, onto which pictures are mapped. UserError where its data did not say it."""
-    if (told := config.get("range", UNIT)) is None:
-        raise UserError(
-            f'the run does not say what range the inputs of {config["dataset"]} had: declare it as "range" in the '
-            f"dataset's manifest.json, and train on that"
-        )
-    return Range(*told)
-
-
-def picture_of(image) -> Image.Image:
-    """A path, one of Pillow's images, or an array [H,W] or [H,W,C], uint8 or floats in [0, 1]. ValueError at others."""
+def picture_of(image, paper: Paper = WHITE) -> Image.Image:
+    """A path, one of Pillow's images, or an array [H,W] or [H,W,C], uint8 or floats in [0, 1], on `paper` where it is
+    transparent. ValueError at others."""
     if isinstance(image, Image.Image):
         try:
-            return from_pillow(image)
+            return from_pillow(image, paper=paper)
         except UserError as fault:
             raise ValueError(f"{fault}") from fault
     if isinstance(image, str | Path):
         try:
-            return read(Path(image))
+            return read(Path(image), paper)
         except UserError as fault:
             raise ValueError(f"{fault}") from fault
     pixels = np.asarray(image)
@@ -247,9 +299,9 @@ def picture_of(image) -> Image.Image:
     if not pixels.size or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (3, 4)):
         raise ValueError(f"a picture is an array [H,W] or [H,W,3], not of the shape {pixels.shape}")
     if pixels.dtype.kind == "f":
-        if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
+        if not np.isfinite(pixels).all() or pixels.min() < -ROUNDING or pixels.max() > 1 + ROUNDING:
             raise ValueError("a picture of floats has values from 0 to 1")
-        pixels = np.rint(255 * pixels).astype(np.uint8)
+        pixels = np.rint(255 * np.clip(pixels, 0, 1)).astype(np.uint8)
     if pixels.dtype != np.uint8:
         raise ValueError(f"a picture has pixels of uint8, or floats from 0 to 1, not {pixels.dtype}")
-    return Image.fromarray(pixels)
+    return from_pillow(Image.fromarray(pixels), paper=paper)

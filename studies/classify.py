@@ -8,7 +8,9 @@ import html
 import io
 import os
 import sys
-from collections.abc import Collection
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +20,10 @@ from tqdm import tqdm
 
 from datasets.folders import Walk
 from datasets.pictures import read, readable, report
-from errors import UserError
+from errors import Stop, UserError
 from files import write_atomically
-from studies.classifier import BATCH, Classifier
-from training.engine import QUERY
+from studies.classifier import FOLDS, Classifier, PictureWarning, number_of_parts
 
-FEW = 20  # query pictures whose own statistics are no good ones
 SHOWN = 500  # of the least sure pictures, on the page
 SIDE = 96  # pixels of a thumbnail
 HEAD = ("file", "prediction")  # the table's first columns
@@ -37,10 +37,13 @@ class Guess(NamedTuple):
     likely: np.ndarray
 
 
-def classify(run: Path, support: Path, query: Path, out: Path, skip_bad: bool = False, **settings) -> int:
+def classify(
+    run: Path, support: Path, query: Path, out: Path, skip_bad: bool = False, folds: int = FOLDS, **settings
+) -> int:
     """Classify the pictures below `query` by those in SUPPORT/class/, and write `out`, a table of file, prediction and
-    a probability for each class, the least sure first, and a page beside it. skip_bad: leave out pictures that cannot
-    be read. settings: the Classifier's.
+    a probability for each class, the least sure first, and a page beside it; then leave out support pictures in at most
+    `folds` parts, and add to the page how many are classified right. skip_bad: leave out pictures that cannot be read.
+    settings: the Classifier's. Ctrl-C ends it with what is computed: exit code 130.
 
     UserError at a folder or a picture that cannot be read, and at what the learner cannot take.
     """
@@ -55,28 +58,80 @@ def classify(run: Path, support: Path, query: Path, out: Path, skip_bad: bool = 
     for note in notes:
         print(note, file=sys.stderr)
     labelled, files = readable_only(labelled, files, skip_bad)
-    try:
-        classifier = Classifier.load(run, **settings)
-        classifier.fit([file for _, file in labelled], [label for label, _ in labelled])
-    except ValueError as fault:
-        raise UserError(f"{fault}") from fault
-    parts = np.array_split(np.arange(len(files)), -(-len(files) // BATCH))
-    likely = [classifier.predict_proba([files[i] for i in part]) for part in tqdm(parts, desc="classify", disable=None)]
+    remarks = []
+    with remarks_of_pictures(remarks, "support"):
+        try:
+            classifier = Classifier.load(run, **settings)
+            classifier.fit([file for _, file in labelled], [label for label, _ in labelled])
+        except ValueError as fault:
+            raise UserError(f"{fault}") from fault
+    right = np.full(len(labelled), np.nan)
+
+    def write(content: Callable[[], str], file: Path) -> None:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, content().encode("utf-8", "surrogateescape"))  # names as the disk has them
+        except OSError as fault:
+            raise UserError(f"cannot write {file} ({fault.strerror}): choose another --out") from fault
+
+    def write_page() -> None:
+        write(lambda: page(guesses, classifier.classes_, query, labelled, right, remarks + notes), page_file)
+
+    with Stop() as stop:
+        with remarks_of_pictures(remarks, "query"):
+            guesses = classified(classifier, files, query, stop)
+        if not guesses:
+            return stopped("nothing is classified yet, and nothing is written")
+        write(lambda: table(guesses, classifier.classes_), out)
+        write_page()
+        counted = f"{len(guesses)} of {len(files)}" if len(guesses) < len(files) else f"{len(files)}"
+        print(f"{counted} pictures, {len(classifier.classes_)} classes: {out} and {page_file}, the least sure first")
+        print(*remarks, sep="\n", end="\n" * bool(remarks), flush=True)
+        if folds and not stop.asked:
+            remarks.append(leave_out(classifier, folds, [label for label, _ in labelled], right, stop))
+            print(remarks[-1], flush=True)
+            write_page()
+    return stopped("what was computed is written") if stop.asked else 0
+
+
+def stopped(what: str) -> int:
+    print(f"interrupted: {what}", file=sys.stderr)
+    return 130
+
+
+@contextmanager
+def remarks_of_pictures(remarks: list[str], which: str) -> Iterator[None]:
+    """Add to `remarks` what the classifier warns of in a `with` block. which: the pictures, `support` or `query`."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PictureWarning)
+        yield
+    for warning in caught:
+        if issubclass(warning.category, PictureWarning):
+            remarks.append(f"warning: {which} pictures: {warning.message}")
+
+
+def classified(classifier: Classifier, files: list[Path], query: Path, stop: Stop) -> list[Guess]:
+    """What the files are, the least sure first; a part of them, where a stop is asked for."""
+    likely = []
+    with tqdm(total=len(files), unit="picture", desc="classify", disable=None) as bar:
+        for part in classifier.predict_parts(files):
+            likely.extend(part)
+            bar.update(len(part))
+            if stop.asked:
+                break
     names = [file.relative_to(query).as_posix() for file in files]
-    guesses = sorted(map(Guess, names, np.concatenate(likely)), key=lambda guess: guess.likely.max())
-    right = classifier.leave_one_out()
-    remarks = [*remarks_on(right), *caution(len(files), classifier.statistics)]
-    rows = table(guesses, classifier.classes_).encode("utf-8", "surrogateescape")  # names as the disk has them
-    shown = page(guesses, classifier.classes_, query, labelled, right, remarks + notes).encode("utf-8", "replace")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, rows)
-        write_atomically(page_file, shown)
-    except OSError as fault:
-        raise UserError(f"cannot write {out} ({fault.strerror}): choose another --out") from fault
-    print(f"{len(files)} pictures, {len(classifier.classes_)} classes: {out} and {page_file}, the least sure first")
-    print(*remarks, sep="\n")
-    return 0
+    return sorted(map(Guess, names, likely), key=lambda guess: guess.likely.max())
+
+
+def leave_out(classifier: Classifier, folds: int, labels: list[str], right: np.ndarray, stop: Stop) -> str:
+    """Leave out the support pictures, as `Classifier.leave_out`; fill `right` [S] with 1 and 0, as `leave_one_out` has
+    them -> what is said of it. labels: of the support pictures."""
+    parts = number_of_parts(labels, folds)
+    for own, likely in tqdm(classifier.leave_out(folds), total=parts, unit="part", desc="leave out", disable=None):
+        right[own] = classifier.classes_[likely.argmax(-1)] == np.array(labels)[own]
+        if stop.asked:
+            break
+    return remark_on(right, parts, number_of_parts(labels, len(labels)))
 
 
 def refuse_unwritable(out: Path, page_file: Path) -> None:
@@ -140,26 +195,19 @@ def readable_only(
 # ---- what is said of the result
 
 
-def remarks_on(right: np.ndarray) -> list[str]:
-    """Of the support pictures that could be left out: how many were classified right by the others."""
+def remark_on(right: np.ndarray, parts: int, pictures: int) -> str:
+    """How many of the support pictures that were left out were classified right by the others. parts: in which the
+    `pictures` that can be left out were dealt."""
     known = right[~np.isnan(right)]
     if not known.size:
-        return ["leave-one-out: no class has two support pictures"]
+        return "leave-one-out: no class has two support pictures"
     hits = int(known.sum())
     low, high = stats.binomtest(hits, known.size).proportion_ci(method="wilson")
     share = (
         f"{100 * hits / known.size:.1f} % ({hits} of {known.size}; 95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
     )
-    return [f"leave-one-out accuracy on the support pictures: {share}"]
-
-
-def caution(count: int, statistics: str) -> list[str]:
-    if statistics == QUERY and count < FEW:
-        return [
-            f"batch norm takes its statistics from {count} query pictures, which is few: --query_statistics together "
-            f"takes the support set's, too"
-        ]
-    return []
+    how = "leave-one-out" if parts == pictures else f"leave-out ({parts} parts)"
+    return f"{how} accuracy on the support pictures: {share}"
 
 
 def table(guesses: list[Guess], classes: np.ndarray) -> str:

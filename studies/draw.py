@@ -30,7 +30,6 @@ from errors import UserError
 from lazy import tf
 from perturbations.draws import Draw, task_noise
 from studies.classifier import Classifier
-from training.engine import read
 
 ADDRESS, CLASSES = "127.0.0.1", 5
 PAGE = Path(__file__).with_name("draw.html")
@@ -65,13 +64,14 @@ class Learner:
     """A trained learner that is shown at work. ValueError where it cannot have CLASSES classes."""
 
     def __init__(self, run: Path):
-        self.classifier = Classifier.load(run, samples=SAMPLES)
-        config = self.classifier.config
+        trained = Classifier.load(run).trained()
+        config = self.config = trained.config
         self.title = model.LEARNERS[config["model"]].title
         if (config.get("perturbation") or "none") != "none":
             self.title += f", {config['perturbation']}"
-        self.engine = self.classifier.engine_of(CLASSES)
-        self.prepare, self.range = self.classifier.preparation, self.classifier.range
+        self.params = {name: tf.constant(array) for name, array in trained.weights_for(CLASSES).items()}
+        self.prepare, self.range = trained.preparation, trained.range
+        self.learner = trained.programs(CLASSES).learner
         self._adapt = tf.function(self._adapt_steps, autograph=False)
         self._classify = tf.function(self._classify_steps, autograph=False)
         self._adapted = collections.OrderedDict()  # by the support set's bytes
@@ -92,7 +92,7 @@ class Learner:
         return self._classify(self.adapted(x_s)[0], x_s, x_q).numpy().astype(float).round(5).tolist()
 
     def _adapt_steps(self, x_s):
-        learner, params = self.engine.learner, read(self.engine.params)
+        learner, params = self.learner, self.params
         noise = task_noise(tf.constant([[0, 0]]))
         steps = learner.trajectory(params, x_s, model.labels_of(x_s, CLASSES), noise, SAMPLES)
         factors = []
@@ -102,9 +102,9 @@ class Learner:
         return steps, tf.reduce_mean(tf.stack(factors), -1) if len(factors) == 2 else None
 
     def _classify_steps(self, steps, x_s, x_q):
-        learner, params = self.engine.learner, read(self.engine.params)
-        x = tf.concat([x_s, x_q], 1)  # batch norm's statistics are those of all six
-        return tf.stack([tf.nn.softmax(learner.classify(params, adapted, x)[0][0, -1]) for adapted in steps])
+        x, shares = tf.concat([x_s, x_q], 1), tf.constant([1 / CLASSES] * CLASSES + [0.0])  # as Classifier's `support`
+        logits = [self.learner.classify(self.params, adapted, x, shares=shares)[0][0, -1] for adapted in steps]
+        return tf.stack([tf.nn.softmax(one) for one in logits])
 
 
 class Show:
@@ -296,7 +296,7 @@ def draw(runs: list[Path], data_dir: str, port: int, hosts: Sequence[str] = ()) 
     if coloured := [learner.title for learner in learners if learner.prepare.channels != 1]:
         raise UserError(f"{coloured[0]} was trained on coloured images: what is drawn here is grey")
     first = learners[0]
-    show = Show(learners, test_classes(data_dir, first.classifier.config["dataset"], first.prepare), first.prepare)
+    show = Show(learners, test_classes(data_dir, first.config["dataset"], first.prepare), first.prepare)
     with open_server(show, port, hosts) as server:
         blank = url_of(Image.new("L", (SIDE, SIDE), 255))
         print("compiling, a minute at most", file=sys.stderr)

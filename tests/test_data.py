@@ -150,7 +150,8 @@ def test_the_range_of_bytes_is_known_and_that_of_floats_is_what_the_manifest_say
     assert "range" not in plain.facts and plain.range == UNIT
     path.write_text(json.dumps(manifest | {"range": [-1, 2]}))
     other = data.load(tmp_path, "glyphs")
-    assert other.facts == plain.facts | {"range": [-1, 2]} and other.sha256 == plain.sha256  # the pixels are the same
+    seen = {"range": [-1, 2], "brightness": data.brightness(other.splits["train"])}
+    assert other.facts == plain.facts | seen and other.sha256 == plain.sha256  # the pixels are the same
     for splits in (other.splits, data.splits_of(other, "trainval")):
         assert all(split.range == (-1, 2) for split in splits.values())
     for wrong in ([1, 0], [0], "01", [0, "1"], [0, float("nan")], {}):
@@ -238,11 +239,21 @@ def test_a_wrong_number_of_images_of_unequal_classes_is_refused(tmp_path):
 
 def test_a_run_knows_how_its_pictures_were_prepared_where_that_is_known(split):
     prepare = {"size": 28, "channels": 1, "invert": True}
-    assert data.Dataset("it", (4, 4, 1), {"train": split}, "abc", prepare).facts == {
-        "data_sha256": "abc",
-        "prepare": prepare,
-    }
-    assert data.Dataset("it", (4, 4, 1), {"train": split}, "abc").facts == {"data_sha256": "abc"}
+    known = {"data_sha256": "abc", "brightness": data.brightness(split)}
+    assert data.Dataset("it", (4, 4, 1), {"train": split}, "abc", prepare).facts == known | {"prepare": prepare}
+    assert data.Dataset("it", (4, 4, 1), {"train": split}, "abc").facts == known
+
+
+@pytest.mark.parametrize("unequal", [False, True])
+def test_brightness_is_of_the_images_as_the_network_gets_them(unequal):
+    levels = np.repeat([0, 51, 102, 255], [1, 3, 2, 2]).astype(np.uint8)
+    pixels, counts = np.broadcast_to(levels[:, None, None, None], (8, 4, 4, 1)), np.array([1, 3, 2, 2])
+    split = data.Split(pixels, 4, 1 / 255, counts) if unequal else data.Split(pixels.reshape(4, 2, 4, 4, 1), 4, 1 / 255)
+    expected = [round(float(f(levels / 255)), 4) for f in (np.mean, np.std)]
+    assert data.brightness(split) == expected
+    wide = data.Split(split.pixels, 4, 4 / 255, split.counts, data.Range(-4, 4))
+    halved = [0.5 + expected[0] / 2, expected[1] / 2]
+    assert data.brightness(wide) == pytest.approx(halved, abs=0.5 / 255)  # an image for people has 256 levels
 
 
 def test_trainval_leaves_the_test_classes_alone(split):

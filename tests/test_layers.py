@@ -132,6 +132,35 @@ def test_block_is_norm_relu_pool_with_every_sample_normalised_on_its_own(normal,
             np.testing.assert_allclose(y[t, rows], expected, rtol=1e-9, atol=1e-10)
 
 
+def test_shares_are_a_weighted_mean_and_variance(normal):
+    x, beta, shares = normal(2, 4, 6, 7, 5) + 3, normal(5), np.array([0.5, 0.2, 0.3, 0])
+    y = layers.norm_relu_pool(tf.constant(x), tf.constant(beta), 1, False, shares=tf.constant(shares))
+    weight = shares[None, :, None, None, None] / (6 * 7)
+    mean = (weight * x).sum((1, 2, 3), keepdims=True)
+    normed = (x - mean) / np.sqrt((weight * (x - mean) ** 2).sum((1, 2, 3), keepdims=True) + layers.EPSILON)
+    expected = np.array([pool_formula(np.maximum(task + beta, 0)) for task in normed])
+    np.testing.assert_allclose(y, expected, rtol=1e-9, atol=1e-10)
+
+
+def test_in_a_balanced_cross_entropy_classes_count_the_same(normal):
+    logits, labels, shares = normal(2, 5, 3), np.eye(3)[[0, 0, 0, 1, 2]], [1 / 9, 1 / 3, 1 / 3]
+    repeated = [0, 1, 2, 3, 3, 3, 4, 4, 4]
+    expected = layers.cross_entropy(tf.constant(logits[:, repeated]), tf.constant(labels[repeated]))
+    x = tf.constant(logits)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = layers.balanced_cross_entropy(x, tf.constant(labels), tf.constant(shares, tf.float64))
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(tape.gradient(loss, x), (labels @ shares)[:, None] * (p - labels), rtol=1e-12)
+    mixed = 0.3 * labels + 0.7 * labels[::-1]  # a label's parts count as their classes do
+    log_p = np.log(p)
+    np.testing.assert_allclose(
+        layers.balanced_cross_entropy(x, tf.constant(mixed), tf.constant(shares, tf.float64)),
+        -(mixed * shares * log_p).sum((1, 2)), rtol=1e-12,
+    )  # fmt: skip
+
+
 def test_cross_entropy_and_accuracy_are_the_formulas(normal):
     logits, labels = normal(2, 6, 3), np.eye(3)[[0, 0, 1, 1, 2, 2]]
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))

@@ -391,21 +391,43 @@ def test_transfer_asks_a_classifier_for_the_classes_of_unseen_drawings():
     assert transfer.accuracy(Knowing(shift=1), dataset, 3, "") == 0
 
 
-@pytest.mark.parametrize(("shift", "accuracy"), [(0, 1), (1, 0)])
-def test_query_statistics_classifies_few_and_many_with_either_statistics(monkeypatch, shift, accuracy):
-    """A task's 75 query images: 15 of them alone, all of them in fives, and together."""
-    measured, knowing = script("query_statistics"), Knowing(shift)
-    about = {"settings": {"dataset": "glyphs", "way": 5, "shot": 1, "query": 15}}
-    monkeypatch.setattr(measured.weights, "read", lambda file: mock.Mock(about=about))
-    monkeypatch.setattr(measured.data, "load", lambda folder, name: numbered_drawings())
-    monkeypatch.setattr(measured, "preparation_of", lambda settings: MAKERS["glyphs"].prepare)
-    monkeypatch.setattr(measured.Classifier, "load", lambda file, samples: knowing)
-    shares = measured.accuracies(ROOT / "any.npz", "data", tasks=2, samples=3)
-    assert shares == {(statistics, number): [accuracy] * 2 for statistics in ("query", "together")
-                      for number in (1, 5, 75)}  # fmt: skip
-    for statistics in ("query", "together"):
-        sizes = [size for own, size in knowing.asked if own == statistics]
-        assert sizes == 2 * ([1] * 15 + [5] * 15 + [75])
+class Counted(Knowing):
+    """`Knowing`, of support sets of any numbers of pictures, which it classifies right when they are left out."""
+
+    def fit(self, support, labels):
+        self.counts = np.bincount(labels).tolist()
+        first = [support[list(labels).index(c)] for c in range(5)]
+        Knowing.fit(self, first, range(5))
+        self.seen = {number_of(picture) for picture in support}
+        return self
+
+    def leave_one_out(self):
+        return np.ones(sum(self.counts))
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_unbalanced_asks_for_all_mixtures_and_support_sets(monkeypatch, shift):
+    """A classifier that knows is right of any mixture, with any statistics, and never asked for a support picture."""
+    measured, knowing, accuracy = script("unbalanced"), Counted(shift), float(shift == 0)
+    monkeypatch.setattr(measured, "IMAGES", 16)
+    monkeypatch.setattr(measured, "QUERY", 6)
+    monkeypatch.setitem(measured.MIXTURES, "19 of one class", (15,))
+    monkeypatch.setitem(measured.MIXTURES, "19, 3, 1, 1, 1", (15, 3, 1, 1, 1))
+    tables = script("tables")
+    split = numbered_drawings().splits["test"]
+    pictures = tables.task_pictures(split, MAKERS["glyphs"].prepare, 0, 5, 16)
+    found = dict(measured.of_mixtures(knowing, pictures))
+    assert set(found) == {(s, m) for s in ("support", "together", "query") for m in measured.MIXTURES}
+    assert set(found.values()) == {accuracy} and knowing.statistics == "support"
+    expected = [(s, sum(m)) for m in measured.MIXTURES.values() for s in ("support", "together", "query")]
+    assert knowing.asked == expected
+    found = dict(measured.of_support_sets(knowing, pictures))
+    assert knowing.counts == [10, 1, 1, 1, 1] and {found[n, "accuracy"] for n in measured.SUPPORT} == {accuracy}
+    assert {found[n, "first class"] for n in measured.SUPPORT} == {0.2}
+    found = dict(measured.of_leave_one_out(knowing, pictures))
+    assert {found[n, "others"] for n in measured.SHOTS} == {accuracy} == {found[n, "one less"] for n in (2, 3, 5)}
+    assert {found[n, "left out"] for n in measured.SHOTS} == {1} and knowing.counts == [5] * 5
+    assert "100.0 ± 0.0" in measured.over_tasks(measured.of_leave_one_out, knowing, [pictures] * 2, "").values()
 
 
 def test_drawings_compares_both_ways_on_the_same_pictures(monkeypatch, capsys):

@@ -333,28 +333,43 @@ def test_the_pictures_of_a_task_are_those_that_meta_test_draws():
         np.testing.assert_array_equal(pictures, 20 * classes[:, None] + images)
 
 
-def test_query_statistics_prints_each_number_of_images_in_its_column(monkeypatch, tmp_path):
-    """Its flags arrive, and a task that has too few images leaves its column empty."""
-    measured, asked = script("query_statistics"), []
+def test_unbalanced_prints_each_number_in_its_column(monkeypatch, tmp_path):
+    """Its flags arrive, and each kind of weights has rows of its own in three tables."""
+    measured, asked = script("unbalanced"), []
+    trained = mock.Mock(config={"dataset": "glyphs"})
+    made = mock.Mock(trained=lambda: trained)
+    monkeypatch.setattr(measured.Classifier, "load", lambda file, samples: asked.append((file.stem, samples)) or made)
+    monkeypatch.setattr(measured.data, "load", lambda folder, name: asked.append((folder, name)) or mock.MagicMock())
+    monkeypatch.setattr(measured.data, "check_episode", lambda *_: None)
+    monkeypatch.setattr(measured, "task_pictures", lambda split, prepare, task, way, images: task)
 
-    def accuracies(*args):
-        asked.append(args)
-        return {
-            ("query", 1): [0.1, 0.3],
-            ("query", 5): [0.4, 0.4],
-            ("together", 1): [0.5, 0.7],
-            ("together", 5): [0.9, 1],
-        }
+    def answers(keys, values):
+        """A measure that says for task 0 these numbers less 0.1, and for task 1 these more 0.1."""
+        return lambda classifier, task: iter(zip(keys, np.array(values) + (task - 0.5) / 5, strict=True))
 
-    monkeypatch.setattr(measured, "accuracies", accuracies)
-    flags = ("--tasks", 4, "--samples", 6, "--data_dir", "where")
-    head, *rows = rows_of("query_statistics", tmp_path / "a.npz", *flags)
-    assert asked == [(tmp_path / "a.npz", "where", 4, 6)]
-    assert head == ["weights", "statistics of", "1 together", "5 together", "75 together"]
-    assert rows == [
-        ["a", "query", "20.00 ± 13.86", "40.00 ± 0.00", ""],
-        ["a", "together", "60.00 ± 13.86", "95.00 ± 6.93", ""],
+    mixtures = [(s, m) for s in measured.STATISTICS for m in measured.MIXTURES]
+    monkeypatch.setattr(measured, "of_mixtures", answers(mixtures, np.arange(24) / 100))
+    sets = [(n, what) for n in measured.SUPPORT for what in ("accuracy", "first class")]
+    monkeypatch.setattr(measured, "of_support_sets", answers(sets, np.arange(6) / 10))
+    shots = [(n, what) for n in measured.SHOTS for what in ("left out", "one less", "others")]
+    monkeypatch.setattr(measured, "of_leave_one_out", answers(shots, np.arange(9) / 10))
+    for name in ("of_mixtures", "of_support_sets", "of_leave_one_out"):
+        getattr(measured, name).__name__ = name
+    flags = ("--tasks", 2, "--samples", 6, "--data_dir", "where")
+    rows = rows_of("unbalanced", tmp_path / "a.npz", *flags)
+    assert asked == [("a", 6), ("where", "glyphs")]
+    assert rows[0] == ["weights", "statistics of", *measured.MIXTURES] and [row[1] for row in rows[1:4]] == [
+        "support", "together", "query",
+    ]  # fmt: skip
+    assert rows[2][2:5] == ["8.0 ± 13.9", "9.0 ± 13.9", "10.0 ± 13.9"]
+    assert rows[4][2:] == ["1, 1, 1, 1, 1", "3, 1, 1, 1, 1", "10, 1, 1, 1, 1"]
+    assert [[cell.split()[0] for cell in row[2:]] for row in rows[5:7]] == [
+        ["0.0", "20.0", "40.0"],
+        ["10.0", "30.0", "50.0"],
     ]
+    assert rows[7][1:] == ["pictures of each class", "left out", "one less", "others"]
+    assert [row[1] for row in rows[8:]] == ["2", "3", "5"]
+    assert [cell.split()[0] for cell in rows[9][2:]] == ["30.0", "40.0", "50.0"]
 
 
 def test_transfer_puts_each_run_on_both_datasets_in_their_columns(monkeypatch, tmp_path):

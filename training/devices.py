@@ -130,6 +130,20 @@ def read_quota(group: Path, version: int) -> tuple[float, float]:
         return -1, 1
 
 
+@contextlib.contextmanager
+def tensor_float_32(precision: str | None):
+    """Compute as --precision says in a `with` block, where no command line has set TensorFlow up. A GPU's products are
+    float32 but where it says tf32; afterwards all is as it was."""
+    import tensorflow as tf
+
+    before, wanted = tf.config.experimental.tensor_float_32_execution_enabled(), precision == TF32
+    tf.config.experimental.enable_tensor_float_32_execution(wanted)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
 def set_threads(tf, parallel: int, cores: int) -> None:
     """One thread a task, and the cores that are left for its kernels. TensorFlow has to be fresh."""
     tf.config.threading.set_inter_op_parallelism_threads(parallel)

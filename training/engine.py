@@ -25,8 +25,8 @@ from training import weights
 
 CLIP = 3.0  # every element of the meta-gradient is clipped to [-CLIP, CLIP], unless its norm is clipped
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's; Keras' default epsilon is 1e-7
-# Of which images batch norm takes its statistics where query images are classified: theirs, or the support set's, too.
-STATISTICS = QUERY, TOGETHER = "query", "together"
+# The images that batch norm takes its statistics from where pictures are classified.
+STATISTICS = SUPPORT, TOGETHER, QUERY = "support", "together", "query"
 MOMENTUM, PASSES = 0.1, 2  # of running averages, for each of a task's two passes, over its support and query set
 PROGRAMS = collections.OrderedDict()  # compiled steps by what decides them, the last one used last
 REMEMBERED = 32  # compiled steps
@@ -261,28 +261,23 @@ class Engine:
 
     # ---- as two calls, for whoever changes the query images between them, or classifies many times
 
-    def adapt(self, x_s, seeds, samples: int = 1, y=None):
+    def adapt(self, x_s, seeds, samples: int = 1):
         """What the learner learns, as in testing, from the support images x_s [T,S,H,W,C]; compiled once a shape.
 
         seeds: int32 [T,2], each task's; that of a test episode is `fold(stream_seed("test"), its number)`.
-        samples: noise samples of a loss. y: one-hot labels [S,way], in the order of the classes; where there is none,
-        all classes have as many images. -> the learner's own structure of tensors [T,...].
+        samples: noise samples of a loss. -> the learner's own structure of tensors [T,...].
         """
-        x_s = tf.convert_to_tensor(x_s)
-        y = model.labels_of(x_s, self.learner.way) if y is None else tf.convert_to_tensor(y)
-        return self.program(Engine.compile_adapting)(self.params, x_s, y, tf.convert_to_tensor(seeds), samples=samples)
+        x_s, seeds = tf.convert_to_tensor(x_s), tf.convert_to_tensor(seeds)
+        return self.program(Engine.compile_adapting)(self.params, x_s, seeds, samples=samples)
 
-    def classify(self, adapted, x_q, x_s=None) -> tf.Tensor:
+    def classify(self, adapted, x_q) -> tf.Tensor:
         """Logits [T,Q,way] of query images x_q [T,Q,H,W,C], any number Q of them; compiled once a shape. Inside a
-        tf.GradientTape, or another tf.function, it is differentiable by x_q. x_s: support images [T,S,H,W,C] that batch
-        norm is to take its statistics from, too (TOGETHER)."""
-        compiled = self.program(Engine.compile_classifying)
-        if x_s is None:
-            return compiled(self.params, adapted, tf.convert_to_tensor(x_q))
-        return compiled(self.params, adapted, tf.concat([x_s, x_q], 1))[:, x_s.shape[1] :]
+        tf.GradientTape, or another tf.function, it is differentiable by x_q."""
+        return self.program(Engine.compile_classifying)(self.params, adapted, tf.convert_to_tensor(x_q))
 
     def compile_adapting(self) -> Callable:
-        def adapt_tasks(params, x_s, y, seeds, samples):
+        def adapt_tasks(params, x_s, seeds, samples):
+            y = model.labels_of(x_s, self.learner.way)
             return self.learner.adapt(read(params), x_s, y, task_noise(seeds), samples)[0]
 
         return self.compiled(adapt_tasks)

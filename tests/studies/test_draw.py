@@ -21,6 +21,7 @@ from conftest import ROOT, assert_refused, call, flags_of
 from datasets.prepare import Preparation
 from errors import UserError
 from studies import draw as study
+from studies.classifier import Classifier
 
 METADROP = ROOT / "pretrained" / "glyphs_10way_1shot_metadrop.npz"
 PREPARE = Preparation(28, 1, invert=True)
@@ -74,8 +75,8 @@ def test_a_learner_is_shown_before_and_after_each_step_with_its_noise(data_dir):
     np.testing.assert_allclose(likely.sum(-1), 1, atol=1e-3)
     learner = show.learners[0]
     pictures = [study.centred(study.picture_of(url)) for url in (*example["support"], example["query"])]
-    learner.classifier.fit(pictures[:5], range(5))
-    np.testing.assert_allclose(learner.classifier.predict_proba(pictures[5:])[0], likely[-1], atol=1e-3)
+    classifier = Classifier(METADROP, samples=study.SAMPLES).fit(pictures[:5], range(5))
+    np.testing.assert_allclose(classifier.predict_proba(pictures[5:])[0], likely[-1], atol=1e-3)
     assert [len(own) for own in shown["maps"]] == [2] * 5
     maps = [np.asarray(study.picture_of(url)) for own in shown["maps"] for url in own]
     assert all(one.std() > 1 for one in maps)

@@ -1,0 +1,59 @@
+"""Support sets whose classes have different numbers of images: every class counts the same, in every learner."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import layers
+import model
+
+WAY, SHAPE = 3, (16, 18, 1)
+COUNTS = [3, 1, 1]
+LABELS = np.repeat(np.arange(WAY), COUNTS)
+REPEATED = [0, 1, 2, 3, 3, 3, 4, 4, 4]  # the lone images three times each
+SETTINGS = {"metanet_embedding": {"test_statistics": "batch"}, "metanet_original": {"test_statistics": "batch"}}
+
+
+def no_noise(step, layer, shape):
+    """The same for an image and its copies."""
+    return tf.zeros(shape, tf.float64)
+
+
+@pytest.mark.parametrize("name", model.LEARNERS)
+def test_a_class_of_one_image_counts_as_one_of_three(name):
+    """What is learned is what is learned where the lone images are repeated, to float64's rounding."""
+    own = {"n_steps": 2} if "n_steps" in model.settings_of(name) else {}
+    learner = model.make(name, image_shape=SHAPE, channels=3, way=WAY, **own, **SETTINGS.get(name, {}))
+    params, rng = learner.init(0, "float64"), np.random.default_rng(0)
+    params = {k: v + 0.3 * tf.random.stateless_normal(v.shape, [1, 2], dtype=v.dtype) for k, v in params.items()}
+    params = {k: tf.abs(v) + 0.1 if k.endswith("variance") else v for k, v in params.items()}
+    x, x_q = (tf.constant(rng.random((1, n, *SHAPE))) for n in (len(LABELS), 4))
+    y = tf.constant(np.eye(WAY)[LABELS])
+
+    @tf.function(autograph=False)
+    def adapt(x, y):
+        return learner.adapt(params, x, y, no_noise, 2)[0]
+
+    @tf.function(autograph=False)
+    def classify(adapted, x, shares):
+        return learner.classify(params, adapted, x, shares=shares)[0]
+
+    unequal = adapt(x, y)
+    repeated = adapt(tf.gather(x, REPEATED, axis=1), tf.gather(y, REPEATED))
+    for a, b in zip(*map(tf.nest.flatten, (unequal, repeated)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+    shares = layers.image_shares(y, layers.class_shares(y))
+    both = tf.concat([x, x_q], 1)
+    likewise = tf.constant([1 / 9] * 9 + [0.0] * 4, tf.float64)
+    found = classify(unequal, both, tf.pad(shares, [[0, 4]]))[:, 5:]
+    of_repeated = classify(unequal, tf.concat([tf.gather(x, REPEATED, axis=1), x_q], 1), likewise)[:, 9:]
+    np.testing.assert_allclose(found, of_repeated, rtol=1e-9, atol=1e-11)
+    assert np.abs(found - classify(unequal, both, None)[:, 5:]).max() > 1e-3  # where all images count the same
+
+
+def test_shares_of_classes_and_images():
+    y = tf.constant(np.eye(4)[LABELS])  # the last class has no image
+    shares = layers.class_shares(y)
+    np.testing.assert_allclose(shares, [1 / 9, 1 / 3, 1 / 3, 0])
+    np.testing.assert_allclose(layers.image_shares(y, shares), np.array([1, 1, 1, 3, 3]) / 9)
+    assert layers.class_shares(model.labels(3, 2)) is None and layers.image_shares(y, None) is None
