@@ -117,25 +117,29 @@ class Engine:
         return float(self.strategy.experimental_local_results(spread())[0]) == float(own)
 
     def program(self, make: Callable, *facts) -> Callable:
-        """Return the compiled function `make(engine, *facts)` of this engine or of one before it that computes the
+        """Return the compiled function `make(engine, *facts)` of this engine, or of one before it that computes the
         same: with an equal learner, equal settings and equal facts.
 
         make: a function that is always the same object. What it compiles takes the variables as its arguments and
-        reads none of the engine's. Variables on several devices cannot be arguments, so that an engine that has such
-        shares nothing; nor does a learner with an attribute that cannot be hashed.
+        reads none of the engine's.
         """
-        if isinstance(self.slots["t"], tf.distribute.DistributedValues):
-            return make(self, *facts)
-        settings = (self.shot, self.query, self.metabatch, self.seed, self.meta_lr, self.clip_norm, self.adversary)
-        key = make, self.compiled.keywords["jit_compile"], self.parallel, settings, frozen(self.learner), frozen(facts)
-        try:
-            known = PROGRAMS.pop(key, None)
-        except TypeError:
-            return make(self, *facts)
-        PROGRAMS[key] = known or make(self, *facts)
+        key = make, self.kind(), frozen(facts)
+        found = PROGRAMS.pop(key, None) or make(self, *facts)
+        PROGRAMS[key] = found
         if len(PROGRAMS) > REMEMBERED:
             PROGRAMS.popitem(last=False)
-        return PROGRAMS[key]
+        return found
+
+    def kind(self):
+        """What engines whose steps compute the same have in common. An engine that shares nothing is of its own kind:
+        variables on several devices cannot be arguments, and a learner's attribute may be one that has no hash."""
+        settings = (self.shot, self.query, self.metabatch, self.seed, self.meta_lr, self.clip_norm, self.adversary)
+        kind = self.compiled.keywords["jit_compile"], self.parallel, settings, frozen(self.learner)
+        try:
+            hash(kind)
+        except TypeError:
+            return self
+        return self if isinstance(self.slots["t"], tf.distribute.DistributedValues) else kind
 
     def train_step(self, split: data.Split, shared_classes: bool = False) -> Callable:
         """-> step(iteration, stop), one Adam update.

@@ -221,6 +221,13 @@ def test_engines_that_compute_the_same_share_a_compiled_step_and_no_others(monke
     assert len(engine.PROGRAMS) == len(first) and step_of(**others[0]) is not first[1]
 
 
+def test_an_engine_whose_learner_has_no_hash_shares_nothing_and_compiles_once():
+    lone = make()
+    lone.learner.table = {}
+    steps = [made.program(engine.Engine.compile_classifying) for made in (lone, lone, make())]
+    assert steps[0] is steps[1] is not steps[2]
+
+
 def test_engines_that_share_a_step_have_their_own_numbers():
     one, other = make("protonet"), make("protonet")
     before = parameters(other)
