@@ -62,7 +62,7 @@ def to_bytes(content: str) -> bytes:
 def refuse_unwritable(folder: Path) -> None:
     """UserError where no file can be written into this folder, before anything is computed that would go there."""
     try:
-        probe = folder / f".{secrets.token_hex(4)}.part"
+        probe = folder / f".{secrets.token_hex(4)}.probe"
         try:
             write_atomically(probe, "x")
         finally:

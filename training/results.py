@@ -63,8 +63,8 @@ class Store:
                 write_atomically(place, self.latest.read_bytes())
             print(f"{self.latest} held the result of another test, which is in {place}")
         content = json.dumps(result | self.identity, indent=1) + "\n"
-        for path in (self.own, self.latest):
-            write_if_new(path, content)
+        write_if_new(self.own, content)
+        write_if_new(self.latest, content)
         if self.part.exists():
             self.part.unlink()
 
