@@ -228,7 +228,9 @@ class Training:
         about = {"settings": settings, "iteration": i, "weights_sha256": weights.digest(params)}
         about |= {"test": None, "tests": self.state.about.get("tests", [])}
         about |= {"trained_on": f"{self.step.device.device_kind}, JAX"}
-        self.state, self.began = weights.Weights(about, params, slots, state), now
+        best = self.state.best_checkpoint()  # of the training that this one goes on from
+        self.state = weights.Weights(about, params, slots, state, best.params if best else {})
+        self.began = now
         weights.write(self.path, self.state)
 
 

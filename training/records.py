@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import struct
 import sys
 import tempfile
@@ -299,13 +300,14 @@ def read_checkpoint(path: Path) -> weights.Weights:
             found = weights.Weights(about, *groups.values())
             weights.refuse_other_numbers(found)
         except (tf.errors.OpError, ValueError, IndexError) as fault:  # TensorFlow's at a file that was cut
-            raise UserError(f"{path} is damaged ({first_line(fault).replace(place, str(path.parent))})") from fault
+            raise UserError(f"{path} is damaged ({first_line(fault)})") from fault
     return found
 
 
 def first_line(fault: Exception) -> str:
-    """The first line of what it says."""
-    return next(iter(str(fault).splitlines()), type(fault).__name__)
+    """The first line of what it says, without what only TensorFlow's authors can read."""
+    text = next(iter(str(fault).splitlines()), type(fault).__name__)
+    return re.sub(r"\{\{.*?\}\} | \[Op:\w+\]|/proc/self/fd/\d+/", "", text)
 
 
 def checkpoints(folder: Path) -> list[Path]:

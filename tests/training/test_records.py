@@ -442,3 +442,9 @@ def test_time_is_not_counted_twice(run):
     assert resume(run, "--n_train_iters", 70).returncode == 0
     after = float(read_csv(run)[-1]["secs"])
     assert before < after < before + time.time() - begun
+
+
+def test_what_tensorflow_says_is_made_readable():
+    text = "{{function_node __wrapped__SaveV2 _device_/CPU:0}} /proc/self/fd/12/ckpt-1.index; No space left [Op:SaveV2]\nmore"
+    assert records.first_line(ValueError(text)) == "ckpt-1.index; No space left"
+    assert records.first_line(ValueError()) == "ValueError"

@@ -5,12 +5,14 @@ import io
 import json
 import shutil
 import zipfile
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import train_jax
 from conftest import SETTINGS, assert_refused, call, flags_of
 from errors import UserError
 from figures.run import read_curves
@@ -433,3 +435,21 @@ def test_the_best_checkpoints_weights_are_its_own(trained, tmp_path):
 def test_weights_need_a_checkpoint(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "a", ignore=shutil.ignore_patterns("ckpt*", "*.npz"))
     assert_refused(call("main.py", "--mode", "weights", "--savedir", tmp_path / "a"), "there is no checkpoint in")
+
+
+def test_training_without_tensorflow_keeps_the_best_weights(trained, tmp_path):
+    """Those of the file that it goes on from; the last ones there may be the best."""
+    content = weights.read(trained / "whole.npz")
+    doubled = {name: array * 2 for name, array in content.params.items()}
+    for best, iteration, wanted in ((doubled, 10.0, doubled), ({}, 20.0, content.params), ({}, 10.0, None)):
+        state = content.state | {"best": np.array([0.5, iteration])}
+        training = object.__new__(train_jax.Training)
+        training.state, training.began = dataclasses.replace(content, state=state, best=best), 0.0
+        training.settings, training.path = {}, tmp_path / "w.npz"
+        training.step = SimpleNamespace(device=SimpleNamespace(device_kind="a device"))
+        training.changing = {f"params/{name}": array + 1 for name, array in content.params.items()}
+        training.changing |= {f"adam/{name}": array for name, array in content.slots.items()}
+        for i in (21, 22):
+            training.save(i)
+        found = weights.read(tmp_path / "w.npz").best_checkpoint()
+        assert (found and weights.digest(found.params)) == (wanted and weights.digest(wanted))
