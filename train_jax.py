@@ -229,8 +229,8 @@ class Training:
         about |= {"test": None, "tests": self.state.about.get("tests", [])}
         about |= {"trained_on": f"{self.step.device.device_kind}, JAX"}
         best = self.state.best_checkpoint()  # of the training that this one goes on from
-        self.state = weights.Weights(about, params, slots, state, best.params if best else {})
-        self.began = now
+        self.state, self.began = weights.Weights(about, params, slots, state), now
+        self.state = dataclasses.replace(self.state, best=best.params if best else {})
         weights.write(self.path, self.state)
 
 

@@ -445,6 +445,6 @@ def test_time_is_not_counted_twice(run):
 
 
 def test_what_tensorflow_says_is_made_readable():
-    text = "{{function_node __wrapped__SaveV2 _device_/CPU:0}} /proc/self/fd/12/ckpt-1.index; No space left [Op:SaveV2]\nmore"
-    assert records.first_line(ValueError(text)) == "ckpt-1.index; No space left"
+    text = "{{function_node __wrapped__SaveV2 _device_/CPU:0}} /proc/self/fd/12/ckpt-1.index; Full [Op:SaveV2]\nmore"
+    assert records.first_line(ValueError(text)) == "ckpt-1.index; Full"
     assert records.first_line(ValueError()) == "ValueError"
