@@ -18,6 +18,7 @@ from attacks import MADRY, METHODS, NORMS
 from datasets.table import MAKERS
 from errors import Parser, UserError, run
 from lazy import Later
+from learners.base import Learner
 from ranges import UNIT
 from settings import COMMAND, COMMON, Settings, all_settings, read_flags, refuse_unused
 from settings import parser as settings_parser
@@ -124,6 +125,7 @@ def meta_train(savedir: Path, given: dict) -> int:
     dataset, splits = load_data(settings, "train", *["val"] * bool(settings.val_every))
     machine = start(settings, distribute=True)
     engine = build_engine(settings, dataset.image_shape, machine)
+    refuse_idle_perturbation(engine.learner)
     print(f"device: {machine.name}")
     config = settings.config() | dataset.facts
     sessions = config.pop("sessions", [])
@@ -166,6 +168,20 @@ def meta_train(savedir: Path, given: dict) -> int:
             watch=watch,
             watch_every=settings.collapse_every,
         )
+
+
+def refuse_idle_perturbation(learner: Learner) -> None:
+    """Say which parameters will not be trained. UserError where the perturbation has some, and they are all of them."""
+    untrained = learner.untrained()
+    own = learner.perturbation.parameters(learner.image_shape, learner.channels).keys()
+    why = "for they act through the gradients of inner steps alone, and these are constants, or there are none"
+    if own and own <= set(untrained):
+        raise UserError(
+            f"nothing that this perturbation learns would be trained ({', '.join(own)}), {why}: choose --meta_gradient "
+            f"published or exact, and --n_steps of at least 1"
+        )
+    if untrained:
+        print(f"not trained: {', '.join(untrained)}, {why} (--meta_gradient first_order, or --n_steps 0)")
 
 
 def with_session(sessions: list[dict], session: dict) -> list[dict]:

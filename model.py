@@ -8,6 +8,7 @@ Upper floors get a learner here: LEARNERS is the table of all. A new one is a cl
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import NamedTuple
 
@@ -184,6 +185,21 @@ class MAML(Learner):
 
     def targets(self, y: tf.Tensor, noise: Noise) -> tf.Tensor:
         return self.perturbation.labels(y, self.query_draw(noise))
+
+    def untrained(self) -> list[str]:
+        """Those that act through the support set's gradients alone, where these are constants to the outer loss, or
+        where there is no inner step. As a graph of one step tells: a gradient that is not there is none."""
+        if self.n_steps and self.meta_gradient != "first_order":
+            return []
+        one = copy.copy(self)
+        one.n_steps, one.remat = min(self.n_steps, 1), False
+        with tf.Graph().as_default():
+            params = {name: tf.zeros(parameter.shape) for name, parameter in one.parameters().items()}
+            x, noise = tf.zeros([1, one.train_way, *one.image_shape]), task_noise(tf.zeros([1, 2], tf.int32))
+            numbers, penalty = evaluate(one, params, x, x, noise, training=True)
+            loss = penalty + numbers["loss"]
+            found = tf.gradients(loss, list(params.values()))
+        return [name for name, gradient in zip(params, found, strict=True) if gradient is None]
 
     def query_draw(self, noise: Noise) -> Draw:
         """The randomness of the query set's pass in meta-training."""

@@ -95,6 +95,10 @@ class Learner(Configured):
         [Q,way] or [T,Q,way]. The accuracy is that of y."""
         return y
 
+    def untrained(self) -> list[str]:
+        """The parameters that no gradient of the outer loss reaches, by name: they stay as they are initialized."""
+        return []
+
     # ---- optional
 
     @property

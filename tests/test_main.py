@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ import bench
 import main
 import settings
 from conftest import ROOT, SETTINGS, SMALL, assert_refused, call, cli, flags_of
+from errors import UserError
 from runs import checkpoint
 from studies import export_format
 from training import results
@@ -491,3 +493,17 @@ def test_help_is_grouped_and_tells_the_defaults():
     )
     for name in (*settings.all_settings(), *settings.COMMAND):
         assert re.search(rf"  --{name}\s", done.stdout), name
+
+
+def test_what_is_not_trained_is_said_and_a_perturbation_that_learns_nothing_is_refused(capsys):
+    def learner(untrained, *own):
+        perturbation = SimpleNamespace(parameters=lambda *_: dict.fromkeys(own))
+        return SimpleNamespace(untrained=lambda: untrained, perturbation=perturbation, image_shape=(), channels=1)
+
+    main.refuse_idle_perturbation(learner([], "phi/a"))
+    main.refuse_idle_perturbation(learner([]))
+    assert capsys.readouterr().out == ""
+    main.refuse_idle_perturbation(learner(["phi/b", "alpha/w"], "phi/a", "phi/b"))
+    assert "not trained: phi/b, alpha/w, for they act through" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"would be trained .phi/a, phi/b.*--meta_gradient published or exact"):
+        main.refuse_idle_perturbation(learner(["phi/a", "phi/b"], "phi/a", "phi/b"))

@@ -69,3 +69,39 @@ def test_every_parameters_gradient_is_that_of_finite_differences(name, perturbat
         if abs(slope) <= bound:
             idle.add(k)
     assert idle == IDLE[name, perturbation]
+
+
+# What of phi acts through the support set's gradients alone, so that it has no gradient where these are constants.
+HEAD = {"phi/dense_w", "phi/dense_b"}
+SUPPORT_ALONE = {
+    "noise": HEAD, "independent": {"phi/dense_b"}, "weight": "all", "additive": "all", "deterministic": set(),
+    "variance": HEAD | {f"phi/deviation_conv{block}_{part}" for block in (1, 2, 3, 4) for part in "wb"},
+    "parameters": set(), "vib": set(), "information_dropout": set(),
+}  # fmt: skip
+CASES = [("maml", perturbation, 1, "first_order") for perturbation in SUPPORT_ALONE]
+CASES += [("metasgd", "noise", 1, "first_order"), ("maml", "noise", 0, "published"), ("maml", "variance", 1, "exact")]
+QUICK = [("maml", "noise", 1, "first_order"), ("maml", "weight", 1, "first_order")]
+
+
+@pytest.mark.parametrize(
+    ("name", "perturbation", "n_steps", "meta_gradient"),
+    [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
+)
+def test_what_is_said_not_to_be_trained_has_no_gradient_and_all_else_has_one(
+    name, perturbation, n_steps, meta_gradient
+):
+    own = {"meta_gradient": meta_gradient, "n_steps": n_steps, "inner_lr": 0.3} | SETTINGS.get(perturbation, {})
+    learner = model.make(name, perturbation, image_shape=SHAPE, channels=CHANNELS, way=WAY, remat=True, **own)
+    rng = np.random.default_rng(4)
+    params = {k: tf.constant(0.4 * rng.standard_normal(v.shape)) for k, v in learner.init(0).items()}
+    x_s, x_q = (tf.constant(rng.random((1, WAY * n, *SHAPE))) for n in (SHOT, QUERY))
+
+    @tf.function(autograph=False)
+    def gradients():
+        noise_of = lambda seeds: draws.task_noise(seeds, "float64")  # noqa: E731
+        return model.meta_gradients(learner, params, x_s, x_q, tf.constant(SEEDS[:1]), noise_of=noise_of)[2]
+
+    phi = {key for key in params if key.startswith("phi/")}
+    none = {key for key, gradient in gradients().items() if not np.any(gradient)}
+    expected = SUPPORT_ALONE[perturbation] if meta_gradient == "first_order" else HEAD if not n_steps else set()
+    assert set(learner.untrained()) == none == (phi if expected == "all" else expected)
