@@ -17,14 +17,22 @@ class ProtoNet(Learner):
     -|h - mu|^2 = 2 mu . h - |mu|^2 - |h|^2, of which the last term is the same for all classes.
     train_way: classes of a task in training, which the source chooses larger than in testing (60 for Omniglot).
 
+    normalise: batch norm takes its statistics from the support and the query set apart, each from its own, or from both
+    together, as the source's code does in training: its class means then depend on the query images, so that there is
+    no linear head that could be looked into.
+
     The embedding is MAML's body, so that the two differ in the learner alone. Differs from the source: batch norm has
-    the statistics of the set at hand in testing, too, and no gain.
+    the statistics of the images at hand in testing, too, and no gain; and normalise is `apart` by default.
     """
 
     settings = {
         "train_way": Setting(
             None, "classes of a Prototypical Network's training tasks (default: --way)", whole(2), modes=TRAINING,
             attribute="wide_way",
+        ),
+        "normalise": Setting(
+            "apart", "batch norm of a Prototypical Network's support and query set: each by its own statistics, or "
+            "together, as in the source's code", choices=["apart", "together"], free=("test",),
         ),
     }  # fmt: skip
     hooks = frozenset()
@@ -33,6 +41,10 @@ class ProtoNet(Learner):
     @property
     def train_way(self) -> int:
         return self.wide_way or self.way
+
+    @property
+    def inspectable(self) -> bool:
+        return self.normalise == "apart"
 
     def parameters(self) -> dict[str, Parameter]:
         return conv_blocks("theta", self.image_shape, self.channels) | offsets(self.channels)
@@ -55,12 +67,21 @@ class ProtoNet(Learner):
         return self.activations(params, None, x, shares)[f"conv{BLOCKS}"]
 
     def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False):
-        """The class means [T,way,D]."""
+        """The class means [T,way,D]; or, where these are normalised with the query set, what they are made of."""
+        if self.normalise == "together":
+            return {"x": x, "y": tf.broadcast_to(y, [x.shape[0], *y.shape])}, 0.0
         shares = layers.image_shares(y, layers.class_shares(y))
         return layers.class_means(self.embed(params, x, shares), y), 0.0
 
     def classify(self, params: Params, adapted, x: tf.Tensor, noise: Noise | None = None, shares=None):
-        return layers.dense(self.embed(params, x, shares), *self.linear(adapted)), 0.0
+        if self.normalise == "apart":
+            return layers.dense(self.embed(params, x, shares), *self.linear(adapted)), 0.0
+        support = adapted["x"].shape[1]
+        if shares is not None:  # these images' alone
+            shares = tf.pad(shares, [[support, 0]])
+        h = self.embed(params, tf.concat([adapted["x"], x], 1), shares)
+        means = layers.class_means(h[:, :support], adapted["y"][0])
+        return layers.dense(h[:, support:], *self.linear(means)), 0.0
 
     def linear(self, adapted) -> tuple[tf.Tensor, tf.Tensor]:
         return 2 * tf.linalg.matrix_transpose(adapted), -tf.reduce_sum(tf.square(adapted), -1)

@@ -43,6 +43,47 @@ def test_training_may_have_more_classes_or_fewer():
     assert [made(**own).train_way for own in ({}, {"train_way": 2}, {"train_way": 60})] == [WAY, 2, 60]
 
 
+def numpy_embedding(params, x):
+    """x [N,H,W,C] -> [N,D], all normalised together."""
+    p = {name: value.numpy() for name, value in params.items()}
+    for block in range(1, 5):
+        n, height, width, _ = x.shape
+        padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+        w = p[f"theta/conv{block}_w"]
+        y = sum(padded[:, i : i + height, j : j + width] @ w[i, j] for i in range(3) for j in range(3))
+        y = y + p[f"theta/conv{block}_b"]
+        y = (y - y.mean((0, 1, 2))) / np.sqrt(y.var((0, 1, 2)) + 1e-3) + p[f"conv{block}_bn/beta"]
+        y = np.maximum(y, 0)[:, : height // 2 * 2, : width // 2 * 2]
+        x = y.reshape(n, height // 2, 2, width // 2, 2, -1).max((2, 4))
+    return x.reshape(n, -1)
+
+
+@pytest.mark.parametrize("normalise", ["apart", "together"])
+def test_support_and_query_set_are_normalised_as_it_is_told(normalise):
+    """Against numpy: in one batch, as the source's code does it, or in two. Other shares than equal ones are those of
+    the query images alone, of which a half is left out here."""
+    learner = made(normalise=normalise)
+    params, x_s, x_q = inputs(learner)
+    half = np.repeat([1.0, 0.0], WAY * QUERY // 2) * 2 / (WAY * QUERY)
+    adapted, _ = learner.adapt(params, x_s, model.labels(WAY, SHOT, "float64"), None)
+    found, _ = learner.classify(params, adapted, x_q)
+    of_half, _ = learner.classify(params, adapted, x_q, shares=tf.constant(half))
+    for t in range(TASKS):
+        s, q = x_s[t].numpy(), x_q[t].numpy()
+        if normalise == "together":
+            h_s, h_q = np.split(numpy_embedding(params, np.concatenate([s, q])), [len(s)])
+        else:
+            h_s, h_q = numpy_embedding(params, s), numpy_embedding(params, q)
+        means = h_s.reshape(WAY, SHOT, -1).mean(1)
+        distances = np.square(h_q[:, None] - means).sum(-1)
+        expected = np.square(h_q).sum(-1, keepdims=True) - distances
+        np.testing.assert_allclose(found[t], expected, rtol=1e-9, atol=1e-11)
+        assert np.abs(of_half[t] - found[t]).max() > 1e-3
+    alone, _ = learner.classify(params, adapted, x_q[:, : WAY * QUERY // 2], shares=tf.constant(half[half > 0]))
+    np.testing.assert_allclose(of_half[:, : WAY * QUERY // 2], alone, rtol=1e-9, atol=1e-11)
+    assert learner.inspectable == (normalise == "apart")
+
+
 def test_the_body_is_that_of_maml():
     params, x_s, _ = inputs(made())
     maml = model.make("maml", image_shape=SHAPE, channels=4, way=WAY)
@@ -52,8 +93,9 @@ def test_the_body_is_that_of_maml():
     np.testing.assert_allclose(maml.features(params, theta, x_s), made().features(params, None, x_s), rtol=1e-9)
 
 
-def test_every_parameters_gradient_is_that_of_finite_differences():
-    learner = made(train_way=5)
+@pytest.mark.parametrize("normalise", ["apart", "together"])
+def test_every_parameters_gradient_is_that_of_finite_differences(normalise):
+    learner = made(train_way=5, normalise=normalise)
     params, x_s, x_q = inputs(learner, way=5)  # the wider tasks of training
 
     @tf.function(autograph=False)
