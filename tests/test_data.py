@@ -185,6 +185,7 @@ def test_trainval_keeps_each_class_its_images(counts):
         splits[name] = data.Split(pixels, 4, 0.5, None if pixels.ndim == 5 else np.array(own))
     both = data.trainval(data.Dataset("it", (4, 4, 1), splits, ""))
     assert both.classes == 20 and both.images_per_class.tolist() == [n for own in counts for n in own]
+    assert (both.counts is None) == (len({n for own in counts for n in own}) == 1)
     classes, images = data.sample(both, "train", 0, 0, tasks=200, way=5, images=3)
     assert set((classes // 4).ravel()) == set(range(5))
     gathered = data.gather(*map(tf.constant, (both.pixels, classes, images)), 4, both.scale, 1, both.counts)

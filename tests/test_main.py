@@ -491,6 +491,8 @@ def test_help_is_grouped_and_tells_the_defaults():
     assert (
         done.returncode == 0 and "\nlearner:\n" in done.stdout and "\nmeta_test, collapse and attack:\n" in done.stdout
     )
+    shown = " ".join(done.stdout.split())
+    assert "(default: 20)" in shown and "(default: False)" not in shown and "(default: None)" not in shown
     for name in (*settings.all_settings(), *settings.COMMAND):
         assert re.search(rf"  --{name}\s", done.stdout), name
 

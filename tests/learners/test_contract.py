@@ -48,6 +48,10 @@ def test_a_learner_takes_the_perturbations_whose_hooks_it_calls():
         "mixup": {"inputs", "labels"}, "manifold_mixup": {"inputs", "labels"}, "information_dropout": {"mask"},
     }  # fmt: skip
     assert all(entry.learner.hooks <= set(HOOKS) for entry in model.LEARNERS.values())
+    for name, taken in TAKEN.items():
+        for perturbation in PERTURBATIONS.keys() - taken:
+            with pytest.raises(ValueError, match=f"{name} cannot have the perturbation '{perturbation}': it takes"):
+                model.parts(name, perturbation)
 
 
 @pytest.mark.parametrize(("name", "perturbation"), PAIRS)
