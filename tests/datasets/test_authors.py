@@ -58,6 +58,16 @@ def test_a_run_on_the_authors_arrays_knows_how_their_pictures_were_prepared(tmp_
     assert manifest["source"]["given"] == "an address" and len(manifest["source"]["files"]) == 2
 
 
+@pytest.mark.parametrize(("kind", "scale", "ends"), [(np.float32, 1.37, [0, 1.37 * 255]), (np.uint8, 1, None)])
+def test_the_range_of_the_authors_floats_stands_in_the_manifest(tmp_path, kind, scale, ends):
+    for name in ("from", "to"):
+        (tmp_path / name).mkdir()
+    for split, array in authors_arrays(kind, scale).items():
+        np.save(tmp_path / f"from/{split}.npy", array)
+    manifest = make_from_arrays(tmp_path / "to", tmp_path / "omniglot", tmp_path / "from", AUTHORS, "there")
+    assert manifest.get("range") == (ends and pytest.approx(ends))
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
