@@ -195,7 +195,12 @@ def test_every_number_has_its_least_value():
     declared = settings.all_settings() | settings.COMMAND
     for name, value in least.items():
         assert declared[name].accepts(value) and not declared[name].accepts(value - 1), name
-    for name, value in {"seed": 2**31 - 1, "n_test_mc_samp": 100_000, "port": 65535}.items():
+    for name, value in {
+        "seed": 2**31 - 1,
+        "n_train_iters": 2**31 - 1,
+        "n_test_mc_samp": 100_000,
+        "port": 65535,
+    }.items():
         assert declared[name].accepts(value) and not declared[name].accepts(value + 1), name
 
 
