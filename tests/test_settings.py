@@ -114,7 +114,7 @@ def test_what_may_differ_from_the_run_is_what_cannot_contradict_it():
     """In a test what decides the test; in a resumed training what moves nothing that was trained."""
     free = {
         "test": "seed gpu_id jit precision data_dir shot query metabatch n_test_mc_samp n_steps inner_lr "
-        "test_statistics",
+        "test_statistics normalise",
         "resume": "gpu_id jit data_dir n_train_iters save_freq collapse_every remat",
     }
     declared = settings.all_settings()
