@@ -86,6 +86,13 @@ def test_curves_by_iterations_are_the_legends_runs_before_and_after_adaptation()
     assert [ax.get_yscale() for ax in fig.axes] == ["log"] + ["linear"] * 5
 
 
+def test_a_long_curve_has_marks_where_they_tell_two_measures_apart():
+    rows = [row for row in collapse_rows("std", range(31), tasks=4) if row["step"] == STEPS]
+    fig = collapse.by_iteration({"one": rows}, "query", {"one": "conv4"})
+    marks = [{look(line).marker for line in artists(ax)} for ax in fig.axes]
+    assert marks == [{"none"}, *3 * [{"o", "^"}], {"none"}, {"none"}]
+
+
 def test_curves_by_steps_are_the_legends_sets():
     runs = runs_of(collapse_rows("ci95"))
     fig = collapse.by_step(runs, dict.fromkeys(runs, "conv3"))

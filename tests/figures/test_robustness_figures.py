@@ -296,6 +296,10 @@ def test_the_caption_tells_how_the_runs_were_attacked(tmp_path):
     assert described({"method": "square"}) == f"L2: 2 episodes, square, {steps}"
     surrogate = {"weights_sha256": "w", "draws": 1}
     assert described({"surrogate": surrogate}) == f"L2: 2 episodes, pgd, {steps}, by another run's gradients"
+    own = {"settings": {"attack": {"method": "pgd", "steps": 7, "restarts": 1, "surrogate": surrogate}}}
+    run = Run(tmp_path, {"model": "maml"}, "MAML")
+    run.__dict__["attacks"] = {("l2", "joint"): own | {"weights_sha256": "w", "accuracies": np.zeros((1, 2))}}
+    assert robustness.describe(("l2", "joint"), [run]).endswith(f"{steps}, by its own gradients of other noise")
     assert described({}, {}) == f"L2: 2 episodes, pgd, {steps}"
     assert described({}, {"loss": "margin"}) == f"L2: 2 episodes, pgd, {steps} (others otherwise)"
 
