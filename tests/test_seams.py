@@ -212,8 +212,9 @@ DEFAULTS = {
     "export_images": 2, "export_channels": 6, "norm": "linf", "eps": None, "attack_steps": 40, "attack_step": None,
     "attack_start": "random", "restarts": 1, "threat": "joint", "attack": False, "attack_method": "pgd",
     "attack_loss": "cross_entropy", "surrogate": None, "surrogate_draws": 1, "adversarial": None,
-    "adversarial_steps": 7, "support": None, "out": pathlib.Path("predictions.csv"), "query_statistics": "together",
-    "port": 8765, "square_share": 0.8, "skip_bad": False, "host": None,
+    "adversarial_steps": 7, "support": None, "out": pathlib.Path("predictions.csv"), "query_statistics": "support",
+    "port": 8765, "square_share": 0.8, "skip_bad": False, "host": None, "normalise": "apart", "folds": 20,
+    "invert": False,
 }  # fmt: skip
 
 
@@ -227,7 +228,8 @@ RUN = "mode savedir seed gpu_id jit precision"
 TASKS = "dataset data_dir split way shot query"
 LEARNER = (
     "model maml perturbation mask_rates mask_scaled mask_support_only mask_per_sample test_statistics channels n_steps "
-    "inner_lr adapt meta_gradient mix_alpha mix_set vib_beta information_beta information_max_alpha n_test_mc_samp"
+    "inner_lr adapt meta_gradient mix_alpha mix_set vib_beta information_beta information_max_alpha n_test_mc_samp "
+    "normalise"
 )
 USED = {
     "meta_train": f"{RUN} {TASKS} {LEARNER} resume weights train_split metabatch legacy_shared_classes remat "
@@ -239,7 +241,7 @@ USED = {
     "attack": f"{RUN} {TASKS} {LEARNER} weights metabatch n_test_iters checkpoint norm eps attack_steps attack_step "
     "attack_start restarts threat attack_method attack_loss surrogate surrogate_draws square_share",
     "classify": "mode savedir weights seed gpu_id query n_test_mc_samp checkpoint support out query_statistics "
-    "skip_bad",
+    "skip_bad folds invert",
     "draw": "mode savedir weights gpu_id data_dir port host",
     "compare": "mode savedir attack",
     "weights": "mode savedir checkpoint slots",
@@ -374,6 +376,7 @@ FLAGS = {
     ("--inner_lr", 0.4): ("meta_train", learner("inner_lr"), 0.4, 0.1),
     ("--adapt", "head"): ("meta_train", learner("adapted_part"), "head", "all"),
     ("--model", "metasgd", "--random_steps"): ("meta_train", learner("random_steps"), True, False),
+    ("--model", "protonet", "--normalise", "together"): ("meta_train", learner("normalise"), "together", "apart"),
     ("--model", "protonet", "--train_way", 6): ("meta_train", learner("train_way"), 6, 3),
     (*MIXED, "--mix_alpha", 0.5): ("meta_train", mask("alpha"), 0.5, 1.0),
     (*MIXED, "--mix_set", "both"): ("meta_train", mask("mix_set"), "both", "support"),
@@ -425,7 +428,8 @@ FLAGS = {
 # tests/training/test_weights.py show.
 SHOWN_ELSEWHERE = {
     "attack", "port", "support", "out", "query_statistics", "surrogate", "surrogate_draws", "weights", "slots", "mode",
-    "savedir", "resume", "gpu_id", "dataset", "data_dir", "split", "skip_bad", "host",
+    "savedir", "resume", "gpu_id", "dataset", "data_dir", "split", "skip_bad", "host", "folds",
+    "invert",
 }  # fmt: skip
 
 
