@@ -390,6 +390,18 @@ def test_data_of_another_range_are_attacked_within_it_or_not_at_all(data_dir, tm
         assert sheet["images"].min() >= 0 and sheet["images"].max() <= 1
 
 
+def test_images_in_0_1_are_classified_as_the_inputs_that_they_stand_for():
+    """Batch norm hides a shift and a scale, but not at the border, where there is 0."""
+    e, split = make("protonet")
+    x_s, x_q = e.images(split, tf.constant(split.pixels), *e.episode(split, "test", 0))
+    seeds = tf.constant([[1, 2]])
+    wanted = study.classifier(e, x_s, seeds, 1)(x_q)
+    found = study.classifier(e, x_s, seeds, 1, Range(-1, 3))((x_q + 1) / 4)
+    other = study.classifier(e, x_s, seeds, 1)((x_q + 1) / 4)
+    size = np.abs(wanted).max()
+    assert np.abs(found - wanted).max() < 1e-4 * size < 1e-2 * np.abs(other - wanted).max()
+
+
 def test_a_run_of_one_range_refuses_data_of_another(trained, tmp_path):
     """An old run that was trained on attacked images had them in [0, 1], and one that says its range has that."""
     dataset, known = data.load(json.loads((trained / "config.json").read_text())["data_dir"], "glyphs"), [0.0, 1.0]
