@@ -220,7 +220,9 @@ def norm_pool(x: tf.Tensor, beta: tf.Tensor, held: bool) -> tf.Tensor:
 
 def batch_norm_gained(x, gamma, beta):
     """`batch_norm` with a gain gamma [C] and PyTorch's epsilon -> it, and the mean and unbiased variance [G,C]."""
-    if x.shape[0] == 1 and x.dtype != tf.float64:  # the fused op normalises one group, and has no float64
+    # The fused op normalises one group, and has no float64. It is three times as fast on a CPU and sums plainly: its
+    # output is 1e-5 off where a channel has 15,000 pixels, and 5e-4 where it has 500,000; two passes are 3e-6 off.
+    if x.shape[0] == 1 and x.dtype != tf.float64:
         rows = tf.reshape(x, x.shape[1:])  # x[0] would copy the map, and again in the backward pass
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=rows, scale=gamma, offset=beta, mean=[], variance=[], epsilon=GAINED_EPSILON
