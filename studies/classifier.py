@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import assert_all_finite, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from datasets.pictures import BLACK, WHITE, Paper, from_pillow, read
@@ -78,6 +80,11 @@ class Classifier(ClassifierMixin, BaseEstimator):
         self.run, self.statistics, self.samples, self.seed = run, statistics, samples, seed
         self.checkpoint, self.invert = checkpoint, invert
 
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array, tags.input_tags.string = False, True  # a picture is no row of numbers
+        return tags
+
     @classmethod
     def load(cls, run, **settings) -> Classifier:
         """As the constructor; and ValueError now, not in `fit`, where the run cannot be read."""
@@ -85,8 +92,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         classifier.trained()
         return classifier
 
-    def fit(self, images: Pictures, labels: Sequence) -> Classifier:
-        """Learn these pictures' labels, all strings or all numbers; a class may have any number of them, which all
+    def fit(self, images: Pictures, y: Sequence) -> Classifier:
+        """Learn these pictures' labels y, all strings or all numbers; a class may have any number of them, which all
         count the same together.
 
         ValueError at a picture that cannot be read, at lists of different lengths, at a single class, at more classes
@@ -94,16 +101,16 @@ class Classifier(ClassifierMixin, BaseEstimator):
         """
         trained = self.trained()
         images = self._listed(images)
-        classes, own = classes_of(images, labels)
+        classes, own = classes_of(images, y)
         params = trained.weights_for(len(classes))
         samples = self._samples(trained, len(images))
         x = self._prepared(trained, images)
         self._warn(trained, [look_of(x)])
         # In an order of their own, so that the noise that each of them gets does not depend on that of the input.
         order = np.array(sorted(range(len(x)), key=lambda i: (own[i], x[i].tobytes())))
-        x, y = trained.range.inputs(x[order]), np.eye(len(classes), dtype=np.float32)[own[order]]
-        adapted = self._adapt(trained, params, x, y, samples)
-        self._fit, self.classes_ = Fit(trained, params, x, y, order, adapted), classes
+        x, one_hot = trained.range.inputs(x[order]), np.eye(len(classes), dtype=np.float32)[own[order]]
+        adapted = self._adapt(trained, params, x, one_hot, samples)
+        self._fit, self.classes_ = Fit(trained, params, x, one_hot, order, adapted), classes
         return self
 
     def predict_proba(self, images: Pictures) -> np.ndarray:
@@ -212,7 +219,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
     # ---- computation
 
     def _adapt(self, trained: Trained, params, x: np.ndarray, y: np.ndarray, samples: int):
-        with trained.precision():
+        with trained.computing():
             return trained.programs(y.shape[1]).adapt(params, x, y, self.seed, samples)
 
     def _classify(self, fit: Fit, adapted, support: np.ndarray, y: np.ndarray, x: np.ndarray, statistics: str):
@@ -225,7 +232,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         more = max(LEAST, 1 << (len(x) - 1).bit_length()) - len(x)
         images = np.concatenate([support, x, np.zeros((more, *x.shape[1:]), np.float32)])
         shares = np.concatenate([of_support, of_query, np.zeros(more)]).astype(np.float32)
-        with fit.trained.precision():
+        with fit.trained.computing():
             likely = fit.trained.programs(y.shape[1]).classify(fit.params, adapted, images, shares)
         return likely[len(support) : len(support) + len(x)]
 
@@ -264,16 +271,15 @@ def kind_of(label: object) -> str:
 def classes_of(images: list, labels: Sequence) -> tuple[np.ndarray, np.ndarray]:
     """The classes in order, and the number of each picture's. ValueError at labels that are not one for each picture,
     all strings or all numbers, and of two classes at least."""
+    if labels is None:
+        raise ValueError("requires y to be passed, but the target y is None: give a label for each picture")
     check_consistent_length(images, labels)
-    shape = np.asarray(labels, dtype=object).shape
-    if len(shape) != 1:
-        raise ValueError(f"labels are a list, one a picture, not of the shape {shape}")
+    labels = column_or_1d(np.array(labels, dtype=object) if isinstance(labels, list) else labels, warn=True)
     if len(kinds := sorted({kind_of(label) for label in labels})) > 1:
         raise ValueError(f"labels are all strings or all numbers, not {' and '.join(kinds)}")
-    labels = np.asarray(labels if isinstance(labels, np.ndarray) else list(labels))
-    labels = labels if labels.dtype != object else np.array(labels.tolist())
-    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        raise ValueError("a label is NaN or infinite")
+    labels = np.array(labels.tolist()) if labels.dtype == object else labels
+    assert_all_finite(labels, input_name="y")
+    check_classification_targets(labels)
     classes, own = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"The number of classes has to be greater than one; got {len(classes)} class")

@@ -3,8 +3,11 @@ one of its images, and its compiled programs."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,9 +136,18 @@ class Trained:
                 )
         return sentences
 
-    def precision(self):
-        """The run's precision, for the computation in a `with` block."""
-        return tensor_float_32(self.config.get("precision"))
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Compute in the run's precision in a `with` block; and keep back TensorFlow's warning that a function is
+        compiled for each new number of images."""
+        logger = tf.get_logger()
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            with tensor_float_32(self.config.get("precision")):
+                yield
+        finally:
+            logger.setLevel(level)
 
 
 def preparation_of(config: dict) -> Preparation:

@@ -193,7 +193,7 @@ def test_labels_of_mixed_kinds_are_refused(labels, words):
 
 
 def test_labels_of_one_kind_are_taken():
-    for labels in (["b", "a"], [2, 1.5], [np.int64(2), 1], np.array(["b", "a"]), [True, False], np.array([2, 1], "O")):
+    for labels in (["b", "a"], [2.0, 1], [np.int64(2), 1], np.array(["b", "a"]), [True, False], np.array([2, 1], "O")):
         classes, own = study.classes_of([0, 1], labels)
         assert classes.tolist() == sorted(labels) and own.tolist() == [1, 0]
 
@@ -281,9 +281,9 @@ def test_the_precision_is_the_runs(maml):
     bf16 = dataclasses.replace(trained, config=trained.config | {"precision": "bf16"})
     assert bf16.programs(3).learner.bf16 and bf16.programs(3) is not trained.programs(3)
     enabled = tf.config.experimental.tensor_float_32_execution_enabled
-    with dataclasses.replace(trained, config=trained.config | {"precision": "tf32"}).precision():
+    with dataclasses.replace(trained, config=trained.config | {"precision": "tf32"}).computing():
         assert enabled()
-        with trained.precision():
+        with trained.computing():
             assert not enabled()
         assert enabled()
 
