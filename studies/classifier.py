@@ -31,8 +31,9 @@ from training.engine import QUERY, STATISTICS, SUPPORT
 BATCH = 64  # query pictures in one call, where they do not depend on each other
 LEAST = 8  # a call's number of query pictures is filled up to this, or to a power of two: each is compiled once
 FOLDS = 20  # `leave_one_out` leaves out at most so many times
-MEMORY = 6 << 30  # bytes of maps that an inner step may hold
-MAPS = 12  # maps of the first block that an inner step holds at the same time, of each image and noise sample
+MEMORY = 8 << 30  # bytes of maps that an inner step may hold, and
+SHARED = 4 << 30  # that noise samples share
+MAPS = 16  # maps of the first block that an inner step holds at the same time, of each image and noise sample: measured
 ROUNDING = 1e-6  # so far a picture's floats may be below 0 or above 1
 Pictures = Sequence  # of paths, of Pillow's images, or of arrays [H,W], [H,W,3], uint8 or floats in [0, 1]
 
@@ -59,7 +60,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
     run: the folder of a run, or a file of weights. statistics: the images that batch norm takes its statistics from:
     the `support` set; or, where the query pictures have as many of each class, the support set and all query pictures
     `together`, or all pictures of the `query` alone, in which case a picture's class depends on the others. samples:
-    noise samples of an inner step's loss, fewer where their maps would not fit into MEMORY. seed: of that noise.
+    noise samples of an inner step's loss, fewer where their maps would not fit into SHARED. seed: of that noise.
     checkpoint: a run's `last` or `best`. invert: the pictures are light on dark where the training data's were dark on
     light, or the reverse; what is transparent becomes black.
     After `fit`: classes_, the labels in order.
@@ -187,7 +188,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"samples is {self.samples!r}, wanted a whole number of at least 1")
 
     def _samples(self, trained: Trained, images: int) -> int:
-        """As many noise samples of so many images as fit into MEMORY. ValueError where not even one does."""
+        """As many noise samples of so many images as fit into SHARED, and one at least. ValueError where one does not
+        fit into MEMORY."""
         height, width, _ = trained.image_shape
         one = 4 * height * width * trained.channels * MAPS * images
         if one > MEMORY:
@@ -195,7 +197,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
                 f"{images} pictures at once need {one / 2**30:.1f} GiB of memory, more than {MEMORY / 2**30:.1f}: give "
                 f"at most {images * MEMORY // one}"
             )
-        return min(self.samples, MEMORY // one)
+        return min(self.samples, max(1, SHARED // one))
 
     # ---- pictures
 

@@ -145,8 +145,10 @@ def test_the_memory_that_maps_need_limits_pictures_and_noise_samples(pictures, m
     support, labels, query, _ = task(pictures, 3, 2, 4)
     one = Classifier(METADROP)
     trained = one.trained()
-    monkeypatch.setattr(study, "MEMORY", 4 * 28 * 28 * 64 * study.MAPS * 8)  # of eight pictures
-    assert [one._samples(trained, n) for n in (1, 2, 3, 4, 8)] == [8, 4, 2, 2, 1]
+    one_picture = 4 * 28 * 28 * 64 * study.MAPS
+    monkeypatch.setattr(study, "MEMORY", 8 * one_picture)
+    monkeypatch.setattr(study, "SHARED", 6 * one_picture)
+    assert [one._samples(trained, n) for n in (1, 2, 3, 4, 8)] == [6, 3, 2, 1, 1]
     assert Classifier(METADROP, samples=3)._samples(trained, 1) == 3
     with pytest.raises(ValueError, match=r"9 pictures at once need .* GiB of memory, .*: give at most 8"):
         one.fit([*support, *support[:3]], [*labels, *labels[:3]])
