@@ -19,6 +19,7 @@ from errors import Parser, run
 from flags import whole
 from studies.classifier import Classifier
 from studies.draw import SAMPLES, SIDE, centred
+from training.engine import TOGETHER
 from training.results import summary
 
 WAY, QUERY = 5, 15
@@ -42,7 +43,8 @@ def main() -> None:
     split, prepare = data.load(args.originals, "omniglot").splits["test"], MAKERS["omniglot"].prepare
     print(f"| weights | {' | '.join(WAYS)} | difference |\n|---|---|---|---|")
     for file in args.weights:
-        classifier, accuracies = Classifier.load(file, samples=SAMPLES), {way: [] for way in WAYS}
+        classifier = Classifier.load(file, samples=SAMPLES, statistics=TOGETHER)
+        accuracies = {way: [] for way in WAYS}
         for task in tqdm(range(args.tasks), unit="task", desc=file.stem):
             pictures = task_pictures(split, prepare, task, WAY, 1 + QUERY)
             right = np.repeat(np.arange(WAY), QUERY)

@@ -441,7 +441,7 @@ def test_drawings_compares_both_ways_on_the_same_pictures(monkeypatch, capsys):
 
     monkeypatch.setitem(drawings.WAYS, "centred and scaled", lambda picture: picture.resize((9, 9)))
     monkeypatch.setattr(drawings.data, "load", lambda folder, name: numbered_drawings())
-    monkeypatch.setattr(drawings.Classifier, "load", lambda file, samples: Astray())
+    monkeypatch.setattr(drawings.Classifier, "load", lambda file, samples, statistics: Astray())
     monkeypatch.setattr(sys, "argv", ["drawings.py", "originals", "any.npz", "--tasks", "3"])
     drawings.main()
     assert ways == [(4, 4), (9, 9)] * 3

@@ -423,7 +423,7 @@ def test_drawings_says_what_the_way_of_a_drawing_adds(monkeypatch, tmp_path):
             right = np.repeat(np.arange(5), 15)
             return np.where(np.arange(75) < next(hits), right, 9)
 
-    monkeypatch.setattr(drawings.Classifier, "load", lambda file, samples: Counting())
+    monkeypatch.setattr(drawings.Classifier, "load", lambda file, samples, statistics: Counting())
     monkeypatch.setattr(drawings.data, "load", lambda folder, name: loaded.append((folder, name)) or mock.MagicMock())
     monkeypatch.setattr(drawings, "task_pictures", lambda split, prepare, task, way, images: [[0] * images] * way)
     monkeypatch.setattr(drawings, "WAYS", {way: lambda picture: picture for way in drawings.WAYS})
