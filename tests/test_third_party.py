@@ -4,6 +4,7 @@ The examples of CONTRIBUTING.md run from there. A learner and a perturbation of 
 beside the output, step sizes and beginnings of parameters from their owners, adapting and classifying as two calls.
 """
 
+import functools
 import json
 import re
 from unittest import mock
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import bench
 import data
 import layers
 import model
@@ -171,7 +173,8 @@ def test_an_export_without_maps_is_drawn(runs):
     assert (runs / "nearest_mean/plot/boundary_tasks.png").is_file()
 
 
-def test_bench_times_it():
+def test_bench_times_it(monkeypatch):
+    monkeypatch.setattr(bench, "matmul_gflops", functools.partial(bench.matmul_gflops, size=256))
     timed = call(
         "bench.py", *flags_of({"model": "nearest_mean", "way": 3, "metabatch": 2, "iterations": 1, "gpu_id": -1})
     )
