@@ -79,7 +79,7 @@ class Page:
             for section in sections:
                 for file, content in section.files.items():
                     write_atomically(self.folder / file, content)
-            write_atomically(self.folder / "index.html", text.encode())
+            write_atomically(self.folder / "index.html", text)
         except OSError as fault:
             raise self._unwritable(fault) from fault
         return self.folder / "index.html"

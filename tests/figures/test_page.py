@@ -1,5 +1,6 @@
 """The page: it shows every figure, needs nothing from elsewhere, and a real browser loads it."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from figures.page import Page
 from left_runs import STEPS, write_run
 from plotting import Links, draw
 
@@ -21,6 +23,12 @@ def page(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         draw(patch, "--savedir", runs[0], "--savedir", runs[1], "--tasks", 1, "--layers", "conv2", "--dpi", 40)
     return runs[0] / "plot/index.html"
+
+
+def test_a_name_that_is_not_utf8_stands_on_the_page_as_python_escapes_it(tmp_path):
+    made = Page(tmp_path, [], [], 40)
+    made.finish("title", {os.fsdecode(b"caf\xe9"): {}}, {"savedir": [os.fsdecode(b"caf\xe9")]})
+    assert (tmp_path / "index.html").read_text(encoding="utf-8").count(r"caf\udce9") == 2
 
 
 def test_the_page_shows_every_figure_and_needs_nothing_from_elsewhere(page):
