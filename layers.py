@@ -440,11 +440,8 @@ def balanced_cross_entropy(logits: tf.Tensor, labels: tf.Tensor, class_shares: t
     [N,K] or [T,N,K] may be mixed."""
     if class_shares is None:
         return cross_entropy(logits, labels)
-    shares = labels * class_shares
-    rows = tf.reduce_sum(shares, -1, keepdims=True)
-    # TensorFlow's gradient takes a row of labels for a distribution.
-    losses = cross_entropies(logits, shares / tf.maximum(rows, 1e-30))
-    return tf.reduce_sum(rows[..., 0] * losses, -1)
+    # TensorFlow's own cross entropy has a wrong gradient where a row's labels have another sum than 1.
+    return -tf.reduce_sum(labels * class_shares * tf.nn.log_softmax(logits), [-2, -1])
 
 
 def cross_entropies(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -35,13 +35,19 @@ def test_a_class_of_one_image_counts_as_one_of_three(name):
         return learner.adapt(params, x, y, no_noise, 2)[0]
 
     @tf.function(autograph=False)
+    def plainly(x):  # as in training, where all classes have as many images
+        return learner.adapt(params, x, model.labels(WAY, 3, tf.float64), no_noise, 2)[0]
+
+    @tf.function(autograph=False)
     def classify(adapted, x, shares):
         return learner.classify(params, adapted, x, shares=shares)[0]
 
     unequal = adapt(x, y)
     repeated = adapt(tf.gather(x, REPEATED, axis=1), tf.gather(y, REPEATED))
-    for a, b in zip(*map(tf.nest.flatten, (unequal, repeated)), strict=True):
+    plain = plainly(tf.gather(x, REPEATED, axis=1))
+    for a, b, c in zip(*map(tf.nest.flatten, (unequal, repeated, plain)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(b, c, rtol=1e-9, atol=1e-11)
     shares = layers.image_shares(y, layers.class_shares(y))
     both = tf.concat([x, x_q], 1)
     likewise = tf.constant([1 / 9] * 9 + [0.0] * 4, tf.float64)

@@ -111,6 +111,11 @@ def test_classes_may_have_any_numbers_of_pictures_and_all_count_the_same(maml, p
     np.testing.assert_allclose(likely.sum(-1), 1, rtol=1e-5)
     np.testing.assert_allclose(other.predict_proba(query), likely, atol=0.02)  # a step of float32 may pass a maximum
     assert (one.predict(query) == right).mean() > 0.75
+    given = mock.Mock(return_value=np.full((6 + 16, 3), 1 / 3))
+    with mock.patch.object(trained_study.Programs, "classify", given):
+        one.predict(query)
+    shares = given.call_args.args[3]
+    np.testing.assert_allclose(shares, [1 / 12] * 4 + [1 / 3] * 2 + [0] * 16, rtol=1e-6)  # in batch norm, too
     numbers = clone(maml).fit([support[i] for i in unequal], [int(labels[i][-1]) - 9 for i in unequal])
     assert numbers.classes_.tolist() == [-9, -8, -7] and numbers.predict(query).dtype.kind == "i"
 
