@@ -449,6 +449,9 @@ FACTS = {
     "data_sha256": lambda value: value is None or isinstance(value, str),
     "prepare": lambda value: value is None or can_be_preparation(value),
     "range": lambda value: value is None or can_be_range(value),
+    "brightness": lambda value: (  # mean and standard deviation
+        isinstance(value, list) and len(value) == 2 and all(type(x) in (int, float) and 0 <= x <= 1 for x in value)
+    ),
     "sessions": lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value),
 }
 COMMON = {field.name: field for field in dataclasses.fields(Settings) if "setting" in field.metadata}
