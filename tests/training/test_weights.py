@@ -346,7 +346,7 @@ def test_a_savedir_that_began_with_a_file_is_read_as_the_file_is(trained, tmp_pa
     for run in (tmp_path / "a", trained / "weights.npz"):
         assert Settings.read(run).way == 3
         assert weights.digest(records.read_run(run).params) == content.about["weights_sha256"]
-        assert weights.digest(Classifier.load(run)._params) == content.about["weights_sha256"]
+        assert weights.digest(Classifier.load(run).trained().params) == content.about["weights_sha256"]
         with pytest.raises(UserError, match="does not hold the weights of the best validation"):
             records.read_run(run, "best")
     shutil.copytree(trained / "checkpoints", tmp_path / "a/checkpoints")
