@@ -72,7 +72,7 @@ def test_what_this_version_does_not_know_stays_in_the_config(savedir):
         ({"meta_lr": float("nan")}, "meta_lr nan, which no"),
         ({"inner_lr": {}}, "inner_lr {}, which no"),
         ({"sessions": 5}, "sessions 5, which no run can have"),
-        ({"brightness": [0.1]}, "brightness [0.1], which no run can have"),
+        ({"brightness": [0.1]}, "brightness \\[0.1\\], which no run can have"),
         ({"brightness": [0.1, "x"]}, "which no run can have"),
         ({"data_sha256": []}, "data_sha256 \\[\\], which no run"),
         ({"prepare": {"size": "28", "channels": 1}}, "prepare .*, which no run"),
