@@ -387,9 +387,9 @@ FLAGS = {
     ("--remat",): ("meta_train", learner("remat"), True, False),
     ("--meta_lr", 0.02): ("meta_train", made("meta_lr"), 0.02, 1e-3),
     ("--clip_norm", 1): ("meta_train", made("clip_norm"), 1, None),
-    ("--adversarial", "l2:0.5"): ("meta_train", made("adversary"), ("l2", 0.5, 7), None),
+    ("--adversarial", "l2:0.5"): ("meta_train", made("adversary"), ("l2", 0.5, 7, (0.0, 1.0)), None),
     ("--adversarial", "l2:0.5", "--adversarial_steps", 3): (
-        "meta_train", made("adversary"), ("l2", 0.5, 3), ("l2", 0.5, 7),
+        "meta_train", made("adversary"), ("l2", 0.5, 3, (0.0, 1.0)), ("l2", 0.5, 7, (0.0, 1.0)),
     ),
     ("--n_train_iters", 9): ("meta_train", argument("n_train_iters"), 9, 60000),
     ("--save_freq", 9): ("meta_train", argument("save_freq"), 9, 1000),
