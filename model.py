@@ -159,18 +159,18 @@ class MAML(Learner):
             def one(*values, step=step):
                 meta_learned = dict(zip(params, values, strict=False))
                 theta = dict(zip(thetas[0], values[len(params) :], strict=True))
-                draw = Draw(noise, step, samples, training=training)
-                return list(self.inner_step(meta_learned, theta, x, y, draw, class_shares, shares).values())
+                draw = Draw(noise, step, samples, training=training, shares=shares)
+                return list(self.inner_step(meta_learned, theta, x, y, draw, class_shares).values())
 
             one = tf.recompute_grad(one) if self.remat else one
             theta = dict(zip(theta, one(*params.values(), *theta.values()), strict=True))
             thetas.append(theta)
         return thetas
 
-    def inner_step(self, params: Params, theta: Params, x, y, draw: Draw, class_shares=None, shares=None) -> Params:
-        """One gradient step on the support loss. class_shares, shares: `layers.class_shares` and `image_shares`, where
-        classes differ in their numbers of images."""
-        logits, penalty = self.forward(params, theta, x, draw, shares)
+    def inner_step(self, params: Params, theta: Params, x, y, draw: Draw, class_shares=None) -> Params:
+        """One gradient step on the support loss. class_shares: `layers.class_shares`, where classes differ in their
+        numbers of images, as draw.shares."""
+        logits, penalty = self.forward(params, theta, x, draw, draw.shares)
         class_shares = None if class_shares is None else class_shares / draw.samples
         loss = layers.balanced_cross_entropy(logits, self.perturbation.labels(y, draw), class_shares) + penalty
         sizes = self.step_sizes(params)

@@ -118,7 +118,7 @@ class MetaNetwork(Learner):
         perturbed = training or self.perturbation.in_testing
         samples = samples if perturbed else 1
         x, y = tf.tile(x, [1, samples, 1, 1, 1]), tf.tile(y, [samples, 1])
-        draw = Draw(noise, 0, samples, training=training) if perturbed else None
+        draw = Draw(noise, 0, samples, training=training, shares=shares) if perturbed else None
         h, penalty = self.embed(params, x, draw, training or self.test_statistics == "batch", shares)
         w, b = self.classifier(params, h, y)
         return {"w": w, "b": b}, penalty

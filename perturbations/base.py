@@ -21,7 +21,7 @@ class Perturbation(Configured):
     A hook (but `labels`) gives its output and, beside it, a penalty: nats a task, [T], or 0.0 for none. The loss of the
     pass adds it: of the support set in the inner loop, of the query set in the outer loop (a Meta Network, which has no
     inner loop, adds both there). So a Kullback-Leibler term is averaged over a pass's rows and samples by whoever gives
-    it.
+    it (Draw.mean, in which all classes count the same).
     """
 
     summary = "nothing is perturbed"  # for --help

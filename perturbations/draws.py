@@ -53,6 +53,7 @@ class Draw:
 
     samples: how often the pass has every image, each time with noise of its own. training: is it a pass of
     meta-training? (In a test the support set alone is perturbed, and not by masks.)
+    shares [images]: what each image counts, where classes differ in their numbers of images (layers.image_shares).
     """
 
     noise: Noise
@@ -60,6 +61,7 @@ class Draw:
     samples: int = 1
     query: bool = False
     training: bool = False
+    shares: tf.Tensor | None = None
 
     def __call__(self, layer: str, shape) -> tf.Tensor:
         """N(0, 1) of the shape [T,...], this pass's own. layer: conv1 to conv4, or dense."""
@@ -68,6 +70,12 @@ class Draw:
     def of_task(self, layer: str, shape) -> tf.Tensor:
         """N(0, 1) of the shape [T,...], the same in every pass of a task."""
         return self.noise(0, layer, shape)
+
+    def mean(self, x: tf.Tensor) -> tf.Tensor:
+        """Mean of x [T,N], a number for every row of the pass, over its images and samples -> [T]."""
+        if self.shares is None:
+            return tf.reduce_mean(x, 1)
+        return tf.linalg.matvec(x, tf.tile(self.shares, [self.samples])) / self.samples
 
 
 def samples_of(draw: Draw | None) -> int:

@@ -47,7 +47,7 @@ class VIB(Perturbation):
         # Its logarithm is taken: layers.softplus is 0 where this one is small.
         sigma = tf.nn.softplus(layers.dense(x, params["phi/deviation_w"], params["phi/deviation_b"]) - 5)
         divergence = tf.reduce_sum(tf.square(mean) + tf.square(sigma) - 2 * tf.math.log(sigma) - 1, -1) / 2
-        return mean + sigma * draw("dense", mean.shape), self.vib_beta * tf.reduce_mean(divergence, 1)
+        return mean + sigma * draw("dense", mean.shape), self.vib_beta * draw.mean(divergence)
 
 
 class InformationDropout(Perturbation):
@@ -83,4 +83,4 @@ class InformationDropout(Perturbation):
         divergence = tf.reduce_sum(math.log(0.001 + self.information_max_alpha) - tf.math.log(alpha), [2, 3, 4])
         tasks, n, *pixels = shape
         factor = tf.reshape(tf.exp(alpha * draw(layer, shape)), [tasks, draw.samples, n // draw.samples, *pixels])
-        return factor, self.information_beta * tf.reduce_mean(divergence, 1)
+        return factor, self.information_beta * draw.mean(divergence)

@@ -146,9 +146,12 @@ class Classifier(ClassifierMixin, BaseEstimator):
         """Leave out each picture of `fit` whose class has another one, and classify it by a learner that is adapted to
         those that stay: one at a time, or, of more than `folds` pictures, in so many parts.
 
-        Yields, for each part, its pictures' numbers in fit's order [n] and their probabilities [n,classes].
+        Yields, for each part, its pictures' numbers in fit's order [n] and their probabilities [n,classes]. ValueError
+        where `folds` is 1, or below 0.
         """
         check_is_fitted(self, "classes_")
+        if not isinstance(folds, numbers.Integral) or folds < 0 or folds == 1:  # of one part nothing stays
+            raise ValueError(f"folds is {folds!r}, wanted 0 or a whole number of at least 2")
         fit, samples = self._fit, self._samples(self._fit.trained, len(self._fit.x))
         for part in parts_to_leave_out(fit.y.argmax(-1), folds):
             x, y = fit.x.copy(), fit.y.copy()
@@ -186,6 +189,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"statistics is {self.statistics!r}, wanted one of {', '.join(STATISTICS)}")
         if not isinstance(self.samples, numbers.Integral) or self.samples < 1:
             raise ValueError(f"samples is {self.samples!r}, wanted a whole number of at least 1")
+        if not isinstance(self.seed, numbers.Integral) or not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed is {self.seed!r}, wanted a whole number from 0 to {2**31 - 1}")
 
     def _samples(self, trained: Trained, images: int) -> int:
         """As many noise samples of so many images as fit into SHARED, and one at least. ValueError where one does not
@@ -201,6 +206,11 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     # ---- pictures
 
+    @property
+    def paper(self) -> Paper:
+        """What is seen where a picture is transparent."""
+        return BLACK if self.invert else WHITE
+
     def _listed(self, images: Pictures) -> list:
         """In their order, whatever index a series may have. ValueError at a path, which is not several."""
         if isinstance(images, str | Path):
@@ -209,7 +219,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def _prepared(self, trained: Trained, images: Pictures) -> np.ndarray:
         """[n,H,W,C], images from 0 to 1."""
-        pictures = (picture_of(image, BLACK if self.invert else WHITE) for image in images)
+        pictures = (picture_of(image, self.paper) for image in images)
         pictures = (ImageOps.invert(picture) if self.invert else picture for picture in pictures)
         return np.array([trained.preparation(picture) for picture in pictures], np.float32) / 255
 
@@ -275,8 +285,10 @@ def classes_of(images: list, labels: Sequence) -> tuple[np.ndarray, np.ndarray]:
     all strings or all numbers, and of two classes at least."""
     if labels is None:
         raise ValueError("requires y to be passed, but the target y is None: give a label for each picture")
+    if not hasattr(labels, "__array__"):  # numpy would make mixed ones strings
+        labels = np.array(list(labels), dtype=object)
     check_consistent_length(images, labels)
-    labels = column_or_1d(np.array(labels, dtype=object) if isinstance(labels, list) else labels, warn=True)
+    labels = column_or_1d(labels, warn=True)
     if len(kinds := sorted({kind_of(label) for label in labels})) > 1:
         raise ValueError(f"labels are all strings or all numbers, not {' and '.join(kinds)}")
     labels = np.array(labels.tolist()) if labels.dtype == object else labels

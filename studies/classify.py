@@ -19,7 +19,7 @@ from scipy import stats
 from tqdm import tqdm
 
 from datasets.folders import Walk
-from datasets.pictures import read, readable, report
+from datasets.pictures import WHITE, Paper, plural, read, readable, report
 from errors import Stop, UserError
 from files import write_atomically
 from studies.classifier import FOLDS, Classifier, PictureWarning, number_of_parts
@@ -59,12 +59,9 @@ def classify(
         print(note, file=sys.stderr)
     labelled, files = readable_only(labelled, files, skip_bad)
     remarks = []
-    with remarks_of_pictures(remarks, "support"):
-        try:
-            classifier = Classifier.load(run, **settings)
-            classifier.fit([file for _, file in labelled], [label for label, _ in labelled])
-        except ValueError as fault:
-            raise UserError(f"{fault}") from fault
+    with remarks_of_pictures(remarks, "support"), user_errors():
+        classifier = Classifier.load(run, **settings)
+        classifier.fit([file for _, file in labelled], [label for label, _ in labelled])
     right = np.full(len(labelled), np.nan)
 
     def write(content: Callable[[], str], file: Path) -> None:
@@ -75,7 +72,8 @@ def classify(
             raise UserError(f"cannot write {file} ({fault.strerror}): choose another --out") from fault
 
     def write_page() -> None:
-        write(lambda: page(guesses, classifier.classes_, query, labelled, right, remarks + notes), page_file)
+        told = remarks + notes
+        write(lambda: page(guesses, classifier.classes_, query, labelled, right, told, classifier.paper), page_file)
 
     with Stop() as stop:
         with remarks_of_pictures(remarks, "query"):
@@ -85,7 +83,8 @@ def classify(
         write(lambda: table(guesses, classifier.classes_), out)
         write_page()
         counted = f"{len(guesses)} of {len(files)}" if len(guesses) < len(files) else f"{len(files)}"
-        print(f"{counted} pictures, {len(classifier.classes_)} classes: {out} and {page_file}, the least sure first")
+        sizes = f"{counted} {plural(files, 'picture')}, {len(classifier.classes_)} classes"
+        print(f"{sizes}: {out} and {page_file}, the least sure first")
         print(*remarks, sep="\n", end="\n" * bool(remarks), flush=True)
         if folds and not stop.asked:
             remarks.append(leave_out(classifier, folds, [label for label, _ in labelled], right, stop))
@@ -97,6 +96,15 @@ def classify(
 def stopped(what: str) -> int:
     print(f"interrupted: {what}", file=sys.stderr)
     return 130
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """What the classifier refuses in a `with` block is a UserError."""
+    try:
+        yield
+    except ValueError as fault:
+        raise UserError(f"{fault}") from fault
 
 
 @contextmanager
@@ -113,7 +121,7 @@ def remarks_of_pictures(remarks: list[str], which: str) -> Iterator[None]:
 def classified(classifier: Classifier, files: list[Path], query: Path, stop: Stop) -> list[Guess]:
     """What the files are, the least sure first; a part of them, where a stop is asked for."""
     likely = []
-    with tqdm(total=len(files), unit="picture", desc="classify", disable=None) as bar:
+    with tqdm(total=len(files), unit="picture", desc="classify", disable=None) as bar, user_errors():
         for part in classifier.predict_parts(files):
             likely.extend(part)
             bar.update(len(part))
@@ -232,12 +240,13 @@ def line_of(cells: list[str]) -> str:
     return file.getvalue().removesuffix("\r\n") + "\n"
 
 
-def page(guesses, classes, query: Path, labelled: list[tuple[str, Path]], right: np.ndarray, remarks: list[str]) -> str:
-    """One file of HTML: the support set, and the pictures with their probabilities."""
+def page(guesses, classes, query, labelled, right: np.ndarray, remarks: list[str], paper: Paper = WHITE) -> str:
+    """One file of HTML: the support set, and the pictures with their probabilities. query: the folder of these.
+    labelled: class and file of each support picture."""
     support = []
     for label in classes:
         own = [(file, right[i]) for i, (name, file) in enumerate(labelled) if name == label]
-        shown = "".join(thumbnail(file, "wrong" if hit == 0 else "") for file, hit in own)
+        shown = "".join(thumbnail(file, paper, "wrong" if hit == 0 else "") for file, hit in own)
         support.append(f"<tr><th>{html.escape(str(label))}</th><td>{shown}</td></tr>")
     rows = []
     for guess in guesses[:SHOWN]:
@@ -247,16 +256,16 @@ def page(guesses, classes, query: Path, labelled: list[tuple[str, Path]], right:
             f"<span>{html.escape(str(classes[c]))} {100 * guess.likely[c]:.1f} %</span></div>"
             for c in order
         )
-        image = thumbnail(query / guess.file)
+        image = thumbnail(query / guess.file, paper)
         rows.append(f"<tr><td>{image}</td><td>{html.escape(guess.file)}</td><td>{bars}</td></tr>")
     more = f"<p>{len(guesses) - SHOWN} surer ones are in the table alone.</p>" if len(guesses) > SHOWN else ""
     told = "".join(f"<p>{html.escape(remark)}</p>" for remark in remarks)
     return PAGE.format(support="\n".join(support), rows="\n".join(rows), more=more, told=told)
 
 
-def thumbnail(file: Path, kind: str = "") -> str:
-    """An img element that holds the picture."""
-    image, stream = read(file), io.BytesIO()
+def thumbnail(file: Path, paper: Paper = WHITE, kind: str = "") -> str:
+    """An img element that holds the picture, on paper where it is transparent."""
+    image, stream = read(file, paper), io.BytesIO()
     image.thumbnail((SIDE, SIDE))
     image.save(stream, "PNG")
     content = base64.b64encode(stream.getvalue()).decode()

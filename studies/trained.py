@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import logging
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from training import records, weights
 from training.devices import BF16, tensor_float_32
 
 FAR = 5  # deviations of a training image's brightness, behind which pictures are others
+COMPUTING = threading.RLock()  # around settings of TensorFlow's, which belong to the process
 
 
 class Programs:
@@ -138,16 +140,16 @@ class Trained:
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """Compute in the run's precision in a `with` block; and keep back TensorFlow's warning that a function is
-        compiled for each new number of images."""
+        """Compute in the run's precision in a `with` block, one thread after the other; and keep back TensorFlow's
+        warning that a function is compiled for each new number of images."""
         logger = tf.get_logger()
-        level = logger.level
-        logger.setLevel(logging.ERROR)
-        try:
-            with tensor_float_32(self.config.get("precision")):
+        with COMPUTING, tensor_float_32(self.config.get("precision")):
+            level = logger.level
+            logger.setLevel(logging.ERROR)
+            try:
                 yield
-        finally:
-            logger.setLevel(level)
+            finally:
+                logger.setLevel(level)
 
 
 def preparation_of(config: dict) -> Preparation:

@@ -121,3 +121,20 @@ def test_who_has_noise_when_and_what_is_free_of_charge(name):
         noise, penalty = noise_of(PERTURBATIONS[name](), d)
         assert not noise.any() and penalty == 0
     assert PERTURBATIONS[name].stochastic and PERTURBATIONS[name].in_testing
+
+
+@pytest.mark.parametrize("name", ["vib", "information_dropout"])
+def test_an_image_has_its_share_of_the_price(name):
+    perturbation = PERTURBATIONS[name]()
+    params = parameters(perturbation)
+
+    def price(images, shares=None):
+        """Of these images, in each noise sample."""
+        rows = [sample * IMAGES + i for sample in range(SAMPLES) for i in images]
+        d = draw(shares=None if shares is None else tf.constant(shares, tf.float64))
+        if name == "vib":
+            return perturbation.inputs(params, "dense", tf.gather(H, rows, axis=1), d)[1]
+        shape = [TASKS, len(rows), *MAP[2:]]
+        return perturbation.mask(params, "conv1", tf.gather(X, rows, axis=1), shape, d)[1]
+
+    np.testing.assert_allclose(price([0, 1, 2], [0.5, 0.25, 0.25]), price([0, 0, 1, 2]), rtol=1e-9)

@@ -1,14 +1,18 @@
 """A classifier of one's own pictures: what it computes, scikit-learn's conventions, and --mode classify."""
 
+import base64
 import copy
 import csv
 import dataclasses
+import io
 import os
 import pickle
 import re
 import shutil
 import signal
+import threading
 import warnings
+from pathlib import Path
 from unittest import mock
 
 import joblib
@@ -187,6 +191,7 @@ def test_pictures_that_look_otherwise_than_the_training_images_are_warned_of(mam
     [
         ([1, "a"], "not numbers and strings"),
         ([1, "1"], "not numbers and strings"),
+        ((1, "1"), "not numbers and strings"),
         ([True, 2], "not numbers and truth values"),
         (np.array([1, "1"], object), "not numbers and strings"),
         ([b"a", b"b"], "not bytes"),
@@ -200,6 +205,7 @@ def test_labels_of_mixed_kinds_are_refused(labels, words):
 
 
 def test_labels_of_one_kind_are_taken():
+    assert study.classes_of([0, 1], ("b", "a"))[0].tolist() == ["a", "b"]
     for labels in (["b", "a"], [2.0, 1], [np.int64(2), 1], np.array(["b", "a"]), [True, False], np.array([2, 1], "O")):
         classes, own = study.classes_of([0, 1], labels)
         assert classes.tolist() == sorted(labels) and own.tolist() == [1, 0]
@@ -243,6 +249,8 @@ def test_it_is_scikit_learns(maml, pictures, tmp_path):
         (lambda: again.fit(support[:2], [None, "b"]), "all strings or all numbers"),
         (lambda: again.fit(support[:2], [np.nan, 1.0]), "NaN"),
         (lambda: clone(again).set_params(samples=0).fit(support, labels), "samples is 0"),
+        (lambda: clone(again).set_params(seed=2**31).fit(support, labels), "seed is 2147483648"),
+        (lambda: clone(again).set_params(seed=None).fit(support, labels), "seed is None"),
         (lambda: again.fit(support, labels).predict_proba([]), "no picture"),
     ):
         with pytest.raises(ValueError, match=re.escape(words)):
@@ -297,6 +305,24 @@ def test_the_precision_is_the_runs(maml):
         assert enabled()
 
 
+def test_threads_do_not_share_what_belongs_to_the_process(maml):
+    """Precision and TensorFlow's loudness: the second thread waits, and afterwards all is as it was."""
+    trained, seen = maml.trained(), []
+    level = tf.get_logger().level
+
+    def compute(name):
+        with trained.computing():
+            seen.append(name)
+
+    with trained.computing():
+        thread = threading.Thread(target=compute, args=["second"])
+        thread.start()
+        thread.join(0.05)
+        seen.append("first")
+    thread.join()
+    assert seen == ["first", "second"] and tf.get_logger().level == level
+
+
 def test_paths_images_and_arrays_are_the_same_pictures(maml, pictures, tmp_path):
     support, labels, query, _ = task(pictures, 3, 1, 1)
     one = clone(maml).fit(support, labels)
@@ -323,6 +349,9 @@ def test_one_left_out_is_classified_by_the_others(maml, pictures):
     in_parts = list(one.leave_out(3))
     assert sorted(i for own, _ in in_parts for i in own) == list(range(9)) and len(in_parts) == 3
     assert list(one.leave_out(0)) == []
+    for folds in (1, -1, 2.5):  # of one part nothing stays
+        with pytest.raises(ValueError, match=f"folds is {folds}, wanted 0 or a whole number of at least 2"):
+            one.leave_one_out(folds)
 
 
 def test_parts_leave_every_class_a_picture():
@@ -493,6 +522,29 @@ def test_ctrl_c_keeps_what_is_computed(folders, monkeypatch):
     ask(100)
     assert "accuracy" not in classify(folders, "--folds", 0).stdout
     assert_refused(classify(folders, "--folds", 1), "with one part nothing stays")
+
+
+def test_a_picture_that_goes_while_others_are_classified_is_told_of(folders, monkeypatch):
+    monkeypatch.setattr(Classifier, "fit", lambda self, images, labels: setattr(self, "classes_", np.unique(labels)))
+
+    def parts(self, files):
+        Path(files[0]).unlink()
+        yield np.full((len(files), 3), 1 / 3)
+
+    monkeypatch.setattr(Classifier, "predict_parts", parts)
+    assert_refused(classify(folders), "cannot be read (No such file")
+    assert len((folders / "out/p.csv").read_text().splitlines()) == 1 + 9  # the table was written before the page
+    monkeypatch.setattr(Classifier, "predict_parts", mock.Mock(side_effect=ValueError("3000 pictures at once")))
+    assert_refused(classify(folders), "3000 pictures at once")
+
+
+def test_a_page_shows_transparent_pictures_on_the_papers_colour(folders):
+    file = folders / "white.png"
+    Image.fromarray(np.full((4, 4, 4), [255, 255, 255, 0], np.uint8)).save(file)
+    paper = Classifier(MAML, invert=True).paper
+    shown = study_of_folders.page([], np.array(["a"]), folders, [("a", file)], np.ones(1), [], paper)
+    content = re.search('base64,([^"]+)', shown).group(1)
+    assert not np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("L")).any()
 
 
 def test_remarks_of_pictures_are_printed_and_on_the_page(folders):
