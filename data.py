@@ -69,7 +69,7 @@ class Split:
         base, turns = divmod(label, self.rotations)
         images = self.pixels[base] if self.counts is None else self.pixels[self.counts[:base].sum() :]
         inputs = np.rot90(images[number], turns) * self.scale
-        return np.rint(255 * known_range(self, "an image for people").unit(inputs)).astype(np.uint8)
+        return np.rint(255 * known_range(self, "drawing an image").unit(inputs)).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,15 @@ class Dataset:
 
     @property
     def facts(self) -> dict:
-        """What a run's config.json says of it. The range is [0, 1] where it says none, and null where it is not
-        known."""
+        """The part of a run's config.json that describes the dataset. Without "range" the range is [0, 1]; with null
+        it is not known."""
         facts = {"data_sha256": self.sha256} | ({"prepare": self.prepare} if self.prepare else {})
         facts |= {"brightness": brightness(self.splits["train"])} if self.range else {}
         return facts if self.range == UNIT else facts | {"range": self.range and list(self.range)}
 
     @property
     def range(self) -> Range | None:
-        """As a split's."""
+        """The range of its splits; None: it is not known."""
         return self.splits["train"].range
 
 
@@ -184,7 +184,7 @@ def splits_of(dataset: Dataset, train_split: str) -> dict[str, Split]:
 
 
 def known_range(split: Split, what: str) -> Range:
-    """The range of the network's inputs. UserError where it is not known: `what` needs it."""
+    """The range of the network's inputs. UserError, which says that `what` needs it, where it is not known."""
     if split.range is None:
         raise UserError(
             f"{what} needs the range of the network's inputs, which the dataset's manifest.json does not say: add "
@@ -194,7 +194,7 @@ def known_range(split: Split, what: str) -> Range:
 
 
 def check_range(split: Split, name: str, what: str) -> None:
-    """UserError as `known_range`, and where a pixel lies outside of the range by more than rounding."""
+    """UserError where the range is not known, and where a pixel lies outside of it by more than rounding."""
     low, high = known_range(split, what)
     if split.declared is None:  # bytes cannot be outside
         return
@@ -202,14 +202,14 @@ def check_range(split: Split, name: str, what: str) -> None:
     if not min(least - low, high - most) >= -1e-5 * (high - low):
         raise UserError(
             f"the {name} images hold numbers from {least:g} to {most:g}, and the dataset's manifest.json says "
-            f'"range": [{low:g}, {high:g}]: correct it, as {what} keeps images within it'
+            f'"range": [{low:g}, {high:g}]: correct the manifest, as {what} relies on it'
         )
 
 
 def check_episode(split: Split, name: str, way: int, shot: int, query: int) -> None:
     """UserError where `split` cannot give such an episode."""
     if way > split.classes:
-        raise UserError(f"--way {way} is more than the {split.classes} {name} classes there are: give less")
+        raise UserError(f"--way {way} is more than the {split.classes} {name} classes there are: give a smaller one")
     least = split.images_per_class.min()
     if shot + query > least:
         have = f"the {name} classes have" if split.counts is None else f"one of the {name} classes has"

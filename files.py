@@ -1,7 +1,7 @@
 """Files that last: written whole or not at all, kept through a power cut, and locked against a second process.
 
-NO_LOCK=1 in the environment leaves the locks out, for file systems that have none. Names that are not UTF-8 stand in
-texts as Python escapes them.
+NO_LOCK=1 in the environment leaves the locks out, for file systems that have none. Names that are not UTF-8 are
+written as Python escapes them.
 """
 
 import json
@@ -49,18 +49,18 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def write_if_new(path: Path, content: str) -> None:
-    """Write the file `path`, unless it is that already: its folder may be read-only."""
+    """Write the file `path`, unless it has this content already: its folder may then be read-only."""
     if not path.is_file() or path.read_bytes() != to_bytes(content):
         write_atomically(path, content)
 
 
 def to_bytes(content: str) -> bytes:
-    """UTF-8; what is none in a file's name is escaped as in Python."""
+    """Encode as UTF-8; bytes of a file's name that are not UTF-8 become Python's escapes."""
     return content.encode(errors="backslashreplace")
 
 
 def refuse_unwritable(folder: Path) -> None:
-    """UserError where no file can be written into this folder, before anything is computed that would go there."""
+    """UserError if no file can be written into this folder: call it before computing what is to be written there."""
     try:
         probe = folder / f".{secrets.token_hex(4)}.probe"
         try:
@@ -69,12 +69,12 @@ def refuse_unwritable(folder: Path) -> None:
             probe.unlink(missing_ok=True)
     except OSError as fault:
         raise UserError(
-            f"cannot write into {folder} ({fault.strerror}): make room there, or copy the folder"
+            f"cannot write into {folder} ({fault.strerror}): make room there, or copy it elsewhere"
         ) from fault
 
 
 def parse_json(text: str | bytes) -> object:
-    """What this JSON says. ValueError where it is none, and where it is nested too deep for Python."""
+    """Return the value of this JSON text. ValueError where it is no JSON, or is nested too deep for Python."""
     try:
         return json.loads(text)
     except RecursionError as fault:

@@ -117,8 +117,8 @@ def not_negative(text: str) -> float:
 
 
 def path_text(text: str) -> str:
-    """A path as a text, with the home folder for a ~, which shells leave as it is in --flag=~/x; not an empty one, as
-    an unset variable of the shell is: Path("") would be the current folder."""
+    """Read a path as a text, and replace a ~ by the home folder, which shells do not do in --flag=~/x. An empty text,
+    as an unset variable of the shell gives it, is refused: Path("") would be the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("it is empty")
     return os.path.expanduser(text)

@@ -118,21 +118,21 @@ def numbers(split: dict) -> str:
 
 
 def largest_tasks(splits: dict[str, dict]) -> tuple[str, str]:
-    """What the smallest split and the smallest class allow, and a warning, or nothing, where that is less than WAY
-    classes."""
+    """Return a sentence on the tasks that the smallest split and the smallest class allow, and a warning where these
+    have fewer than WAY classes, else an empty text."""
     way, split = min((entry["classes"], name) for name, entry in splits.items())
     sizes = [size for entry in splits.values() for size in images_by_class(entry)]
     images, label = min(sizes)
     reason = "" if images == max(sizes)[0] else f" ({listed([label])} has no more images)"
-    told = f"tasks: --way {way} at most ({split} has no more classes), --shot and --query {images} together{reason}"
+    told = f"tasks: --way at most {way} ({split} has no more classes), --shot + --query at most {images}{reason}"
     if way >= WAY:
         return told, ""
-    remedy = f"train with --way {way}, or give more classes" if way > 1 else "give more classes, or deal them otherwise"
-    return told, f"warning: --way {WAY}, which the documentation's commands have, is too many: {remedy}"
+    remedy = f"train with --way {way}, or give more classes" if way > 1 else "give more classes, or other --shares"
+    return told, f"warning: there are too few classes for --way {WAY}, which the documented commands use: {remedy}"
 
 
 def images_by_class(entry: dict) -> list[tuple[int, str]]:
-    """How many images each class of a split has, and its name."""
+    """Number of images and name of each class of a split."""
     counts = entry["images_per_class"]
     counts = counts if isinstance(counts, list) else [counts] * entry["base_classes"]
     return list(zip(counts, entry["names"], strict=False))

@@ -293,8 +293,8 @@ def _statistics(x):
 
 
 def shared_statistics(x: tf.Tensor, shares: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mean and biased variance of each group of x [G,N,H,W,C], in which image n counts shares[n] [N]: [G,1,1,1,C] each.
-    Shares are at least 0, and their sum is 1."""
+    """Mean and biased variance of each group of x [G,N,H,W,C], in which image n has the weight shares[n] [N]:
+    [G,1,1,1,C] each. Shares are at least 0, and their sum is 1."""
     shares = tf.cast(shares, x.dtype)[:, None, None, None]
     mean = tf.reduce_sum(shares * tf.reduce_mean(x, [2, 3], keepdims=True), 1, keepdims=True)
     squares = tf.reduce_mean(tf.math.squared_difference(x, mean), [2, 3], keepdims=True)
@@ -308,9 +308,9 @@ def batch_norm_shared(x, gamma, beta, shares):
 
 
 def class_shares(y: tf.Tensor) -> tf.Tensor | None:
-    """What each image of a class counts, so that all classes count the same: labels y, one-hot [S,way] -> [way], such
-    that the images' shares y @ class_shares have the sum 1. A class without images counts nothing. None where it is
-    known, as a program is traced, that all classes have the same number of images."""
+    """The weight of each image of a class, so that all classes count the same: labels y, one-hot [S,way] -> [way], such
+    that the images' weights y @ class_shares have the sum 1. A class without images has the weight 0. None where it is
+    known, when a program is traced, that all classes have the same number of images."""
     if (known := tf.get_static_value(y)) is not None:
         counts = known.sum(0)
         if (counts == counts[0]).all():
@@ -436,8 +436,8 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 
 def balanced_cross_entropy(logits: tf.Tensor, labels: tf.Tensor, class_shares: tf.Tensor | None) -> tf.Tensor:
-    """`cross_entropy` in which a label of class c counts class_shares[c] [K] (None: the mean over the rows); labels
-    [N,K] or [T,N,K] may be mixed."""
+    """`cross_entropy` in which a label of class c has the weight class_shares[c] [K] (None: the mean over the rows);
+    labels [N,K] or [T,N,K] may be mixed."""
     if class_shares is None:
         return cross_entropy(logits, labels)
     # TensorFlow's own cross entropy has a wrong gradient where a row's labels have another sum than 1.

@@ -41,8 +41,9 @@ def parser() -> Parser:
 def load_data(settings: Settings, *used: str, bounded: str | None = None) -> tuple[data.Dataset, dict[str, data.Split]]:
     """The dataset, and its splits as these settings want them.
 
-    used: names of the splits that have to be able to give such episodes. bounded: what needs to know their pixels'
-    range, if it does. UserError where one cannot, or where the data are not those that the run knows.
+    used: names of the splits that have to be able to give such episodes. bounded: the flag or mode that needs to know
+    the range of their pixels, if one does. UserError where a split cannot, or where the data are not those that the
+    run knows.
     """
     dataset = data.load(settings.data_dir, settings.dataset, settings.split == "background", MAKERS)
     if settings.facts.get("data_sha256") not in (None, dataset.sha256):
@@ -54,8 +55,8 @@ def load_data(settings: Settings, *used: str, bounded: str | None = None) -> tup
     known = settings.facts.get("range", list(UNIT) if began and settings.adversarial else None)
     if known and dataset.range and known != list(dataset.range):
         raise UserError(
-            f"the run's inputs had the range {known}, and {settings.data_dir}/{dataset.name}/manifest.json says "
-            f"{list(dataset.range)}: correct it there"
+            f"the run was trained on inputs of the range {known}, and {settings.data_dir}/{dataset.name}/manifest.json "
+            f"says {list(dataset.range)}: correct the manifest"
         )
     splits = data.splits_of(dataset, settings.train_split)
     for name in splits.keys() & set(used):
@@ -149,7 +150,7 @@ def meta_train(savedir: Path, given: dict) -> int:
             if val is None:
                 print("no validation: training is not monitored, and there will be no best checkpoint")
             if settings.way > (tested := splits["test"].classes) and not engine.learner.any_way:
-                print(f"no test: --way {settings.way} is more than the {tested} test classes there are")
+                print(f"note: this run cannot be tested: --way {settings.way} is more than the {tested} test classes")
         return loops.meta_train(
             engine,
             splits["train"],
@@ -171,13 +172,13 @@ def meta_train(savedir: Path, given: dict) -> int:
 
 
 def refuse_idle_perturbation(learner: Learner) -> None:
-    """Say which parameters will not be trained. UserError where the perturbation has some, and they are all of them."""
+    """Print which parameters are not trained. UserError where the perturbation has some and none of them is trained."""
     untrained = learner.untrained()
     own = learner.perturbation.parameters(learner.image_shape, learner.channels).keys()
-    why = "for they act through the gradients of inner steps alone, and these are constants, or there are none"
+    why = "since they act through the inner steps' gradients alone, which are constants here, or not taken"
     if own and own <= set(untrained):
         raise UserError(
-            f"nothing that this perturbation learns would be trained ({', '.join(own)}), {why}: choose --meta_gradient "
+            f"none of the perturbation's parameters would be trained ({', '.join(own)}), {why}: choose --meta_gradient "
             f"published or exact, and --n_steps of at least 1"
         )
     if untrained:
@@ -195,7 +196,7 @@ def build(settings: Settings, way: int, bounded: str | None = None) -> tuple[Eng
     """For the modes that look at a trained run -> its engine, its test split, what tells and made the result, and
     what computes it.
 
-    way: classes of a test's tasks. bounded: as of `load_data`.
+    way: classes of a test's tasks. bounded: as in `load_data`.
     """
     tested = dataclasses.replace(settings, way=way)
     dataset, splits = load_data(tested, "test", bounded=bounded)
@@ -315,12 +316,14 @@ def refuse_idle_flags(settings: Settings, given: dict) -> None:
     of_gradients = {"attack_step", "attack_start", "attack_loss", "surrogate"} & given.keys()
     if of_gradients and not method.gradients:
         raise UserError(
-            f"--{min(of_gradients)} is of gradients, of which {settings.attack_method} has none: leave it out"
+            f"--{min(of_gradients)} needs a gradient-based attack, and {settings.attack_method} is none: leave it out"
         )
     if "square_share" in given and not method.squares:
-        raise UserError(f"--square_share is of squares, of which {settings.attack_method} has none: leave it out")
+        raise UserError(f"--square_share needs --attack_method square, not {settings.attack_method}: leave it out")
     if settings.threat == "remaining" and not method.gradients:
-        raise UserError(f"--threat remaining is of gradients, of which {settings.attack_method} has none: leave it out")
+        raise UserError(
+            f"--threat remaining needs a gradient-based attack, and {settings.attack_method} is none: leave it out"
+        )
     if settings.norm not in method.norms:
         raise UserError(f"--attack_method {settings.attack_method} is made for --norm {' or '.join(method.norms)}")
     if settings.attack_start == "clean" and settings.restarts > 1:
@@ -344,7 +347,7 @@ def weights(savedir: Path, given: dict) -> int:
     devices.start("-1", 1, devices.FLOAT32, distribute=False)
     found = records.read_whole(savedir, kind)
     if slots and not found.state:
-        raise UserError(f"{savedir} has no slots of Adam's, since it began with weights alone: leave --slots out")
+        raise UserError(f"{savedir} has no Adam slots, because it began with weights alone: leave --slots out")
     iteration, digest = found.about["iteration"], weights_file.digest(found.params)
     about = {
         "settings": settings,

@@ -72,8 +72,8 @@ class MAML(Learner):
         return self.adapted_part == "all" or (self.adapted_part == "head") == name.startswith("dense")
 
     def blocks(self, params, theta, x, draw, shares=None):
-        """Yield each block's name, input, perturbed convolution, mask (or None), output and penalty. shares: what each
-        image counts in batch norm's statistics (layers.shared_statistics)."""
+        """Yield each block's name, input, perturbed convolution, mask (or None), output and penalty. shares: the
+        weight of each image in batch norm's statistics (layers.shared_statistics)."""
         for block in range(1, BLOCKS + 1):
             layer = f"conv{block}"
             x, input_penalty = self.perturbation.inputs(params, layer, x, draw)
@@ -187,8 +187,8 @@ class MAML(Learner):
         return self.perturbation.labels(y, self.query_draw(noise))
 
     def untrained(self) -> list[str]:
-        """Those that act through the support set's gradients alone, where these are constants to the outer loss, or
-        where there is no inner step. As a graph of one step tells: a gradient that is not there is none."""
+        """Names of the parameters that act through the support set's gradients alone, where these are constants to the
+        outer loss, or where there is no inner step. Found by tracing one step: they have no gradient in its graph."""
         if self.n_steps and self.meta_gradient != "first_order":
             return []
         one = copy.copy(self)

@@ -1,5 +1,5 @@
-"""The range of a network's inputs. Attacks, pictures and exports know images in [0, 1]; a dataset's may have another
-range."""
+"""The range of a network's inputs. Attacks, pictures and exports work on images in [0, 1]; a dataset's inputs may
+have another range."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNIT = Range(0.0, 1.0)
 
 
 def can_be_range(value: object) -> bool:
-    """Is this how a manifest, or a run, could say a range?"""
+    """True if a manifest, or a run, could hold this value as its range."""
     if not isinstance(value, list | tuple) or len(value) != 2:
         return False
     return all(type(end) in (int, float) and math.isfinite(end) for end in value) and value[0] < value[1]

@@ -43,7 +43,7 @@ def gpus(text: str) -> str:
 def host(text: str) -> str:
     if not re.fullmatch(r"([a-z0-9][a-z0-9.-]*|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", text.lower()):
         raise argparse.ArgumentTypeError(
-            f"must be a host's name or address, or with a port as in box:9000, not {text!r}"
+            f"must be a host's name or address, alone or with a port as in box:9000, not {text!r}"
         )
     return text.lower()  # as browsers write it
 
@@ -59,7 +59,7 @@ def adversary(text: str) -> str:
 def share(text: str) -> float:
     """A number above 0 and at most 1."""
     if (value := positive(text)) > 1:
-        raise argparse.ArgumentTypeError(f"must be a share of at most 1, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a share above 0 and of at most 1, not {text!r}")
     return value
 
 
@@ -70,9 +70,9 @@ def folder_name(text: str) -> str:
 
 
 def parts(text: str) -> int:
-    """A reader of a number of parts: 0, or at least 2."""
+    """Read a number of parts: 0, or at least 2."""
     if text == "1":
-        raise argparse.ArgumentTypeError("must be 0, or a whole number of at least 2: with one part nothing stays")
+        raise argparse.ArgumentTypeError("must be 0, or a whole number of at least 2: one part is all pictures")
     return whole(0)(text)
 
 
@@ -206,7 +206,8 @@ class Settings:
     adversarial: str | None = setting(
         TRAIN,
         None,
-        "train on query images that are attacked after adaptation, within a ball, as in linf:0.02, of images in [0, 1]",
+        "train on query images that are attacked after adaptation, in a ball of this norm and radius, as in linf:0.02, "
+        "for images in [0, 1]",
         adversary,
         metavar="NORM:EPS",
         modes=TRAINING,
@@ -274,8 +275,8 @@ class Settings:
     eps: tuple[float, ...] | None = setting(
         ATTACKS,
         None,
-        "largest norms of a perturbation, of images whose range of pixels is mapped onto [0, 1] (default: the paper's, "
-        "for linf 0 0.02 .. 0.1)",
+        "largest norms of a perturbation, for images whose pixels are mapped onto [0, 1] (default: the paper's, for "
+        "linf 0 0.02 .. 0.1)",
         not_negative,
         nargs="+",
         modes=ATTACK,
@@ -288,7 +289,8 @@ class Settings:
     square_share: float = setting(
         ATTACKS,
         SQUARE,
-        "share of the image that the first squares of square cover; they shrink (its authors: 0.05; 0.8 for MNIST)",
+        "share of the image that the first squares of square cover; later ones are smaller (its authors take 0.05, and "
+        "0.8 for MNIST)",
         share,
         metavar="X",
         modes=ATTACK,
@@ -366,13 +368,13 @@ class Settings:
 
     @classmethod
     def read(cls, run: Path) -> Settings:
-        """Those of a run, which is a savedir or a file of weights. UserError where there is none, or where one is not
-        what its flag, or what the program itself, could have made it."""
+        """Read the settings of a run, which is a savedir or a file of weights. UserError where there is no run, or
+        where a setting has a value that neither its flag nor the program could have given it."""
         if weights.names_file(run):
             place, config = run, weights.read(run).about["settings"]
         else:
             place, config = run / "config.json", results.read_config(run, NEEDED)
-        changed = "it was changed, or is of another version of this program"
+        changed = "it was changed, or is of another version of this program, so restore it"
         if missing := [name for name in NEEDED if name not in config]:
             raise UserError(f"{place} does not say its {missing[0]}: {changed}")
         declared = all_settings()
@@ -439,12 +441,12 @@ class Settings:
 
 
 def short(value: object) -> str:
-    """As Python writes it, cut to a line."""
+    """The value as Python writes it, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-# What config.json says besides: is this value possible?
+# What config.json holds besides the settings: True for a value that it can have.
 FACTS = {
     "data_sha256": lambda value: value is None or isinstance(value, str),
     "prepare": lambda value: value is None or can_be_preparation(value),
@@ -497,21 +499,22 @@ COMMAND = {  # what says how a mode is called, and is no setting of a run
         metavar="FILE", modes=CLASSIFY,
     ),
     "query_statistics": Setting(
-        SUPPORT, "classify: the pictures that batch norm takes its statistics from: the support set; or, for query "
-        "pictures that have as many of each class, the support set and all of them together, or all of them alone",
+        SUPPORT, "classify: the pictures that batch norm takes its statistics from: the support set; or, if there are "
+        "about equally many query pictures of each class, the support set and all of them together, or the query alone",
         choices=STATISTICS, modes=CLASSIFY,
     ),
     "invert": Setting(
-        False, "classify: the pictures are light on dark where the training data's were dark on light, or the reverse",
+        False, "classify: invert the pictures, which are light on dark where the training data's are dark on light, or "
+        "vice versa",
         modes=CLASSIFY,
     ),
     "folds": Setting(
-        20, "classify: leave out the support pictures in at most N parts, to say how many are classified right by the "
-        "others; 0: do not", parts, modes=CLASSIFY,
+        20, "classify: leave out the support pictures in at most N parts, and classify each by the others, to estimate "
+        "the accuracy; 0: do not", parts, modes=CLASSIFY,
     ),
     "port": Setting(8765, "draw: of the page on this machine's loopback address", whole(0, 65535), modes=DRAW),
     "host": Setting(
-        None, "draw: further names that a browser's address line may have for the page, behind a tunnel or a proxy",
+        None, "draw: further addresses of the page, behind a tunnel or a proxy, as a browser's address line has them",
         host, metavar="NAME[:PORT]", nargs="+", modes=DRAW,
     ),
     "attack": Setting(False, "compare: attacks in place of tests", modes=COMPARE),

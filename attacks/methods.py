@@ -86,11 +86,11 @@ def square(
     random, and stay so where that raises the image's margin. `step` means nothing to it.
 
     Begins with stripes; the squares cover `share` of the image first, and shrink by the source's schedule. An image
-    that is lost stays as it is, as in the authors' code, which has no further queries of it. Where images are attacked
+    that is lost stays as it is, as in the authors' code, which does not query it again. Where images are attacked
     together, one image's margin depends on the others: it is what was seen when its last square was accepted.
 
-    Differs from the authors' code, github.com/max-andr/square-attack: share is 0.05 there, but for MNIST, whose images
-    are as these, 0.8; a square may have the image's side, and may change nothing.
+    Differs from the authors' code, github.com/max-andr/square-attack: share is 0.05 there, and 0.8 for MNIST,
+    whose images resemble Omniglot's; here a square may be as large as the image, and may change nothing.
     """
     tasks, queries, height, width, depth = x.shape
     eps = tf.convert_to_tensor(eps, x.dtype)
@@ -138,8 +138,8 @@ def square(
 
 
 class Method(NamedTuple):
-    """A way to attack. run: called as `pgd`. norms: those in whose balls it moves. gradients: does it take any?
-    squares: does it set squares, and so take a `share`?"""
+    """A way to attack. run: called as `pgd`. norms: those in whose balls it moves. gradients: True if it
+    takes gradients. squares: True if it sets squares, and so takes a `share`."""
 
     run: Callable
     norms: tuple[str, ...]

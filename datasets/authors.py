@@ -63,7 +63,8 @@ def _open(file: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _factor_to_bytes(arrays: dict[str, np.ndarray], files: dict[str, Path]) -> tuple[int | None, Range]:
-    """255 or 1, whichever makes every pixel a whole number in 0..255; None: neither. And the least and largest pixel.
+    """Return the factor, 255 or 1, that makes every pixel a whole number in 0..255, or None where neither does; and the
+    range from the least to the largest pixel.
 
     All pixels are read, one class at a time. UserError where one is not finite.
     """

@@ -1,5 +1,5 @@
-"""What of a picture's file reaches Pillow: what decides pixels. For the sake of the rest, texts, previews, colour
-profiles and EXIF, which may be immense or broken, Pillow would refuse the whole picture.
+"""Reduce a picture's file to the parts that decide its pixels, before Pillow reads it. The others (texts, previews,
+colour profiles, EXIF) may be immense or broken, and Pillow would then refuse the whole picture.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ NO_HEIC = "is HEIC, which Pillow does not read: save it as JPEG"
 
 
 class UnreadableKind(ValueError):
-    """A picture is whole and of no kind that is read. The message continues a sentence that begins with the file."""
+    """A picture is whole but of a kind that is not read. Its message continues a sentence that begins with the file."""
 
 
 def essence(content: bytes) -> tuple[bytes, dict]:
-    """The file without what decides no pixel, and what Pillow does not tell of it: "exif", and what `eight_bits` asks
-    for. An exception of any kind where it is cut short or damaged."""
+    """Return the file without the parts that decide no pixel, and facts that Pillow does not give: "exif", and those
+    that `eight_bits` asks for. Raises an exception of any kind where the file is cut short or damaged."""
     if content.startswith(PNG):
         return _png(content)
     if content.startswith(JPEG):
@@ -41,8 +41,9 @@ def essence(content: bytes) -> tuple[bytes, dict]:
 
 
 def _png(content: bytes) -> tuple[bytes, dict]:
-    """The PNG without what decides no pixel, and what it says: "exif", "sbit" (bits of each channel that count), and
-    "pairs", True where a pixel's bytes are two channels of 16 bits. ValueError where it is cut short or damaged."""
+    """Return the PNG without the chunks that decide no pixel, and its facts: "exif", "sbit" (significant bits of each
+    channel), and "pairs", True where a pixel's bytes are two channels of 16 bits. ValueError where it is cut short or
+    damaged."""
     kept, facts, at, kind, depth, colour = [content[:8]], {"exif": b""}, 8, b"", 0, None
     while kind != b"IEND":
         length, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
@@ -71,7 +72,7 @@ def _png(content: bytes) -> tuple[bytes, dict]:
 
 
 def _jpeg(content: bytes) -> tuple[bytes, dict]:
-    """The JPEG without comments and applications' segments, but those that say what the colours are; and its EXIF."""
+    """Return the JPEG without comments and applications' segments, except those that say its colours; and its EXIF."""
     kept, exif, at = [content[:2]], b"", 2
     while content[at : at + 1] == b"\xff" and at + 4 <= len(content):
         marker = content[at + 1]

@@ -24,10 +24,10 @@ SYSTEM = (
 MATCHES_SYSTEM = re.compile("|".join(map(translate, SYSTEM)))
 INNER = "images"  # the one folder that may lie between a class and its pictures, as in Tiny ImageNet
 
-LEFT = "what systems leave in folders"
-SPECIAL = "what is no regular file"
-AGAIN = "links to folders that are there already"
-BESIDE = f"what lies beside a class's folder of {INNER}"
+LEFT = "files and folders that systems leave behind"
+SPECIAL = "pipes, devices and other special files"
+AGAIN = "links to folders that are read already"
+BESIDE = f"files beside the folder {INNER} of a class"
 
 
 class Walk:
@@ -39,7 +39,7 @@ class Walk:
         self._others: dict[Path, None] = {}  # files that are no pictures
 
     def entries(self, folder: Path) -> tuple[list[Path], list[Path]]:
-        """The folders and the files in a folder, by name. A link to nowhere is a file: its reader says so."""
+        """The folders and the files in a folder, by name. A link to nowhere counts as a file: its reader refuses it."""
         folders, files = [], []
         for path in sorted(folder.iterdir(), key=lambda path: path.name):
             if is_systems(path.name):
@@ -53,7 +53,7 @@ class Walk:
         return folders, files
 
     def enter(self, folders: list[Path]) -> list[Path]:
-        """Those of these folders that were not entered yet, by name; of a folder and a link to it, the folder."""
+        """Return the folders that were not entered yet, by name; of a folder and a link to it, the folder."""
         new = []
         for folder in sorted(folders, key=lambda path: (path.is_symlink(), path)):
             stat = folder.stat()
@@ -65,7 +65,7 @@ class Walk:
         return sorted(new)
 
     def pictures(self, files: list[Path]) -> list[Path]:
-        """Those of these files that are pictures."""
+        """Return the files that are pictures, and remember the others."""
         kinds = {file: is_picture(file) for file in files}
         self._others |= {file: None for file, is_one in kinds.items() if not is_one}
         return [file for file, is_one in kinds.items() if is_one]
@@ -82,8 +82,8 @@ class Walk:
         return sorted(files)
 
     def files_by_class(self, folder: Path, wanted: str | None = None) -> list[tuple[str, Path]]:
-        """(class, file) of all pictures in FOLDER/class/ or FOLDER/class/images/, by name. wanted: the layouts that a
-        sentence names.
+        """(class, file) of all pictures in FOLDER/class/ or FOLDER/class/images/, by name. wanted: the layouts that
+        messages name.
 
         UserError where a picture lies elsewhere, where a class has no picture, and where two classes have one name.
         """
@@ -91,7 +91,9 @@ class Walk:
         places, files = self.entries(folder)
         if stray := [file for file in files if is_picture(file)]:
             remedy = (
-                "put it into one, or elsewhere" if places else f"give the folder that holds {folder}, if that is one"
+                "put it into one, or elsewhere"
+                if places
+                else f"give the folder that holds {folder}, if {folder} is a class"
             )
             raise UserError(f"{stray[0]} is in no folder of a class: {remedy}; {wanted}")
         self.enter([folder])
@@ -123,7 +125,7 @@ class Walk:
         return labelled
 
     def notes(self) -> list[str]:
-        """A sentence for each kind of what was skipped."""
+        """Return a note for each reason for which something was skipped."""
         notes = [f"note: skipped {why}: {listed(list(paths))}" for why, paths in self._skipped.items()]
         return notes + ([note_on_others(list(self._others))] if self._others else [])
 
@@ -142,5 +144,5 @@ def is_inner(folders: list[Path]) -> bool:
 
 
 def same_name(name: str) -> str:
-    """One spelling of a name, whichever way its accents are encoded: systems differ in it."""
+    """Spell a name in one way, however its accents are encoded: systems differ in this."""
     return unicodedata.normalize("NFC", name)

@@ -56,8 +56,8 @@ ROTATIONS = Setting(1, "4: every class becomes four, turned by quarter turns", i
 SPLIT_SEED = Setting(0, "seed of the shuffle that deals the classes", whole(0, 2**32 - 1))
 SHARES = Setting(
     None,
-    f"shares of the classes (default: {','.join(map(str, SHARED))}, but {WAY} classes to train and to test if "
-    f"there are {2 * WAY}, and none to validate where they would be fewer)",
+    f"shares of the classes (default: {','.join(map(str, SHARED))}, but at least {WAY} classes to train and {WAY} to "
+    f"test if there are {2 * WAY}, and at least {WAY} or none to validate)",
     shares_of_classes,
 )
 SPLIT_FILE = Setting(
@@ -72,7 +72,7 @@ SETTINGS = {
 
 
 class Picture(NamedTuple):
-    """One of a source: its class, and what makes an image of it (BadPicture where that cannot be)."""
+    """A picture of a source: its class, and the function that makes an image of it (BadPicture where it cannot)."""
 
     label: str
     prepare: Callable[[Preparation], np.ndarray]
@@ -123,8 +123,8 @@ def make_images(
 
 def read_folder(source: Path, table: Path | None) -> tuple[list[Picture], dict[str, str], list[str]]:
     """Read the pictures in SOURCE/class/ or in SOURCE/PART/class/, where a part is train, val or test (see PARTS) ->
-    the pictures, the split of each class where the parts or a `table` (see `read_split`) decide it, and what is to be
-    said of the folders.
+    the pictures, the split of each class where the parts or a `table` (see `read_split`) decide it, and notes on
+    the folders.
 
     Where all classes of the other parts are training classes, too, as in sets for ordinary classification, or where
     there is a table, the pictures of a class are put together. UserError where a picture lies elsewhere, and where
@@ -148,13 +148,13 @@ def read_folder(source: Path, table: Path | None) -> tuple[list[Picture], dict[s
         if several:
             raise UserError(
                 f"{source} has the class {several[0]} in {' and in '.join(owners[several[0]].values())}, but "
-                f"{alone[0]} not in {parts['train'].name}: tasks want other classes in each; take {several[0]} out of "
+                f"{alone[0]} not in {parts['train'].name}: a class belongs to one split, so take {several[0]} out of "
                 f"one of them, or deal all classes with --split_file"
             )
     elif several:
         notes.append(
             f"note: the same classes are in {' and '.join(part.name for part in parts.values())}: the pictures of each "
-            f"class are put together, and the classes dealt to train, val and test, as tasks want them"
+            f"class are put together, and the classes dealt to train, val and test, so that tests have other classes"
         )
         return pictures, {}, notes
     if split_of(parts["test"].name) != "test":
@@ -163,9 +163,10 @@ def read_folder(source: Path, table: Path | None) -> tuple[list[Picture], dict[s
 
 
 def parts_of(source: Path, walk: Walk) -> dict[str, Path]:
-    """split -> the folder with its classes; nothing where the source's folders are classes themselves.
+    """Return the folder of each split's classes; an empty dict where the source's folders are classes themselves.
 
-    There is train, and test, for which a lone validation folder stands in. UserError at folders that are no such parts.
+    There is always a train and a test: without a test folder, the validation folder is taken for it. UserError at
+    folders that are no splits.
     """
     folders, _ = walk.entries(source)
     named = [(split_of(folder.name), folder) for folder in folders]
@@ -194,7 +195,7 @@ def parts_of(source: Path, walk: Walk) -> dict[str, Path]:
 
 
 def holds_classes(folder: Path, walk: Walk) -> bool:
-    """True if a folder holds others than the one which may lie between a class and its pictures."""
+    """True if a folder holds folders, and not only the one that may lie between a class and its pictures."""
     folders, _ = walk.entries(folder)
     return bool(folders) and not is_inner(folders)
 
@@ -237,10 +238,10 @@ def split_of(name: str) -> str | None:
 
 
 def deal(labels: list[str], shares: list[float] | None, seed: int, rotations: int = 1) -> Names:
-    """Deal the classes by a seeded shuffle; the first and the last split get one at least. shares: None for SHARED,
-    but with classes enough for tasks, as far as there are. UserError of one class."""
+    """Deal the classes by a seeded shuffle; train and test get one at least. shares: None for SHARED, which
+    `enough_for_tasks` then adjusts. UserError where there is only one class."""
     if len(labels) < 2:
-        raise UserError(f"there is one class, {labels[0]}: a dataset has two at least, to train on and to test")
+        raise UserError(f"there is only one class, {labels[0]}: give at least two, one to train on and one to test")
     order = [labels[i] for i in np.random.RandomState(seed).permutation(len(labels))]
     ends = np.rint(np.cumsum(shares or SHARED) / sum(shares or SHARED) * len(labels)).astype(int)
     ends[0] = np.clip(ends[0], 1, len(labels) - 1)
@@ -253,7 +254,8 @@ def deal(labels: list[str], shares: list[float] | None, seed: int, rotations: in
 
 
 def enough_for_tasks(train: int, val: int, test: int, least: int) -> tuple[int, int, int]:
-    """These numbers of classes, but test has at least `least`, and val as well, or none where train would lose half."""
+    """Adjust numbers of classes: test gets at least `least`, and so does val, or none where train would keep less than
+    half of all."""
     count, test, val = train + val + test, max(test, least), max(val, least)
     if 2 * (count - val - test) < count:
         val = 0
@@ -279,8 +281,8 @@ def read_split(file: Path, labels: Iterable[str]) -> dict[str, str]:
         label = known.get(name) or known.get(name.strip())
         if not label:
             raise UserError(
-                f"{file}, line {number} has the class {row[1].strip()!r}, which the source does not have; a table is "
-                f"in UTF-8"
+                f"{file}, line {number} has the class {row[1].strip()!r}, which the source does not have: correct it, "
+                f"or save the table in UTF-8"
             )
         if label in dealt:
             raise UserError(f"{file}, line {number} has the class {label} again: name it once")

@@ -85,14 +85,13 @@ def note_on_others(files: Sequence[Path]) -> str:
     """A note on files that are no pictures: how many there are, and the first of them."""
     heic = [file for file in files if file.suffix.lower() in HEIC]
     others = [file for file in files if file.suffix.lower() not in HEIC]
-    remedy = f"; what {NO_HEIC}" if heic else ""
-    return (
-        f"note: skipped {len(files)} {plural(files, 'file')} of no kind that is read: {listed(heic + others)}{remedy}"
-    )
+    remedy = "; Pillow does not read HEIC: save it as JPEG" if heic else ""
+    count = f"{len(files)} {plural(files, 'file')}"
+    return f"note: skipped {count} of a kind that is not read: {listed(heic + others)}{remedy}"
 
 
 def report(faults: Sequence[BadPicture]) -> str:
-    """How many pictures cannot be read, and why the first of them cannot."""
+    """Say how many pictures cannot be read, and why the first of them cannot."""
     return f"{len(faults)} {plural(faults, 'picture')} cannot be read: {listed(faults, '; ')}"
 
 
@@ -101,7 +100,7 @@ def plural(things: Sequence, noun: str) -> str:
 
 
 def listed(things: Sequence, separator: str = ", ") -> str:
-    """The first of these, and how many more there are; on one line, in characters that every terminal has."""
+    """Join the first NAMED of these, and say how many more there are; on one line, in printable characters."""
     shown = [text if (text := str(one)).isprintable() else ascii(text) for one in things[:NAMED]]
     return separator.join(shown) + (f" and {len(things) - NAMED} more" if len(things) > NAMED else "")
 
@@ -136,14 +135,14 @@ def read(file: Path, paper: Paper = WHITE) -> Image.Image:
     if file.suffix.lower() in HEIC:
         raise BadPicture(str(file), NO_HEIC)
     if file.suffix and not is_picture_name(file):
-        raise BadPicture(str(file), "is not called a picture: give it an ending like .jpg or .png")
+        raise BadPicture(str(file), "has no ending of a picture: rename it, as to .jpg or .png")
     return decode(_content(file), str(file), paper=paper)
 
 
 def decode(
     content: bytes, where: str, formats: Sequence[str] = FORMATS, pixels: int = PIXELS, paper: Paper = WHITE
 ) -> Image.Image:
-    """The picture in a file's content, as `read` gives it. where: what a sentence calls it. pixels: at most so many."""
+    """The picture in a file's content, as `read` gives it. where: its name in messages. pixels: at most so many."""
     with _guarded(where, content):
         image = _opened(content, formats)
         width, height = image.size
@@ -156,8 +155,8 @@ def decode(
 
 
 def from_pillow(image: Image.Image, where: str = "a picture", paper: Paper = WHITE) -> Image.Image:
-    """An image of Pillow, as `read` gives it; one that was opened, and not decoded yet, is read anew from its file, of
-    which Pillow keeps too little. BadPicture as there."""
+    """Make an image of Pillow's what `read` gives. One that was opened, and not decoded yet, is read anew from its
+    file, because Pillow keeps too little of it. BadPicture as in `read`."""
     content = b""
     with _guarded(where):
         stream = getattr(image, "fp", None)
@@ -189,7 +188,7 @@ def _content(file: Path) -> bytes:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Keep quiet what is written to the process' standard error by libtiff, which says there what it finds wrong."""
+    """Discard what libtiff writes to the process' standard error about the faults of a file."""
     try:
         kept = os.dup(2)
     except OSError:  # there is no standard error
@@ -207,7 +206,7 @@ def _silenced() -> Iterator[None]:
 
 @contextmanager
 def _guarded(where: str, content: bytes = b"") -> Iterator[None]:
-    """Whatever Pillow raises becomes a BadPicture, and no warning is shown. content: what is decoded."""
+    """Turn whatever Pillow raises into a BadPicture, and show no warning. content: the bytes that are decoded."""
     with LOCK, warnings.catch_warnings(), _silenced() if content[:2] in (b"II", b"MM") else nullcontext():
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `decode` has a limit of its own
@@ -218,7 +217,7 @@ def _guarded(where: str, content: bytes = b"") -> Iterator[None]:
         except UnreadableKind as fault:
             raise BadPicture(where, f"{fault}") from None
         except Image.UnidentifiedImageError:
-            raise BadPicture(where, "is damaged, or of no kind that is read: save it as JPEG or PNG") from None
+            raise BadPicture(where, "is damaged, or of a kind that is not read: save it as JPEG or PNG") from None
         except MemoryError:
             raise BadPicture(where, "takes more memory than there is, or is damaged: save a smaller one") from None
         except Exception as fault:  # Pillow raises many kinds, OSError to SyntaxError
@@ -229,7 +228,7 @@ def _guarded(where: str, content: bytes = b"") -> Iterator[None]:
 
 
 def _opened(content: bytes, formats: Sequence[str]) -> Image.Image:
-    """Pillow's image of the content, not decoded yet; its info has what `essence` says."""
+    """Pillow's image of the content, not decoded yet; its info has the facts of `essence`."""
     content, facts = essence(content)
     image = Image.open(io.BytesIO(content), formats=[kind for kind in formats if kind in _openers()])
     image.info |= facts
@@ -240,7 +239,7 @@ def _opened(content: bytes, formats: Sequence[str]) -> Image.Image:
 
 
 def _area(tiles: Sequence[tuple]) -> int:
-    """How many pixels these parts of a picture cover."""
+    """Count the pixels that these parts of a picture cover."""
     return sum((right - left) * (bottom - top) for _, (left, top, right, bottom), *_ in tiles)
 
 
@@ -270,7 +269,7 @@ def _upright(image: Image.Image, paper: Paper) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> object:
-    """EXIF's number of a turn; None where EXIF is not there, or broken."""
+    """EXIF's orientation, a number; None where EXIF is missing or broken."""
     try:
         return image.getexif().get(ORIENTATION)
     except Exception:

@@ -38,7 +38,7 @@ class Preparation(NamedTuple):
 
 
 def can_be_preparation(value: object) -> bool:
-    """Is this how a manifest, or a run, could say how pictures are prepared?"""
+    """True if a manifest, or a run, could hold this value as the preparation of its pictures."""
     try:
         size, channels, invert, *_ = Preparation(**value)
     except TypeError:

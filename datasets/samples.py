@@ -1,8 +1,8 @@
-"""Pictures of more than 8 bits a sample, and of fewer than they claim: the numbers' range is read where the file says
-it, and refused where it does not.
+"""Pictures of more than 8 bits per channel, and of fewer significant bits than they are stored with, become pictures
+of 8 bits. Where the file says the numbers' range, that is used; where it does not, the picture is refused.
 
-Pillow keeps 16-bit colours' high bytes, so that 12 bits in 16 come out nearly black; of other deep pictures it knows
-no range.
+Pillow keeps the high bytes of 16-bit colours, so that 12 bits in 16 come out nearly black; of other deep pictures it
+does not know the range.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WHITE_IS_ZERO, SEPARATE, UNSIGNED, FLOAT = 0, 2, 1, 3  # their values
 
 
 class UnknownRange(UnreadableKind):
-    """A picture's numbers do not say how bright they are."""
+    """It is not known which of a picture's numbers is white."""
 
     def __init__(self, numbers: str):
         super().__init__(
@@ -32,7 +32,7 @@ class UnknownRange(UnreadableKind):
 
 
 def eight_bits(image: Image.Image, again: Callable[[], Image.Image] | None = None) -> Image.Image:
-    """The image, decoded, in a mode of 8 bits per channel. again: opens it another time, where it comes from a file.
+    """Decode the image to a mode of 8 bits per channel. again: opens it another time, where it comes from a file.
 
     UnknownRange where the numbers' range is not known.
     """
@@ -57,7 +57,7 @@ def eight_bits(image: Image.Image, again: Callable[[], Image.Image] | None = Non
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How Pillow unpacks the file's bytes; empty for an image in memory."""
+    """Pillow's name of the way in which it unpacks the file's bytes; empty for an image in memory."""
     tiles = getattr(image, "tile", ())
     arguments = tiles[0][3] if tiles else ""
     return str(arguments[0]) if isinstance(arguments, tuple) else str(arguments)
@@ -81,7 +81,7 @@ def _deep_colours(image: Image.Image, twin: Image.Image, raw: str) -> tuple[np.n
 
 
 def _narrowed(image: Image.Image, levels: np.ndarray, mode: str) -> Image.Image:
-    """Whole numbers of 8 or 16 bits, [H,W] or [H,W,C], scaled to 8 bits."""
+    """Scale whole numbers of 8 or 16 bits, [H,W] or [H,W,C], to 8 bits."""
     height, width = levels.shape[:2]
     levels = levels.reshape(height, width, -1)
     channels, depth = levels.shape[-1], 8 * levels.itemsize
@@ -107,7 +107,7 @@ def _narrowed(image: Image.Image, levels: np.ndarray, mode: str) -> Image.Image:
 
 
 def _blocks(levels: np.ndarray) -> Iterator[slice]:
-    """The rows by and by: what is computed of a number takes more memory than it."""
+    """Slices of a few rows each, because what is computed of a number takes more memory than the number."""
     step = max(1, BLOCK // levels[0].size)
     return (slice(start, start + step) for start in range(0, len(levels), step))
 
@@ -140,14 +140,14 @@ def _are_scaled(numbers: np.ndarray, depth: int, count: int) -> bool:
 
 
 def _stretched(image: Image.Image) -> Image.Image:
-    """An image of whole numbers of 32 bits, or of floats."""
+    """Scale an image of whole numbers of 32 bits, or of floats, to 8 bits."""
     bits, kind = (_bits(image), _tag(image, SAMPLE_FORMAT) or UNSIGNED) if image.format == "TIFF" else (32, None)
-    what = f"numbers of {bits} bits" + (" with a point" if image.mode == "F" else "")
+    what = f"{'floats' if image.mode == 'F' else 'numbers'} of {bits} bits"
     numbers = np.asarray(image)
     if kind == UNSIGNED:
         numbers = numbers.view(np.uint32)
     if not np.isfinite(numbers).all():
-        raise UnknownRange("numbers that are infinite or none")
+        raise UnknownRange("numbers that are infinite or NaN")
     smallest, largest = numbers.min(), numbers.max()
     if image.format == "PPM" and image.mode == "I":  # Pillow has scaled it to 16 bits by the largest number it declares
         black, white = 0, 65535
@@ -164,8 +164,8 @@ def _stretched(image: Image.Image) -> Image.Image:
 
 
 def _declared(image: Image.Image, smallest: float, largest: float) -> tuple[float, float] | None:
-    """(black, white) as a TIFF says. A largest number that is not of the kind 4095 is not a range, but only the largest
-    that occurs; and a range that the picture's numbers exceed is none."""
+    """Return (black, white) as a TIFF declares them, or None. A largest whole number that is not 2^n - 1 is taken for
+    the largest that occurs, and not for white; and a range that the picture's numbers exceed is ignored."""
     bits, kind = _bits(image), _tag(image, SAMPLE_FORMAT) or UNSIGNED
     black, white = _tag(image, S_MIN_SAMPLE) or 0, _tag(image, S_MAX_SAMPLE)
     if kind != FLOAT:
@@ -182,7 +182,7 @@ def _bits(image: Image.Image) -> int:
 
 
 def _tag(image: Image.Image, number: int) -> float | None:
-    """A TIFF's tag, of several numbers the first."""
+    """Return the number in a TIFF's tag; the first, if there are several."""
     value = getattr(image, "tag_v2", {}).get(number)
     value = value[0] if isinstance(value, tuple) else value
     return value if isinstance(value, int | float) else None

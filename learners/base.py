@@ -82,7 +82,7 @@ class Learner(Configured):
 
     def classify(self, params: Params, adapted, x, noise: Noise | None = None, shares=None) -> tuple[tf.Tensor, Any]:
         """Logits [T,Q,way] of the query images x [T,Q,H,W,C], and a penalty. noise: in training only. shares [Q]:
-        what each image counts in batch norm's statistics, at least 0 and of the sum 1; None: all the same."""
+        the weight of each image in batch norm's statistics, at least 0 and of the sum 1; None: equal weights."""
         raise NotImplementedError
 
     @property
@@ -96,7 +96,7 @@ class Learner(Configured):
         return y
 
     def untrained(self) -> list[str]:
-        """The parameters that no gradient of the outer loss reaches, by name: they stay as they are initialized."""
+        """Names of the parameters that no gradient of the outer loss reaches: they stay as they are initialized."""
         return []
 
     # ---- optional

@@ -72,7 +72,7 @@ class MetaNetwork(Learner):
         """Yield each block's name, its map before mask and relu, its mask (or None), its output and its penalty.
 
         batch: normalise by the batch's own statistics, every sample's apart; the penalty's gradient is then how far
-        the running ones lag behind these. shares: what each image counts in these statistics, in testing
+        the running ones lag behind these. shares: the weight of each image in these statistics, in testing
         (layers.shared_statistics).
         """
         for block in range(1, BLOCKS + 1):

@@ -17,9 +17,9 @@ class ProtoNet(Learner):
     -|h - mu|^2 = 2 mu . h - |mu|^2 - |h|^2, of which the last term is the same for all classes.
     train_way: classes of a task in training, which the source chooses larger than in testing (60 for Omniglot).
 
-    normalise: batch norm takes its statistics from the support and the query set apart, each from its own, or from both
-    together, as the source's code does in training: its class means then depend on the query images, so that there is
-    no linear head that could be looked into.
+    normalise: `apart`: batch norm normalises the support and the query set each by its own statistics. `together`: it
+    normalises both by the statistics of both, as the source's code does in training; the class means then depend on the
+    query images, so that there is no fixed linear head that could be exported.
 
     The embedding is MAML's body, so that the two differ in the learner alone. Differs from the source: batch norm has
     the statistics of the images at hand in testing, too, and no gain; and normalise is `apart` by default.
@@ -31,8 +31,8 @@ class ProtoNet(Learner):
             attribute="wide_way",
         ),
         "normalise": Setting(
-            "apart", "batch norm of a Prototypical Network's support and query set: each by its own statistics, or "
-            "together, as in the source's code", choices=["apart", "together"], free=("test",),
+            "apart", "how batch norm normalises a Prototypical Network's support and query set: each by its own "
+            "statistics, or together, as its authors' code does", choices=["apart", "together"], free=("test",),
         ),
     }  # fmt: skip
     hooks = frozenset()
@@ -67,7 +67,7 @@ class ProtoNet(Learner):
         return self.activations(params, None, x, shares)[f"conv{BLOCKS}"]
 
     def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False):
-        """The class means [T,way,D]; or, where these are normalised with the query set, what they are made of."""
+        """The class means [T,way,D]; or, with normalise `together`, the support set, of which `classify` makes them."""
         if self.normalise == "together":
             return {"x": x, "y": tf.broadcast_to(y, [x.shape[0], *y.shape])}, 0.0
         shares = layers.image_shares(y, layers.class_shares(y))
@@ -77,7 +77,7 @@ class ProtoNet(Learner):
         if self.normalise == "apart":
             return layers.dense(self.embed(params, x, shares), *self.linear(adapted)), 0.0
         support = adapted["x"].shape[1]
-        if shares is not None:  # these images' alone
+        if shares is not None:  # the statistics of these images alone
             shares = tf.pad(shares, [[support, 0]])
         h = self.embed(params, tf.concat([adapted["x"], x], 1), shares)
         means = layers.class_means(h[:, :support], adapted["y"][0])

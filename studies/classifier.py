@@ -3,9 +3,9 @@
     classifier = Classifier.load("pretrained/omniglot_5way_1shot_metadrop.npz")
     classifier.fit(["a/1.png", "b/1.png"], ["a", "b"]).predict(["x.png", "y.png"])
 
-Batch norm takes its statistics from the support set, in which all classes count the same. So a picture's class depends
-neither on the pictures that are classified with it, nor on their order, nor on how many support pictures a class has;
-docs/classify.md has what other choices cost.
+Batch norm takes its statistics from the support set, in which all classes count the same, whatever their numbers of
+pictures. So the prediction for a picture depends neither on the other pictures that are classified with it, nor on
+their order; docs/classify.md has what other choices cost.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from training.engine import QUERY, STATISTICS, SUPPORT
 
 BATCH = 64  # query pictures in one call, where they do not depend on each other
 LEAST = 8  # a call's number of query pictures is filled up to this, or to a power of two: each is compiled once
-FOLDS = 20  # `leave_one_out` leaves out at most so many times
+FOLDS = 20  # pictures are left out in at most so many parts
 MEMORY = 8 << 30  # bytes of maps that an inner step may hold, and
 SHARED = 4 << 30  # that noise samples share
 MAPS = 16  # maps of the first block that an inner step holds at the same time, of each image and noise sample: measured
@@ -43,8 +43,8 @@ class PictureWarning(UserWarning):
 
 
 class Fit(NamedTuple):
-    """What `fit` has learned. x [S,H,W,C], y one-hot [S,classes]: the support images. order [S]: their numbers in what
-    was given. adapted: what the learner made of them."""
+    """The result of `fit`. x [S,H,W,C], y one-hot [S,classes]: the support images. order [S]: their places in the list
+    that was given. adapted: what the learner made of them."""
 
     trained: Trained
     params: dict[str, np.ndarray]
@@ -58,15 +58,15 @@ class Classifier(ClassifierMixin, BaseEstimator):
     """Adapts a trained learner to labelled pictures, and classifies others.
 
     run: the folder of a run, or a file of weights. statistics: the images that batch norm takes its statistics from:
-    the `support` set; or, where the query pictures have as many of each class, the support set and all query pictures
-    `together`, or all pictures of the `query` alone, in which case a picture's class depends on the others. samples:
-    noise samples of an inner step's loss, fewer where their maps would not fit into SHARED. seed: of that noise.
-    checkpoint: a run's `last` or `best`. invert: the pictures are light on dark where the training data's were dark on
-    light, or the reverse; what is transparent becomes black.
+    the `support` set; or, if there are about equally many query pictures of each class, the support set and all query
+    pictures `together`, or all pictures of the `query` alone, in which case a prediction depends on the other pictures.
+    samples: noise samples of an inner step's loss, fewer where their maps would not fit into SHARED. seed: of that
+    noise. checkpoint: a run's `last` or `best`. invert: the pictures are light on dark where the training data's were
+    dark on light, or the reverse; what is transparent becomes black.
     After `fit`: classes_, the labels in order.
 
     Pictures are as a camera or a scanner gives them, and become images as those of the training data did (turned,
-    squeezed, grey, inverted: datasets/prepare.py). A PictureWarning tells of pictures that look otherwise than those.
+    squeezed, grey, inverted: datasets/prepare.py). A PictureWarning warns of pictures that look unlike those.
     """
 
     def __init__(
@@ -88,17 +88,18 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     @classmethod
     def load(cls, run, **settings) -> Classifier:
-        """As the constructor; and ValueError now, not in `fit`, where the run cannot be read."""
+        """Make a classifier as the constructor does; ValueError at once, rather than in `fit`, if the run cannot be
+        read."""
         classifier = cls(run, **settings)
         classifier.trained()
         return classifier
 
     def fit(self, images: Pictures, y: Sequence) -> Classifier:
-        """Learn these pictures' labels y, all strings or all numbers; a class may have any number of them, which all
-        count the same together.
+        """Learn these pictures' labels y, all strings or all numbers; a class may have any number of them, and all
+        classes count the same.
 
         ValueError at a picture that cannot be read, at lists of different lengths, at a single class, at more classes
-        than the learner can take, and at more pictures than fit into MEMORY. A fit before stays as it was then.
+        than the learner can take, and at more pictures than fit into MEMORY. An earlier fit then stays as it was.
         """
         trained = self.trained()
         images = self._listed(images)
@@ -120,8 +121,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         return np.concatenate(list(self.predict_parts(images)))
 
     def predict_parts(self, images: Pictures) -> Iterator[np.ndarray]:
-        """As `predict_proba`, which puts the parts together: [BATCH,classes] at most, but where all pictures' classes
-        depend on each other."""
+        """Yield the probabilities in parts, which `predict_proba` puts together: [BATCH,classes] at most, or all at
+        once where the predictions depend on each other."""
         check_is_fitted(self, "classes_")
         self._check_settings()
         images, fit, looks = self._listed(images), self._fit, []
@@ -138,7 +139,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         self._warn(fit.trained, looks)
 
     def predict(self, images: Pictures) -> np.ndarray:
-        """The label of each picture, [n]. As `predict_proba`."""
+        """The label of each picture, [n]. Errors as in `predict_proba`."""
         check_is_fitted(self, "classes_")
         return self.classes_[self.predict_proba(images).argmax(-1)] if len(images) else self.classes_[:0]
 
@@ -208,17 +209,17 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     @property
     def paper(self) -> Paper:
-        """What is seen where a picture is transparent."""
+        """The colour on which transparent pictures are put."""
         return BLACK if self.invert else WHITE
 
     def _listed(self, images: Pictures) -> list:
-        """In their order, whatever index a series may have. ValueError at a path, which is not several."""
+        """List the pictures in their order, whatever index a series may have. ValueError at a single path."""
         if isinstance(images, str | Path):
             raise ValueError(f"wanted a list of pictures, not the one path {images}")
         return list(images)
 
     def _prepared(self, trained: Trained, images: Pictures) -> np.ndarray:
-        """[n,H,W,C], images from 0 to 1."""
+        """Make images [n,H,W,C] from 0 to 1."""
         pictures = (picture_of(image, self.paper) for image in images)
         pictures = (ImageOps.invert(picture) if self.invert else picture for picture in pictures)
         return np.array([trained.preparation(picture) for picture in pictures], np.float32) / 255
@@ -255,8 +256,8 @@ def look_of(x: np.ndarray) -> np.ndarray:
 
 
 def parts_to_leave_out(labels: np.ndarray, folds: int) -> list[np.ndarray]:
-    """Deal the numbers of those whose class has another one into at most `folds` parts, so that each class keeps one
-    when a part is left out: labels [S], the number of each one's class."""
+    """Deal the pictures whose class has another one, by number, into at most `folds` parts, so that each class keeps
+    one when a part is left out. labels [S]: the number of each picture's class."""
     counts = np.bincount(labels)
     known = np.flatnonzero(counts[labels] > 1)
     known = known[np.argsort(labels[known], kind="stable")]  # one class after the other: a part has few of each
@@ -270,14 +271,14 @@ def number_of_parts(labels: Sequence, folds: int) -> int:
 
 
 def kind_of(label: object) -> str:
-    """The kind of a label: of two kinds none is equal to another. ValueError where it is no label."""
+    """The kind of a label; labels of two kinds are never equal. ValueError where it is no label."""
     if isinstance(label, str):
         return "strings"
     if isinstance(label, bool | np.bool_):
-        return "truth values"
+        return "booleans"
     if isinstance(label, numbers.Real):
         return "numbers"
-    raise ValueError(f"labels are all strings or all numbers, not {type(label).__name__}")
+    raise ValueError(f"labels must be all strings or all numbers, not {type(label).__name__}")
 
 
 def classes_of(images: list, labels: Sequence) -> tuple[np.ndarray, np.ndarray]:
@@ -290,7 +291,7 @@ def classes_of(images: list, labels: Sequence) -> tuple[np.ndarray, np.ndarray]:
     check_consistent_length(images, labels)
     labels = column_or_1d(labels, warn=True)
     if len(kinds := sorted({kind_of(label) for label in labels})) > 1:
-        raise ValueError(f"labels are all strings or all numbers, not {' and '.join(kinds)}")
+        raise ValueError(f"labels must be all strings or all numbers, not {' and '.join(kinds)}")
     labels = np.array(labels.tolist()) if labels.dtype == object else labels
     assert_all_finite(labels, input_name="y")
     check_classification_targets(labels)
@@ -317,11 +318,11 @@ def picture_of(image, paper: Paper = WHITE) -> Image.Image:
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     if not pixels.size or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (3, 4)):
-        raise ValueError(f"a picture is an array [H,W] or [H,W,3], not of the shape {pixels.shape}")
+        raise ValueError(f"a picture must be an array [H,W], [H,W,3] or [H,W,4], not of the shape {pixels.shape}")
     if pixels.dtype.kind == "f":
         if not np.isfinite(pixels).all() or pixels.min() < -ROUNDING or pixels.max() > 1 + ROUNDING:
-            raise ValueError("a picture of floats has values from 0 to 1")
+            raise ValueError("a picture of floats must have values from 0 to 1: scale it")
         pixels = np.rint(255 * np.clip(pixels, 0, 1)).astype(np.uint8)
     if pixels.dtype != np.uint8:
-        raise ValueError(f"a picture has pixels of uint8, or floats from 0 to 1, not {pixels.dtype}")
+        raise ValueError(f"a picture must have pixels of uint8, or floats from 0 to 1, not {pixels.dtype}")
     return from_pillow(Image.fromarray(pixels), paper=paper)

@@ -119,7 +119,7 @@ def remarks_of_pictures(remarks: list[str], which: str) -> Iterator[None]:
 
 
 def classified(classifier: Classifier, files: list[Path], query: Path, stop: Stop) -> list[Guess]:
-    """What the files are, the least sure first; a part of them, where a stop is asked for."""
+    """Classify the files; guesses, the least sure first. Where a stop is asked for, of a part of the files."""
     likely = []
     with tqdm(total=len(files), unit="picture", desc="classify", disable=None) as bar, user_errors():
         for part in classifier.predict_parts(files):
@@ -133,7 +133,7 @@ def classified(classifier: Classifier, files: list[Path], query: Path, stop: Sto
 
 def leave_out(classifier: Classifier, folds: int, labels: list[str], right: np.ndarray, stop: Stop) -> str:
     """Leave out the support pictures, as `Classifier.leave_out`; fill `right` [S] with 1 and 0, as `leave_one_out` has
-    them -> what is said of it. labels: of the support pictures."""
+    them -> a sentence about it. labels: of the support pictures."""
     parts = number_of_parts(labels, folds)
     for own, likely in tqdm(classifier.leave_out(folds), total=parts, unit="part", desc="leave out", disable=None):
         right[own] = classifier.classes_[likely.argmax(-1)] == np.array(labels)[own]
@@ -143,7 +143,7 @@ def leave_out(classifier: Classifier, folds: int, labels: list[str], right: np.n
 
 
 def refuse_unwritable(out: Path, page_file: Path) -> None:
-    """UserError, before the work, where these could not be written after it, or are files of the user's."""
+    """UserError, before the work, where these files could not be written after it, or are the user's own."""
     for file, beginning in ((out, ",".join([*HEAD, ""])), (page_file, PAGE.partition("<html")[0])):
         if file.is_dir():
             raise UserError(f"--out: {file} is a folder: choose another name")
@@ -151,7 +151,7 @@ def refuse_unwritable(out: Path, page_file: Path) -> None:
             raise UserError(f"--out: {file} is there, and --mode classify did not write it: choose another name")
     there = next(folder for folder in out.absolute().parents if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"cannot write {out} ({there} takes no files): choose another --out")
+        raise UserError(f"cannot write {out} ({there} is no folder that you can write into): choose another --out")
 
 
 def is_ours(file: Path, beginning: bytes) -> bool:
@@ -204,8 +204,8 @@ def readable_only(
 
 
 def remark_on(right: np.ndarray, parts: int, pictures: int) -> str:
-    """How many of the support pictures that were left out were classified right by the others. parts: in which the
-    `pictures` that can be left out were dealt."""
+    """Say how many of the support pictures that were left out were classified right by the others. parts: how many the
+    `pictures` that can be left out were dealt into."""
     known = right[~np.isnan(right)]
     if not known.size:
         return "leave-one-out: no class has two support pictures"
@@ -214,7 +214,7 @@ def remark_on(right: np.ndarray, parts: int, pictures: int) -> str:
     share = (
         f"{100 * hits / known.size:.1f} % ({hits} of {known.size}; 95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
     )
-    how = "leave-one-out" if parts == pictures else f"leave-out ({parts} parts)"
+    how = "leave-one-out" if parts == pictures else f"{parts}-fold cross-validation"
     return f"{how} accuracy on the support pictures: {share}"
 
 
@@ -258,7 +258,9 @@ def page(guesses, classes, query, labelled, right: np.ndarray, remarks: list[str
         )
         image = thumbnail(query / guess.file, paper)
         rows.append(f"<tr><td>{image}</td><td>{html.escape(guess.file)}</td><td>{bars}</td></tr>")
-    more = f"<p>{len(guesses) - SHOWN} surer ones are in the table alone.</p>" if len(guesses) > SHOWN else ""
+    more = (
+        f"<p>{len(guesses) - SHOWN} more, which are surer, are only in the table.</p>" if len(guesses) > SHOWN else ""
+    )
     told = "".join(f"<p>{html.escape(remark)}</p>" for remark in remarks)
     return PAGE.format(support="\n".join(support), rows="\n".join(rows), more=more, told=told)
 
@@ -289,7 +291,7 @@ td, th {{ padding: 2px 10px; text-align: left; vertical-align: middle; }}
 <h1>Classified pictures</h1>
 {told}
 <h2>Support set</h2>
-<p>Framed: classified wrong when it is left out.</p>
+<p>A framed picture was classified wrong when it was left out.</p>
 <table>
 {support}
 </table>

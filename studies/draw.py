@@ -37,7 +37,7 @@ LARGEST = 1 << 20  # bytes of a request
 SIDE = 280  # pixels of a drawing, as the page sends it
 PREFIX = "data:image/png;base64,"
 FOREIGN = (
-    "this address answers to its own page alone (behind a tunnel: start it with --host NAME:PORT of the address line)"
+    "this server answers to its own page alone; behind a tunnel, start it with --host NAME:PORT as in the address line"
 )
 SHARE = 0.64  # of the image's side, the larger side of a character: Omniglot's mean
 INK = 180  # what is darker is ink
@@ -267,7 +267,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def open_server(show: Show, port: int, hosts: Sequence[str] = ()) -> ThreadingHTTPServer:
-    """The server, listening. hosts: further names of it, in browsers. UserError where the port is taken."""
+    """The server, listening. hosts: further addresses of the page (--host). UserError where the port is taken."""
     handler = functools.partial(Handler, show=show, token=secrets.token_hex(16), hosts=hosts)
     try:
         return ThreadingHTTPServer((ADDRESS, port), handler)

@@ -57,7 +57,7 @@ class Attack:
     square_share: float | None = None
 
     def told(self) -> dict:
-        """What tells it from other attacks."""
+        """The settings that tell it from other attacks."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
@@ -72,8 +72,8 @@ class Surrogate(NamedTuple):
 
 
 def classifier(engine: Engine, x_s, seeds, samples: int, inputs: Range = UNIT) -> Callable:
-    """What classifies images x [T,Q,H,W,C] in [0, 1] -> logits [K*T,Q,way] after adaptation to network inputs x_s
-    [T,S,H,W,C], with the noise of each of seeds [K*T,2]. inputs: the range of the network's."""
+    """Return a function that classifies images x [T,Q,H,W,C] in [0, 1] -> logits [K*T,Q,way], after adaptation to
+    network inputs x_s [T,S,H,W,C] with the noise of each of seeds [K*T,2]. inputs: the range of network inputs."""
     learner, params = engine.learner, read(engine.params)
     y = model.labels_of(x_s, learner.way)
     # One draw after the other: on a CPU a task's kernels are faster without a task axis.
@@ -94,7 +94,7 @@ def attack_step(
 ) -> Callable:
     """-> step(first, tasks): of the test episodes first, first + 1, ...: is a query image lost, [tasks,E,Q], by the E
     radii; its worst place, [tasks,E,Q,H,W,C] in [0, 1]; the class that it is taken for there, [tasks,E,Q]; the measures
-    of CLEAN, [tasks,4]; and the clean query images, as the worst places.
+    of CLEAN, [tasks,4]; and the clean query images, [tasks,Q,H,W,C] in [0, 1].
 
     samples: noise samples of a loss in adaptation.
     """

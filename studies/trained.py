@@ -26,12 +26,12 @@ from settings import Settings
 from training import records, weights
 from training.devices import BF16, tensor_float_32
 
-FAR = 5  # deviations of a training image's brightness, behind which pictures are others
+FAR = 5  # standard deviations of the training images' brightness; pictures farther from it are doubted
 COMPUTING = threading.RLock()  # around settings of TensorFlow's, which belong to the process
 
 
 class Programs:
-    """What a learner computes in testing. Compiled once for each number of images; the weights are arguments."""
+    """The computations of a learner in testing. Compiled once for each number of images; the weights are arguments."""
 
     def __init__(self, learner: Learner):
         self.learner = learner
@@ -39,13 +39,13 @@ class Programs:
         self._classify = tf.function(self._classify_images, autograph=False)
 
     def adapt(self, params, x: np.ndarray, y: np.ndarray, seed: int, samples: int):
-        """What the learner learns from the support images x [S,H,W,C], labels y one-hot [S,way]: a structure of
+        """Adapt the learner to the support images x [S,H,W,C], labels y one-hot [S,way]: a structure of
         arrays. samples: noise samples of an inner step's loss; seed: of that noise."""
         adapted = self._adapt(params, x, y, np.array([seed, 0], np.int32), samples=samples)
         return tf.nest.map_structure(lambda tensor: tensor.numpy(), adapted)
 
     def classify(self, params, adapted, x: np.ndarray, shares: np.ndarray) -> np.ndarray:
-        """The probabilities [Q,way] of the images x [Q,H,W,C]. shares [Q]: what each counts in batch norm's
+        """The probabilities [Q,way] of the images x [Q,H,W,C]. shares [Q]: the weight of each in batch norm's
         statistics."""
         return self._classify(params, adapted, x, shares).numpy()
 
@@ -58,16 +58,16 @@ class Programs:
 
 @functools.lru_cache(maxsize=16)
 def programs_of(made: str) -> Programs:
-    """The programs of the learner that `model.make` gives for these arguments, positional and named, as JSON; the same
-    for all who ask. ValueError as there."""
+    """The programs of the learner that `model.make` gives for these arguments (positional and named, as JSON), the same
+    object for every caller. ValueError as in `model.make`."""
     positional, named = json.loads(made)
     return Programs(model.make(*positional, **named))
 
 
 @dataclass(frozen=True)
 class Trained:
-    """config: the run's settings. params: its weights, by name. preparation: how a picture becomes an image. range: of
-    the network's inputs, onto which images are mapped."""
+    """A trained learner. config: the run's settings. params: its weights, by name. preparation: how a picture becomes
+    an image. range: of the network's inputs, onto which images are mapped."""
 
     path: Path
     config: dict
@@ -116,21 +116,21 @@ class Trained:
         return self.params if learner.any_way else learner.narrow(self.params, way)
 
     def doubts(self, spans: np.ndarray, means: np.ndarray) -> list[str]:
-        """Sentences on what makes images unlike those of training: one colour, or another brightness. spans, means:
+        """Sentences on how images differ from those of training: a single colour, or another brightness. spans, means:
         largest less smallest value, and mean, of each image [n]. Nothing is said of brightness where the run does not
         say what its images had."""
         sentences, drawn = [], spans >= 2 / 255
         if not drawn.all():
             sentences.append(
-                f"{(~drawn).sum()} of {len(spans)} pictures have one colour throughout, as white on a transparent "
-                f"ground has on white paper: --invert (invert=True) puts pictures on black paper, and inverts them"
+                f"{(~drawn).sum()} of {len(spans)} pictures have a single colour, as white characters on a "
+                f"transparent ground do on white paper: --invert (invert=True) puts them on black and inverts them"
             )
         known = self.config.get("brightness") or getattr(MAKERS.get(self.config["dataset"]), "brightness", None)
         if known and drawn.any():
             (mean, deviation), seen = known, float(np.median(means[drawn]))
             if abs(seen - mean) > FAR * max(deviation, 0.02):
                 inverted = abs(1 - seen - mean) < abs(seen - mean) / 2
-                flag, remedy = "--invert (invert=True)", "give pictures with the ground of the training data's"
+                flag, remedy = "--invert (invert=True)", "give pictures whose background is like the training images'"
                 sentences.append(
                     f"the images have a mean brightness of {seen:.2f}, and the training images had {mean:.2f} +- "
                     f"{deviation:.2f} (from 0 to 1, as the network gets them): "
@@ -153,7 +153,7 @@ class Trained:
 
 
 def preparation_of(config: dict) -> Preparation:
-    """How the run's training data were prepared. UserError where neither the run says so nor its dataset's maker."""
+    """The preparation of the run's training data. UserError where neither the run nor its dataset's maker says it."""
     if config.get("prepare"):
         return Preparation(**config["prepare"])
     if config["dataset"] not in MAKERS:

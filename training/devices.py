@@ -89,8 +89,8 @@ def start(gpu_id: str | None, metabatch: int, precision: str, distribute: bool) 
 
 def usable_cores(root: Path = Path("/")) -> int:
     """The processor cores that this process may use: those that it is bound to, or fewer where the quota of its control
-    group, or of one above it, pays for less (a container's: docker --cpus, Kubernetes' limits). A part of a core counts
-    as one: threads that are stopped for a part of the time do more than one thread fewer.
+    group, or of one above it, allows fewer (a container's: docker --cpus, Kubernetes' limits). A fraction of a core
+    counts as one: threads that are paused part of the time do more than one thread fewer would.
 
     root: where the system's files are.
     """
@@ -101,7 +101,7 @@ def usable_cores(root: Path = Path("/")) -> int:
 def quotas(root: Path) -> Iterator[float]:
     """The quotas of this process's control groups, in cores: of version 2 in cpu.max, of version 1 in two files.
 
-    Inside of a container the groups' names are mostly those that the host has for them, and its own group is the top.
+    Inside a container the groups mostly have the names that the host gives them, and the top is the container's own.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -119,7 +119,7 @@ def quotas(root: Path) -> Iterator[float]:
 
 
 def read_quota(group: Path, version: int) -> tuple[float, float]:
-    """Microseconds of computing, and of which time; the first is not above 0 where a control group has no quota."""
+    """A control group's quota and its period, in microseconds; the quota is not above 0 where the group has none."""
     try:
         if version == 2:
             quota, period = (group / "cpu.max").read_text().split()
@@ -132,8 +132,8 @@ def read_quota(group: Path, version: int) -> tuple[float, float]:
 
 @contextlib.contextmanager
 def tensor_float_32(precision: str | None):
-    """Compute as --precision says in a `with` block, where no command line has set TensorFlow up. A GPU's products are
-    float32 but where it says tf32; afterwards all is as it was."""
+    """Compute in this --precision in a `with` block, for callers that have no command line: a GPU multiplies in TF32 if
+    it is tf32, and in float32 otherwise. Afterwards TensorFlow is set as before."""
     import tensorflow as tf
 
     before, wanted = tf.config.experimental.tensor_float_32_execution_enabled(), precision == TF32

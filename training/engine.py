@@ -35,7 +35,7 @@ REMEMBERED = 32  # compiled steps
 class Engine:
     """A learner's parameters, Adam's slots, and its compiled steps over one split's pixels.
 
-    A step is traced once, and all engines of this process that differ in nothing but their numbers share it
+    A step is traced once, and all engines of this process that differ only in their variables' values share it
     (`program`): pixels stay on the device as they are stored, a call sends indices.
     metabatch: tasks of one call. Where the learner is made for jit, XLA compiles all tasks into one program;
     else they go one by one, `parallel` of them at the same time. A tf.distribute `strategy` gives each of its
@@ -117,7 +117,7 @@ class Engine:
         return float(self.strategy.experimental_local_results(spread())[0]) == float(own)
 
     def program(self, make: Callable, *facts) -> Callable:
-        """Return the compiled function `make(engine, *facts)` of this engine, or of one before it that computes the
+        """Return the compiled function `make(engine, *facts)` of this engine, or of an earlier one that computes the
         same: with an equal learner, equal settings and equal facts.
 
         make: a function that is always the same object. What it compiles takes the variables as its arguments and
@@ -131,8 +131,8 @@ class Engine:
         return found
 
     def kind(self):
-        """What engines whose steps compute the same have in common. An engine that shares nothing is of its own kind:
-        variables on several devices cannot be arguments, and a learner's attribute may be one that has no hash."""
+        """Return a key that is equal for engines whose steps compute the same. An engine that cannot share is its own
+        key: variables on several devices cannot be arguments, and a learner's attribute may have no hash."""
         settings = (self.shot, self.query, self.metabatch, self.seed, self.meta_lr, self.clip_norm, self.adversary)
         kind = self.compiled.keywords["jit_compile"], self.parallel, settings, frozen(self.learner)
         try:
@@ -320,12 +320,12 @@ class Engine:
 
 
 def without_pixels(split: data.Split) -> data.Split:
-    """What a compiled step has to know of a split: its pixels are an argument, whose kind tells the range of bytes."""
+    """The split as a compiled step keeps it: without pixels, which are an argument, but with their range."""
     return dataclasses.replace(split, pixels=None, declared=split.range)
 
 
 def frozen(value):
-    """A value as a part of a dictionary's key: equal for learners, splits and lists that compute the same."""
+    """Turn a value into a part of a dictionary's key, equal for learners, splits and lists that compute the same."""
     if isinstance(value, Configured | data.Split):
         return type(value), *((name, frozen(own)) for name, own in sorted(vars(value).items()))
     if isinstance(value, np.ndarray):

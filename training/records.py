@@ -29,8 +29,8 @@ DESCRIPTORS = Path("/proc/self/fd")  # names of what this process has open, on L
 
 @contextlib.contextmanager
 def plain_name(folder: Path) -> Iterator[str]:
-    """Another name of this folder, for TensorFlow. It takes brackets, stars, question marks and backslashes of a path
-    for a pattern, and refuses a path that is not UTF-8."""
+    """Yield another name of this folder for TensorFlow, which takes brackets, stars, question marks and backslashes in
+    a path for a pattern, and refuses a path that is not UTF-8."""
     with contextlib.ExitStack() as stack:
         if DESCRIPTORS.is_dir():
             descriptor = os.open(folder, os.O_RDONLY)
@@ -207,14 +207,14 @@ class State:
             else:
                 if found.state.keys() == self.variables.keys():
                     return self.take(path, found)
-                print(f"warning: {path} is no whole checkpoint; trying the one before", file=sys.stderr)
+                print(f"warning: {path} is an incomplete checkpoint; trying the one before", file=sys.stderr)
         if were_there(folder):
             raise UserError(f"no checkpoint of {folder} can be read; train again in a new savedir")
         start = folder.parent.parent / weights.START
         return start.exists() and self.take(start, weights.read(start))
 
     def take(self, path: Path, found: weights.Weights) -> bool:
-        """Take what was found at `path`. True where that is a whole state, to go on from."""
+        """Take the weights that were found at `path`. True if they have a whole state, from which training resumes."""
         self.engine.assign(path, found.params, found.slots)
         for name, value in found.state.items():
             self.variables[name].assign(value)
@@ -235,7 +235,7 @@ def read_run(run: Path, kind: str = "last") -> weights.Weights:
         if paths := checkpoints(folder):
             return read_checkpoint(paths[-1])
         if not start.exists() or were_there(folder):
-            never = "the run had no validation classes, or none was validated yet"
+            never = "the run had no validation classes, or was not validated yet"
             raise UserError(f"there is no checkpoint in {folder}: {'meta-train first' if kind == 'last' else never}")
         found = weights.read(start)
     if kind == "best":
@@ -246,7 +246,8 @@ def read_run(run: Path, kind: str = "last") -> weights.Weights:
 
 
 def read_whole(savedir: Path, kind: str) -> weights.Weights:
-    """As `read_run`, and the best checkpoint's parameters where they are others: all that a training goes on from."""
+    """Read a savedir as `read_run` does, and the best checkpoint's parameters where they differ: all that training
+    resumes from."""
     found = read_run(savedir, kind)
     with contextlib.suppress(UserError):
         best = read_run(savedir, "best")
@@ -285,7 +286,7 @@ def open_store(
 
 
 def read_checkpoint(path: Path) -> weights.Weights:
-    """What the checkpoint with this name holds; its state, all that `State` has. UserError where it is damaged."""
+    """Read the checkpoint with this name; its state has all variables of `State`. UserError where it is damaged."""
     suffix, groups = "/.ATTRIBUTES/VARIABLE_VALUE", {"params": {}, "adam": {}, "": {}}
     with plain_name(path.parent) as place:
         try:
@@ -305,7 +306,7 @@ def read_checkpoint(path: Path) -> weights.Weights:
 
 
 def first_line(fault: Exception) -> str:
-    """The first line of what it says, without what only TensorFlow's authors can read."""
+    """The first line of an exception's message, without what only TensorFlow's authors can read."""
     text = next(iter(str(fault).splitlines()), type(fault).__name__)
     return re.sub(r"\{\{.*?\}\} | \[Op:\w+\]|/proc/self/fd/\d+/", "", text)
 

@@ -46,12 +46,13 @@ class Store:
         return result if result and identity_of(result) == self.identity else None
 
     def write_part(self, content: str | bytes) -> None:
-        """Keep what is done so far; where that cannot be, say so, and let the rest be computed."""
+        """Keep what is done so far; where it cannot be written, warn and go on."""
         try:
             self.part.parent.mkdir(exist_ok=True)
             write_atomically(self.part, content)
         except OSError as fault:
-            print(f"warning: cannot keep what is done so far in {self.part} ({fault.strerror})", file=sys.stderr)
+            why = f"({fault.strerror}): make room there, or an interruption loses it"
+            print(f"warning: cannot keep what is done so far in {self.part} {why}", file=sys.stderr)
 
     def write(self, result: dict) -> None:
         """Make `result` the latest one, with its identity; the latest one so far stays in tests/."""

@@ -13,7 +13,7 @@ Version 1, numpy.load(allow_pickle=False) reads it:
                     training goes on to the same bits
     best/NAME       float32, each parameter of the best checkpoint, where that is of another iteration
 
-All are finite.
+All numbers are finite.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ LARGEST, MOST = 2**30, 10_000  # bytes of a file and of all that is in it; array
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file of weights, or a checkpoint, holds. `slots` and `state` are empty, or whole: then training can go on
-    from them. best: parameters of the best checkpoint where they are others, and known."""
+    """The content of a file of weights, or of a checkpoint. `slots` and `state` are empty, or whole: then training
+    can go on from them. best: parameters of the best checkpoint where they differ, and are known."""
 
     about: dict
     params: dict[str, np.ndarray]
@@ -86,7 +86,7 @@ def write(path: Path, weights: Weights) -> int:
 
 
 def names_file(run: Path) -> bool:
-    """Is this the name of a file of weights, and not of a savedir?"""
+    """True if this is the name of a file of weights, and not of a savedir."""
     return not run.is_dir() and (run.exists() or run.suffix == ".npz")
 
 
@@ -118,12 +118,14 @@ def read(path: Path) -> Weights:
 
 def unzipped(path: Path) -> dict[str, np.ndarray]:
     """The arrays in an archive. ValueError where its directory declares too much, before any is unpacked; a damaged
-    archive has other exceptions, Python's and numpy's."""
+    archive raises other exceptions, Python's and numpy's."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     size = max(path.stat().st_size, sum(member.file_size for member in members))
     if size > LARGEST or len(members) > MOST:
-        raise ValueError(f"it declares {len(members)} arrays, {size:,} bytes, and may have {MOST} and {LARGEST:,}")
+        raise ValueError(
+            f"it declares {len(members)} arrays, {size:,} bytes, and may have {MOST} arrays and {LARGEST:,} bytes"
+        )
     if not {member.compress_type for member in members} <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
         raise ValueError("it is compressed in a way that numpy does not write")
     with np.load(path, allow_pickle=False) as file:
@@ -139,19 +141,19 @@ def refuse_damaged(weights: Weights) -> None:
         if name not in about:
             raise ValueError(f"it does not say its {name}")
         if type(about[name]) is not kind:
-            raise ValueError(f"its {name} is {str(about[name])[:40]!r}")
+            raise ValueError(f"its {name} is {str(about[name])[:40]!r}, wanted {kind.__name__}")
     tests = about.get("tests", [])
     if not isinstance(tests, list) or not all(isinstance(test, dict) and "iteration" in test for test in tests):
         raise ValueError("its tests are no list of tests")
     if digest(weights.params) != about["weights_sha256"]:
-        raise ValueError("its parameters are not those of its digest")
+        raise ValueError("its parameters do not match its digest")
     for members, names in ((weights.slots, SLOTS), (weights.state, STATE)):
         if members and set(members) != set(names):
             raise ValueError(f"it holds {' '.join(sorted(members))}, wanted {' '.join(names)}")
     if bool(weights.slots) != bool(weights.state):
         raise ValueError("of Adam's slots and the state it holds one without the other")
     if weights.best and not weights.state:
-        raise ValueError("of the best parameters and the state it holds one without the other")
+        raise ValueError("it holds the best parameters without a state")
     if (weights.best or weights.params).keys() != weights.params.keys():
         raise ValueError("its best parameters have other names than its last")
     refuse_other_numbers(weights)
@@ -168,7 +170,9 @@ def refuse_other_numbers(weights: Weights) -> None:
     for name, wanted in STATE.items():
         array = weights.state.get(name, wanted)
         if array.dtype != wanted.dtype or array.shape != wanted.shape or not np.isfinite(array).all():
-            raise ValueError(f"its {name} is no state of training")
+            raise ValueError(
+                f"its {name} is not of a training's state: wanted {wanted.dtype} of the shape {wanted.shape}, finite"
+            )
     if weights.state and weights.state["next"] != weights.about["iteration"] + 1:
         raise ValueError("its state is of another iteration")
 

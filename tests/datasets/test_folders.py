@@ -56,7 +56,7 @@ def test_only_regular_files_are_listed(tmp_path):
     for files, notes in (below(tmp_path), classes(tmp_path)):
         named = [file if isinstance(file, str) else file[1] for file in files]
         assert named == ["a/1.png", "a/gone.png", "a/linked.png"]
-        assert f"no regular file: {tmp_path}/a/pipe.png, {tmp_path}/a/zero.png" in notes
+        assert f"special files: {tmp_path}/a/pipe.png, {tmp_path}/a/zero.png" in notes
 
 
 def test_what_systems_leave_is_nobodys_class_or_picture(tmp_path):
@@ -68,7 +68,9 @@ def test_what_systems_leave_is_nobodys_class_or_picture(tmp_path):
     own = ["a/1.png", "lost/1.png", "recycle/1.png"]
     for files, notes in (below(tmp_path), classes(tmp_path)):
         assert [file if isinstance(file, str) else file[1] for file in files] == own
-        assert notes.startswith("note: skipped what systems leave in folders: ") and "and 17 more" in notes
+        assert (
+            notes.startswith("note: skipped files and folders that systems leave behind: ") and "and 17 more" in notes
+        )
     assert all(is_systems(pattern.replace("*", "x")) for pattern in SYSTEM)
 
 

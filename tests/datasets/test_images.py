@@ -137,7 +137,7 @@ def test_a_folder_of_classes_becomes_a_dataset_that_trains(suffix, tmp_path):
         flags += ("--val_every", 0, "--n_train_iters", 1, "--model", "maml", "--gpu_id", -1)
         done = call("main.py", "--savedir", tmp_path / "run", "--data_dir", tmp_path, *flags)
         assert done.returncode == 0, done.stderr
-        assert "no test: --way 4 is more than the 3 test classes there are" in done.stdout
+        assert "note: this run cannot be tested: --way 4 is more than the 3 test classes" in done.stdout
 
 
 def test_classes_of_unequal_numbers_are_kept_and_a_run_uses_them(tmp_path):
@@ -181,7 +181,10 @@ def test_classes_that_are_dealt_already_stay_so(tmp_path):
         lay(tmp_path / "in" / split, dict.fromkeys(names, 2))
     (tmp_path / "in/__MACOSX/train").mkdir(parents=True)
     done = get(tmp_path / "in", tmp_path, "--size", 16)
-    assert done.returncode == 0 and f"skipped what systems leave in folders: {tmp_path}/in/__MACOSX" in done.stderr
+    assert (
+        done.returncode == 0
+        and f"skipped files and folders that systems leave behind: {tmp_path}/in/__MACOSX" in done.stderr
+    )
     made = manifest(tmp_path)
     assert {split: entry["names"] for split, entry in made["splits"].items()} == {
         "train": ["a", "b"], "val": ["c"], "test": [odd, "d"],
@@ -278,7 +281,7 @@ def test_a_table_and_folders_may_encode_names_in_two_ways(tmp_path):
         table.write_bytes(text.encode("utf-8", "surrogateescape"))
         assert images.read_split(table, [name, odd, "a\nb"]) == {name: "train", odd: "test", "a\nb": "test"}
     table.write_bytes("train,Zoë\n".encode("latin-1"))
-    with pytest.raises(UserError, match="which the source does not have; a table is in UTF-8"):
+    with pytest.raises(UserError, match="which the source does not have: correct it, or save the table in UTF-8"):
         images.read_split(table, ["Zoë"])
 
 
@@ -305,17 +308,20 @@ def test_the_largest_tasks_are_said_and_too_small_ones_are_warned_of(tmp_path):
     assert "train 7 classes x 5 to 6, test 5 classes x 5 to 6 images of 16x16x3; no validation classes" in first
     assert (
         second
-        == "tasks: --way 5 at most (test has no more classes), --shot and --query 5 together (c1 has no more images)"
+        == "tasks: --way at most 5 (test has no more classes), --shot + --query at most 5 (c1 has no more images)"
     )
     flags = ("--size", 16, "--shares", "8,2,2")
     done = get(tmp_path / "in", tmp_path, *flags, name="few")
-    assert "validation" not in done.stdout and "tasks: --way 2 at most (test has no more classes)" in done.stdout
+    assert "validation" not in done.stdout and "tasks: --way at most 2 (test has no more classes)" in done.stdout
     warning = done.stderr.splitlines()[-1]
-    assert warning.startswith("warning: --way 5") and "train with --way 2, or give more classes" in warning
+    assert (
+        warning.startswith("warning: there are too few classes for --way 5")
+        and "train with --way 2, or give more classes" in warning
+    )
     assert warning in get(tmp_path / "in", tmp_path, *flags, name="few").stderr  # whenever it is asked for
     entry = {"classes": 1, "base_classes": 1, "images_per_class": 9, "names": ["a"]}
     told, warning = get_data.largest_tasks({"train": entry, "test": entry})
-    assert told.endswith("--query 9 together") and warning.endswith("give more classes, or deal them otherwise")
+    assert told.endswith("--query at most 9") and warning.endswith("give more classes, or other --shares")
 
 
 def test_the_seed_deals_and_every_split_that_is_needed_has_a_class():
@@ -327,7 +333,7 @@ def test_the_seed_deals_and_every_split_that_is_needed_has_a_class():
         for count in (2, 3, 5):
             parts = images.deal(labels[:count], shares, 3)
             assert parts["train"] and parts["test"] and sorted(itertools.chain(*parts.values())) == labels[:count]
-    with pytest.raises(UserError, match="there is one class, c0"):
+    with pytest.raises(UserError, match="there is only one class, c0"):
         images.deal(labels[:1], [0.64, 0.16, 0.2], 0)
 
 

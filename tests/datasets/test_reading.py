@@ -154,7 +154,7 @@ def test_what_decides_pixels_must_be_whole():
     refused(tiff(np.zeros((4, 4), np.uint8), {257: ("I", 5)}), "pixels are missing")  # Pillow leaves the last row black
     refused(b"", "damaged")
     refused(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is HEIC, which Pillow does not read: save it as JPEG")
-    refused(b"I am no picture", "of no kind that is read: save it as")
+    refused(b"I am no picture", "of a kind that is not read: save it as")
 
 
 @pytest.mark.parametrize("content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n",
@@ -162,7 +162,7 @@ def test_what_decides_pixels_must_be_whole():
 def test_programs_that_draw_are_not_run(content, monkeypatch):
     monkeypatch.setattr(os, "system", None)
     monkeypatch.setattr("subprocess.check_call", None)
-    refused(content, "of no kind that is read")
+    refused(content, "of a kind that is not read")
 
 
 def test_too_many_pixels_are_refused_by_their_number():
@@ -222,13 +222,13 @@ def test_which_files_are_pictures(tmp_path):
     with pytest.raises(BadPicture, match=r"a\.HEIC is HEIC, which Pillow does not read: save it as JPEG"):
         pictures.read(tmp_path / "a.HEIC")
     (tmp_path / "photo").rename(tmp_path / "photo.txt")
-    with pytest.raises(BadPicture, match=r"photo\.txt is not called a picture: give it an ending like \.jpg"):
+    with pytest.raises(BadPicture, match=r"photo\.txt has no ending of a picture: rename it, as to \.jpg"):
         pictures.read(tmp_path / "photo.txt")
     note = pictures.note_on_others(
         [tmp_path / name for name in ("a.txt", "b.txt", "c.txt", "d.txt", "e.txt", "f.HEIC")]
     )
-    assert note.startswith(f"note: skipped 6 files of no kind that is read: {tmp_path}/f.HEIC, {tmp_path}/a.txt, ")
-    assert note.endswith("and 1 more; what is HEIC, which Pillow does not read: save it as JPEG")
+    assert note.startswith(f"note: skipped 6 files of a kind that is not read: {tmp_path}/f.HEIC, {tmp_path}/a.txt, ")
+    assert note.endswith("and 1 more; Pillow does not read HEIC: save it as JPEG")
 
 
 def test_the_ending_does_not_say_the_format(tmp_path):
@@ -340,12 +340,12 @@ def test_a_tiff_says_its_range_or_is_refused(order):
     np.testing.assert_array_equal(read(all_bits, {281: ("H", 4095)}), scaled(all_bits, 65535))  # it is not true
     refused(tiff(few, {281: ("H", 4000)}, order), unknown)  # the largest that occurs is no range
     floats = RNG.random((4, 6)).astype(np.float32)
-    refused(tiff(floats, order=order), "numbers of 32 bits with a point, and does not say which number is white")
+    refused(tiff(floats, order=order), "floats of 32 bits, and does not say which number is white")
     np.testing.assert_array_equal(read(floats, {340: ("f", 0.0), 341: ("f", 1.0)}), scaled(floats, 1))
     np.testing.assert_array_equal(read(floats - 1, {340: ("f", -1.0), 341: ("f", 0.0)}), scaled(floats - 1 + 1, 1))
     refused(tiff(2 * floats, {340: ("f", 0.0), 341: ("f", 1.0)}, order), unknown)
     floats[0, 0] = np.nan
-    refused(tiff(floats, {340: ("f", 0.0), 341: ("f", 1.0)}, order), "infinite or none")
+    refused(tiff(floats, {340: ("f", 0.0), 341: ("f", 1.0)}, order), "infinite or NaN")
     signed = few.astype(np.int16)
     refused(tiff(signed, order=order), unknown)
     np.testing.assert_array_equal(read(signed, {341: ("h", 4095)}), scaled(few, 4095))
@@ -388,7 +388,7 @@ def test_a_tiff_of_premultiplied_sixteen_bits():
 
 def test_a_file_says_its_range_whatever_its_name(tmp_path):
     (tmp_path / "a.png").write_bytes(tiff(RNG.random((4, 4)).astype(np.float32)))
-    with pytest.raises(BadPicture, match=r"a\.png has numbers of 32 bits with a point"):
+    with pytest.raises(BadPicture, match=r"a\.png has floats of 32 bits"):
         pictures.read(tmp_path / "a.png")
 
 

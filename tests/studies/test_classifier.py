@@ -180,9 +180,9 @@ def test_pictures_that_look_otherwise_than_the_training_images_are_warned_of(mam
         on_nothing = [np.stack([255 - picture] * 3 + [255 - picture], -1) for picture in query]  # white, else nothing
         np.testing.assert_allclose(one.predict_proba(on_nothing), expected, atol=0.2)
     blank = np.full((28, 28, 4), [255, 255, 255, 0], np.uint8)
-    with pytest.warns(study.PictureWarning, match="1 of 2 pictures have one colour throughout"):
+    with pytest.warns(study.PictureWarning, match="1 of 2 pictures have a single colour"):
         clone(maml).fit(support, labels).predict([blank, query[0]])
-    with pytest.warns(study.PictureWarning, match="give pictures with the ground of the training data"):
+    with pytest.warns(study.PictureWarning, match="give pictures whose background is like the training images"):
         one.set_params(invert=False).predict([picture // 2 for picture in query])
 
 
@@ -192,7 +192,7 @@ def test_pictures_that_look_otherwise_than_the_training_images_are_warned_of(mam
         ([1, "a"], "not numbers and strings"),
         ([1, "1"], "not numbers and strings"),
         ((1, "1"), "not numbers and strings"),
-        ([True, 2], "not numbers and truth values"),
+        ([True, 2], "not booleans and numbers"),
         (np.array([1, "1"], object), "not numbers and strings"),
         ([b"a", b"b"], "not bytes"),
         ([1j, 2], "not complex"),
@@ -466,7 +466,7 @@ def test_a_trained_run_classifies_too(folders, data_dir):
 def test_remarks_and_page_say_which_support_pictures_were_wrong(folders, monkeypatch):
     assert study_of_folders.remark_on(np.ones(4), 4, 4).startswith("leave-one-out accuracy")
     assert "(4 of 4; 95 % interval 51 to 100 %)" in study_of_folders.remark_on(np.ones(4), 4, 4)
-    assert study_of_folders.remark_on(np.ones(4), 2, 4).startswith("leave-out (2 parts) accuracy")
+    assert study_of_folders.remark_on(np.ones(4), 2, 4).startswith("2-fold cross-validation accuracy")
     assert "no class has two" in study_of_folders.remark_on(np.full(4, np.nan), 0, 0)
     files = sorted((folders / "query").rglob("*.png"))
     names = [file.relative_to(folders / "query").as_posix() for file in files]
@@ -475,7 +475,7 @@ def test_remarks_and_page_say_which_support_pictures_were_wrong(folders, monkeyp
     labelled = [("two", file) for file in sorted((folders / "support/two").iterdir())]
     page = study_of_folders.page(guesses, np.array(["two", "3"]), folders / "query", labelled, np.array([1, 0]), [])
     assert page.count('class="wrong"') == 1 and page.index('class="wrong" alt="1.png"')
-    assert names[1] in page and names[2] not in page and "7 surer ones are in the table alone" in page
+    assert names[1] in page and names[2] not in page and "7 more, which are surer, are only in the table" in page
 
 
 def test_what_classify_is_told_arrives(folders, monkeypatch):
@@ -521,7 +521,7 @@ def test_ctrl_c_keeps_what_is_computed(folders, monkeypatch):
         assert (stops_after == 1) == ("of 6; 95" not in (folders / "out/p.html").read_text() and stops_after < 5)
     ask(100)
     assert "accuracy" not in classify(folders, "--folds", 0).stdout
-    assert_refused(classify(folders, "--folds", 1), "with one part nothing stays")
+    assert_refused(classify(folders, "--folds", 1), "one part is all pictures")
 
 
 def test_a_picture_that_goes_while_others_are_classified_is_told_of(folders, monkeypatch):
@@ -589,7 +589,7 @@ def test_what_cannot_be_classified_is_refused(folders):
     (folders / "empty").mkdir()
     assert_refused(classify(folders, "--query", folders / "empty"), "there is no picture below")
     (folders / "support" / "two" / "bad.png").write_text("no")
-    assert_refused(classify(folders), "bad.png is damaged, or of no kind")
+    assert_refused(classify(folders), "bad.png is damaged, or of a kind")
     shutil.rmtree(folders / "support" / "two")
     shutil.rmtree(folders / "support" / "3")
     assert_refused(classify(folders), "greater than one")

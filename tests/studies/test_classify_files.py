@@ -70,7 +70,7 @@ def test_query_files_are_pictures_and_the_others_are_named(tmp_path):
     files, notes = classify.query_files(tmp_path)
     assert files == [tmp_path / "b.PNG", tmp_path / "deep/a.jpg"]
     told = "\n".join(notes)
-    assert f"1 file of no kind that is read: {tmp_path}/notes.txt" in told
+    assert f"1 file of a kind that is not read: {tmp_path}/notes.txt" in told
     assert f"{tmp_path}/.hidden" in told and "Thumbs.db" in told and "deep/loop" in told
     (tmp_path / "b.PNG").unlink()
     (tmp_path / "deep/a.jpg").unlink()

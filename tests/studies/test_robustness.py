@@ -414,7 +414,7 @@ def test_a_run_of_one_range_refuses_data_of_another(trained, tmp_path):
         main.load_data(run, "test", bounded="an attack")
         main.load_data(dataclasses.replace(adversarial, facts={}), "train")  # a new run
         for settings in (adversarial, told):
-            with pytest.raises(UserError, match=re.escape(f"the run's inputs had the range {known}")):
+            with pytest.raises(UserError, match=re.escape(f"the run was trained on inputs of the range {known}")):
                 main.load_data(settings, "test")
 
 
@@ -428,12 +428,14 @@ def test_a_mistyped_attack_is_refused(trained, tmp_path):
     assert_refused(call("main.py", *several), "begin at the clean image")
     square = ("--savedir", trained, *FLAGS, "--attack_method", "square")
     assert_refused(call("main.py", *square, "--norm", "l2"), "--norm linf")
-    assert_refused(call("main.py", *square, "--attack_loss", "margin"), "--attack_loss is of gradients")
-    assert_refused(call("main.py", *square, "--surrogate", trained), "--surrogate is of gradients")
-    assert_refused(call("main.py", *square, "--threat", "remaining"), "--threat remaining is of gradients")
-    assert_refused(call("main.py", *square, "--square_share", 1.1), "a share of at most 1")
+    assert_refused(call("main.py", *square, "--attack_loss", "margin"), "--attack_loss needs a gradient-based attack")
+    assert_refused(call("main.py", *square, "--surrogate", trained), "--surrogate needs a gradient-based attack")
+    assert_refused(
+        call("main.py", *square, "--threat", "remaining"), "--threat remaining needs a gradient-based attack"
+    )
+    assert_refused(call("main.py", *square, "--square_share", 1.1), "a share above 0 and of at most 1")
     idle = ("--savedir", trained, *FLAGS, "--square_share", 0.05)
-    assert_refused(call("main.py", *idle), "--square_share is of squares")
+    assert_refused(call("main.py", *idle), "--square_share needs --attack_method square")
     assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--surrogate_draws", 3), "give --surrogate")
     assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--surrogate", tmp_path / "none"), "there is no run")
 

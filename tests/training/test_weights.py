@@ -232,7 +232,7 @@ def damaged(path, trained, kind):
         ("cut short", "is damaged"),
         ("text", "is damaged, or no file of weights"),
         ("newer", "no file of weights of version 1: its version is 2"),
-        ("changed", "its parameters are not those of its digest"),
+        ("changed", "its parameters do not match its digest"),
         ("other versions", r"its version is \[1, 1\]"),
         ("half the slots", "it holds t v, wanted m v t"),
         ("half a state", "it holds next reported secs window, wanted next secs window best reported"),
@@ -244,7 +244,7 @@ def damaged(path, trained, kind):
         ("inf", "its theta/conv1_b has a number that is not finite"),
         ("nan in adam", "its v has a number that is not finite"),
         ("float64", "its m is of float64, wanted float32"),
-        ("another state", "its window is no state of training"),
+        ("another state", "its window is not of a training's state"),
         ("another iteration", "its state is of another iteration"),
         ("other best", "its best parameters have other names than its last"),
         ("other group", "is damaged, or no file of weights"),
@@ -284,14 +284,14 @@ def test_an_archive_is_refused_by_its_directory_before_it_is_unpacked(trained, t
             weights.read(path)
         patch.setattr(weights, "MOST", 3)
         archive(path, {f"{i}.npy": b"" for i in range(4)}, {})
-        with pytest.raises(UserError, match=r"declares 4 arrays, .* may have 3 and"):
+        with pytest.raises(UserError, match=r"declares 4 arrays, .* may have 3 arrays and"):
             weights.read(path)
         archive(path, {"a.npy": b"x"}, {}, zipfile.ZIP_LZMA)
         with pytest.raises(UserError, match="compressed in a way that numpy does not write"):
             weights.read(path)
         patch.setattr(weights, "LARGEST", 1000)
         path.write_bytes((trained / "weights.npz").read_bytes())
-        with pytest.raises(UserError, match="may have 3 and 1,000"):
+        with pytest.raises(UserError, match="may have 3 arrays and 1,000 bytes"):
             weights.read(path)
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (2**44,)})
@@ -407,7 +407,7 @@ def test_slots_need_a_run_that_has_them(trained, tmp_path):
     ):
         pass
     refused = call("main.py", "--mode", "weights", "--savedir", tmp_path / "a", "--slots")
-    assert_refused(refused, "has no slots of Adam's, since it began with weights alone")
+    assert_refused(refused, "has no Adam slots, because it began with weights alone")
 
 
 def test_an_export_of_other_files_is_no_file_of_weights(trained, tmp_path):
