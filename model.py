@@ -168,8 +168,8 @@ class MAML(Learner):
         return thetas
 
     def inner_step(self, params: Params, theta: Params, x, y, draw: Draw, class_shares=None) -> Params:
-        """One gradient step on the support loss. class_shares: `layers.class_shares`, where classes differ in their
-        numbers of images, as draw.shares."""
+        """One gradient step on the support loss. class_shares: `layers.class_shares` where classes differ in their
+        numbers of images; draw.shares are then set, too."""
         logits, penalty = self.forward(params, theta, x, draw, draw.shares)
         class_shares = None if class_shares is None else class_shares / draw.samples
         loss = layers.balanced_cross_entropy(logits, self.perturbation.labels(y, draw), class_shares) + penalty

@@ -53,7 +53,7 @@ class Draw:
 
     samples: how often the pass has every image, each time with noise of its own. training: is it a pass of
     meta-training? (In a test the support set alone is perturbed, and not by masks.)
-    shares [images]: what each image counts, where classes differ in their numbers of images (layers.image_shares).
+    shares [images]: the weight of each image, where classes differ in their numbers of images (layers.image_shares).
     """
 
     noise: Noise

@@ -100,7 +100,7 @@ def stopped(what: str) -> int:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """What the classifier refuses in a `with` block is a UserError."""
+    """Turn what the classifier refuses in a `with` block into a UserError."""
     try:
         yield
     except ValueError as fault:

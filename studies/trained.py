@@ -140,7 +140,7 @@ class Trained:
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """Compute in the run's precision in a `with` block, one thread after the other; and keep back TensorFlow's
+        """Compute in the run's precision in a `with` block, one thread at a time; and suppress TensorFlow's
         warning that a function is compiled for each new number of images."""
         logger = tf.get_logger()
         with COMPUTING, tensor_float_32(self.config.get("precision")):
