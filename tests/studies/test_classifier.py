@@ -346,6 +346,14 @@ def test_one_left_out_is_classified_by_the_others(maml, pictures):
     by_hand = clone(maml).fit([[*support, *lone][i] for i in others], [[*labels, "alone"][i] for i in others])
     likely = {own[0]: likely[0] for own, likely in one.leave_out()}
     np.testing.assert_allclose(likely[2], by_hand.predict_proba([support[2]])[0], atol=0.02)
+    given = mock.Mock(return_value=one._fit.adapted)
+    with mock.patch.object(trained_study.Programs, "adapt", given):
+        left = [own[0] for own, _ in one.leave_out()]
+    for i, call_of in zip(left, given.call_args_list, strict=True):
+        _, x, y, *_ = call_of.args
+        row = list(one._fit.order).index(i)
+        assert not y[row].any() and y.sum() == 9  # it counts nothing, and it is not there
+        assert not (x == one._fit.x[row]).all((1, 2, 3)).any()
     in_parts = list(one.leave_out(3))
     assert sorted(i for own, _ in in_parts for i in own) == list(range(9)) and len(in_parts) == 3
     assert list(one.leave_out(0)) == []
