@@ -35,6 +35,7 @@ MEMORY = 8 << 30  # bytes of maps that an inner step may hold, and
 SHARED = 4 << 30  # that noise samples share
 MAPS = 16  # maps of the first block that an inner step holds at the same time, of each image and noise sample: measured
 ROUNDING = 1e-6  # so far a picture's floats may be below 0 or above 1
+KINDS = "last", "best"  # of a run's checkpoints
 Pictures = Sequence  # of paths, of Pillow's images, or of arrays [H,W], [H,W,3], uint8 or floats in [0, 1]
 
 
@@ -141,6 +142,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
     def predict(self, images: Pictures) -> np.ndarray:
         """The label of each picture, [n]. Errors as in `predict_proba`."""
         check_is_fitted(self, "classes_")
+        images = images if hasattr(images, "__len__") else self._listed(images)
         return self.classes_[self.predict_proba(images).argmax(-1)] if len(images) else self.classes_[:0]
 
     def leave_out(self, folds: int = FOLDS) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -186,6 +188,10 @@ class Classifier(ClassifierMixin, BaseEstimator):
         return trained
 
     def _check_settings(self) -> None:
+        if not isinstance(self.run, str | Path):
+            raise ValueError(f"run is {self.run!r}, wanted the path of a run's folder or of a file of weights")
+        if self.checkpoint not in KINDS:
+            raise ValueError(f"checkpoint is {self.checkpoint!r}, wanted one of {', '.join(KINDS)}")
         if self.statistics not in STATISTICS:
             raise ValueError(f"statistics is {self.statistics!r}, wanted one of {', '.join(STATISTICS)}")
         if not isinstance(self.samples, numbers.Integral) or self.samples < 1:
@@ -213,9 +219,11 @@ class Classifier(ClassifierMixin, BaseEstimator):
         return BLACK if self.invert else WHITE
 
     def _listed(self, images: Pictures) -> list:
-        """List the pictures in their order, whatever index a series may have. ValueError at a single path."""
+        """List the pictures in their order, whatever index a series may have. ValueError at a single one."""
         if isinstance(images, str | Path):
             raise ValueError(f"wanted a list of pictures, not the one path {images}")
+        if isinstance(images, Image.Image):
+            raise ValueError("wanted a list of pictures, not a single one")
         return list(images)
 
     def _prepared(self, trained: Trained, images: Pictures) -> np.ndarray:

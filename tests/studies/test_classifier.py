@@ -237,6 +237,9 @@ def test_it_is_scikit_learns(maml, pictures, tmp_path):
         (lambda: again.fit([np.full((4, 4), 2.0)] * 2, [0, 1]), "from 0 to 1"),
         (lambda: again.fit([np.zeros((4, 4), int)] * 2, [0, 1]), "int64"),
         (lambda: Classifier.load(tmp_path / "none.npz"), "there is no file of weights"),
+        (lambda: Classifier.load(None), "run is None"),
+        (lambda: Classifier.load(MAML, checkpoint="first"), "wanted one of last, best"),
+        (lambda: again.fit(support, labels).predict(Image.fromarray(query[0])), "not a single one"),
         (lambda: Classifier.load(MAML, statistics="none"), "wanted one of support, together, query"),
         (lambda: again.fit([np.zeros((0, 3), np.uint8)] * 2, [0, 1]), "shape (0, 3)"),
         (
