@@ -71,6 +71,13 @@ def rewritten_graphs():
     graphs.rewrite(False)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def free_graphs():
+    """Let go of a file's graphs when its tests are done: they hold themselves, and the collector seldom looks."""
+    yield
+    gc.collect()
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory, worker_id) -> Path:
     """A folder with the glyphs dataset, as get_data.py leaves it; one for all of pytest's processes."""

@@ -1,7 +1,5 @@
 """Graphs in less time, for tests: tracing them and calling them for the first time is most of what a test takes."""
 
-import weakref
-
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import ops
@@ -20,7 +18,7 @@ def share_integers() -> None:
     differentiates by an integer, so that a graph computes the same. The function is TensorFlow's own: where a version
     has none of this name, tests take longer.
     """
-    create, known = getattr(ops, "_create_graph_constant", None), weakref.WeakKeyDictionary()
+    create = getattr(ops, "_create_graph_constant", None)
     if create is None:
         return
 
@@ -29,7 +27,10 @@ def share_integers() -> None:
         array = np.asarray(value) if whole and isinstance(value, int | np.integer | list | tuple | np.ndarray) else None
         if array is None or array.dtype.kind != "i" or array.size > 8:
             return create(value, dtype, *args, **more)
-        shared = known.setdefault(ops.get_default_graph(), {})
+        graph = ops.get_default_graph()
+        shared = getattr(graph, "_shared_integers", None)  # the graph has them, and they die with it
+        if shared is None:
+            shared = graph._shared_integers = {}
         key = dtype, array.dtype, array.shape, array.tobytes(), str(args[:1])  # with the shape that is asked for
         if key not in shared:
             shared[key] = create(value, dtype, *args, **more)
