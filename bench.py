@@ -23,14 +23,14 @@ import data
 import layers
 import main
 import model
-from datasets.table import MAKERS
 from errors import UserError, run
 from flags import Setting, to_path, whole
 from lazy import tf
 from perturbations.draws import task_noise
 from settings import COMMAND, Settings, read_flags, refuse_unused
+from sources.table import MAKERS
 from training import program
-from training.engine import Engine, read
+from training.steps import Engine, read
 
 CLASSES, IMAGES = 100, 100  # of the random data
 OWN = {

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.arrays import open_npy, read_manifest
 from errors import UserError
 from lazy import tf
 from ranges import UNIT, Range, can_be_range
+from sources.arrays import open_npy, read_manifest
 
 # Omniglot's images_evaluation; the other alphabets are its images_background.
 EVALUATION = {
@@ -78,7 +78,7 @@ class Dataset:
     image_shape: tuple[int, int, int]
     splits: dict[str, Split]  # "train", "test", and "val" where the source has validation classes
     sha256: str  # of the manifest's checksums and of how its arrays are read
-    prepare: dict | None = None  # how a picture became one of its images (datasets/prepare.py), where that is known
+    prepare: dict | None = None  # how a picture became one of its images (sources/prepare.py), where that is known
 
     @property
     def facts(self) -> dict:

@@ -22,13 +22,13 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.arrays import checksum, making, read_manifest
-from datasets.folders import listed
-from datasets.images import WAY
-from datasets.maker import Variant, all_flags, is_tfds
-from datasets.table import MAKERS, OWN
 from errors import Parser, UserError, run
 from flags import Setting, to_path
+from sources.arrays import checksum, making, read_manifest
+from sources.folders import listed
+from sources.images import WAY
+from sources.maker import Variant, all_flags, is_tfds
+from sources.table import MAKERS, OWN
 
 DATA_DIR = Setting(Path("data"), "folder of the datasets", to_path)
 FORCE = Setting(False, "make it again even if it is there")

@@ -15,19 +15,19 @@ import data
 import files
 import model
 from attacks import MADRY, METHODS, NORMS
-from datasets.table import MAKERS
 from errors import Parser, UserError, run
 from lazy import Later
 from learners.base import Learner
 from ranges import UNIT
 from settings import COMMAND, COMMON, Settings, all_settings, read_flags, refuse_unused
 from settings import parser as settings_parser
+from sources.table import MAKERS
 from studies import collapse as collapse_study
 from studies import export as export_study
 from studies import robustness
-from training import devices, loops, records, results
+from training import checkpoints, devices, loops, test_results
 from training import weights as weights_file
-from training.engine import Engine
+from training.steps import Engine
 
 classify_study, draw_study = Later("studies.classify"), Later("studies.draw")  # they need scikit-learn: a second
 SHIPPED = [Path(__file__).parent / f"pretrained/omniglot_5way_1shot_{name}.npz" for name in ("maml", "metadrop")]
@@ -345,7 +345,7 @@ def weights(savedir: Path, given: dict) -> int:
     slots, kind = given.pop("slots", False), given.pop("checkpoint", "last")
     settings = Settings.read(savedir).portable()
     devices.start("-1", 1, devices.FLOAT32, distribute=False)
-    found = records.read_whole(savedir, kind)
+    found = checkpoints.read_whole(savedir, kind)
     if slots and not found.state:
         raise UserError(f"{savedir} has no Adam slots, because it began with weights alone: leave --slots out")
     iteration, digest = found.about["iteration"], weights_file.digest(found.params)
@@ -354,7 +354,7 @@ def weights(savedir: Path, given: dict) -> int:
         "checkpoint": kind,
         "iteration": iteration,
         "weights_sha256": digest,
-        "test": results.test_of(savedir, digest),
+        "test": test_results.test_of(savedir, digest),
         "program": devices.revision(),
     }
     path = savedir / weights_file.NAME
@@ -408,7 +408,7 @@ def draw(runs: list[Path], given: dict) -> int:
 def compare(savedirs: list[Path], attacks: bool) -> int:
     if len(savedirs) < 2:
         raise UserError("--mode compare takes two or more folders: --savedir A B")
-    return results.compare(savedirs, attacks)
+    return test_results.compare(savedirs, attacks)
 
 
 MODES = {

@@ -12,15 +12,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from attacks import LOSSES, METHODS, NORMS, SQUARE, THREATS, Adversary
-from datasets.prepare import can_be_preparation
 from errors import Parser, UserError
 from flags import LEARNING, TESTS, TRAINING, Setting, not_negative, path_text, positive, to_path, whole
 from model import LEARNERS, settings_of
 from perturbations import PERTURBATIONS
 from ranges import can_be_range
-from training import results, weights
+from sources.prepare import can_be_preparation
+from training import test_results, weights
 from training.devices import PRECISIONS
-from training.engine import STATISTICS, SUPPORT
+from training.steps import STATISTICS, SUPPORT
 
 META_TRAIN, EXPORT, COMPARE, WEIGHTS, ATTACK, CLASSIFY, DRAW = (
     frozenset({mode}) for mode in ("meta_train", "export", "compare", "weights", "attack", "classify", "draw")
@@ -373,7 +373,7 @@ class Settings:
         if weights.names_file(run):
             place, config = run, weights.read(run).about["settings"]
         else:
-            place, config = run / "config.json", results.read_config(run, NEEDED)
+            place, config = run / "config.json", test_results.read_config(run, NEEDED)
         changed = "it was changed, or is of another version of this program, so restore it"
         if missing := [name for name in NEEDED if name not in config]:
             raise UserError(f"{place} does not say its {missing[0]}: {changed}")

@@ -24,7 +24,7 @@ from flags import path_text, positive, to_path, whole
 from settings import all_settings
 from training import weights
 from training.program import EXACT, TEST_SEED, program_file, read_description, relative
-from training.results import summary
+from training.test_results import summary
 
 SAY_EVERY = 10  # seconds between lines of progress
 CHECK_SECONDS = 5  # for which --check times iterations, at least ten of them

@@ -1,6 +1,6 @@
 """Neural collapse: runs are colours; the meta-model is dashed, the adapted model solid.
 
-Rows are as results.read_collapse gives them: a dict of set, step, layer, measures, and their spread (_std, _ci95).
+Rows are as test_results.read_collapse gives them: a dict of set, step, layer, measures, and their spread (_std, _ci95).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

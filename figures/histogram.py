@@ -10,7 +10,7 @@ from figures.page import Section
 from figures.run import Run
 from figures.selection import Selection
 from figures.style import coloured
-from training.results import summary
+from training.test_results import summary
 
 
 def draw(runs: list[Run], section: Section, selection: Selection, advance: Callable[..., object]) -> None:

@@ -11,7 +11,7 @@ from attacks import NORMS
 from errors import UserError
 from model import LEARNERS
 from studies import collapse_measures, export_format
-from training import results
+from training import test_results
 
 
 @dataclass
@@ -70,7 +70,7 @@ def open_runs(savedirs: list[Path]) -> list[Run]:
     A run is called as `describe` has it; with its folder's name where another one has the same.
     UserError where a folder holds no run.
     """
-    runs = [Run(savedir, results.read_config(savedir, ["model"])) for savedir in savedirs]
+    runs = [Run(savedir, test_results.read_config(savedir, ["model"])) for savedir in savedirs]
     names = [describe(run.config) for run in runs]
     for run, name in zip(runs, names, strict=True):
         run.name = f"{name} ({run.savedir.name})" if names.count(name) > 1 else name
@@ -137,7 +137,7 @@ def read_test(savedir: Path, config: dict) -> dict:
 
     config: the run's settings, for what the test's own do not say. UserError: it is missing or damaged.
     """
-    test = results.read_test(savedir)
+    test = test_results.read_test(savedir)
     try:
         accuracies = test["accuracies"]
         if accuracies.ndim != 1 or not accuracies.size or not np.isfinite(accuracies).all():
@@ -161,14 +161,14 @@ def quantum(settings: dict) -> float:
 
 
 def read_collapse(savedir: Path) -> dict[str, list[dict]]:
-    """As results.read_collapse. UserError where a measurement lacks a place, a measure, or the logits."""
-    kinds = results.read_collapse(savedir)
+    """As test_results.read_collapse. UserError where a measurement lacks a place, a measure, or the logits."""
+    kinds = test_results.read_collapse(savedir)
     for kind, rows in kinds.items():
         wanted = {"set", "step", "layer", *collapse_measures.NAMES}
         if kind == "watched":
             wanted |= {"iter", "tasks"}
         if fault := fault_of(rows, wanted):
-            name = results.COLLAPSE_CSV if kind == "watched" else results.COLLAPSE_JSON
+            name = test_results.COLLAPSE_CSV if kind == "watched" else test_results.COLLAPSE_JSON
             raise UserError(f"{savedir / name} cannot be read ({fault}): measure again")
     return kinds
 
@@ -176,10 +176,10 @@ def read_collapse(savedir: Path) -> dict[str, list[dict]]:
 def read_attacks(savedir: Path) -> dict[tuple[str, str], dict]:
     """By norm and threat the attack in savedir that is drawn: the latest by the run's own gradients at the norm's usual
     radii; where there is none, the latest. UserError where there is no attack, or where one is damaged."""
-    latest = results.read_attack(savedir)
+    latest = test_results.read_attack(savedir)
     attacks = {kind_of(latest): latest | {"sheet": None}}
     for path in (savedir / "tests").glob("attack-*.json"):
-        attack = results.attack_in(path)
+        attack = test_results.attack_in(path)
         kind = kind_of(attack)
         if kind not in attacks or rank(attack) >= rank(attacks[kind]):
             attacks[kind] = attack | {"sheet": read_sheet(path.with_suffix(".npz"))}
@@ -191,7 +191,7 @@ def rank(attack: dict) -> tuple[bool, str]:
     told = attack["settings"]["attack"]
     usual = told.get("method", "pgd") == "pgd" and "surrogate" not in told
     usual &= tuple(attack["eps"]) == NORMS[told["norm"]].budgets
-    return usual, results.made_at(attack)
+    return usual, test_results.made_at(attack)
 
 
 def kind_of(attack: dict) -> tuple[str, str]:

@@ -14,13 +14,13 @@ from tables import ROOT, task_pictures
 from tqdm import tqdm
 
 import data
-from datasets.table import MAKERS
 from errors import Parser, run
 from flags import whole
+from sources.table import MAKERS
 from studies.classifier import Classifier
 from studies.draw import SAMPLES, SIDE, centred
-from training.engine import TOGETHER
-from training.results import summary
+from training.steps import TOGETHER
+from training.test_results import summary
 
 WAY, QUERY = 5, 15
 

@@ -9,7 +9,7 @@ import numpy as np
 from tables import ADAPTATION, EPISODES, ROOT, TRAINING, over_seeds, read_runs, refuse_mixed, tests_of
 
 from errors import Parser, UserError, run
-from training.results import summary
+from training.test_results import summary
 
 LEARNERS = {"metanet_embedding": "Embedding-based", "metanet_original": "Original", "maml": "MAML"}
 KINDS = {

@@ -26,7 +26,7 @@ from errors import Parser, UserError, run
 from figures.run import read_curves
 from flags import to_path, whole
 from model import make
-from training.results import read_config
+from training.test_results import read_config
 
 TRAIN = (
     "--dataset omniglot --way 5 --shot 1 --query 15 --metabatch 4 --n_train_iters 800 --val_every 200 "

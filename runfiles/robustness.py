@@ -21,7 +21,7 @@ from tables import EPISODES, ROOT, SAMPLES, TRAINING, over_seeds, refuse_mixed, 
 from attacks import MADRY, METHODS, NORMS, SQUARE, THREATS
 from errors import Parser, UserError, run
 from studies.robustness import CLEAN
-from training.results import attack_in, made_at, summary
+from training.test_results import attack_in, made_at, summary
 
 TRAIN = "--dataset omniglot --way 5 --query 15 --metabatch 4 --val_every 200 --n_val_tasks 200 --save_freq 100"
 ATTACK = "--query 3 --n_test_iters 100 --n_test_mc_samp 10"

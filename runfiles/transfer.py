@@ -14,12 +14,12 @@ from tables import ROOT, over_seeds, split_command, task_pictures
 from tqdm import tqdm
 
 import data
-from datasets.table import MAKERS
 from errors import Parser, UserError, run
 from flags import path_text, whole
 from model import LEARNERS
+from sources.table import MAKERS
 from studies.classifier import Classifier
-from training.engine import QUERY
+from training.steps import QUERY
 
 DATASETS, MODELS, SEEDS = ("omniglot", "glyphs"), ("maml", "metadrop"), (0, 1, 2)
 WAY, QUERIES, SAMPLES = 5, 15, 10

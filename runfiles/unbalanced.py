@@ -17,8 +17,8 @@ import data
 from errors import Parser, run
 from flags import whole
 from studies.classifier import Classifier
-from training.engine import STATISTICS
-from training.results import summary
+from training.steps import STATISTICS
+from training.test_results import summary
 
 WAY, IMAGES = 5, 20
 # Query pictures of each class. Their order decides nothing: all are classified in one call.

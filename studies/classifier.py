@@ -23,10 +23,10 @@ from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from datasets.pictures import BLACK, WHITE, Paper, from_pillow, read
 from errors import UserError
+from sources.pictures import BLACK, WHITE, Paper, from_pillow, read
 from studies.trained import Trained
-from training.engine import QUERY, STATISTICS, SUPPORT
+from training.steps import QUERY, STATISTICS, SUPPORT
 
 BATCH = 64  # query pictures in one call, where they do not depend on each other
 LEAST = 8  # a call's number of query pictures is filled up to this, or to a power of two: each is compiled once
@@ -67,7 +67,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
     After `fit`: classes_, the labels in order.
 
     Pictures are as a camera or a scanner gives them, and become images as those of the training data did (turned,
-    squeezed, grey, inverted: datasets/prepare.py). A PictureWarning warns of pictures that look unlike those.
+    squeezed, grey, inverted: sources/prepare.py). A PictureWarning warns of pictures that look unlike those.
     """
 
     def __init__(

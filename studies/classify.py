@@ -18,10 +18,10 @@ import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
-from datasets.folders import Walk
-from datasets.pictures import WHITE, Paper, plural, read, readable, report
 from errors import Stop, UserError
 from files import write_atomically
+from sources.folders import Walk
+from sources.pictures import WHITE, Paper, plural, read, readable, report
 from studies.classifier import FOLDS, Classifier, PictureWarning, number_of_parts
 
 SHOWN = 500  # of the least sure pictures, on the page

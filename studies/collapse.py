@@ -24,11 +24,11 @@ from files import write_atomically
 from lazy import tf
 from perturbations.draws import fold, task_noise
 from studies.collapse_measures import NAMES, measures
-from training.engine import Engine, read, without_pixels
-from training.records import Board, open_store, progress
-from training.results import COLLAPSE_CSV as CSV
-from training.results import COLLAPSE_JSON as JSON
-from training.results import Store
+from training.checkpoints import Board, open_store, progress
+from training.steps import Engine, read, without_pixels
+from training.test_results import COLLAPSE_CSV as CSV
+from training.test_results import COLLAPSE_JSON as JSON
+from training.test_results import Store
 
 PLACE = ("set", "step", "layer")
 
@@ -190,7 +190,7 @@ def over_tests(
 ) -> int:
     """Measure savedir's checkpoint over the first `tasks` test tasks; writes collapse.json. Returns 0, or 130.
 
-    A result that is there already is not measured again (results.Store); what is done so far is kept, and an
+    A result that is there already is not measured again (test_results.Store); what is done so far is kept, and an
     interrupted measurement goes on from there.
     """
     refuse_unfit(engine)

@@ -24,11 +24,11 @@ from PIL import Image
 
 import data
 import model
-from datasets.pictures import decode
-from datasets.prepare import Preparation
 from errors import UserError
 from lazy import tf
 from perturbations.draws import Draw, task_noise
+from sources.pictures import decode
+from sources.prepare import Preparation
 from studies.classifier import Classifier
 
 ADDRESS, CLASSES = "127.0.0.1", 5

@@ -18,8 +18,8 @@ from files import refuse_unwritable, write_atomically
 from lazy import tf
 from perturbations.draws import Draw, fold, task_noise
 from studies import export_format
-from training.engine import Engine, read
-from training.records import load_parameters, progress
+from training.checkpoints import load_parameters, progress
+from training.steps import Engine, read
 
 
 def evenly(count: int, size: int) -> list[int]:

@@ -27,10 +27,10 @@ from files import write_atomically
 from lazy import tf
 from perturbations.draws import fold, standard_normal, task_noise
 from ranges import UNIT, Range
-from training.engine import Engine, read
-from training.records import load_parameters, open_store, progress
-from training.results import ATTACK_JSON as JSON
-from training.results import Store, summary
+from training.checkpoints import load_parameters, open_store, progress
+from training.steps import Engine, read
+from training.test_results import ATTACK_JSON as JSON
+from training.test_results import Store, summary
 
 SEED = 2**20  # that of a task's attack, among the numbers that its own seed is folded with; the noise's are smaller
 # Of the clean query images, means over a task: the margin by which the own logit is above the largest other one; the
@@ -170,7 +170,7 @@ def over_tests(
 ) -> int:
     """Attack savedir's checkpoint in the first test episodes; writes attack.json. Returns 0, or 130 when interrupted.
 
-    An attack whose result is there already is not made again (results.Store); what is done so far is kept, and an
+    An attack whose result is there already is not made again (test_results.Store); what is done so far is kept, and an
     interrupted one goes on from there.
     """
     told = attack.told()

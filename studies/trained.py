@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 
 import model
-from datasets.prepare import Preparation
-from datasets.table import MAKERS
 from errors import UserError
 from lazy import tf
 from learners.base import Learner
 from perturbations.draws import task_noise
 from ranges import UNIT, Range
 from settings import Settings
-from training import records, weights
+from sources.prepare import Preparation
+from sources.table import MAKERS
+from training import checkpoints, weights
 from training.devices import BF16, tensor_float_32
 
 FAR = 5  # standard deviations of the training images' brightness; pictures farther from it are doubted
@@ -80,7 +80,9 @@ class Trained:
         """Read the folder of a run, its checkpoint `last` or `best`, or a file of weights. UserError where it cannot be
         read, and where its pictures' preparation, or its inputs' range, is not known."""
         config = Settings.read(path).config()
-        return cls(path, config, records.read_run(path, checkpoint).params, preparation_of(config), range_of(config))
+        return cls(
+            path, config, checkpoints.read_run(path, checkpoint).params, preparation_of(config), range_of(config)
+        )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -32,10 +32,10 @@ SMALL = flags_of(SETTINGS)
 
 # Files that take longest, longest first: so no worker is left with one of them at the end.
 LONGEST = [
-    "test_main.py", "studies/test_robustness.py", "training/test_engine.py", "perturbations/test_gradients.py",
-    "studies/test_classifier.py", "learners/test_contract.py", "test_third_party.py", "test_model.py",
-    "test_parity.py", "test_train_all.py", "learners/test_metanet.py", "learners/test_maml_kinds.py",
-    "studies/test_export.py", "studies/test_collapse_study.py", "studies/test_draw.py", "test_runfiles.py",
+    "test_main.py", "studies/test_robustness.py", "training/test_steps.py", "perturbations/test_gradients.py",
+    "studies/test_classifier.py", "learners/test_contract.py", "test_additions.py", "test_model.py",
+    "test_parity.py", "runfiles/test_train_all.py", "learners/test_metanet.py", "learners/test_maml_kinds.py",
+    "studies/test_export.py", "studies/test_collapse_study.py", "studies/test_draw.py", "runfiles/test_runfiles.py",
     "figures/test_features.py",
 ]  # fmt: skip
 

@@ -10,10 +10,10 @@ import tensorflow as tf
 
 import data
 import model
-from datasets import arrays
 from errors import UserError
 from ranges import UNIT, Range
-from training.engine import Engine
+from sources import arrays
+from training.steps import Engine
 
 
 @pytest.fixture

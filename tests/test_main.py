@@ -23,7 +23,7 @@ from conftest import ROOT, SETTINGS, SMALL, assert_refused, call, cli, flags_of
 from errors import UserError
 from runs import checkpoint
 from studies import export_format
-from training import results
+from training import test_results
 
 
 def train(data_dir, savedir, *args, how=call):
@@ -166,7 +166,7 @@ def test_meta_test_goes_on_from_what_an_interrupted_one_left(tested, tmp_path):
     """Of the same test: what another identity left, such as another precision's, is another file."""
     shutil.copytree(tested, tmp_path / "b", ignore=shutil.ignore_patterns("meta_test*"))
     before = json.loads((tested / "meta_test.json").read_text())
-    store = results.Store(tmp_path / "b", "meta_test", results.identity_of(before))
+    store = test_results.Store(tmp_path / "b", "meta_test", test_results.identity_of(before))
     store.write_part(json.dumps({"losses": [0.0] * 5, "accs": [0.0] * 5}))
     for flags, taken in (((), True), (("--precision", "bf16"), False), (("--seed", 1), False)):
         done = call("main.py", "--mode", "meta_test", "--savedir", tmp_path / "b", *TESTED, *flags)
@@ -188,10 +188,10 @@ def test_what_decides_a_result_identifies_it(tested):
             digest.update(name.encode() + value.tobytes())
     assert result["weights_sha256"] == digest.hexdigest()
     assert {"precision", "device", "jit", "data_sha256", "seed", "n_steps", "inner_lr"} <= settings.keys()
-    place = results.Store(tested, "meta_test", {"settings": settings}).own
+    place = test_results.Store(tested, "meta_test", {"settings": settings}).own
     for name, value in (("jit", True), ("device", "GPU"), ("precision", "tf32"), ("data_sha256", "another")):
         assert settings[name] != value
-        assert results.Store(tested, "meta_test", {"settings": settings | {name: value}}).own != place, name
+        assert test_results.Store(tested, "meta_test", {"settings": settings | {name: value}}).own != place, name
 
 
 def test_results_of_other_tests_are_kept_and_one_that_is_there_is_taken(tested, tmp_path):

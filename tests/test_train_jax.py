@@ -19,8 +19,8 @@ import data
 import layers
 from conftest import ROOT, SETTINGS, assert_refused, call, flags_of
 from errors import UserError
-from training import engine, weights
 from training import program as exported
+from training import steps, weights
 from training.program import TEST_SEED, compile_step
 
 pytest.importorskip("jax", reason="JAX is not installed")
@@ -151,7 +151,7 @@ def engine_of(settings):
     shape = {"image_shape": (28, 28, 1), "channels": settings["channels"], "way": settings["way"]}
     learner = model.make(settings["model"], **shape, **own, jit=True)
     tasks = {name: settings[name] for name in ("shot", "query", "metabatch", "seed", "meta_lr")}
-    return engine.Engine(learner, **tasks)
+    return steps.Engine(learner, **tasks)
 
 
 def call_jax(program, data_dir, *flags):

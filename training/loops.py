@@ -17,9 +17,9 @@ import data
 from errors import Stop, UserError
 from files import write_if_new
 from lazy import tf
-from training.engine import Engine
-from training.records import Logs, State, open_store, progress
-from training.results import Store, read_json, summary
+from training.checkpoints import Logs, State, open_store, progress
+from training.steps import Engine
+from training.test_results import Store, read_json, summary
 
 LOG_EVERY = 50  # iterations, as in the TF1 code
 Numbers = dict[str, list[float]]  # a test's named numbers, "loss" and "accuracy", an episode each
@@ -246,7 +246,7 @@ def meta_test(
 ) -> int:
     """Test savedir's checkpoint on n_test_iters episodes of `split`; writes meta_test.log and meta_test.json.
 
-    A result that is there already is not computed again (results.Store); what is done so far is kept, and an
+    A result that is there already is not computed again (test_results.Store); what is done so far is kept, and an
     interrupted test goes on from there. settings: what tells this test from another; provenance: what made it.
     Returns the exit code: 0, or 130 when interrupted.
     """

@@ -32,7 +32,7 @@ from errors import UserError
 from files import write_atomically
 from lazy import tf
 from training import weights
-from training.engine import Engine, read
+from training.steps import Engine, read
 
 FORMAT = 2
 DESCRIPTION, EXACT = "program.json", "exact.npz"

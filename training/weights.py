@@ -9,7 +9,7 @@ Version 1, numpy.load(allow_pickle=False) reads it:
                     tests: the same of earlier iterations, each with its `iteration` (train_jax.py --test_every)
     params/NAME     float32, each parameter
     adam/m, adam/v  float32 [trained parameters], and adam/t [], Adam's slots; on request, with the next two
-    state/NAME      next [], secs [], window [3], best [2], reported []: as in a checkpoint (records.State), so that
+    state/NAME      next [], secs [], window [3], best [2], reported []: as in a checkpoint (checkpoints.State), so that
                     training goes on to the same bits
     best/NAME       float32, each parameter of the best checkpoint, where that is of another iteration
 

@@ -26,9 +26,9 @@ from sklearn.exceptions import NotFittedError
 import data
 import model
 from conftest import ROOT, assert_refused, call
-from datasets.prepare import Preparation
 from errors import UserError
 from perturbations.draws import task_noise
+from sources.prepare import Preparation
 from studies import classifier as study
 from studies import classify as study_of_folders
 from studies import trained as trained_study

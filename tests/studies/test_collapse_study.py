@@ -21,7 +21,7 @@ from perturbations.base import Perturbation
 from runs import checkpoint
 from studies import collapse as study
 from studies import collapse_measures
-from training import engine, results
+from training import steps, test_results
 
 WATCHED = ("--model", "maml", "--n_train_iters", 12, "--save_freq", 5, "--val_every", 0, "--shot", 2)
 
@@ -53,7 +53,7 @@ def test_what_is_measured_is_what_the_learner_does_in_testing(name, perturbation
     split = data.Split(rng.integers(0, 256, (4, 5, 18, 18, 1), dtype=np.uint8), 4, 1 / 255)
     own = {"n_steps": 2, "inner_lr": 0.4} if name != "metanet_embedding" else {}
     learner = model.make(name, perturbation, image_shape=(18, 18, 1), channels=5, way=3, **own)
-    e = engine.Engine(learner, shot=2, query=3, metabatch=1, seed=1)
+    e = steps.Engine(learner, shot=2, query=3, metabatch=1, seed=1)
     if name == "metanet_embedding":  # its untrained embeddings are nearly equal: what is measured would be rounding
         for key, variable in e.params.items():
             if not key.startswith("running/"):
@@ -66,28 +66,28 @@ def test_what_is_measured_is_what_the_learner_does_in_testing(name, perturbation
     @tf.function(autograph=False)
     def expected():
         x_s, x_q = data.gather(tf.constant(split.pixels), tf.constant(classes), tf.constant(images), 4, 1 / 255, 2)
-        params, noise = engine.read(e.params), draws.task_noise(seed[None])
+        params, noise = steps.read(e.params), draws.task_noise(seed[None])
         adapted, _ = learner.adapt(params, x_s, model.labels(3, 2), noise, samples)
         logits, _ = learner.classify(params, adapted, x_q)
         return learner.features(params, adapted, x_q), logits, learner.linear(adapted)[0]
 
     h, logits, w = (x[0].numpy() for x in expected())
     labels = np.repeat(np.arange(3), 3)
-    steps, features = learner.n_steps, "dense" if name == "metanet_embedding" else "conv4"
+    inner_steps, features = learner.n_steps, "dense" if name == "metanet_embedding" else "conv4"
     for layer, material in (
         (features, (h, labels, w, logits.argmax(1))),
         ("logits", (logits, labels, None, logits.argmax(1))),
     ):
-        found = dict(zip(collapse_measures.NAMES, values[rows.index(("query", steps, layer))], strict=True))
+        found = dict(zip(collapse_measures.NAMES, values[rows.index(("query", inner_steps, layer))], strict=True))
         for key, value in collapse_measures.measures(*material).items():
             tolerance = 1e-3 if layer == features else 0.03  # untrained logits are nearly equal: ill-conditioned
             assert found[key] == pytest.approx(value, rel=tolerance, abs=1e-6), (layer, key)
     layers = 5 + (name == "metanet_embedding")
-    assert len(rows) == len(set(rows)) == 2 * (steps + 1) * layers
+    assert len(rows) == len(set(rows)) == 2 * (inner_steps + 1) * layers
     assert np.isfinite(values[[r[2] == features for r in rows]]).all()
     first = values[rows.index(("support", 0, "conv1"))]
-    if steps:  # adaptation changes what there is
-        assert not np.allclose(first[:4], values[rows.index(("support", steps, "conv1"))][:4])
+    if inner_steps:  # adaptation changes what there is
+        assert not np.allclose(first[:4], values[rows.index(("support", inner_steps, "conv1"))][:4])
 
 
 def test_means_and_spreads_leave_out_what_is_undefined():
@@ -131,12 +131,12 @@ def test_a_killed_runs_rows_are_written_once(watched, tmp_path):
     """What a run wrote after its last checkpoint is written again when it does that again."""
     path = tmp_path / study.CSV
     path.write_text((watched / "whole" / study.CSV).read_text())
-    rows = results.read_collapse(tmp_path)["watched"]
+    rows = test_results.read_collapse(tmp_path)["watched"]
     watch = study.Watch.__new__(study.Watch)
     watch.savedir, watch.board, watch.engine = tmp_path, None, type("", (), {"metabatch": 2})
     new = [{k: v for k, v in row.items() if k not in ("iter", "tasks")} for row in rows if row["iter"] == 8]
     watch._write(8, new)
-    assert [row["iter"] for row in results.read_collapse(tmp_path)["watched"]] == [0] * 20 + [4] * 20 + [8] * 20
+    assert [row["iter"] for row in test_results.read_collapse(tmp_path)["watched"]] == [0] * 20 + [4] * 20 + [8] * 20
 
 
 def test_mode_collapse_measures_test_tasks_and_goes_on_where_it_was(watched):
@@ -148,7 +148,7 @@ def test_mode_collapse_measures_test_tasks_and_goes_on_where_it_was(watched):
     assert three["tasks"] == 3 and three["settings"]["model"] == "maml" and three["iteration"] == 12
     assert three["settings"]["data_sha256"] == json.loads((watched / "whole/config.json").read_text())["data_sha256"]
     assert three["provenance"]["tensorflow"] == tf.__version__
-    store = results.Store(watched / "whole", "collapse", results.identity_of(three))
+    store = test_results.Store(watched / "whole", "collapse", test_results.identity_of(three))
     store.own.unlink()
     file = io.BytesIO()
     np.save(file, np.full((2, 20, len(collapse_measures.NAMES)), 1e6))  # what two tasks never measure

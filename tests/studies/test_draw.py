@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw
 
 import data
 from conftest import ROOT, assert_refused, call, flags_of
-from datasets.prepare import Preparation
 from errors import UserError
+from sources.prepare import Preparation
 from studies import draw as study
 from studies.classifier import Classifier
 

@@ -14,7 +14,7 @@ import main
 import model
 from perturbations import draws
 from studies import collapse, collapse_measures, export, robustness
-from training import engine
+from training import steps
 
 NAMES = collapse_measures.NAMES
 
@@ -24,7 +24,7 @@ def made(name, shot=1, query=2, metabatch=1):
     split = data.Split(np.random.default_rng(0).integers(0, 256, (5, 6, 32, 16, 1), np.uint8), 1, 1 / 255)
     settings = {"n_steps": 1, "inner_lr": 0.1} if "n_steps" in model.settings_of(name) else {}
     learner = model.make(name, image_shape=(32, 16, 1), channels=3, way=3, **settings)
-    return engine.Engine(learner, shot=shot, query=query, metabatch=metabatch, seed=7), split
+    return steps.Engine(learner, shot=shot, query=query, metabatch=metabatch, seed=7), split
 
 
 # ---- neural collapse
@@ -157,7 +157,7 @@ def test_activations_are_the_pooled_outputs_of_the_blocks(name):
     """Images of 32 x 16 are halved four times; of MAML and Meta-dropout (with noise at its centre) every block's
     numbers, too."""
     e, split = made(name)
-    learner, params = e.learner, engine.read(e.params)
+    learner, params = e.learner, steps.read(e.params)
     x, _ = e.images(split, tf.constant(split.pixels), *e.episode(split, "test", 0))
     if name in ("maml", "metadrop"):
         h, found = (
@@ -189,7 +189,7 @@ def exporter(shot=2, query=3, **settings):
     """Of two-way tasks, of a Meta-dropout run whose maps have six channels."""
     split = data.Split(np.random.default_rng(0).integers(0, 256, (4, 6, 16, 16, 1), np.uint8), 1, 1 / 255)
     learner = model.make("metadrop", image_shape=(16, 16, 1), channels=6, way=2, n_steps=1, inner_lr=0.1)
-    e = engine.Engine(learner, shot=shot, query=query, metabatch=1, seed=3)
+    e = steps.Engine(learner, shot=shot, query=query, metabatch=1, seed=3)
     given = {"way": 2, "samples": 1, "copies": 3, "images": 4, "channels": 4} | settings
     return export.Exporter(e, split, **given), e, split
 
@@ -218,7 +218,7 @@ def test_a_perturbed_map_is_normalised_over_the_images_of_its_own_copy():
     """Two classes of two images, and three copies of them, with noise that grows from copy to copy:
     relu(batch_norm(convolution * noise)) of each."""
     own, e, split = exporter()
-    params = engine.read(e.params)
+    params = steps.read(e.params)
     x, _ = e.images(split, own.pixels, *e.episode(split, "test", 0))
     x = tf.concat([x[:, :2], 0.1 * x[:, 2:]], 1)  # images that are not alike
     theta = {name.removeprefix("theta/"): value for name, value in params.items() if name.startswith("theta/")}

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from conftest import ROOT, assert_refused, call
-from datasets.prepare import Preparation
 from errors import UserError
+from sources.prepare import Preparation
 from studies import classify as classify_study
 from studies import draw
 from studies.classifier import Classifier, picture_of

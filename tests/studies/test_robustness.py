@@ -20,13 +20,13 @@ import layers
 import main
 import model
 from conftest import ROOT, SMALL, assert_refused, call
-from datasets.arrays import checksum, save
 from errors import UserError
 from perturbations.draws import task_noise
 from ranges import Range
 from settings import Settings
+from sources.arrays import checksum, save
 from studies import robustness as study
-from training import engine
+from training import steps
 
 LEARNERS = [(name, None) for name in model.LEARNERS if name != "protonet"] + [("maml", "vib"), ("protonet", None)]
 # Where the way of learning is not the point: without inner steps a graph is small. The second draws noise in tests.
@@ -39,7 +39,7 @@ def make(name, perturbation=None, metabatch=1, **settings):
     if "n_steps" in model.settings_of(name, perturbation):
         settings = {"n_steps": 2, "inner_lr": 0.4} | settings
     learner = model.make(name, perturbation, image_shape=(16, 16, 1), channels=4, way=3, **settings)
-    return engine.Engine(learner, shot=1, query=2, metabatch=metabatch, seed=5), split
+    return steps.Engine(learner, shot=1, query=2, metabatch=metabatch, seed=5), split
 
 
 def adapted_classifier(name, perturbation=None):

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from training import loops
-from training.engine import Engine
+from training.steps import Engine
 
 
 class Made:

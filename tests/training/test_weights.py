@@ -19,7 +19,7 @@ from figures.run import read_curves
 from runs import checkpoint
 from settings import Settings
 from studies.classifier import Classifier
-from training import records, weights
+from training import checkpoints, weights
 
 # A learner that is traced in a second: without inner steps.
 LEARNER = {"model": "maml", "channels": 2, "n_steps": 0}
@@ -345,12 +345,12 @@ def test_a_savedir_that_began_with_a_file_is_read_as_the_file_is(trained, tmp_pa
         pass
     for run in (tmp_path / "a", trained / "weights.npz"):
         assert Settings.read(run).way == 3
-        assert weights.digest(records.read_run(run).params) == content.about["weights_sha256"]
+        assert weights.digest(checkpoints.read_run(run).params) == content.about["weights_sha256"]
         assert weights.digest(Classifier.load(run).trained().params) == content.about["weights_sha256"]
         with pytest.raises(UserError, match="does not hold the weights of the best validation"):
-            records.read_run(run, "best")
+            checkpoints.read_run(run, "best")
     shutil.copytree(trained / "checkpoints", tmp_path / "a/checkpoints")
-    assert records.read_run(tmp_path / "a").about == {"checkpoint": "last", "iteration": 20}
+    assert checkpoints.read_run(tmp_path / "a").about == {"checkpoint": "last", "iteration": 20}
 
 
 def with_best(trained, path, best: bool):
@@ -368,9 +368,9 @@ def test_the_best_weights_come_with_the_best_accuracy(trained, data_dir, tmp_pat
     best = with_best(trained, tmp_path / "w.npz", True)
     flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, "--weights", tmp_path / "w.npz")
     assert "sought anew" not in done(*flags, "--n_train_iters", 21)
-    found = records.read_run(tmp_path / "a", "best")
+    found = checkpoints.read_run(tmp_path / "a", "best")
     assert found.about["iteration"] == 10 and weights.digest(found.params) == weights.digest(best)
-    assert records.read_run(tmp_path / "w.npz", "best").about == found.about
+    assert checkpoints.read_run(tmp_path / "w.npz", "best").about == found.about
     test = ("--mode", "meta_test", "--savedir", tmp_path / "a", *TEST)
     done(*test, "--checkpoint", "best")
     assert json.loads((tmp_path / "a/meta_test.json").read_text())["iteration"] == 10
@@ -387,7 +387,7 @@ def test_where_the_best_weights_are_lost_the_best_is_sought_anew(trained, data_d
     with_best(trained, tmp_path / "w.npz", False)
     flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, "--weights", tmp_path / "w.npz")
     assert "does not hold the weights of the best validation" in done(*flags, "--n_train_iters", 21)
-    found = records.read_run(tmp_path / "a", "best")
+    found = checkpoints.read_run(tmp_path / "a", "best")
     assert found.about["iteration"] == 21 and found.state["best"][1] == 21
 
 

@@ -1,0 +1,180 @@
+"""miniImageNet: the authors' two arrays, downloaded; or 64 / 16 / 20 classes from the original images and tables."""
+
+import argparse
+import itertools
+import posixpath
+import re
+from collections import defaultdict
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from errors import UserError
+from flags import Setting, to_number, whole
+from sources.archives import contents
+from sources.arrays import ArrayFile, Names, checksum, write_manifest
+from sources.authors import holds_authors_arrays, make_from_arrays
+from sources.download import download
+from sources.pictures import decode
+from sources.prepare import Preparation
+
+SPLITS = {"train": 64, "val": 16, "test": 20}  # classes
+SIDE = 84  # pixels
+AUTHORS_SHAPES = {"train": (64, 600, 84, 84, 3), "test": (20, 600, 84, 84, 3)}
+AUTHORS_URLS = {
+    "train": "https://www.dropbox.com/s/ir54llgjfjv3naa/train.npy?dl=1",
+    "test": "https://www.dropbox.com/s/i40h3wyjlpxeesr/test.npy?dl=1",
+}
+Classes = dict[str, list[str]]  # class -> its images' file names
+
+
+def web_address(text: str) -> str:
+    """A reader of addresses of folders."""
+    if not re.match(r"https?://[^/]", text):
+        raise argparse.ArgumentTypeError(f"must be an address like https://HOST/FOLDER, not {text!r}")
+    return text
+
+
+def seconds(text: str) -> float:
+    """A reader of seconds from a thousandth to a day."""
+    value = to_number(text)
+    if not 0.001 <= value <= 86400:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds from 0.001 to 86400, not {text!r}")
+    return value
+
+
+MIRROR = Setting(None, "a folder with train.npy and test.npy, not the authors'", web_address, metavar="URL")
+TIMEOUT = Setting(60.0, "seconds to wait for a byte", seconds)
+RETRIES = Setting(5, "failures in a row to bear", whole(0, 1000))
+
+
+def make_mimgnet(folder: Path, target: Path, mirror: str | None, timeout: float, retries: int) -> dict:
+    """Download the authors' arrays, or a mirror's, and make miniImageNet in `folder`; returns its manifest.
+
+    The originals stay in DATA_DIR/downloads. UserError as in download and write_authors.
+    """
+    downloads = target.parent / "downloads" / target.name
+    for split, shape in AUTHORS_SHAPES.items():
+        url = f"{mirror.rstrip('/')}/{split}.npy" if mirror else AUTHORS_URLS[split]
+        download(url, downloads / f"{split}.npy", shape, retries=retries, timeout=timeout)
+    print(f"{downloads} keeps the originals; it may be deleted")
+    address = mirror or " and ".join(AUTHORS_URLS.values())
+    return make_from_arrays(folder, target, downloads, AUTHORS_SHAPES, address)
+
+
+def make_mimgnet_from_source(folder: Path, target: Path, source: Path) -> dict:
+    """Make miniImageNet in `folder` from what is in `source`; returns its manifest.
+
+    source: a folder with the authors' arrays; or a folder or an archive with tables and images; or a folder with
+    one such archive. UserError where it is none of them, or damaged.
+    """
+    if holds_authors_arrays(source):
+        return make_from_arrays(folder, target, source, AUTHORS_SHAPES, str(source))
+    originals = find_originals(source)
+    names = write_mimgnet(folder, originals)
+    files = [originals] if originals.is_file() else sorted(originals.glob("*.csv"))
+    origin = {"given": str(source), "files": [checksum(f) for f in files]}
+    return write_manifest(folder, target.name, names, origin, prepare=Preparation(SIDE, 3)._asdict())
+
+
+def find_originals(source: Path) -> Path:
+    """The folder or the archive with tables and images: `source`, or the one archive in it. UserError: no such one."""
+    if not source.is_dir() or (source / "train.csv").is_file():
+        return source
+    pattern = re.compile(r"mini.*\.(tar|tgz|tar\.\w+|zip)$", re.IGNORECASE)
+    archives = [file for file in sorted(source.iterdir()) if pattern.match(file.name)]
+    if len(archives) != 1:
+        raise UserError(
+            f"{source} holds neither train.csv nor train.npy, and {len(archives)} archives named like "
+            "mini-imagenet.tar: give the folder or the archive that is meant as --source"
+        )
+    return archives[0]
+
+
+# --- tables ---
+
+
+def read_tables(source: Path, splits: dict[str, int] = SPLITS) -> dict[str, Classes]:
+    """split -> class -> its images' file names, from SPLIT.csv (filename,label) in a folder or an archive.
+
+    splits: split -> its number of classes. UserError: a missing or malformed table, a wrong number of classes, unequal
+    classes, a repeated file name, a class that is in two tables.
+    """
+    tables: dict[str, Classes] = {}
+    images: set[str] = set()  # of all tables
+    first_split: dict[str, str] = {}  # class -> the first split that has it
+    split_of_table = {f"{split}.csv": split for split in splits}
+    for name, table, split in contents(source, lambda name: split_of_table.get(posixpath.basename(name))):
+        where = f"{name} in {source}"
+        classes: Classes = defaultdict(list)
+        for image, label in _rows(table, where):
+            if image in images:
+                raise UserError(f"{where} names {image} a second time: give the original tables")
+            if first_split.setdefault(label, split) != split:
+                raise UserError(f"{where} has the class {label} of {first_split[label]}.csv: give the original tables")
+            images.add(image)
+            classes[label].append(image)
+        _refuse_other_classes(classes, splits[split], where)
+        tables[split] = classes
+    if missing := [table for table, split in split_of_table.items() if split not in tables]:
+        raise UserError(f"there is no {', '.join(missing)} in {source}: it must hold the tables and images/")
+    return {split: tables[split] for split in splits}
+
+
+def _rows(table: bytes, where: str) -> list[list[str]]:
+    """The pairs [filename, label] in a table. UserError where it is no such table."""
+    header, *rows = [line.split(",") for line in table.decode("utf-8-sig", "replace").split()] or [[]]
+    if header != ["filename", "label"] or any(len(row) != 2 for row in rows):
+        raise UserError(f"{where} is not a table of filename,label: give the original tables")
+    return rows
+
+
+def _refuse_other_classes(classes: Classes, count: int, where: str) -> None:
+    """UserError unless there are `count` classes of equally many images."""
+    if len(classes) != count:
+        raise UserError(f"{where} has {len(classes)} classes, not {count}: give the original one")
+    if len(sizes := {len(images) for images in classes.values()}) > 1:
+        raise UserError(f"{where} has classes of {min(sizes)} to {max(sizes)} images: give the original one")
+
+
+# --- arrays ---
+
+
+def write_mimgnet(folder: Path, source: Path, splits: dict[str, int] = SPLITS, side: int = SIDE) -> Names:
+    """Write the splits' arrays, uint8 [classes, images, side, side, 3], from a folder or an archive.
+
+    An archive is read twice from end to end (tables, images) and never unpacked; memory holds one image. Returns the
+    classes' names. UserError: as in read_tables, a damaged image, one that is missing, or one that is there twice.
+    """
+    tables = read_tables(source, splits)
+    with ExitStack() as stack:
+        arrays, places = {}, {}
+        for split, classes in tables.items():
+            images = list(itertools.chain.from_iterable(classes.values()))
+            shape = (len(classes), len(images) // len(classes), side, side, 3)
+            arrays[split] = stack.enter_context(ArrayFile(folder / f"{split}.npy", shape, np.uint8))
+            places |= {image: (split, number) for number, image in enumerate(images)}
+        _write_images(arrays, places, source, side)
+    return {split: list(classes) for split, classes in tables.items()}
+
+
+def _write_images(arrays: dict[str, ArrayFile], places: dict[str, tuple[str, int]], source: Path, side: int) -> None:
+    """Put every image where it belongs. places: file name -> (split, number of the image in the split's array)."""
+    missing = dict.fromkeys(places)  # in the tables' order
+    images = contents(source, lambda name: places.get(posixpath.basename(name)))
+    for name, data, (split, number) in tqdm(images, total=len(places), unit="image", disable=None):
+        image = decode(data, f"{name} in {source}").convert("RGB")
+        if image.size != (side, side):
+            image = image.resize((side, side), Image.Resampling.LANCZOS)
+        if posixpath.basename(name) not in missing:
+            raise UserError(f"{name} in {source} is a second image of that name: leave one of them there")
+        arrays[split].put(number, np.asarray(image))
+        del missing[posixpath.basename(name)]
+    if missing:
+        raise UserError(
+            f"{source} lacks {len(missing)} of the {len(places)} images that its tables name, "
+            f"the first is {next(iter(missing))}: it is incomplete or cut short, get it again"
+        )

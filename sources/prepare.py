@@ -1,0 +1,46 @@
+"""How a picture becomes an image of a dataset, in the making of the dataset and ever after."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from sources.pictures import from_pillow
+
+MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's
+
+
+class Preparation(NamedTuple):
+    """size: side in pixels. channels: 1 for grey images, 3 for colour. invert: dark becomes bright, for ink on paper.
+
+    A manifest holds it as {"size", "channels", "invert"}.
+    """
+
+    size: int
+    channels: int
+    invert: bool = False
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Make a picture upright and opaque (sources/pictures.py), make it grey or coloured, squeeze it into the
+        square, and invert it -> uint8 [size,size,channels]. BadPicture where its range is not known."""
+        image = from_pillow(image).convert(MODES[self.channels])
+        if image.size != (self.size, self.size):
+            image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
+        pixels = np.asarray(image).reshape(self.size, self.size, self.channels)
+        return 255 - pixels if self.invert else pixels
+
+    def picture_of(self, image: np.ndarray) -> Image.Image:
+        """The picture of which this image was made, uint8 [H,W,channels], but that it has the image's size."""
+        pixels = 255 - image if self.invert else image
+        return Image.fromarray(pixels[..., 0] if self.channels == 1 else pixels)
+
+
+def can_be_preparation(value: object) -> bool:
+    """True if a manifest, or a run, could hold this value as the preparation of its pictures."""
+    try:
+        size, channels, invert, *_ = Preparation(**value)
+    except TypeError:
+        return False
+    return type(size) is type(channels) is int and 0 < size <= 10_000 and channels in MODES and type(invert) is bool

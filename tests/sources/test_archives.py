@@ -1,0 +1,45 @@
+"""Files of absurd size, in folders and archives."""
+
+import struct
+import tarfile
+import types
+import zipfile
+
+import pytest
+
+from errors import UserError
+from sources import archives
+from sources.mimgnet import read_tables
+
+
+def zip_that_declares(path, size, data):
+    """A zip of one member, train.csv; its directory declares this size, whatever data is."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train.csv", data)
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<I", content, content.index(b"PK\1\2") + 24, size)
+    path.write_bytes(content)
+
+
+def test_a_file_of_absurd_size_is_not_read(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with open(folder / "train.csv", "wb") as file:
+        file.truncate(1 << 40)  # a hole: it takes no space
+    member = tarfile.TarInfo("train.csv")
+    member.size = 1 << 40
+    (tmp_path / "x.tar").write_bytes(member.tobuf())
+    zip_that_declares(tmp_path / "x.zip", (1 << 32) - 2, b"")
+    for source in (folder, tmp_path / "x.tar", tmp_path / "x.zip"):
+        with pytest.raises(UserError, match=r"train\.csv in .* has more than 64 MiB"):
+            read_tables(source)
+
+
+def test_a_file_that_is_larger_than_it_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "LARGEST", 1 << 20)
+    zip_that_declares(tmp_path / "x.zip", 10, bytes(1 << 22))
+    with pytest.raises(UserError, match="not a whole zip"):
+        read_tables(tmp_path / "x.zip")
+    endless = types.SimpleNamespace(read=bytes)
+    with pytest.raises(UserError, match="more than 1 MiB"):
+        archives._read(endless, 10, "x", tmp_path)

@@ -1,0 +1,308 @@
+"""get_data.py as a user meets it: which flags it takes, and how it ends when input or disk fail."""
+
+import argparse
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace as with_other
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import files
+import get_data
+from originals import (
+    ROOT,
+    command,
+    fake_mimgnet,
+    fake_omniglot,
+    lay,
+    leftovers,
+    raise_it,
+    record_disk,
+    refused,
+    replace,
+)
+from sources import glyphs
+from sources.arrays import making
+from sources.table import MAKERS
+
+VALUES = {
+    "source": ".",
+    "seed": "0",
+    "size": "28",
+    "mirror": "http://127.0.0.1:9",
+    "timeout": "60",
+    "retries": "5",
+    "force": None,
+    "verify": None,
+}
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Seven glyphs where there are 150."""
+    replace(monkeypatch, glyphs.SPLITS, train=4, val=2, test=1)
+
+
+def test_refusals_on_the_command_line(tmp_path):
+    out = ["--data_dir", tmp_path / "data"]
+    for parts in (fake_omniglot(), fake_mimgnet()):
+        lay(tmp_path / f"in{len(parts)}", parts, False)
+    refused(command("--dataset", "omniglot", "--source", tmp_path / "in10", *out), "3 characters, not 964")
+    refused(command("--dataset", "mimgnet", "--source", tmp_path / "in17" / "mini", *out), "2 classes, not 20")
+    refused(
+        command("--dataset", "mimgnet", "--source", tmp_path / "in10", *out),
+        "neither train.csv nor train.npy",
+    )
+    refused(command("--dataset", "omniglot", "--source", tmp_path / "in17", *out), "neither images_background.zip")
+    refused(command("--dataset", "omniglot", "--source", tmp_path / "nowhere", *out), "there is no")
+    refused(command("--dataset", "mimgnet", "--source", "/dev/null", *out), "there is no folder and no file")
+    refused(command("--dataset", "omnigolt", *out), "omnigolt", "--help")
+    refused(command("--dataset", "glyphs", "--sed", 3, *out), "--sed")
+    refused(command("--dataset", "glyphs", "--verify", *out), "there is no")
+    assert not leftovers(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("words", "taken"),
+    [
+        ("--dataset omniglot", "source seed size force verify"),
+        ("--dataset omniglot --source SOURCE", "source force verify"),
+        ("--dataset mimgnet", "source mirror timeout retries force verify"),
+        ("--dataset mimgnet --source SOURCE", "source force verify"),
+        ("--dataset glyphs", "seed force verify"),
+        ("--dataset omniglot --verify", "verify"),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(tmp_path, words, taken):
+    np.save(tmp_path / "train.npy", np.zeros(1))  # SOURCE holds what may be the authors' arrays
+    words = words.replace("SOURCE", str(tmp_path)).split()
+    for flag, value in VALUES.items():
+        asked = [*words, f"--{flag}", *([value] if value else [])]
+        if flag not in taken.split():
+            refused(command(*asked, "--data_dir", tmp_path), f"--{flag} has no meaning for")
+        elif flag != "verify" or "--source" not in words:  # which --verify does not take
+            request = get_data.parse(asked)
+            values = {**request.settings, "force": request.force, "verify": request.verify}
+            assert values[flag] is True if value is None else str(values[flag]).startswith(value)
+
+
+def test_the_help_says_each_datasets_own_default():
+    said = " ".join(command("--help").stdout.split())
+    assert "(default: 28 for omniglot, 84 for your own)" in said  # of --size
+    assert "omniglot, glyphs: seed of the split, or of the drawings (default: 0)" in said
+
+
+@pytest.mark.parametrize(
+    ("dataset", "flag", "values"),
+    [
+        ("mimgnet", "timeout", "nan inf -inf 0 -1 1e+300 x"),
+        ("mimgnet", "retries", "-1 1001 1.5 nan x"),
+        ("mimgnet", "mirror", "nonsense ftp://x file:///x http:// HTTP:/x"),
+        ("omniglot", "size", "0 -1 15 106 nan 28.0 x"),
+        ("omniglot", "seed", "-1 4294967296 nan x"),
+        ("glyphs", "seed", "-1 4294967296 nan x"),
+    ],
+)
+def test_a_mistyped_value_is_refused(tmp_path, dataset, flag, values):
+    for value in values.split():
+        refused(command("--dataset", dataset, f"--{flag}={value}", "--data_dir", tmp_path), f"--{flag}", value)
+    for name in ("source", "data_dir"):
+        refused(command("--dataset", "omniglot", f"--{name}="), f"--{name}", "empty")
+    assert not leftovers(tmp_path)
+
+
+def test_a_complete_dataset_is_left_alone(data_dir):
+    glyphs = data_dir / "glyphs"
+    before = (glyphs / "manifest.json").stat().st_mtime_ns
+    again = command("--dataset", "glyphs", "--data_dir", data_dir)
+    assert again.returncode == 0 and "is complete" in again.stdout
+    assert (glyphs / "manifest.json").stat().st_mtime_ns == before
+    assert command("--dataset", "glyphs", "--data_dir", data_dir, "--verify").returncode == 0
+    refused(command("--dataset", "glyphs", "--data_dir", data_dir, "--seed", 1), "--seed 0, not 1", "--force")
+
+
+def test_damage_is_seen_and_mended(tmp_path, few):
+    args, folder = ["--dataset", "glyphs", "--data_dir", tmp_path], tmp_path / "glyphs"
+    assert command(*args).returncode == 0
+    manifest, whole = (folder / "manifest.json").read_text(), (folder / "val.npy").read_bytes()
+    (folder / "val.npy").write_bytes(whole[:-1] + b"\x07")
+    assert command(*args).returncode == 0  # a look at the sizes only
+    refused(command(*args, "--verify"), "val.npy", "checksum")
+    (folder / "val.npy").write_bytes(b"")
+    refused(command(*args), "val.npy", "--force")
+    for field in json.loads(manifest).keys() - {"versions", "created", "prepare"}:
+        (folder / "manifest.json").write_text(manifest.replace(f'"{field}"', '"other"'))
+        refused(command(*args), "manifest.json is damaged", "--force")
+    for text in ("", "[]", "{}", '"x"', manifest.replace('"names"', '"other"'), manifest[:-9]):
+        (folder / "manifest.json").write_text(text)
+        refused(command(*args), "manifest.json is damaged", "--force")
+    assert command(*args, "--force").returncode == 0
+    assert (folder / "val.npy").read_bytes() == whole and command(*args, "--verify").returncode == 0
+
+
+def test_files_of_others_are_never_replaced(tmp_path):
+    (tmp_path / "glyphs").mkdir()
+    (tmp_path / "glyphs" / "train.npy").write_bytes(b"precious")
+    refused(command("--dataset", "glyphs", "--data_dir", tmp_path, "--force"), "did not make")
+    assert (tmp_path / "glyphs" / "train.npy").read_bytes() == b"precious"
+    (tmp_path / "glyphs" / "train.npy").unlink()
+    (tmp_path / "glyphs" / "manifest.json").write_text("{}")
+    (tmp_path / "glyphs" / "notes.txt").write_text("precious")
+    refused(command("--dataset", "glyphs", "--data_dir", tmp_path, "--force"), "did not make")
+    assert (tmp_path / "glyphs" / "notes.txt").read_text() == "precious"
+    (tmp_path / "mimgnet").mkdir()
+    (tmp_path / "mimgnet" / "train.npy").write_bytes(b"precious")
+    source = ["--source", tmp_path / "mimgnet"]
+    refused(command("--dataset", "mimgnet", "--data_dir", tmp_path, *source), "what would be replaced")
+    assert (tmp_path / "mimgnet" / "train.npy").read_bytes() == b"precious"
+
+
+def test_killed_while_it_writes(tmp_path, few):
+    """A process that dies between the arrays and the manifest leaves nothing in place or in the way."""
+    script = (
+        "import os, get_data\n"
+        "from sources import glyphs\n"
+        "glyphs.SPLITS = {'train': 2, 'test': 1}\n"
+        "glyphs.write_manifest = lambda *_, **__: os.kill(os.getpid(), 9)\n"
+        f"get_data.main(['--dataset', 'glyphs', '--data_dir', {str(tmp_path)!r}])\n"
+    )
+    died = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert not (tmp_path / "glyphs").exists() and (tmp_path / ".glyphs.new" / "test.npy").exists()
+    assert command("--dataset", "glyphs", "--data_dir", tmp_path).returncode == 0
+    assert (tmp_path / "glyphs" / "manifest.json").exists() and not (tmp_path / ".glyphs.new").exists()
+
+
+def test_a_dataset_outlives_what_was_to_replace_it(tmp_path, few, monkeypatch):
+    target, args = tmp_path / "glyphs", ["--dataset", "glyphs", "--data_dir", tmp_path]
+    assert command(*args).returncode == 0
+    target.rename(tmp_path / ".glyphs.old")  # as when it was killed between the two renames
+    with pytest.raises(KeyError), making(target):
+        raise KeyError
+    assert command(*args, "--verify").returncode == 0 and not (tmp_path / ".glyphs.old").exists()
+    rename = Path.rename
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(Path, "rename", lambda a, b: raise_it(full) if a.name == ".glyphs.new" else rename(a, b))
+    refused(command(*args, "--force"), "No space left", "free some space")
+    assert command(*args, "--verify").returncode == 0
+
+
+def test_a_dataset_survives_a_power_cut(tmp_path, few, monkeypatch):
+    disk = record_disk(monkeypatch)
+    folder = tmp_path / "glyphs"
+    for force in ((), ("--force",)):
+        del disk[:]
+        assert command("--dataset", "glyphs", "--data_dir", tmp_path, *force).returncode == 0
+        there = disk.index(("rename", str(folder)))
+        before, after = ({event[1] for event in events} for events in (disk[:there], disk[there + 1 :]))
+        assert before >= {path.stat().st_ino for path in (folder, *folder.iterdir())}
+        assert tmp_path.stat().st_ino in after
+
+
+def test_two_at_once(tmp_path):
+    with making(tmp_path / "glyphs"):
+        refused(command("--dataset", "glyphs", "--data_dir", tmp_path), "is making", "wait for it")
+
+
+def test_a_system_without_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "fcntl", None)
+    refused(command("--dataset", "glyphs", "--data_dir", tmp_path), "Windows", "WSL")
+
+
+def test_a_full_disk(tmp_path):
+    # A limit on the size of a file stands for the full disk: writing stops in the middle in the same way.
+    script = (
+        "import errors, get_data\n"
+        "from sources import glyphs\n"
+        "glyphs.SPLITS = {'train': 10, 'test': 1}\n"
+        f"errors.run(lambda: get_data.main(['--dataset', 'glyphs', '--data_dir', {str(tmp_path)!r}]))\n"
+    )
+    limited = ["bash", "-c", 'ulimit -f 100; exec "$0" -c "$1"', sys.executable, script]
+    result = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, check=False)
+    refused(result, "File too large", "free some space")
+    assert not leftovers(tmp_path)
+
+
+def test_an_unusable_data_dir(tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(command("--dataset", "glyphs", "--data_dir", tmp_path / "file"), "cannot write into", "file")
+    if os.geteuid():
+        (tmp_path / "locked").mkdir(mode=0o500)
+        refused(command("--dataset", "glyphs", "--data_dir", tmp_path / "locked"), "Permission denied")
+
+
+def test_a_flag_is_the_same_for_all_datasets_that_take_it():
+    """The command line reads a flag by one of its declarations."""
+    declared = {}
+    for maker in MAKERS.values():
+        for name, setting in maker.all_settings().items():
+            assert with_other(setting, help="") == with_other(declared.setdefault(name, setting), help=""), name
+
+
+def test_help_says_which_datasets_take_a_flag(capsys):
+    with pytest.raises(SystemExit):
+        get_data.parse(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert (
+        "omniglot, mimgnet, your own: originals" in text
+        and "omniglot, glyphs: seed" in text
+        and "mimgnet: failures" in text
+    )
+    assert all(f"--{flag}" in text for flag in VALUES)
+
+
+def test_another_disks_fault_has_another_remedy(tmp_path, monkeypatch):
+    for number, words in (
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "free some space"),
+        (errno.EFBIG, "free some space"),
+        (errno.EACCES, "check that it exists and may be read and written"),
+    ):
+        fault = OSError(number, os.strerror(number), "train.npy")
+        monkeypatch.setattr(get_data, "obtain", lambda request, fault=fault: raise_it(fault))
+        with pytest.raises(get_data.UserError, match=f"train.npy: {os.strerror(number)} .*{words}.*another --data_dir"):
+            get_data.main(["--dataset", "glyphs", "--data_dir", str(tmp_path)])
+
+
+def test_what_a_dataset_was_made_with_is_not_another_flags(tmp_path):
+    manifest = {
+        "split_seed": 3, "rotations": 4, "image_shape": [28, 28, 1], "shares": [0.6, 0.2, 0.2],
+        "prepare": {"size": 28, "channels": 1, "invert": True}, "source": {"files": []},
+    }  # fmt: skip
+    same = {"seed": 3, "split_seed": 3, "rotations": 4, "size": 28, "shares": [0.6, 0.2, 0.2], "channels": 1,
+            "invert": True}  # fmt: skip
+    get_data.refuse_other_settings(tmp_path, manifest, same)
+    get_data.refuse_other_settings(tmp_path, manifest, dict.fromkeys(same))
+    other = {"seed": 4, "split_seed": 0, "rotations": 1, "size": 84, "shares": [0.5, 0.3, 0.2], "channels": 3,
+             "invert": False}  # fmt: skip
+    for name, value in other.items():
+        with pytest.raises(get_data.UserError, match=f"has --{name} .*: make it again with --force"):
+            get_data.refuse_other_settings(tmp_path, manifest, same | {name: value})
+    (table := tmp_path / "split.csv").write_text("class,split\n")
+    with pytest.raises(get_data.UserError, match="another --split_file"):
+        get_data.refuse_other_settings(tmp_path, manifest, {"split_file": table})
+
+
+def test_a_source_in_what_is_to_be_replaced_stays(tmp_path):
+    (source := tmp_path / "mine" / "pictures").mkdir(parents=True)
+    with pytest.raises(get_data.UserError, match="is what would be replaced"):
+        get_data.main(["--dataset", "mine", "--source", str(source), "--data_dir", str(tmp_path)])
+    assert source.is_dir()
+
+
+def test_a_split_says_how_many_images_its_classes_have():
+    assert get_data.numbers({"images_per_class": 20}) == "20"
+    assert get_data.numbers({"images_per_class": [5, 3, 9]}) == "3 to 9"
+
+
+def test_a_datasets_name_is_a_folder_that_is_seen():
+    assert get_data.folder_name("my.own") == "my.own"
+    for text in ("", "a/b", "..", ".hidden", "/a"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            get_data.folder_name(text)

@@ -1,0 +1,77 @@
+"""The house: a file imports at its top, from its own room or from a floor below."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+# From the ground up. A name is a file of the street, or a room; those of one floor do not know each other.
+FLOORS = [
+    {"errors", "flags", "lazy"},
+    {"files", "layers", "parameters", "ranges"},
+    {"attacks", "perturbations", "sources"},
+    {"data", "learners"},
+    {"model"},
+    {"training"},
+    {"settings"},
+    {"studies"},
+    {"figures", "main"},
+    {"get_data", "plot", "bench", "train_jax"},
+]
+FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
+LOADED_LATE = {"tensorflow", "tensorflow_datasets", "jax", "scipy"}  # that not every command needs, or not at once
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted([*ROOT.glob("*.py"), *(file for room in FLOOR for file in (ROOT / room).glob("*.py"))])
+}
+
+
+def imports(module: str, tree: ast.AST) -> set[str]:
+    """The full names of the modules that are imported in this part of the module."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module} has a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name if name in FILES else name.rpartition(".")[0] or name for name in names}
+
+
+TREES = {module: ast.parse(path.read_text()) for module, path in FILES.items()}
+OURS = {
+    module: {name for name in imports(module, tree) if name.split(".")[0] in FLOOR} for module, tree in TREES.items()
+}
+
+
+def test_every_file_has_its_floor():
+    assert {module.split(".")[0] for module in FILES} == set(FLOOR)
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_go_downwards_and_are_at_the_top(module):
+    room = module.split(".")[0]
+    for name in OURS[module]:
+        other = name.split(".")[0]
+        assert other == room or FLOOR[other] < FLOOR[room], f"{module} imports {name}"
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.FunctionDef | ast.Lambda):
+            late = {name.split(".")[0] for name in imports(module, node)}
+            assert late <= LOADED_LATE, f"{module}.{getattr(node, 'name', 'lambda')} imports {late}"
+
+
+def test_there_is_no_circle_in_a_room():
+    done = set()
+    while left := OURS.keys() - done:
+        free = {module for module in left if OURS[module] - {module} <= done}
+        assert free, {module: OURS[module] - done for module in left}
+        done |= free
+
+
+@pytest.mark.parametrize("command", ["main", "get_data", "plot", "bench", "train_jax"])
+def test_a_command_begins_without_tensorflow(command):
+    code = f"import sys, {command}; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
