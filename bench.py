@@ -28,7 +28,7 @@ from flags import Setting, to_path, whole
 from lazy import tf
 from perturbations.draws import task_noise
 from settings import COMMAND, Settings, read_flags, refuse_unused
-from sources.table import MAKERS
+from sources import MAKERS
 from training import program
 from training.steps import Engine, read
 

@@ -78,7 +78,7 @@ class Dataset:
     image_shape: tuple[int, int, int]
     splits: dict[str, Split]  # "train", "test", and "val" where the source has validation classes
     sha256: str  # of the manifest's checksums and of how its arrays are read
-    prepare: dict | None = None  # how a picture became one of its images (sources/prepare.py), where that is known
+    prepare: dict | None = None  # how a picture became one of its images (sources/preparation.py), where that is known
 
     @property
     def facts(self) -> dict:

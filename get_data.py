@@ -24,11 +24,11 @@ from typing import NamedTuple
 
 from errors import Parser, UserError, run
 from flags import Setting, to_path
+from sources import MAKERS, YOUR_IMAGES
 from sources.arrays import checksum, making, read_manifest
 from sources.folders import listed
 from sources.images import WAY
 from sources.maker import Variant, all_flags, is_tfds
-from sources.table import MAKERS, OWN
 
 DATA_DIR = Setting(Path("data"), "folder of the datasets", to_path)
 FORCE = Setting(False, "make it again even if it is there")
@@ -57,7 +57,7 @@ def parse(argv: list[str] | None) -> Request:
     parser = Parser(description="Make DATA_DIR/<dataset>/.")
     names = f"{', '.join(MAKERS)}; or a name for your own images, with their --source"
     parser.add_argument("--dataset", required=True, type=folder_name, metavar="NAME", help=names)
-    flags = all_flags(MAKERS | {"your own": OWN})
+    flags = all_flags(MAKERS | {"your own": YOUR_IMAGES})
     for name, setting in {"data_dir": DATA_DIR, **flags, "force": FORCE, "verify": VERIFY}.items():
         setting.add(parser, name)
     values = vars(parser.parse_args(argv))
@@ -67,7 +67,7 @@ def parse(argv: list[str] | None) -> Request:
         parser.error(f"--dataset {dataset} is none of {', '.join(MAKERS)}: give the --source of your own images")
     if dataset in MAKERS and is_tfds(values.get("source", "")):
         parser.error(f"--source {values['source']} is for your own images: choose another name than {dataset}")
-    variant = MAKERS.get(dataset, OWN).variant(values.get("source"))
+    variant = MAKERS.get(dataset, YOUR_IMAGES).variant(values.get("source"))
     task, accepted = f"{dataset} {variant.title}".strip(), [*variant.settings, "force"]
     if "verify" in values:
         task, accepted = "--verify", ["verify"]

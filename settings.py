@@ -17,7 +17,7 @@ from flags import LEARNING, TESTS, TRAINING, Setting, not_negative, path_text, p
 from model import LEARNERS, settings_of
 from perturbations import PERTURBATIONS
 from ranges import can_be_range
-from sources.prepare import can_be_preparation
+from sources.preparation import can_be_preparation
 from training import test_results, weights
 from training.devices import PRECISIONS
 from training.steps import STATISTICS, SUPPORT

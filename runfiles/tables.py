@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 import data  # noqa: E402
 from errors import UserError  # noqa: E402
 from figures.run import read_curves  # noqa: E402
-from sources.prepare import Preparation  # noqa: E402
+from sources.preparation import Preparation  # noqa: E402
 from training.test_results import read_test, summary  # noqa: E402
 
 # What a test says of itself, and the words for it where tests that stand in one table differ.

@@ -213,7 +213,7 @@ def write_manifest(
 def read_manifest(folder: Path, checksums: bool = False, makers: Container[str] | None = None) -> dict:
     """The manifest of a dataset whose files are all there, of the right size (and checksum: slower).
 
-    makers: the names of the datasets that get_data.py makes (sources/table.py imports this file); None: the folder's
+    makers: the names of the datasets that get_data.py makes (sources/__init__.py imports this file); None: the folder's
     name is taken for one of them. UserError: no manifest, not one of ours, or a file that is not what it says; where
     get_data.py makes the dataset, the sentence has the command.
     """

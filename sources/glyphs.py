@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from sources.arrays import save, write_manifest
-from sources.prepare import Preparation
+from sources.preparation import Preparation
 
 SPLITS = {"train": 100, "val": 20, "test": 30}  # characters
 DRAWINGS = 20  # of a character

@@ -23,7 +23,7 @@ from sources.arrays import ArrayFile, Names, checksum, write_manifest
 from sources.folders import Walk, is_inner, same_name
 from sources.maker import TFDS, existing_path, is_tfds
 from sources.pictures import BadPicture, from_pillow, read, refusal, report
-from sources.prepare import Preparation
+from sources.preparation import Preparation
 from sources.tfds import read_prepared
 
 # The names, in any capitals, of the folders that hold a split's classes, and of the splits in a table.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flags import Setting, to_path, whole
-from sources.prepare import Preparation
+from sources.preparation import Preparation
 
 TFDS = "tfds:"  # what a --source begins with that is a name of tensorflow-datasets
 
@@ -33,7 +33,7 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True)
 class Maker:
-    """How a dataset is made: a line of the table in sources/table.py.
+    """How a dataset is made: a line of the table in sources/__init__.py.
 
     make, settings: as in Variant, for a --source that no variant suits, and without one.
     image_shape: (height, width, channels) of its images by default.

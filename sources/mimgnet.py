@@ -16,10 +16,10 @@ from errors import UserError
 from flags import Setting, to_number, whole
 from sources.archives import contents
 from sources.arrays import ArrayFile, Names, checksum, write_manifest
-from sources.authors import holds_authors_arrays, make_from_arrays
+from sources.authors_arrays import holds_authors_arrays, make_from_arrays
 from sources.download import download
 from sources.pictures import decode
-from sources.prepare import Preparation
+from sources.preparation import Preparation
 
 SPLITS = {"train": 64, "val": 16, "test": 20}  # classes
 SIDE = 84  # pixels

@@ -16,9 +16,9 @@ from errors import UserError
 from flags import Setting, whole
 from sources.archives import contents
 from sources.arrays import Names, checksum, save, write_manifest
-from sources.authors import make_from_arrays
+from sources.authors_arrays import make_from_arrays
 from sources.pictures import decode
-from sources.prepare import Preparation
+from sources.preparation import Preparation
 from sources.tfds import read_prepared
 
 PARTS = {"images_background": 964, "images_evaluation": 659}  # official archive -> characters

@@ -22,8 +22,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from errors import UserError
-from sources.containers import NO_HEIC, UnreadableKind, essence
-from sources.samples import eight_bits
+from sources.bit_depth import eight_bits
+from sources.metadata import NO_HEIC, UnreadableKind, essence
 
 # No PostScript and no WMF, which are programs; of GIF, TIFF and the like the first picture.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")

@@ -67,7 +67,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
     After `fit`: classes_, the labels in order.
 
     Pictures are as a camera or a scanner gives them, and become images as those of the training data did (turned,
-    squeezed, grey, inverted: sources/prepare.py). A PictureWarning warns of pictures that look unlike those.
+    squeezed, grey, inverted: sources/preparation.py). A PictureWarning warns of pictures that look unlike those.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ from errors import UserError
 from lazy import tf
 from perturbations.draws import Draw, task_noise
 from sources.pictures import decode
-from sources.prepare import Preparation
+from sources.preparation import Preparation
 from studies.classifier import Classifier
 
 ADDRESS, CLASSES = "127.0.0.1", 5

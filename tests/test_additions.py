@@ -19,17 +19,17 @@ import layers
 import model
 import perturbations
 import settings
+import sources
 from conftest import ROOT, assert_refused, call, flags_of
 from flags import Setting, positive
 from numerics import central_difference, decided
 from parameters import Parameter, constant, uniform
 from perturbations.base import Perturbation
 from perturbations.draws import Draw, fold, task_noise
-from sources import table
 from studies import export_format
 from training import steps
 
-TABLES = (model.LEARNERS, perturbations.PERTURBATIONS, table.MAKERS)
+TABLES = (model.LEARNERS, perturbations.PERTURBATIONS, sources.MAKERS)
 SMALL = {"way": 3, "query": 2, "metabatch": 2, "val_every": 0, "gpu_id": "-1", "save_freq": 10, "n_train_iters": 20}
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from errors import UserError
 from originals import AUTHORS, authors_arrays, npy
-from sources.authors import make_from_arrays, write_authors
+from sources.authors_arrays import make_from_arrays, write_authors
 
 
 @pytest.mark.parametrize(

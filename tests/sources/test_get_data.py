@@ -27,9 +27,8 @@ from originals import (
     refused,
     replace,
 )
-from sources import glyphs
+from sources import MAKERS, glyphs
 from sources.arrays import making
-from sources.table import MAKERS
 
 VALUES = {
     "source": ".",

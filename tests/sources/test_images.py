@@ -18,7 +18,7 @@ import get_data
 from conftest import ROOT, assert_refused, call
 from errors import UserError
 from sources import images, pictures
-from sources.prepare import Preparation
+from sources.preparation import Preparation
 
 RNG = np.random.default_rng(0)
 

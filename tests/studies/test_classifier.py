@@ -28,7 +28,7 @@ import model
 from conftest import ROOT, assert_refused, call
 from errors import UserError
 from perturbations.draws import task_noise
-from sources.prepare import Preparation
+from sources.preparation import Preparation
 from studies import classifier as study
 from studies import classify as study_of_folders
 from studies import trained as trained_study

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 import data
 from conftest import ROOT, assert_refused, call, flags_of
 from errors import UserError
-from sources.prepare import Preparation
+from sources.preparation import Preparation
 from studies import draw as study
 from studies.classifier import Classifier
 

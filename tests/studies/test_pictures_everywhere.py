@@ -11,7 +11,7 @@ from PIL import Image
 
 from conftest import ROOT, assert_refused, call
 from errors import UserError
-from sources.prepare import Preparation
+from sources.preparation import Preparation
 from studies import classify as classify_study
 from studies import draw
 from studies.classifier import Classifier, picture_of

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image
 
-from sources.containers import UnreadableKind
+from sources.metadata import UnreadableKind
 
 BLOCK = 1 << 20  # numbers that are worked on at a time
 BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339  # a TIFF's tags

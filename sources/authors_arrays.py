@@ -9,7 +9,7 @@ from tqdm import tqdm
 from errors import UserError
 from ranges import UNIT, Range
 from sources.arrays import SCALE, ArrayFile, Names, checksum, open_npy, refuse_other_shape, write_manifest
-from sources.prepare import Preparation
+from sources.preparation import Preparation
 
 Shapes = dict[str, tuple[int, ...]]  # split -> [classes, images, H, W, C] of its array
 
