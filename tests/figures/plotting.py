@@ -1,33 +1,17 @@
 """plot.py's command line in this process, and what is on its page."""
 
 import html.parser
-import sys
 
-import numpy as np
-import pytest
-
-import errors
-import plot
+from conftest import call
 
 QUICK = ("--dpi", 40, "--format", "png")
 
 
-def draw(monkeypatch, *argv) -> None:
-    """Run plot.py, which has to succeed."""
-    monkeypatch.setattr(sys, "argv", ["plot.py", *map(str, argv)])
-    assert plot.main() == 0
-
-
-def refused(capsys, monkeypatch, *argv) -> str:
-    """Run plot.py, which has to leave with the exit code 2 -> its one sentence."""
-    capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", ["plot.py", *map(str, argv)])
-    with pytest.raises(SystemExit) as left:
-        errors.run(plot.main)
-    said = capsys.readouterr().err.splitlines()
-    lines = [line for line in said if line and not line.startswith("plot: ")]  # that is the progress bar
-    assert left.value.code == 2 and len(lines) == 1, lines
-    return lines[0]
+def draw(*argv) -> str:
+    """Run plot.py, which has to succeed -> its standard error."""
+    done = call("plot.py", *argv)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 class Links(html.parser.HTMLParser):
@@ -44,9 +28,3 @@ class Links(html.parser.HTMLParser):
             assert attrs["alt"]
             self.images.append(attrs["src"])
         self.links += [attrs[k] for k in ("src", "href") if k in attrs]
-
-
-def band(ax) -> np.ndarray:
-    """The corners [N,2] of a panel's first band, sorted."""
-    corners = ax.collections[0].get_paths()[0].vertices
-    return np.unique(corners.round(9), axis=0)

@@ -6,17 +6,18 @@ import re
 import numpy as np
 import pytest
 
+from conftest import assert_refused, call
 from left_runs import collapse_rows, fake_export, write_collapse, write_run
-from plotting import QUICK, draw, refused
+from plotting import QUICK, draw
 from studies import export_format
 
 
-def test_an_export_that_does_not_fit_is_one_sentence(capsys, monkeypatch, tmp_path):
+def test_an_export_that_does_not_fit_is_one_sentence(tmp_path):
     d = write_run(tmp_path / "old", version=0)
     flags = "--figures", "boundary", "--savedir"
-    assert "version 0, and this program reads version 1" in refused(capsys, monkeypatch, *flags, d)
+    assert_refused(call("plot.py", *flags, d), "version 0, and this program reads version 1")
     d = write_run(tmp_path / "bare", copies=0)
-    assert "holds no perturbed copies" in refused(capsys, monkeypatch, *flags, d)
+    assert_refused(call("plot.py", *flags, d), "holds no perturbed copies")
     d = write_run(tmp_path / "a", "maml")
     arrays = dict(np.load(d / export_format.NAME))
     for name, damage, words in (
@@ -32,15 +33,12 @@ def test_an_export_that_does_not_fit_is_one_sentence(capsys, monkeypatch, tmp_pa
         ("format", lambda _: np.zeros(2), "cannot be read"),
     ):
         np.savez(d / export_format.NAME, **arrays | {name: damage(arrays[name])})
-        sentence = refused(capsys, monkeypatch, *flags, d)
-        assert words in sentence and str(d / export_format.NAME) in sentence and "main.py --mode export" in sentence, (
-            name
-        )
+        assert_refused(call("plot.py", *flags, d), words, str(d / export_format.NAME), "main.py --mode export")
     arrays.pop("head_b")
     np.savez(d / export_format.NAME, **arrays)
-    assert "it lacks head_b" in refused(capsys, monkeypatch, *flags, d)
+    assert_refused(call("plot.py", *flags, d), "it lacks head_b")
     (d / export_format.NAME).write_bytes(b"PK")
-    assert "cannot be read" in refused(capsys, monkeypatch, *flags, d)
+    assert_refused(call("plot.py", *flags, d), "cannot be read")
     assert not (d / "plot").exists()
 
 
@@ -56,7 +54,7 @@ def test_every_array_of_an_export_has_its_shape_checked():
             export_format.check({k: v for k, v in whole.items() if k != name})
 
 
-def test_damaged_numbers_of_a_run_are_one_sentence(capsys, monkeypatch, tmp_path):
+def test_damaged_numbers_of_a_run_are_one_sentence(tmp_path):
     d = write_run(tmp_path / "a")
     header = "iter,episodes,secs,lr,loss,acc,val_loss,val_acc,val_ci95\n"
     for content, words in (
@@ -69,7 +67,7 @@ def test_damaged_numbers_of_a_run_are_one_sentence(capsys, monkeypatch, tmp_path
         (b"\xff\xfe", "cannot be read"),
     ):
         (d / "meta_train.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
-        assert words in refused(capsys, monkeypatch, "--savedir", d, "--figures", "curves"), words
+        assert_refused(call("plot.py", "--savedir", d, "--figures", "curves"), words)
     test = json.loads((d / "meta_test.json").read_text())
     for change, words in (
         ({"accuracies": []}, "its accuracies are not a list of numbers"),
@@ -82,21 +80,21 @@ def test_damaged_numbers_of_a_run_are_one_sentence(capsys, monkeypatch, tmp_path
         ({"settings": 3}, "cannot be read"),
     ):
         (d / "meta_test.json").write_text(json.dumps(test | change))
-        assert words in refused(capsys, monkeypatch, "--savedir", d, "--figures", "histogram"), words
+        assert_refused(call("plot.py", "--savedir", d, "--figures", "histogram"), words)
     for number, (settings, words) in enumerate((
         ({"layers": ["logits"]}, "its layers are logits"),
         ({"layers": ["conv4", "dense"]}, "its layers are conv4 dense"),
     )):  # fmt: skip
         for kind in ("watched", "tested"):
             broken = write_collapse(tmp_path / f"{kind}{number}", kind, **settings)
-            assert words in refused(capsys, monkeypatch, "--savedir", broken, "--figures", "collapse")
+            assert_refused(call("plot.py", "--savedir", broken, "--figures", "collapse"), words)
     path = broken.with_name("watched1") / "collapse.csv"
     path.write_text("iter,set,step,layer,tasks,nc1\n0,query,0,conv4,2,1\n")
-    assert "it lacks nc2_angle_means" in refused(capsys, monkeypatch, "--savedir", path.parent, "--figures", "collapse")
+    assert_refused(call("plot.py", "--savedir", path.parent, "--figures", "collapse"), "it lacks nc2_angle_means")
     assert not (d / "plot").exists()
 
 
-def test_odd_but_whole_numbers_of_a_run_are_drawn(monkeypatch, tmp_path):
+def test_odd_but_whole_numbers_of_a_run_are_drawn(tmp_path):
     """A diverged run, an older version's test, a learner and layers of another program, settings of other types."""
     d = write_run(tmp_path / "a")
     config = {"model": ["not", "a name"], "way": "5", "query": 15, "perturbation": 3, "shot": {"of": None}}
@@ -110,7 +108,7 @@ def test_odd_but_whole_numbers_of_a_run_are_drawn(monkeypatch, tmp_path):
     (d / "meta_test.json").write_text(json.dumps(test))
     rows = collapse_rows("ci95", layers=("stem", "head", "logits"), colour=1)
     (d / "collapse.json").write_text(json.dumps({"rows": rows}))
-    draw(monkeypatch, "--savedir", d, "--figures", "curves", "histogram", "collapse", *QUICK)
+    draw("--savedir", d, "--figures", "curves", "histogram", "collapse", *QUICK)
     text = (d / "plot/index.html").read_text()
     assert "<h1>[&#x27;not&#x27;, &#x27;a name&#x27;], 3</h1>" in text
     assert {"curves.png", "histogram.png", "collapse_layers.png"} <= {path.name for path in (d / "plot").iterdir()}

@@ -134,10 +134,10 @@ def test_captions_name_the_run_the_task_the_image_and_the_samples(monkeypatch):
         assert channel.label == "conv2 ch 5"
 
 
-def test_stochastic_features_of_colour_images(monkeypatch, tmp_path):
+def test_stochastic_features_of_colour_images(tmp_path):
     d = write_run(tmp_path / "a", image_shape=(84, 84, 3))
     flags = ("--figures", "features", "--tasks", 1, "--layers", "conv3", "--channels", 5, 3, *QUICK)
-    draw(monkeypatch, "--savedir", d, *flags)
+    draw("--savedir", d, *flags)
     assert len(list((d / "plot").glob("features_task1_image*_samples.gif"))) == 2
     with Image.open(d / "plot/features_task1_image0_samples.gif") as gif:
         assert gif.n_frames == 4 and gif.info["duration"] == 500
@@ -195,7 +195,7 @@ def test_runs_are_side_by_side_on_the_same_images_with_the_channels_of_each(monk
     runs = [write_run(tmp_path / name, seed=seed) for seed, name in enumerate("abc")]
     runs.append(write_run(tmp_path / "maml", "maml"))
     flags = ("--figures", "features", "--tasks", 1, "--layers", "conv2", "conv3", *QUICK)
-    draw(monkeypatch, "--savedir", *runs, *flags)
+    draw("--savedir", *runs, *flags)
     assert len(drawn) == 2 * 3 and len(list((runs[0] / "plot").glob("features_beside_task1_conv[23]_[012].png"))) == 6
     exports = [dict(np.load(d / export_format.NAME)) for d in runs[:3]]
     for number, (pixels, channels) in enumerate(drawn):
@@ -209,5 +209,5 @@ def test_runs_are_side_by_side_on_the_same_images_with_the_channels_of_each(monk
                 np.testing.assert_array_equal(channel.clean, export[f"clean_{layer}"][1, image, ..., place])
                 np.testing.assert_array_equal(channel.noise, export[f"noise_{layer}"][1, :, image, ..., place])
     drawn.clear()
-    draw(monkeypatch, "--savedir", runs[0], runs[3], *flags)
+    draw("--savedir", runs[0], runs[3], *flags)
     assert not drawn  # one run alone has features

@@ -20,8 +20,7 @@ def page(tmp_path_factory) -> Path:
     """The page of two runs, with every figure."""
     folder = tmp_path_factory.mktemp("page")
     runs = [write_run(folder / name, name, images=1) for name in ("maml", "metadrop")]
-    with pytest.MonkeyPatch.context() as patch:
-        draw(patch, "--savedir", runs[0], "--savedir", runs[1], "--tasks", 1, "--layers", "conv2", "--dpi", 40)
+    draw("--savedir", runs[0], "--savedir", runs[1], "--tasks", 1, "--layers", "conv2", "--dpi", 40)
     return runs[0] / "plot/index.html"
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from conftest import assert_refused, call
 from figures import boundary, collapse, curves, features, geometry, histogram, page, run
 from left_runs import write_collapse, write_run
-from plotting import QUICK, Links, draw, refused
+from plotting import QUICK, Links, draw
 from studies import export_format
 
 
@@ -62,10 +63,10 @@ def recorded(monkeypatch) -> dict[str, list[tuple]]:
     return calls
 
 
-def test_every_panel_shows_its_own_run(recorded, monkeypatch, tmp_path):
+def test_every_panel_shows_its_own_run(recorded, tmp_path):
     runs = {"MAML": write_run(tmp_path / "a", "maml", seed=1), "Meta-dropout": write_run(tmp_path / "b", seed=2)}
     flags = ("--classes", 1, 0, "--seed", 3, "--tasks", 1, 0, "--layers", "conv2", "--channels", 7, 3)
-    draw(monkeypatch, "--savedir", *runs.values(), *flags, *QUICK)
+    draw("--savedir", *runs.values(), *flags, *QUICK)
     exports = {name: dict(np.load(d / export_format.NAME)) for name, d in runs.items()}
 
     def assert_scene(scene, name, task):
@@ -80,8 +81,8 @@ def test_every_panel_shows_its_own_run(recorded, monkeypatch, tmp_path):
         assert list(by_task) == [1, 0]
         for task, scene in by_task.items():
             assert_scene(scene, name, task)
-    for call in ("boundary.by_step", "boundary.frames"):
-        for task, (by_run, same_names) in zip((1, 0), recorded[call], strict=True):
+    for function in ("boundary.by_step", "boundary.frames"):
+        for task, (by_run, same_names) in zip((1, 0), recorded[function], strict=True):
             assert same_names == names
             for name, scene in by_run.items():
                 assert_scene(scene, name, task)
@@ -109,12 +110,12 @@ def test_every_panel_shows_its_own_run(recorded, monkeypatch, tmp_path):
     np.testing.assert_array_equal(paired["Meta-dropout"], difference)
 
 
-def test_two_runs_of_one_learner_are_told_apart_and_other_tests_not_paired(recorded, monkeypatch, tmp_path):
+def test_two_runs_of_one_learner_are_told_apart_and_other_tests_not_paired(recorded, tmp_path):
     runs = [write_run(tmp_path / name, "maml") for name in ("a", "b$x$")]
     test = json.loads((runs[1] / "meta_test.json").read_text()) | {"episodes_sha256": "other"}
     test["settings"] = {"way": 20, "query": 15}
     (runs[1] / "meta_test.json").write_text(json.dumps(test))
-    draw(monkeypatch, "--savedir", *runs, "--figures", "histogram", "curves", *QUICK)
+    draw("--savedir", *runs, "--figures", "histogram", "curves", *QUICK)
     text = (runs[0] / "plot/index.html").read_text()
     assert "MAML (a)" in text and "MAML (b$x$)" in text and "different episodes: not paired" in text
     [(tests, paired, quantum)] = recorded["histogram.accuracy_histogram"]
@@ -122,17 +123,17 @@ def test_two_runs_of_one_learner_are_told_apart_and_other_tests_not_paired(recor
     assert list(tests) == ["MAML (a)", r"MAML (b\$x\$)"]  # no formula
 
 
-def test_what_there_is_is_drawn_and_what_is_missing_is_said(recorded, monkeypatch, tmp_path, capsys):
+def test_what_there_is_is_drawn_and_what_is_missing_is_said(recorded, tmp_path):
     runs = [write_collapse(tmp_path / "watched", "watched"), write_collapse(tmp_path / "tested", "tested")]
     runs += [write_run(tmp_path / "maml", "maml"), write_run(tmp_path / "metadrop")]
     for name in (export_format.NAME, "meta_test.json"):
         (runs[3] / name).unlink()
-    draw(monkeypatch, "--savedir", *runs, *QUICK)
+    said = draw("--savedir", *runs, *QUICK)
     assert list(recorded["boundary.by_task"][0][0]) == list(recorded["histogram.accuracy_histogram"][0][0]) == ["MAML"]
     assert list(recorded["curves.learning_curves"][0][0]) == ["MAML", "Meta-dropout"]
     assert [list(args[0]) for args in recorded["collapse.traces"]] == [["watched"]] * 3
     assert list(recorded["collapse.by_step"][0][0]) == list(recorded["collapse.by_layer"][0][0]) == ["tested"]
-    text, said = (runs[0] / "plot/index.html").read_text(), capsys.readouterr().err
+    text = (runs[0] / "plot/index.html").read_text()
     for sentence in (
         f"there is no {runs[3] / export_format.NAME}: run main.py --mode export",
         f"there is no {runs[0] / 'meta_train.csv'}: run main.py --mode meta_train",
@@ -144,38 +145,38 @@ def test_what_there_is_is_drawn_and_what_is_missing_is_said(recorded, monkeypatc
     assert "Without tested by meta-iterations" in text and "Without watched by inner steps" in text
     # one run alone, watched in training: the last iteration's steps and layers
     recorded.clear()
-    draw(monkeypatch, "--savedir", runs[0], *QUICK)
+    draw("--savedir", runs[0], *QUICK)
     assert {row["iter"] for row in recorded["collapse.by_step"][0][0]["watched"]} == {100}
     # exports of other tasks are not side by side
     other = write_run(tmp_path / "other", shot=2)
     recorded.clear()
-    draw(monkeypatch, "--savedir", runs[2], other, *QUICK)
-    assert list(recorded["boundary.by_task"][0][0]) == ["MAML"] and "hold different tasks" in capsys.readouterr().err
+    assert "hold different tasks" in draw("--savedir", runs[2], other, *QUICK)
+    assert list(recorded["boundary.by_task"][0][0]) == ["MAML"]
 
 
-def test_layers_have_the_names_that_the_export_gives_them_or_there_are_none(recorded, monkeypatch, tmp_path):
+def test_layers_have_the_names_that_the_export_gives_them_or_there_are_none(recorded, tmp_path):
     runs = [write_run(tmp_path / "named", layers=("stem", "body", "top")), write_run(tmp_path / "bare", layers=())]
-    draw(monkeypatch, "--savedir", *runs, "--tasks", 0, "--channels", 5, *QUICK)
+    draw("--savedir", *runs, "--tasks", 0, "--channels", 5, *QUICK)
     strips = recorded["features.strip"]
     assert [[channel.label for channel in channels] for _, channels in strips] == 2 * [["stem ch 5", "body ch 5"]]
     assert list(recorded["boundary.by_task"][0][0]) == ["Meta-dropout (named)", "Meta-dropout (bare)"]
     assert "Meta-dropout (bare) has no layer maps." in (runs[0] / "plot/index.html").read_text()
     recorded.clear()
-    draw(monkeypatch, "--savedir", *runs, "--tasks", 0, "--layers", "top", "--channels", 5, *QUICK)
+    draw("--savedir", *runs, "--tasks", 0, "--layers", "top", "--channels", 5, *QUICK)
     assert [channel.label for channel in recorded["features.strip"][0][1]] == ["top ch 5"]
 
 
-def test_nothing_is_written_before_all_is_drawn_and_links_lead_to_files(recorded, monkeypatch, tmp_path, capsys):
+def test_nothing_is_written_before_all_is_drawn_and_links_lead_to_files(recorded, monkeypatch, tmp_path):
     d = write_run(tmp_path / "a")
-    draw(monkeypatch, "--savedir", d, "--tasks", 0, *QUICK)
+    draw("--savedir", d, "--tasks", 0, *QUICK)
     before = {path.name: path.read_bytes() for path in (d / "plot").iterdir()}
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(curves, "learning_curves", interrupted)
-        draw(patch, "--savedir", d, "--tasks", 0, 1, *QUICK)
+        assert call("plot.py", "--savedir", d, "--tasks", 0, 1, *QUICK).returncode == 130
     assert {path.name: path.read_bytes() for path in (d / "plot").iterdir()} == before
     written = []
 
@@ -187,7 +188,7 @@ def test_nothing_is_written_before_all_is_drawn_and_links_lead_to_files(recorded
 
     monkeypatch.setattr(page, "write_atomically", full)
     words = "No space left on device): make room"
-    assert words in refused(capsys, monkeypatch, "--savedir", d, "--figures", "boundary", "curves", "--tasks", 0, 1)
+    assert_refused(call("plot.py", "--savedir", d, "--figures", "boundary", "curves", "--tasks", 0, 1), words)
     assert "index.html" not in written and "boundary_task1.png" in written
     assert (d / "plot/index.html").read_bytes() == before["index.html"]
     links = Links()
@@ -196,20 +197,18 @@ def test_nothing_is_written_before_all_is_drawn_and_links_lead_to_files(recorded
     shutil.rmtree(d / "plot")
     (d / "plot").write_text("not a folder")
     recorded.clear()
-    assert "cannot write into" in refused(capsys, monkeypatch, "--savedir", d)
+    assert_refused(call("plot.py", "--savedir", d), "cannot write into")
     assert not recorded  # said before anything is drawn
 
 
-def test_a_savedir_without_what_is_asked_for_is_one_sentence(capsys, monkeypatch, tmp_path):
-    assert "--savedir is missing" in refused(capsys, monkeypatch)
+def test_a_savedir_without_what_is_asked_for_is_one_sentence(tmp_path):
+    assert_refused(call("plot.py"), "--savedir is missing")
     (tmp_path / "empty").mkdir()
-    assert "there is no run in" in refused(capsys, monkeypatch, "--savedir", tmp_path / "empty")
+    assert_refused(call("plot.py", "--savedir", tmp_path / "empty"), "there is no run in")
     d = write_run(tmp_path / "a", "maml")
-    words = "nothing is perturbed"
-    assert words in refused(capsys, monkeypatch, "--savedir", d, "--figures", "features")
+    assert_refused(call("plot.py", "--savedir", d, "--figures", "features"), "nothing is perturbed")
     bare = write_run(tmp_path / "bare", layers=())
-    words = "Meta-dropout has no layer maps"
-    assert words in refused(capsys, monkeypatch, "--savedir", bare, "--figures", "features")
+    assert_refused(call("plot.py", "--savedir", bare, "--figures", "features"), "Meta-dropout has no layer maps")
     for file, figure, remedy in (
         ("meta_test.json", "histogram", "run main.py --mode meta_test"),
         ("meta_train.csv", "curves", "run main.py --mode meta_train"),
@@ -218,14 +217,13 @@ def test_a_savedir_without_what_is_asked_for_is_one_sentence(capsys, monkeypatch
         ("collapse.csv", "collapse", "run main.py --mode collapse"),
     ):
         (d / file).unlink(missing_ok=True)
-        sentence = refused(capsys, monkeypatch, "--savedir", d, "--figures", figure)
-        assert f"{remedy} --savedir {d}" in sentence
-    sentence = refused(capsys, monkeypatch, "--savedir", d)
-    assert "there is nothing to draw" in sentence and f"run main.py --mode export --savedir {d}" in sentence
+        assert_refused(call("plot.py", "--savedir", d, "--figures", figure), f"{remedy} --savedir {d}")
+    remedy = f"run main.py --mode export --savedir {d}"
+    assert_refused(call("plot.py", "--savedir", d), "there is nothing to draw", remedy)
     assert not (d / "plot").exists()
 
 
-def test_mistyped_flags_are_one_sentence(capsys, monkeypatch, tmp_path):
+def test_mistyped_flags_are_one_sentence(tmp_path):
     d = write_run(tmp_path / "a")
     for flags, words in (
         (("--tasks", 0, 2), "holds the tasks 0 to 1"),
@@ -244,8 +242,7 @@ def test_mistyped_flags_are_one_sentence(capsys, monkeypatch, tmp_path):
         (("--figures", "features", "--seed", 0), "--seed has no meaning for --figures features"),
     ):
         (tmp_path / "b").mkdir(exist_ok=True)
-        assert words in refused(capsys, monkeypatch, "--savedir", d, *flags), words
+        assert_refused(call("plot.py", "--savedir", d, *flags), words)
     other = write_run(tmp_path / "other", "maml", shot=2)
-    words = "hold different tasks"
-    assert words in refused(capsys, monkeypatch, "--savedir", d, other, "--figures", "boundary")
+    assert_refused(call("plot.py", "--savedir", d, other, "--figures", "boundary"), "hold different tasks")
     assert not (d / "plot").exists()  # nothing half-written

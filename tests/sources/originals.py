@@ -30,15 +30,6 @@ def command(*args):
     return subprocess.CompletedProcess(args, end.value.code or 0, out.getvalue(), err.getvalue())
 
 
-def refused(result, *words):
-    """Exit code 2, and one sentence on standard error that holds these words."""
-    assert result.returncode == 2, result
-    assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr, result.stderr
-    for word in words:
-        assert word in result.stderr
-    return True
-
-
 def raise_it(fault):
     raise fault
 

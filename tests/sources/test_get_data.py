@@ -15,6 +15,7 @@ import pytest
 
 import files
 import get_data
+from conftest import assert_refused
 from originals import (
     ROOT,
     command,
@@ -24,7 +25,6 @@ from originals import (
     leftovers,
     raise_it,
     record_disk,
-    refused,
     replace,
 )
 from sources import MAKERS, glyphs
@@ -52,18 +52,20 @@ def test_refusals_on_the_command_line(tmp_path):
     out = ["--data_dir", tmp_path / "data"]
     for parts in (fake_omniglot(), fake_mimgnet()):
         lay(tmp_path / f"in{len(parts)}", parts, False)
-    refused(command("--dataset", "omniglot", "--source", tmp_path / "in10", *out), "3 characters, not 964")
-    refused(command("--dataset", "mimgnet", "--source", tmp_path / "in17" / "mini", *out), "2 classes, not 20")
-    refused(
+    assert_refused(command("--dataset", "omniglot", "--source", tmp_path / "in10", *out), "3 characters, not 964")
+    assert_refused(command("--dataset", "mimgnet", "--source", tmp_path / "in17" / "mini", *out), "2 classes, not 20")
+    assert_refused(
         command("--dataset", "mimgnet", "--source", tmp_path / "in10", *out),
         "neither train.csv nor train.npy",
     )
-    refused(command("--dataset", "omniglot", "--source", tmp_path / "in17", *out), "neither images_background.zip")
-    refused(command("--dataset", "omniglot", "--source", tmp_path / "nowhere", *out), "there is no")
-    refused(command("--dataset", "mimgnet", "--source", "/dev/null", *out), "there is no folder and no file")
-    refused(command("--dataset", "omnigolt", *out), "omnigolt", "--help")
-    refused(command("--dataset", "glyphs", "--sed", 3, *out), "--sed")
-    refused(command("--dataset", "glyphs", "--verify", *out), "there is no")
+    assert_refused(
+        command("--dataset", "omniglot", "--source", tmp_path / "in17", *out), "neither images_background.zip"
+    )
+    assert_refused(command("--dataset", "omniglot", "--source", tmp_path / "nowhere", *out), "there is no")
+    assert_refused(command("--dataset", "mimgnet", "--source", "/dev/null", *out), "there is no folder and no file")
+    assert_refused(command("--dataset", "omnigolt", *out), "omnigolt", "--help")
+    assert_refused(command("--dataset", "glyphs", "--sed", 3, *out), "--sed")
+    assert_refused(command("--dataset", "glyphs", "--verify", *out), "there is no")
     assert not leftovers(tmp_path / "data")
 
 
@@ -84,7 +86,7 @@ def test_a_flag_that_would_do_nothing_is_refused(tmp_path, words, taken):
     for flag, value in VALUES.items():
         asked = [*words, f"--{flag}", *([value] if value else [])]
         if flag not in taken.split():
-            refused(command(*asked, "--data_dir", tmp_path), f"--{flag} has no meaning for")
+            assert_refused(command(*asked, "--data_dir", tmp_path), f"--{flag} has no meaning for")
         elif flag != "verify" or "--source" not in words:  # which --verify does not take
             request = get_data.parse(asked)
             values = {**request.settings, "force": request.force, "verify": request.verify}
@@ -110,9 +112,9 @@ def test_the_help_says_each_datasets_own_default():
 )
 def test_a_mistyped_value_is_refused(tmp_path, dataset, flag, values):
     for value in values.split():
-        refused(command("--dataset", dataset, f"--{flag}={value}", "--data_dir", tmp_path), f"--{flag}", value)
+        assert_refused(command("--dataset", dataset, f"--{flag}={value}", "--data_dir", tmp_path), f"--{flag}", value)
     for name in ("source", "data_dir"):
-        refused(command("--dataset", "omniglot", f"--{name}="), f"--{name}", "empty")
+        assert_refused(command("--dataset", "omniglot", f"--{name}="), f"--{name}", "empty")
     assert not leftovers(tmp_path)
 
 
@@ -123,7 +125,7 @@ def test_a_complete_dataset_is_left_alone(data_dir):
     assert again.returncode == 0 and "is complete" in again.stdout
     assert (glyphs / "manifest.json").stat().st_mtime_ns == before
     assert command("--dataset", "glyphs", "--data_dir", data_dir, "--verify").returncode == 0
-    refused(command("--dataset", "glyphs", "--data_dir", data_dir, "--seed", 1), "--seed 0, not 1", "--force")
+    assert_refused(command("--dataset", "glyphs", "--data_dir", data_dir, "--seed", 1), "--seed 0, not 1", "--force")
 
 
 def test_damage_is_seen_and_mended(tmp_path, few):
@@ -132,15 +134,15 @@ def test_damage_is_seen_and_mended(tmp_path, few):
     manifest, whole = (folder / "manifest.json").read_text(), (folder / "val.npy").read_bytes()
     (folder / "val.npy").write_bytes(whole[:-1] + b"\x07")
     assert command(*args).returncode == 0  # a look at the sizes only
-    refused(command(*args, "--verify"), "val.npy", "checksum")
+    assert_refused(command(*args, "--verify"), "val.npy", "checksum")
     (folder / "val.npy").write_bytes(b"")
-    refused(command(*args), "val.npy", "--force")
+    assert_refused(command(*args), "val.npy", "--force")
     for field in json.loads(manifest).keys() - {"versions", "created", "prepare"}:
         (folder / "manifest.json").write_text(manifest.replace(f'"{field}"', '"other"'))
-        refused(command(*args), "manifest.json is damaged", "--force")
+        assert_refused(command(*args), "manifest.json is damaged", "--force")
     for text in ("", "[]", "{}", '"x"', manifest.replace('"names"', '"other"'), manifest[:-9]):
         (folder / "manifest.json").write_text(text)
-        refused(command(*args), "manifest.json is damaged", "--force")
+        assert_refused(command(*args), "manifest.json is damaged", "--force")
     assert command(*args, "--force").returncode == 0
     assert (folder / "val.npy").read_bytes() == whole and command(*args, "--verify").returncode == 0
 
@@ -148,17 +150,17 @@ def test_damage_is_seen_and_mended(tmp_path, few):
 def test_files_of_others_are_never_replaced(tmp_path):
     (tmp_path / "glyphs").mkdir()
     (tmp_path / "glyphs" / "train.npy").write_bytes(b"precious")
-    refused(command("--dataset", "glyphs", "--data_dir", tmp_path, "--force"), "did not make")
+    assert_refused(command("--dataset", "glyphs", "--data_dir", tmp_path, "--force"), "did not make")
     assert (tmp_path / "glyphs" / "train.npy").read_bytes() == b"precious"
     (tmp_path / "glyphs" / "train.npy").unlink()
     (tmp_path / "glyphs" / "manifest.json").write_text("{}")
     (tmp_path / "glyphs" / "notes.txt").write_text("precious")
-    refused(command("--dataset", "glyphs", "--data_dir", tmp_path, "--force"), "did not make")
+    assert_refused(command("--dataset", "glyphs", "--data_dir", tmp_path, "--force"), "did not make")
     assert (tmp_path / "glyphs" / "notes.txt").read_text() == "precious"
     (tmp_path / "mimgnet").mkdir()
     (tmp_path / "mimgnet" / "train.npy").write_bytes(b"precious")
     source = ["--source", tmp_path / "mimgnet"]
-    refused(command("--dataset", "mimgnet", "--data_dir", tmp_path, *source), "what would be replaced")
+    assert_refused(command("--dataset", "mimgnet", "--data_dir", tmp_path, *source), "what would be replaced")
     assert (tmp_path / "mimgnet" / "train.npy").read_bytes() == b"precious"
 
 
@@ -188,7 +190,7 @@ def test_a_dataset_outlives_what_was_to_replace_it(tmp_path, few, monkeypatch):
     rename = Path.rename
     full = OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(Path, "rename", lambda a, b: raise_it(full) if a.name == ".glyphs.new" else rename(a, b))
-    refused(command(*args, "--force"), "No space left", "free some space")
+    assert_refused(command(*args, "--force"), "No space left", "free some space")
     assert command(*args, "--verify").returncode == 0
 
 
@@ -206,12 +208,12 @@ def test_a_dataset_survives_a_power_cut(tmp_path, few, monkeypatch):
 
 def test_two_at_once(tmp_path):
     with making(tmp_path / "glyphs"):
-        refused(command("--dataset", "glyphs", "--data_dir", tmp_path), "is making", "wait for it")
+        assert_refused(command("--dataset", "glyphs", "--data_dir", tmp_path), "is making", "wait for it")
 
 
 def test_a_system_without_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "fcntl", None)
-    refused(command("--dataset", "glyphs", "--data_dir", tmp_path), "Windows", "WSL")
+    assert_refused(command("--dataset", "glyphs", "--data_dir", tmp_path), "Windows", "WSL")
 
 
 def test_a_full_disk(tmp_path):
@@ -224,16 +226,16 @@ def test_a_full_disk(tmp_path):
     )
     limited = ["bash", "-c", 'ulimit -f 100; exec "$0" -c "$1"', sys.executable, script]
     result = subprocess.run(limited, cwd=ROOT, capture_output=True, text=True, check=False)
-    refused(result, "File too large", "free some space")
+    assert_refused(result, "File too large", "free some space")
     assert not leftovers(tmp_path)
 
 
 def test_an_unusable_data_dir(tmp_path):
     (tmp_path / "file").write_text("")
-    refused(command("--dataset", "glyphs", "--data_dir", tmp_path / "file"), "cannot write into", "file")
+    assert_refused(command("--dataset", "glyphs", "--data_dir", tmp_path / "file"), "cannot write into", "file")
     if os.geteuid():
         (tmp_path / "locked").mkdir(mode=0o500)
-        refused(command("--dataset", "glyphs", "--data_dir", tmp_path / "locked"), "Permission denied")
+        assert_refused(command("--dataset", "glyphs", "--data_dir", tmp_path / "locked"), "Permission denied")
 
 
 def test_a_flag_is_the_same_for_all_datasets_that_take_it():

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import get_data
+from conftest import assert_refused
 from errors import UserError
 from misbehaving_server import serve
 from originals import (
@@ -29,7 +30,6 @@ from originals import (
     leftovers,
     npy,
     pack,
-    refused,
     replace,
 )
 from sources import mimgnet
@@ -64,14 +64,14 @@ def test_mimgnet_from_a_mirror(tmp_path, monkeypatch, capsys):
 def test_the_command_line_on_a_bad_network(tmp_path, monkeypatch):
     monkeypatch.setattr(mimgnet, "AUTHORS_SHAPES", BODIES)
     args = ["--dataset", "mimgnet", "--data_dir", tmp_path, "--retries", 0, "--timeout", 0.2, "--mirror"]
-    refused(command(*args, "http://127.0.0.1:9"), "connection refused", "--source", "--mirror")
+    assert_refused(command(*args, "http://127.0.0.1:9"), "connection refused", "--source", "--mirror")
     for nonsense in ("http://[::1", "http://a..b", "http://127.0.0.1:99999", "http://127.0.0.1:x", "http://%zz"):
-        refused(command(*args, nonsense), "check the address")
+        assert_refused(command(*args, nonsense), "check the address")
     with serve(BODY, "404", "html", "stalls", "drops") as server:
-        refused(command(*args, server.url), "404")
-        refused(command(*args, server.url), "web page")
-        refused(command(*args, server.url), "nothing arrived for 0.2 seconds")
-        refused(command(*args, server.url), "bytes")
+        assert_refused(command(*args, server.url), "404")
+        assert_refused(command(*args, server.url), "web page")
+        assert_refused(command(*args, server.url), "nothing arrived for 0.2 seconds")
+        assert_refused(command(*args, server.url), "bytes")
     assert not leftovers(tmp_path)
 
 
@@ -96,7 +96,7 @@ def test_stopped_in_the_middle(tmp_path, monkeypatch, sign, code):
         _, said = program.communicate(timeout=20)
         assert program.returncode == code and b"Traceback" not in said
         assert not leftovers(tmp_path)
-        refused(command(*args), "404")  # the rest of train.npy came, test.npy is not there
+        assert_refused(command(*args), "404")  # the rest of train.npy came, test.npy is not there
         assert server.asked[1].startswith("bytes=")
     assert (tmp_path / "downloads" / "mimgnet" / "train.npy").read_bytes() == BODY
 
@@ -184,7 +184,7 @@ def test_mimgnet_by_the_command_line(tmp_path, monkeypatch):
     again = command(*args)
     assert "is complete" in again.stdout and f"made from {tmp_path / 'in'}" in again.stdout
     (tmp_path / "in" / "mini-imagenet.zip").write_bytes(b"")
-    refused(command(*args, "--force"), "2 archives named like")
+    assert_refused(command(*args, "--force"), "2 archives named like")
 
 
 def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
@@ -198,5 +198,5 @@ def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", scan)
     args = ["--dataset", "mimgnet", "--source", tmp_path / "in" / "mini", "--data_dir", tmp_path / "data"]
-    refused(command(*args), "mini/images: Permission denied")
+    assert_refused(command(*args), "mini/images: Permission denied")
     assert not leftovers(tmp_path / "data")

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import assert_refused
 from errors import UserError
-from originals import PARTS, ROOT, command, fake_omniglot, lay, leftovers, raise_it, refused, replace
+from originals import PARTS, ROOT, command, fake_omniglot, lay, leftovers, raise_it, replace
 from sources import omniglot
 
 REAL = ROOT.parent / "shared" / "data"
@@ -87,9 +88,9 @@ def test_omniglot_by_the_command_line(tmp_path, monkeypatch, size):
         np.testing.assert_array_equal(array, np.stack([shrunk(originals, name, size) for name in entry["names"]]))
         assert entry["sha256"] == hashlib.sha256((tmp_path / "omniglot" / f"{split}.npy").read_bytes()).hexdigest()
     if size == 16:
-        refused(command(*args), "--size 16, not 28", "--force")
+        assert_refused(command(*args), "--size 16, not 28", "--force")
     else:
-        refused(command(*args[:-1], 4), "--seed 3, not 4", "--force")
+        assert_refused(command(*args[:-1], 4), "--seed 3, not 4", "--force")
 
 
 def test_omniglot_refused(tmp_path):
@@ -141,17 +142,17 @@ def test_tfds_that_fails_is_one_sentence(tmp_path, monkeypatch):
         assert not leftovers(tmp_path / "data")
         return result
 
-    refused(make_by(None), "ModuleNotFoundError", "--source")
+    assert_refused(make_by(None), "ModuleNotFoundError", "--source")
     tfds.builder = {"omniglot": builder}.__getitem__
     offline = make_by(tfds)
-    refused(offline, "connection refused", "--source")
+    assert_refused(offline, "connection refused", "--source")
     assert "download_and_prepare" not in offline.stdout  # which would try again for minutes
     (tmp_path / "dataset_info.json").write_text("{}")  # prepared by an earlier run: needs no network
     prepared = make_by(tfds)
-    refused(prepared, "holds 1 characters, not 1623")
+    assert_refused(prepared, "holds 1 characters, not 1623")
     assert "download_and_prepare" in prepared.stdout
     monkeypatch.setattr(builder, "download_and_prepare", lambda: raise_it(ConnectionError("no\nnetwork")))
-    refused(make_by(tfds), "ConnectionError: no)", "--source")
+    assert_refused(make_by(tfds), "ConnectionError: no)", "--source")
 
 
 @pytest.mark.slow
