@@ -26,6 +26,12 @@ SPLITS = {"train": 1100, "val": 100, "test": 423}  # characters; with four rotat
 DRAWINGS = 20  # of a character
 ORIGINAL_SIDE = 105  # pixels
 AUTHORS_SHAPES = {"train": (4800, 20, 28, 28, 1), "test": (1692, 20, 28, 28, 1)}
+# The alphabets of images_evaluation; all others are in images_background.
+EVALUATION = {
+    "Angelic", "Atemayar_Qelisayer", "Atlantean", "Aurek-Besh", "Avesta", "Ge_ez", "Glagolitic", "Gurmukhi", "Kannada",
+    "Keble", "Malayalam", "Manipuri", "Mongolian", "Old_Church_Slavonic_(Cyrillic)", "Oriya", "Sylheti",
+    "Syriac_(Serto)", "Tengwar", "Tibetan", "ULOG",
+}  # fmt: skip
 OTHERWISE = "try again, or get images_background.zip and images_evaluation.zip yourself: --source FOLDER"
 
 SIZE = Setting(28, "side of the images in pixels", whole(16, ORIGINAL_SIDE))
@@ -156,3 +162,21 @@ def write_omniglot(folder: Path, characters: Characters, seed: int, splits: dict
 
 def _by_digest(drawings: list[Drawing]) -> list[Drawing]:
     return sorted(drawings, key=lambda drawing: drawing.digest)
+
+
+def background_and_evaluation(names: Names, where: str) -> dict[str, list[tuple[str, int]]]:
+    """Return Omniglot's original two sets, "train" (background) and "test" (evaluation): the places (split, number) of
+    their characters in the order of their names.
+
+    names: by split, the characters as alphabet/characterNN. UserError if some are missing in `where`.
+    """
+    places = {name: (split, number) for split, characters in names.items() for number, name in enumerate(characters)}
+    sets = {"train": [], "test": []}
+    for name in sorted(places):
+        sets["test" if name.split("/")[0] in EVALUATION else "train"].append(places[name])
+    if [len(characters) for characters in sets.values()] != list(PARTS.values()):
+        raise UserError(
+            f"{where} is not the whole of Omniglot from its originals: --split background needs that, see "
+            f"get_data.py --help"
+        )
+    return sets

@@ -12,7 +12,7 @@ import data
 import model
 from errors import UserError
 from ranges import UNIT, Range
-from sources import arrays
+from sources import arrays, omniglot
 from training.steps import Engine
 
 
@@ -168,7 +168,7 @@ def test_one_image_is_rounded():
 def test_load_reads_what_get_data_leaves(data_dir):
     dataset = data.load(data_dir, "glyphs")
     assert dataset.image_shape == (28, 28, 1) and set(dataset.splits) == {"train", "val", "test"}
-    train, both = dataset.splits["train"], data.trainval(dataset)
+    train, both = dataset.splits["train"], data.splits_of(dataset, "trainval")["train"]
     assert train.pixels.dtype == np.uint8 and train.classes == 4 * len(train.pixels)
     assert both.classes == train.classes + dataset.splits["val"].classes
     data.check_episode(train, "train", 5, 5, 15)
@@ -183,7 +183,8 @@ def test_trainval_keeps_each_class_its_images(counts):
         pixels, first = np.tile(shades[:, None, None, None], (1, 4, 4, 1)), first + len(own)
         pixels = pixels.reshape(len(own), -1, 4, 4, 1) if len(set(own)) == 1 else pixels
         splits[name] = data.Split(pixels, 4, 0.5, None if pixels.ndim == 5 else np.array(own))
-    both = data.trainval(data.Dataset("it", (4, 4, 1), splits, ""))
+    dataset = data.Dataset("it", (4, 4, 1), splits | {"test": splits["train"]}, "")
+    both = data.splits_of(dataset, "trainval")["train"]
     assert both.classes == 20 and both.images_per_class.tolist() == [n for own in counts for n in own]
     assert (both.counts is None) == (len({n for own in counts for n in own}) == 1)
     classes, images = data.sample(both, "train", 0, 0, tasks=200, way=5, images=3)
@@ -275,14 +276,14 @@ def test_impossible_episodes_are_refused(split):
 def test_background_is_omniglots_own_two_sets_upright():
     rng = np.random.default_rng(0)
     sizes = {"train": 1100, "val": 100, "test": 423}
-    evaluation = [f"{a}/character{n:02d}" for a in sorted(data.EVALUATION) for n in range(33)][:659]
+    evaluation = [f"{a}/character{n:02d}" for a in sorted(omniglot.EVALUATION) for n in range(33)][:659]
     names = evaluation + [f"Alphabet{n // 40}/character{n % 40:02d}" for n in range(964)]
     pixels, order = np.arange(1623, dtype=np.float32).reshape(-1, 1, 1, 1, 1), rng.permutation(1623)
     splits, named, at = {}, {}, 0
     for split, size in sizes.items():
         rows, at = order[at : at + size], at + size
         splits[split], named[split] = data.Split(pixels[rows], 4, 0.5), [names[i] for i in rows]
-    found = data.by_alphabet(splits, named, "it")
+    found = data.regroup_by_alphabet(splits, named, "it")
     assert {k: (v.classes, v.rotations, v.scale) for k, v in found.items()} == {
         "train": (964, 1, 0.5),
         "test": (659, 1, 0.5),
@@ -290,5 +291,5 @@ def test_background_is_omniglots_own_two_sets_upright():
     for split, wanted in (("test", evaluation), ("train", names[659:])):
         assert found[split].pixels.ravel().tolist() == [names.index(name) for name in sorted(wanted)]
     named["train"][0] = "Tibetan/other" if named["train"][0].startswith("Alphabet") else "Alphabet0/other"
-    with pytest.raises(UserError, match="it: --split background needs that"):
-        data.by_alphabet(splits, named, "it")
+    with pytest.raises(UserError, match=r"it is not the whole of Omniglot .*: --split background needs that"):
+        data.regroup_by_alphabet(splits, named, "it")

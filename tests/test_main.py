@@ -433,7 +433,7 @@ def test_a_mistyped_command_line_is_one_sentence(flags, words, monkeypatch, tmp_
         (["--mode", "meta_test", "--maml"], "--model maml contradicts the run, which has metadrop"),
         (["--mode", "meta_test", "--inner_lr", 0.5, "--meta_gradient", "exact"], "--meta_gradient exact contradicts"),
         (["--mode", "meta_test", "--dataset", "omniglot"], "contradicts the run"),
-        (["--mode", "meta_test", "--query", 20], "need 21 images a class"),
+        (["--mode", "meta_test", "--query", 20], "need 21 images per class"),
         (["--mode", "meta_train"], "holds a run already"),
         (["--mode", "meta_train", "--resume", "--inner_lr", 0.2], "--inner_lr 0.2 contradicts"),
         (["--mode", "meta_train", "--resume", "--seed", 1], "--seed 1 contradicts"),

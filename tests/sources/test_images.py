@@ -160,7 +160,7 @@ def test_classes_of_unequal_numbers_are_kept_and_a_run_uses_them(tmp_path):
     assert call("main.py", "--mode", "meta_test", "--savedir", savedir, "--n_test_iters", 3).returncode == 0
     more = call("main.py", "--savedir", tmp_path / "b", "--data_dir", tmp_path, *flags, "--shot", 2)
     least = min(counts[name] for split in ("train", "val") for name in made[split]["names"])
-    assert_refused(more, f"need 5 images a class, and one of the train classes has {least}")
+    assert_refused(more, f"need 5 images per class, and one of the train classes has {least}")
 
 
 def read(root, table=None):

@@ -156,6 +156,6 @@ def test_the_command_line_exports_the_episodes_of_meta_test(data_dir, tmp_path):
         (("--maml",), "cannot be changed in an export"),
         (("--metabatch", 2), "--metabatch has no meaning"),
         (("--export_samples", 0), "at least 1"),
-        (("--query", 20), "need 21 images a class"),
+        (("--query", 20), "need 21 images per class"),
     ):
         assert_refused(call("main.py", "--mode", "export", "--savedir", d, *wrong), words)

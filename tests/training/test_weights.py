@@ -118,7 +118,7 @@ def test_a_new_run_begins_with_weights_alone_and_flags_may_change(trained, data_
         (("--mode", "meta_test", "--way", 2), "--way 2 contradicts the run"),
         (("--mode", "meta_test", "--model", "metadrop"), "--model metadrop contradicts the run"),
         (("--mode", "meta_train", "--meta_lr", 1), "--meta_lr 1.0 contradicts the run"),
-        (("--mode", "meta_test", "--query", 30), "need 31 images a class"),
+        (("--mode", "meta_test", "--query", 30), "need 31 images per class"),
     ],
 )
 def test_what_contradicts_the_file_is_refused_and_nothing_is_left(flags, words, trained, data_dir, tmp_path):
