@@ -104,30 +104,30 @@ def attack_step(
     more |= {"share": attack.square_share} if method.squares else {}
 
     def group(x_s, x_q, seeds):
-        y, guide = model.labels_of(x_q, learner.way), None
+        y, surrogate_classifier = model.labels_of(x_q, learner.way), None
         classify = classifier(engine, x_s, seeds, samples, split.range)
         if surrogate:
             others = [fold(seed, SEED + 1 + draw) for draw in range(surrogate.draws) for seed in tf.unstack(seeds)]
-            guide = classifier(surrogate.engine, x_s, tf.stack(others), samples, split.range)
+            surrogate_classifier = classifier(surrogate.engine, x_s, tf.stack(others), samples, split.range)
 
         def normals(number, k):
             own = [fold(fold(seed, SEED), number) for seed in tf.unstack(seeds)]
             return tf.concat([standard_normal([queries, k], seed) for seed in own], 0)
 
         if attack.threat == "single":
-            look = attacks.one_by_one(classify, x_q, y, engine.parallel, loss, guide)
+            oracle = attacks.single_oracle(classify, x_q, y, engine.parallel, loss, surrogate_classifier)
         else:
-            look = attacks.together(classify, y, loss, guide, attack.threat == "remaining")
+            oracle = attacks.joint_oracle(classify, y, loss, surrogate_classifier, attack.threat == "remaining")
 
         def of_eps(radius):
             norm, step = attacks.NORMS[attack.norm], attack.step * radius
-            worst = method.run(look, x_q, y, norm, radius, step, attack.steps, attack.restarts, normals, **more)
-            return worst.wrong, worst.images, worst.labels
+            worst = method.run(oracle, x_q, y, norm, radius, step, attack.steps, attack.restarts, normals, **more)
+            return worst.lost, worst.images, worst.labels
 
         dtypes = (tf.bool, tf.float32, tf.int32)
         results = tf.map_fn(of_eps, eps, fn_output_signature=dtypes, parallel_iterations=1)
         results = (tf.stack(tf.unstack(values), 1) for values in results)  # tasks first
-        return *results, clean_measures(look, x_q, y), x_q
+        return *results, clean_measures(oracle, x_q, y), x_q
 
     @engine.compiled
     def compiled(pixels, classes, images, indices):
@@ -145,13 +145,13 @@ def attack_step(
     return step
 
 
-def clean_measures(look: attacks.Look, x, y) -> tf.Tensor:
+def clean_measures(oracle: attacks.Oracle, x, y) -> tf.Tensor:
     """CLEAN, [T,4], of the images x [T,Q,H,W,C] with one-hot labels y [Q,way]."""
-    logits, gradient = look(x)
+    logits, gradient = oracle(x)
     gradient = tf.reshape(gradient, [*x.shape[:2], -1])
-    size = attacks.length(gradient)
+    size = tf.norm(gradient, axis=-1)
     gone = tf.cast(size < GONE, x.dtype)
-    measures = [-attacks.margin(logits, y), attacks.absolute_sum(gradient), size, gone]
+    measures = [-attacks.margin(logits, y), tf.norm(gradient, 1, -1), size, gone]
     return tf.reduce_mean(tf.stack(measures, -1), 1)
 
 

@@ -65,7 +65,7 @@ def adapted_classifier(name, perturbation=None):
 def test_the_gradient_by_an_image_is_a_slope(name, perturbation):
     """Of every learner, against finite differences in float64."""
     classify, x, y = adapted_classifier(name, perturbation)
-    _, gradient = tf.function(lambda x: attacks.together(classify, y)(x), autograph=False)(x)
+    _, gradient = tf.function(lambda x: attacks.joint_oracle(classify, y)(x), autograph=False)(x)
     way = np.random.default_rng(1).normal(size=x.shape)
 
     def loss(t):
@@ -79,8 +79,8 @@ def test_the_gradient_by_an_image_is_a_slope(name, perturbation):
 def test_the_gradient_by_an_image_is_the_same_under_xla(name):
     classify, x, y = adapted_classifier(name)
     looks = [
-        tf.function(lambda x, look=look: look(x), autograph=False, jit_compile=jit)(x)
-        for look in (attacks.together(classify, y), attacks.one_by_one(classify, x, y))
+        tf.function(lambda x, oracle=oracle: oracle(x), autograph=False, jit_compile=jit)(x)
+        for oracle in (attacks.joint_oracle(classify, y), attacks.single_oracle(classify, x, y))
         for jit in (False, True)
     ]
     for (logits, gradient), (logits_xla, gradient_xla) in (looks[:2], looks[2:]):
@@ -188,12 +188,12 @@ def test_several_tasks_and_draws_are_each_what_it_is_alone():
     x_s, x_q = e.images(split, tf.constant(split.pixels), *e.group_of_episodes(split, "test", 0)[:2])
     seeds, y = tf.constant([[1, 2], [3, 4], [5, 6], [7, 8]]), model.labels(3, 2)
 
-    def look(x_s, x_q, seeds):
-        return attacks.together(study.classifier(e, x_s, seeds, 2), y)(x_q)
+    def oracle(x_s, x_q, seeds):
+        return attacks.joint_oracle(study.classifier(e, x_s, seeds, 2), y)(x_q)
 
-    logits, gradient = tf.function(look, autograph=False, jit_compile=True)(x_s, x_q, seeds)
-    look = tf.function(look, autograph=False)
-    alone = [[look(x_s[t : t + 1], x_q[t : t + 1], seeds[2 * k + t][None]) for t in range(2)] for k in range(2)]
+    logits, gradient = tf.function(oracle, autograph=False, jit_compile=True)(x_s, x_q, seeds)
+    oracle = tf.function(oracle, autograph=False)
+    alone = [[oracle(x_s[t : t + 1], x_q[t : t + 1], seeds[2 * k + t][None]) for t in range(2)] for k in range(2)]
     assert logits.shape == (4, 6, 3) and gradient.shape == x_q.shape
     for found, single in (
         (logits, [alone[k][t][0][0] for k in range(2) for t in range(2)]),
@@ -209,9 +209,9 @@ def test_several_tasks_and_draws_are_each_what_it_is_alone():
 
 def test_clean_measures_are_those_of_the_clean_images():
     classify, x, y = adapted_classifier(*WITHOUT_NOISE)
-    look = attacks.together(classify, y)
-    measured = tf.function(lambda x: study.clean_measures(look, x, y), autograph=False)(x).numpy()[0]
-    logits, gradient = (value.numpy()[0] for value in tf.function(lambda x: look(x), autograph=False)(x))
+    oracle = attacks.joint_oracle(classify, y)
+    measured = tf.function(lambda x: study.clean_measures(oracle, x, y), autograph=False)(x).numpy()[0]
+    logits, gradient = (value.numpy()[0] for value in tf.function(lambda x: oracle(x), autograph=False)(x))
     gradient = gradient.reshape(6, -1)
     right = np.repeat(np.arange(3), 2)
     margins = [row[c] - np.delete(row, c).max() for row, c in zip(logits, right, strict=True)]
@@ -222,8 +222,10 @@ def test_clean_measures_are_those_of_the_clean_images():
         return classify(tf.where(tf.range(6)[:, None, None, None] < 3, tf.stop_gradient(x), x))
 
     for of_images, gone in ((lambda x: 0 * classify(x), 1), (half_constant, 0.5)):
-        look = attacks.together(of_images, y)
-        measured = tf.function(lambda x, look=look: study.clean_measures(look, x, y), autograph=False)(x).numpy()[0]
+        oracle = attacks.joint_oracle(of_images, y)
+        measured = tf.function(lambda x, oracle=oracle: study.clean_measures(oracle, x, y), autograph=False)(x).numpy()[
+            0
+        ]
         assert dict(zip(study.CLEAN, measured, strict=True))["gradient_gone"] == gone
 
 
