@@ -78,7 +78,7 @@ def uniform_in_cube(normals, d):
 def uniform_in_ball(normals, d):
     """Return d coordinates of random points on the sphere in d + 2 dimensions."""
     z = normals(d + 2)
-    return z[:, :d] / tf.norm(z, axis=-1, keepdims=True)
+    return z[:, :d] / tf.norm(z, axis=-1)[:, None]
 
 
 def uniform_in_l1_ball(normals, d):
