@@ -7,6 +7,8 @@ collapse needs --mode collapse, or training with --collapse_every; robustness --
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
@@ -20,13 +22,13 @@ from flags import to_path, whole
 
 
 class Figure(NamedTuple):
-    """One kind of figure: what it takes, and what draws it."""
+    """One kind of figure."""
 
     title: str  # of its section on the page
     needs: str  # the property of a Run that it is drawn from
-    flags: tuple[str, ...]  # those that have a meaning for it, of the flags that not all figures use
+    flags: tuple[str, ...]  # the flags that it uses, of those that not all figures use
     draw: Callable[[list[Run], Section, Selection, Callable[..., object]], None]
-    work: Callable[[int, int], int] = lambda runs, tasks: 1  # how far drawing so much advances the progress bar
+    work: Callable[[int, int], int] = lambda runs, tasks: 1  # how far `draw` advances the progress bar
 
 
 FIGURES = {
@@ -50,13 +52,16 @@ def main() -> int:
         features.refuse_without_features(exports)
     page = Page(runs[0].savedir / "plot", [figure.title for figure in FIGURES.values()], args.format, args.dpi)
     page.make_folder()
-    report(faults, page)
+    for fault, names in faults.items():
+        print(f"not drawn: {', '.join(names)}: {fault}", file=sys.stderr)
+        for name in names:
+            page.sections[FIGURES[name].title].note(f"Not drawn: {fault}.")
     draw(ready, page, selection)
     settings = {each.name: each.config | (each.export["settings"] if each in exports else {}) for each in runs}
     flags = {"--figures": list(ready)}
-    if exports:
-        flags |= {"--tasks": selection.tasks, "--classes": selection.classes, "--seed": [selection.seed]}
-        flags |= {f"--{name}": own for name in ("layers", "channels") if (own := getattr(selection, name))}
+    for name, value in asdict(selection).items() if exports else ():
+        if value != ():
+            flags[f"--{name}"] = value if isinstance(value, tuple) else [value]
     print(page.finish(" and ".join(settings), settings, flags))
     return 0
 
@@ -64,46 +69,44 @@ def main() -> int:
 def parser() -> Parser:
     p = Parser(prog="plot.py", description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[1])
     p.add_argument("--savedir", nargs="+", action="extend", type=to_path, default=[], metavar="D",
-                   help="folders of runs, side by side; the figures go to the first one's plot/")  # fmt: skip
+                   help="folders of runs, drawn side by side; the figures go to the first one's plot/")  # fmt: skip
     p.add_argument("--figures", nargs="+", choices=list(FIGURES), metavar="NAME",
-                   help=f"of {', '.join(FIGURES)}; what they need must be there (default: what there is)")  # fmt: skip
+                   help=f"any of {', '.join(FIGURES)} (default: all that the runs have the files for)")  # fmt: skip
     p.add_argument("--tasks", nargs="+", type=whole(0), metavar="N",
-                   help="numbers of the exported tasks (default: the first three)")  # fmt: skip
+                   help="numbers of exported tasks (default: the first three)")  # fmt: skip
     p.add_argument("--classes", nargs=2, type=whole(0), metavar=("A", "B"),
-                   help="the two classes of a task that the boundary lies between (default: 0 1)")  # fmt: skip
+                   help="the two classes of a task on both sides of the boundary (default: 0 1)")  # fmt: skip
     p.add_argument("--layers", nargs="+", metavar="LAYER",
                    help="exported layers whose maps are shown (default: the first two)")  # fmt: skip
     p.add_argument("--channels", nargs="+", type=whole(0), metavar="N",
-                   help="exported channels to show (default: the 3 of each layer that vary most)")  # fmt: skip
+                   help="exported channels to show (default: in each layer the 3 that vary most)")  # fmt: skip
     p.add_argument("--format", nargs="+", choices=["png", "pdf", "svg"], default=["png", "pdf"], metavar="KIND",
-                   help="png, pdf, svg (default: png pdf); png is always written, for the page")  # fmt: skip
+                   help="png, pdf, svg (default: png pdf); the page needs png, which is always written")  # fmt: skip
     p.add_argument("--dpi", type=whole(1, 1200), default=200, metavar="N",
-                   help="dots an inch of a png, at most 1200 (default: 200)")  # fmt: skip
+                   help="dots per inch of a png, at most 1200 (default: 200)")  # fmt: skip
     p.add_argument("--seed", type=whole(0, 2**32 - 1), metavar="N",
-                   help="seed of the t-SNE: what another one changes is an accident (default: 0)")  # fmt: skip
+                   help="seed of the t-SNE; what changes with it is chance (default: 0)")  # fmt: skip
     return p
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """UserError: a flag that contradicts itself, or that no figure asked for has a use for."""
+    """UserError if a flag contradicts itself, or if no figure asked for uses it."""
     if not args.savedir:
         raise UserError("--savedir is missing: name the folder of a run, for example --savedir results/first")
-    folders = [savedir.resolve() for savedir in args.savedir]
-    for savedir, folder in zip(args.savedir, folders, strict=True):
-        if folders.count(folder) > 1:
-            raise UserError(f"--savedir names {savedir} twice")
-    for flag in dict.fromkeys(flag for figure in FIGURES.values() for flag in figure.flags):
-        useful = not args.figures or any(flag in FIGURES[name].flags for name in args.figures)
-        if getattr(args, flag) is not None and not useful:
-            raise UserError(f"--{flag} has no meaning for --figures {' '.join(args.figures)}")
+    if len(set(map(Path.resolve, args.savedir))) < len(args.savedir):
+        raise UserError(f"--savedir names a folder twice: {' '.join(map(str, args.savedir))}")
+    used = {flag for name in args.figures or FIGURES for flag in FIGURES[name].flags}
+    for flag in sorted({flag for figure in FIGURES.values() for flag in figure.flags} - used):
+        if getattr(args, flag) is not None:
+            raise UserError(f"--{flag} has no meaning for --figures {' '.join(args.figures)}: leave it out")
     if args.classes and args.classes[0] == args.classes[1]:
-        raise UserError(f"--classes {' '.join(map(str, args.classes))}: two different ones are wanted")
+        raise UserError(f"--classes {' '.join(map(str, args.classes))}: give two different classes")
 
 
 def gather(runs: list[Run], wanted: list[str], required: bool) -> tuple[dict[str, list[Run]], dict[str, list[str]]]:
-    """-> by figure the runs that have what it is drawn from, and by fault the figures that lack a run for it.
+    """Return by figure the runs that have what it is drawn from, and by fault the figures that lack a run for it.
 
-    UserError where every run's figure is `required` and one lacks it, and where there is nothing to draw.
+    UserError if there is nothing to draw or, where all are `required`, if a run lacks what a figure is drawn from.
     """
     ready, faults = {name: [] for name in wanted}, {}
     for name, members in ready.items():
@@ -123,25 +126,18 @@ def gather(runs: list[Run], wanted: list[str], required: bool) -> tuple[dict[str
 
 
 def select(args: argparse.Namespace, exports: list[Run]) -> Selection:
-    """What the flags select of these exports, each number once. UserError: what an export does not hold."""
-    once = {flag: tuple(dict.fromkeys(getattr(args, flag) or ())) for flag in ("tasks", "layers", "channels")}
-    selection = Selection(**once, classes=tuple(args.classes or (0, 1)), seed=args.seed or 0)
+    """Return what the flags select of these exports, each number once. UserError if an export lacks it."""
+    names = ("tasks", "classes", "layers", "channels")
+    chosen = {name: tuple(dict.fromkeys(value)) for name in names if (value := getattr(args, name))}
+    selection = Selection(**chosen, seed=args.seed or 0)
     return selection.complete(exports) if exports else selection
 
 
-def report(faults: dict[str, list[str]], page: Page) -> None:
-    """Say, also on the page, which figures are not drawn, by the fault that hinders them."""
-    for fault, names in faults.items():
-        print(f"not drawn: {', '.join(names)}: {fault}", file=sys.stderr)
-        for name in names:
-            page.sections[FIGURES[name].title].note(f"Not drawn: {fault}.")
-
-
 def draw(ready: dict[str, list[Run]], page: Page, selection: Selection) -> None:
-    """Every figure, of the runs that have what it is drawn from, into its section of the page."""
+    """Draw every figure of the runs that have what it is drawn from, into its section of the page."""
     total = sum(FIGURES[name].work(len(runs), len(selection.tasks)) for name, runs in ready.items())
-    slow = 0.5 if sys.stderr.isatty() else 15
-    with tqdm(total=total, unit="figure", desc="plot", dynamic_ncols=True, mininterval=slow) as bar:
+    seconds = 0.5 if sys.stderr.isatty() else 15  # a log gets few lines
+    with tqdm(total=total, unit="figure", desc="plot", dynamic_ncols=True, mininterval=seconds) as bar:
         for name, runs in ready.items():
             figure = FIGURES[name]
             figure.draw(runs, page.sections[figure.title], selection, bar.update)

@@ -1,24 +1,25 @@
-"""The plane of the decision boundary's figures: axis 1 is exact, axis 2 a 1-D t-SNE of all that axis 1 leaves out.
+"""The plane of the decision boundary figures: axis 1 is exact, axis 2 is a 1-D t-SNE of what axis 1 leaves out.
 
-For two classes A and B of a linear head, u = (w_A - w_B) / |w_A - w_B|. Axis 1 is h . u, and on it the two
-logits are equal at (b_B - b_A) / |w_A - w_B|: A is to the right. Axis 2 has no scale of its own.
+For two classes A and B of a linear head, u = (w_A - w_B) / |w_A - w_B|. Axis 1 is h . u; on it the two logits are
+equal at (b_B - b_A) / |w_A - w_B|, and A is to the right. Axis 2 has no scale of its own.
 Shapes: P snapshots, R rows, D features, N classes.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from sklearn.preprocessing import minmax_scale
 from threadpoolctl import threadpool_limits
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One task in the plane, at every snapshot.
+    """One task in the plane, at every snapshot. Roles are "support", "query" and "copies" (R is 0 without noise).
 
     points: [P,R,2] by role. owner: [R] by role, 0 for class A and 1 for class B. boundary: [P], its place on axis 1.
     accuracy: [P], 0 to 1, of the query points between these two classes.
-    The roles are "support", "copies" (R is 0 without noise) and "query".
     """
 
     points: dict[str, np.ndarray]
@@ -28,23 +29,22 @@ class Scene:
 
 
 def scene(export: dict, task: int, pair: tuple[int, int], seed: int) -> Scene:
-    """Task number `task` of an export (export_format.py), for the classes `pair` of its head."""
+    """Project task number `task` of an export (export_format.py) for the classes `pair` of its head."""
     copies = export["perturbed_features"][task]  # [P,M,S,D]
-    labels = {"support": export["support_labels"], "query": export["query_labels"]}
-    labels["copies"] = np.tile(labels["support"], copies.shape[1])
     features = {role: export[f"{role}_features"][task] for role in ("support", "query")}
     features["copies"] = copies.reshape(len(copies), -1, copies.shape[-1])
-    in_pair = {role: np.isin(labels[role], pair) for role in features}
+    labels = {role: export[f"{role}_labels"] for role in ("support", "query")}
+    labels["copies"] = np.tile(labels["support"], copies.shape[1])
+    rows = {role: np.flatnonzero(np.isin(labels[role], pair)) for role in features}
     along, rest, boundary = project(
-        np.concatenate([features[role][:, in_pair[role]] for role in features], 1),
+        np.concatenate([features[role][:, rows[role]] for role in features], 1),
         export["head_w"][task],
         export["head_b"][task],
         pair,
     )
     plane = np.stack([along, embed(rest, seed)], -1)
-    ends = np.cumsum([in_pair[role].sum() for role in features])[:-1]
-    points = dict(zip(features, np.split(plane, ends, 1), strict=True))
-    owner = {role: (labels[role][in_pair[role]] == pair[1]).astype(int) for role in features}
+    points = dict(zip(rows, np.split(plane, np.cumsum([*map(len, rows.values())])[:-1], 1), strict=True))
+    owner = {role: (labels[role][rows[role]] == pair[1]).astype(int) for role in rows}
     correct = (points["query"][..., 0] > boundary[:, None]) == (owner["query"] == 0)
     return Scene(points, owner, boundary, correct.mean(-1))
 
@@ -52,9 +52,9 @@ def scene(export: dict, task: int, pair: tuple[int, int], seed: int) -> Scene:
 def project(
     features: np.ndarray, w: np.ndarray, b: np.ndarray, pair: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """features [P,R,D], head w [P,D,N] and b [P,N] -> axis 1 [P,R], what it leaves [P,R,D], the boundary [P]."""
+    """features [P,R,D], head w [P,D,N] and b [P,N] -> axis 1 [P,R], what it leaves out [P,R,D], the boundary [P]."""
     first, second = pair
-    w, b = w.astype(np.float64), b.astype(np.float64)  # float32's squares overflow where inner steps diverged
+    w, b = w.astype(np.float64), b.astype(np.float64)  # float32's squares overflow if inner steps diverged
     difference = w[..., first] - w[..., second]
     length = np.linalg.norm(difference, axis=-1)
     length = np.where(length > 0, length, 1)  # equal columns: all points are on the boundary
@@ -64,30 +64,24 @@ def project(
 
 
 def embed(rest: np.ndarray, seed: int) -> np.ndarray:
-    """One 1-D t-SNE of all snapshots' points together, rest [P,R,D] -> [P,R] in -1 to 1.
+    """Return one 1-D t-SNE of the points of all snapshots, rest [P,R,D] -> [P,R] in -1 to 1.
 
-    It starts from the first principal component, shaken a little by the seed.
+    It starts from the first principal component, with a little noise that depends on the seed.
     """
     rows = rest.reshape(-1, rest.shape[-1]).astype(np.float64)
     rows = rows - rows.mean(0)
     if abs(rows).max() <= 1e-9 * max(1, abs(rest).max()):
-        return np.zeros(rest.shape[:2])  # nothing is left
+        return np.zeros(rest.shape[:2])  # axis 1 leaves nothing out
+    start = PCA(1, svd_solver="full").fit_transform(rows)
+    start = start / start.std() + np.random.default_rng(seed).normal(scale=0.1, size=start.shape)
     tsne = TSNE(
         n_components=1,
         perplexity=min(30.0, (len(rows) - 1) / 3),
-        init=1e-4 * beginning(rows, seed)[:, None].astype(np.float32),
+        init=1e-4 * start.astype(np.float32),
         learning_rate="auto",
-        early_exaggeration=4,  # the usual 12 throws points past each other, and on a line none finds its way back
+        early_exaggeration=4,  # the usual 12 moves points past each other, and on a line none finds its way back
         random_state=seed,
     )
-    with threadpool_limits(1):  # sums in one order: the same figure from the same seed
-        positions = tsne.fit_transform(rows)[:, 0]
-    positions = positions - (positions.max() + positions.min()) / 2
-    return (positions / max(abs(positions).max(), 1e-9)).reshape(rest.shape[:2])
-
-
-def beginning(rows: np.ndarray, seed: int) -> np.ndarray:
-    """Where t-SNE starts from: centred rows [R,D] -> [R], their first principal component and a little noise."""
-    component = np.linalg.svd(rows, full_matrices=False)[2][0]
-    start = rows @ component * np.sign(component[abs(component).argmax()])
-    return start / start.std() + np.random.default_rng(seed).normal(scale=0.1, size=len(rows))
+    with threadpool_limits(1):  # one order of summation: the same seed gives the same figure
+        positions = tsne.fit_transform(rows)
+    return minmax_scale(positions, (-1, 1)).reshape(rest.shape[:2])

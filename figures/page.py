@@ -1,8 +1,9 @@
-"""The page that shows a run's figures: plain, static, opened from disk, and nothing in it comes from elsewhere."""
+"""The page that shows the figures of runs: static, opened from disk, and complete without any other file."""
 
 import html
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -13,7 +14,7 @@ from files import write_atomically
 
 
 class Section:
-    """A heading of the page, with its pictures and what is said about them. Nothing is written to disk here."""
+    """A heading of the page, with its pictures and notes. It keeps them in memory and writes nothing to disk."""
 
     def __init__(self, title: str, kinds: list[str], dpi: int):
         self.title, self.kinds, self.dpi = title, kinds, dpi
@@ -21,31 +22,29 @@ class Section:
         self.files: dict[str, bytes] = {}  # content by file name
 
     def add(self, name: str, caption: str, fig: Figure) -> None:
-        """A figure in every format, shown by its PNG."""
-        for kind in self.kinds:
-            self.files[f"{name}.{kind}"] = still(fig, kind, self.dpi)
-        self._show(f"{name}.png", caption, [f"{name}.{kind}" for kind in self.kinds])
+        """Add a figure in every format; the page shows the first one, its PNG."""
+        self._show({f"{name}.{kind}": still(fig, kind, self.dpi) for kind in self.kinds}, caption)
 
     def add_animation(self, name: str, caption: str, frames: Iterable[tuple[Figure, int]]) -> None:
-        """A GIF of (figure, milliseconds) of each frame."""
-        self.files[f"{name}.gif"] = animation(frames)
-        self._show(f"{name}.gif", caption, [f"{name}.gif"])
+        """Add a GIF. frames: the figure and the milliseconds of each frame."""
+        self._show({f"{name}.gif": animation(frames)}, caption)
 
     def note(self, text: str) -> None:
-        """A paragraph."""
+        """Add a paragraph."""
         self.parts.append(f"<p>{html.escape(text)}</p>")
 
-    def _show(self, file: str, caption: str, linked: list[str]) -> None:
-        text = html.escape(caption)
-        links = " ".join(f'<a href="{name}">{Path(name).suffix[1:].upper()}</a>' for name in linked)
-        self.parts.append(f'<figure><img src="{file}" alt="{text}"><figcaption>{text} {links}</figcaption></figure>')
+    def _show(self, files: dict[str, bytes], caption: str) -> None:
+        self.files |= files
+        text, shown = html.escape(caption), next(iter(files))
+        links = " ".join(f'<a href="{file}">{Path(file).suffix[1:].upper()}</a>' for file in files)
+        self.parts.append(f'<figure><img src="{shown}" alt="{text}"><figcaption>{text} {links}</figcaption></figure>')
 
 
 class Page:
-    """index.html and its pictures, collected by section; finish() writes them into `folder`.
+    """index.html and its pictures, collected by section. finish() writes them into `folder`.
 
-    Nothing is written before all is drawn, a picture is replaced whole, none is deleted, and index.html comes last: a
-    page, old or new, never links to a file that is not there.
+    Nothing is written before all is drawn, a picture is replaced as a whole, none is deleted, and index.html comes
+    last: so the old page and the new one never link to a missing file.
     """
 
     def __init__(self, folder: Path, titles: list[str], kinds: list[str], dpi: int):
@@ -54,18 +53,14 @@ class Page:
         self.sections = {title: Section(title, kinds, dpi) for title in titles}
 
     def make_folder(self) -> None:
-        """UserError where it cannot be made or written into, which is better known before the drawing than after."""
-        try:
+        """Make the folder before the figures are drawn. UserError if nothing can be written into it."""
+        with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.folder).close()
-        except OSError as fault:
-            raise self._unwritable(fault) from fault
 
     def finish(self, title: str, settings: dict[str, dict], flags: dict[str, Iterable]) -> Path:
-        """Write all -> index.html's path. settings: the runs', by name. flags: the values it was drawn with, by flag.
-
-        UserError where it cannot be written.
-        """
+        """Write all files and return the path of index.html. settings: of the runs, by name. flags: the values that
+        the figures were drawn with, by flag. UserError if a file cannot be written."""
         sections = [section for section in self.sections.values() if section.parts]
         command = ", ".join(f"{flag} {' '.join(map(str, values))}" for flag, values in flags.items())
         text = PAGE.format(
@@ -75,21 +70,25 @@ class Page:
             rows=settings_rows(list(settings.values())),
             drawn=html.escape(command),
         )
-        try:
+        with self._writing():
             for section in sections:
                 for file, content in section.files.items():
                     write_atomically(self.folder / file, content)
             write_atomically(self.folder / "index.html", text)
-        except OSError as fault:
-            raise self._unwritable(fault) from fault
         return self.folder / "index.html"
 
-    def _unwritable(self, fault: OSError) -> UserError:
-        return UserError(f"cannot write into {self.folder} ({fault.strerror}): make room, or mend its permissions")
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn an OSError into a UserError."""
+        try:
+            yield
+        except OSError as fault:
+            words = "free some space, or change its permissions"
+            raise UserError(f"cannot write into {self.folder} ({fault.strerror}): {words}") from fault
 
 
 def settings_rows(settings: list[dict]) -> str:
-    """A table's rows in HTML: each setting that any run has, and its value in every run."""
+    """Return the rows of a table in HTML: every setting that any run has, and its value in each run."""
     rows = ""
     for name in dict.fromkeys(name for run in settings for name in run):
         cells = "".join(f"<td>{html.escape(str(run.get(name, '')))}</td>" for run in settings)

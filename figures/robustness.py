@@ -1,21 +1,21 @@
-"""Accuracy under attack by the attack's budget, beside the paper's curves, and the attacked images themselves."""
+"""Draw accuracy under attack by the size of the perturbation, beside the paper's curves; and the attacked images."""
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from attacks import NORMS, THREATS
 from figures.page import Section
 from figures.run import Run
 from figures.selection import Selection
-from figures.style import BLUE, ORANGE, RUN_COLOURS, coloured
+from figures.style import BLUE, ORANGE, RUN_COLOURS, coloured, draw_curve
 
-# The paper's figure of adversarial robustness, Omniglot 20-way, digitised to half a point: by learner, shots and norm,
-# accuracy at the radii of NORMS. Its attack was not released; which kind of L1 step it took is not known.
+# The paper's figure of adversarial robustness, Omniglot 20-way, digitised to half a point: accuracy at the radii of
+# NORMS, by learner, shots and norm. The paper's attack was not released, and its kind of L1 step is unknown.
 PAPER = {
     "MAML": {
         (1, "linf"): (95.2, 73.0, 62.2, 41.8, 15.5, 2.1),
@@ -60,101 +60,105 @@ PAPER = {
     "MAML, adversarial l1:20": {(1, "l1"): (92.0, 58.5, 33.8, 18.0, 9.7, 6.2)},
     "MAML, adversarial l1:100": {(1, "l1"): (90.5, 75.5, 60.7, 51.6, 44.3, 35.6)},
 }
-TITLES = {(norm, threat): NORMS[norm].title + THREATS[threat] for norm in NORMS for threat in THREATS}  # of a panel
-# How the paper's two curves look that are always drawn, where none of our runs is of their learner.
+Kind = tuple[str, str]  # norm and threat
+TITLES = {(norm, threat): NORMS[norm].title + THREATS[threat] for norm in NORMS for threat in THREATS}
+# The look of the two curves of the paper that are always drawn, if none of our runs has their learner.
 GREYS = {"MAML": {"color": "0.6", "linestyle": "-"}, "Meta-dropout": {"color": "0.25", "linestyle": "-"}}
-PAPERS = ", paper"  # the end of its curves' labels
+PAPER_SUFFIX = ", paper"  # of the labels of the paper's curves
 COLUMNS = 3  # of panels, at most
-LINES = {"-": ":", "--": "-."}  # of a run, and of the paper's curve of the same learner
+LINES = {"-": ":", "--": "-."}  # a run's line style, and that of the paper's curve of the same learner
 
 
 def draw(runs: list[Run], section: Section, selection: Selection, advance: Callable[..., object]) -> None:
-    """A panel for each norm, threat, dataset and kind of task; a sheet of images for each run, norm and threat."""
-    kinds = [kind for kind in TITLES if any(kind in run.attacks for run in runs)]
-    caption = "Accuracy on the query images of test tasks under attack, by the largest norm of the perturbation; "
-    caption += "bands are 95 % intervals over episodes. " + "; ".join(describe(kind, runs) for kind in kinds)
+    """Draw a panel per norm, threat, dataset and kind of task, and a sheet of images per run, norm and threat."""
     figure = panels(runs)
-    if any(text.get_text().endswith(PAPERS) for text in figure.legends[0].get_texts()):
-        caption += ". Dotted, or dash-dotted: the paper's curves of the same learners, digitised (Omniglot 20-way, "
+    caption = "Accuracy on the query images of test tasks under attack, by the largest norm of the perturbation. "
+    caption += "Bands are 95 % intervals over episodes. "
+    caption += "; ".join(describe(kind, runs) for kind in TITLES if any(kind in run.attacks for run in runs))
+    if any(text.get_text().endswith(PAPER_SUFFIX) for text in figure.legends[0].get_texts()):
+        caption += ". Dotted or dash-dotted: the paper's curves of the same learners (digitised, Omniglot 20-way, "
         caption += "another attack)"
     section.add("robustness", f"{caption}.", figure)
-    for run in runs:
+    for number, run in enumerate(runs):
         for kind, attack in run.attacks.items():
             if attack["sheet"] is not None:
-                numbers = [str(runs.index(run))] if len(runs) > 1 else []
-                name = "_".join(["attacked", *numbers, *kind])
-                caption = f"{run.name}, {TITLES[kind]}: the first query image of every class of the first test "
-                caption += (
-                    "task at its worst place, below it the perturbation, by eps: red raises a pixel's value, blue "
+                caption = (
+                    f"{run.name}, {TITLES[kind]}: for each eps, the first query image of every class of the first "
+                    f"test task after the strongest attack, and below it the perturbation: red raises the value of a "
+                    f"pixel, blue lowers it. In a grey image black is the highest value. Framed in orange: "
+                    f"misclassified as the class of the number."
                 )
-                caption += "lowers it; in a grey image black is the highest. "
-                caption += "Framed in orange: misclassified, as the class of the number."
+                name = "_".join(["attacked", *[str(number)] * (len(runs) > 1), *kind])
                 section.add(name, caption, sheet(attack))
     advance()
 
 
-def describe(kind: tuple[str, str], runs: list[Run]) -> str:
-    """How the runs were attacked in this norm by this threat."""
-    told = [run.attacks[kind] for run in runs if kind in run.attacks]
-    first = told[0]["settings"]["attack"]
-    episodes = " or ".join(dict.fromkeys(str(attack["accuracies"].shape[1]) for attack in told))
-    alike = "" if all(attack["settings"]["attack"] == first for attack in told) else " (others otherwise)"
-    method = first.get("method", "pgd") + (" of the margin" if first.get("loss") == "margin" else "")
-    steps = f"{method}, {counted(first.get('steps'), 'step')}, {counted(first.get('restarts'), 'restart')}"
-    guide = first.get("surrogate", {}).get("weights_sha256")
-    own = guide == told[0].get("weights_sha256")
-    whose = ", by its own gradients of other noise" if own else ", by another run's gradients"
-    return f"{TITLES[kind]}: {episodes} episodes, {steps}{whose if guide else ''}{alike}"
-
-
-def counted(number: int | None, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
+def describe(kind: Kind, runs: list[Run]) -> str:
+    """Say how the runs were attacked in this norm with this threat."""
+    attacks = [run.attacks[kind] for run in runs if kind in run.attacks]
+    first = attacks[0]["settings"]["attack"]
+    episodes = " or ".join(dict.fromkeys(str(attack["accuracies"].shape[1]) for attack in attacks))
+    method = first.get("method", "pgd") + " of the margin" * (first.get("loss") == "margin")
+    words = [f"{episodes} episodes", method]
+    for noun in ("step", "restart"):
+        number = first.get(f"{noun}s")
+        words.append(f"{number} {noun}" + "s" * (number != 1))
+    if surrogate := first.get("surrogate", {}).get("weights_sha256"):
+        same = surrogate == attacks[0].get("weights_sha256")
+        words.append("with its own gradients under other noise" if same else "with another run's gradients")
+    alike = all(attack["settings"]["attack"] == first for attack in attacks)
+    return f"{TITLES[kind]}: {', '.join(words)}" + " (other runs: other settings)" * (not alike)
 
 
 def panels(runs: list[Run]) -> Figure:
-    shown = {}  # norm and threat, dataset, way, and shots -> the runs of these
-    for run in runs:
-        for kind in run.attacks:
-            tasks = run.config.get("dataset", "omniglot"), run.config.get("way"), run.config.get("shot")
-            shown.setdefault((kind, *tasks), []).append(run)
-    datasets, ways, shots = ({place[i] for place in shown} for i in (1, 2, 3))
+    """Draw the curves of all runs, a panel per norm, threat, dataset, way and number of shots."""
+    shown = {}  # (norm and threat, dataset, way, shots) -> the runs in this panel
+    for kind in TITLES:
+        for run in sorted(runs, key=tasks_of):
+            if kind in run.attacks:
+                shown.setdefault((kind, *tasks_of(run)), []).append(run)
+    varies = [len(set(values)) > 1 for values in [*zip(*shown, strict=True)][1:]]
     rows = -(-len(shown) // COLUMNS)
     columns = -(-len(shown) // rows)
     fig = Figure(figsize=(3 * columns + 2.2, 3 * rows))
     grid = fig.subplots(rows, columns, sharey=True, squeeze=False)
     for ax in grid[:, 0]:
         ax.set_ylabel("accuracy under attack (%)")
-    axes = grid.ravel()[: len(shown)]
     for ax in grid.ravel()[len(shown) :]:
         ax.remove()
     looks = looks_of(runs, list(shown.values()))
-    ours = GREYS | {run.learner: looks[run.savedir] for run in reversed(runs)}
-    order = list(TITLES)
-    places = sorted(shown, key=lambda place: (order.index(place[0]), place[1], *(number or 0 for number in place[2:])))
-    for ax, place in zip(axes, places, strict=True):
-        (norm, _), dataset, way, shot = place
-        for learner, accuracies in PAPER.items():
-            own = accuracies.get((shot, norm.removesuffix("_dense")))
-            if own and learner in ours and dataset == "omniglot":
-                look = {"color": ours[learner]["color"], "linestyle": LINES[ours[learner]["linestyle"]]}
-                ax.plot(NORMS[norm].budgets, own, label=f"{learner}{PAPERS}", **look)
-        for run in shown[place]:
-            draw_curve(ax, run.attacks[place[0]], **looks[run.savedir])
-        task = [dataset] * (len(datasets) > 1) + [f"{way}-way"] * (len(ways) > 1) + [f"{shot}-shot"] * (len(shots) > 1)
-        ax.set(xlabel=", ".join([f"eps, {TITLES[place[0]]}", *task]), ylim=(0, 100))
-    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    labels = sorted(handles, key=lambda label: label.endswith(PAPERS))
+    look_of = GREYS | {run.learner: looks[run.savedir] for run in reversed(runs)}
+    for ax, ((kind, dataset, way, shot), members) in zip(fig.axes, shown.items(), strict=True):
+        radii = NORMS[kind[0]].budgets
+        for learner, curves in PAPER.items():
+            curve = curves.get((shot, kind[0].removesuffix("_dense")))
+            if curve and learner in look_of and dataset == "omniglot":
+                line = LINES[look_of[learner]["linestyle"]]
+                ax.plot(radii, curve, line, color=look_of[learner]["color"], label=learner + PAPER_SUFFIX)
+        for run in members:
+            columns = [run.attacks[kind][name] for name in ("eps", "accuracy", "interval95")]
+            draw_curve(ax, *np.array(columns)[:, np.argsort(columns[0])], **looks[run.savedir])
+        words = compress((dataset, f"{way}-way", f"{shot}-shot"), varies)
+        ax.set(xlabel=", ".join([f"eps, {TITLES[kind]}", *words]), ylim=(0, 100))
+    handles = {label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    labels = sorted(handles, key=lambda label: label.endswith(PAPER_SUFFIX))
     fig.legend([handles[label] for label in labels], labels, loc="outside right center")
     return fig
 
 
+def tasks_of(run: Run) -> tuple[str, int, int]:
+    """Return the dataset, the way and the number of shots; 0 for an unknown number."""
+    return run.config.get("dataset", "omniglot"), run.config.get("way") or 0, run.config.get("shot") or 0
+
+
 def looks_of(runs: list[Run], panels: list[list[Run]]) -> dict[Path, dict]:
-    """savedir -> the label, colour and line of a run. What was trained alike for several tasks looks alike, but where
-    two such runs are in one panel. After six runs the lines are dashed, too."""
-    alike = [Counter(run.learner for run in own) for own in panels]
-    labels = {
-        run.savedir: run.label if any(number[run.learner] > 1 for number in alike) else run.learner for run in runs
-    }
+    """Return the label, colour and line style of each run, by savedir. panels: the runs in each panel.
+
+    Runs with the same settings but other tasks look the same, unless two of them are in one panel. After six runs the
+    lines are dashed, too.
+    """
+    crowded = {learner for members in panels for learner, n in Counter(run.learner for run in members).items() if n > 1}
+    labels = {run.savedir: run.label if run.learner in crowded else run.learner for run in runs}
     looks = {
         label: {"label": label, "color": colour, "linestyle": [*LINES][number // len(RUN_COLOURS) % len(LINES)]}
         for number, (colour, label, _) in enumerate(coloured(dict.fromkeys(labels.values())))
@@ -162,26 +166,18 @@ def looks_of(runs: list[Run], panels: list[list[Run]]) -> dict[Path, dict]:
     return {savedir: looks[label] for savedir, label in labels.items()}
 
 
-def draw_curve(ax: Axes, attack: dict, **look) -> None:
-    order = np.argsort(attack["eps"])
-    eps, accuracy, interval = (np.array(attack[key])[order] for key in ("eps", "accuracy", "interval95"))
-    ax.plot(eps, accuracy, marker="o", markersize=3, linewidth=1, **look)
-    ax.fill_between(eps, accuracy - interval, accuracy + interval, color=look["color"], alpha=0.2, linewidth=0)
-
-
 def sheet(attack: dict) -> Figure:
-    """Columns are classes; two rows a radius: the image at its worst place, and what was added to the clean one."""
+    """Draw a column per class and two rows per radius: the image after the strongest attack, and what was added."""
     (images, labels, clean), eps = (attack["sheet"][name] for name in ("images", "labels", "clean")), attack["eps"]
-    shown = range(min(images.shape[1], 10))
+    added = (images - clean).mean(-1)
     largest = max(np.abs(images - clean).max(), 1e-6)
-    fig = Figure(figsize=(0.55 * len(shown) + 0.8, 1.1 * len(eps)))
-    axes = fig.subplots(2 * len(eps), len(shown), squeeze=False)
+    columns = min(images.shape[1], 10)
+    fig = Figure(figsize=(0.55 * columns + 0.8, 1.1 * len(eps)))
+    axes = fig.subplots(2 * len(eps), columns, squeeze=False)
     for i, radius in enumerate(eps):
-        for column, c in enumerate(shown):
-            above, below = axes[2 * i, column], axes[2 * i + 1, column]
-            show(above, images[i, c])
-            difference = (images[i, c] - clean[c]).mean(-1)
-            below.imshow(difference, cmap="RdBu_r", vmin=-largest, vmax=largest)
+        for c, (above, below) in enumerate(axes[2 * i : 2 * i + 2].T):
+            above.imshow(images[i, c], cmap="Greys", vmin=0, vmax=1)  # ink on white, if it is grey
+            below.imshow(added[i, c], cmap="RdBu_r", vmin=-largest, vmax=largest)
             wrong = labels[i, c] != c
             if wrong:
                 above.set_title(str(labels[i, c]), color=ORANGE, pad=1)
@@ -191,11 +187,3 @@ def sheet(attack: dict) -> Figure:
                     spine.set(visible=ax is above, color=ORANGE if wrong else BLUE, linewidth=1.5 if wrong else 0.3)
         axes[2 * i, 0].set_ylabel(f"{radius:g}", rotation=0, ha="right", va="center")
     return fig
-
-
-def show(ax: Axes, image: np.ndarray) -> None:
-    """An image [H,W,C] in [0, 1]: ink on white where it is grey."""
-    if image.shape[-1] == 1:
-        ax.imshow(image[..., 0], cmap="Greys", vmin=0, vmax=1)
-    else:
-        ax.imshow(image)

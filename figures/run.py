@@ -1,4 +1,4 @@
-"""What a run has left in its savedir, read for drawing."""
+"""Read what a run has left in its savedir, for drawing."""
 
 import csv
 from dataclasses import dataclass
@@ -13,10 +13,16 @@ from model import LEARNERS
 from studies import collapse_measures, export_format
 from training import test_results
 
+# Settings that a run's name mentions unless they have their default: the default, and the words.
+MENTIONED = {
+    "perturbation": ("none", "{}"), "mix_set": ("support", "{} set"), "adapt": ("all", "{} adapted"),
+    "meta_gradient": ("published", "{} gradient"), "adversarial": (None, "adversarial {}"),
+}  # fmt: skip
+
 
 @dataclass
 class Run:
-    """One savedir. What it has left is read when it is asked for: UserError where it is missing or damaged."""
+    """One savedir. Its files are read at their first use, with a UserError if they are missing or damaged."""
 
     savedir: Path
     config: dict
@@ -24,13 +30,13 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The name in a figure."""
-        return in_figure(self.name)
+        """The name, for a figure."""
+        return escape(self.name)
 
     @property
     def learner(self) -> str:
-        """As `describe`, in a figure: runs on other tasks, or with another seed, are called so, too."""
-        return in_figure(describe(self.config))
+        """The description of the settings, for a figure: the same for runs that differ in their tasks or seed alone."""
+        return escape(describe(self.config))
 
     @cached_property
     def export(self) -> dict:
@@ -39,7 +45,7 @@ class Run:
 
     @property
     def perturbs(self) -> bool:
-        """Does its export hold perturbed copies?"""
+        """True if the export holds perturbed copies."""
         return self.export["perturbed_features"].shape[2] > 0
 
     @cached_property
@@ -49,26 +55,57 @@ class Run:
 
     @cached_property
     def test(self) -> dict:
-        """The result in meta_test.json, and its quantum."""
-        return read_test(self.savedir, self.config)
+        """The result in meta_test.json, and `quantum`: one query image's share of an episode's accuracy, in percent."""
+        test = test_results.read_test(self.savedir)
+        try:
+            accuracies = test["accuracies"]
+            if accuracies.ndim != 1 or not accuracies.size or not np.isfinite(accuracies).all():
+                raise ValueError("its accuracies are not a list of numbers")
+            settings = self.config | (test.get("settings") or {})
+            if missing := {"way", "query"} - set(settings):
+                raise ValueError(f"its settings lack {' and '.join(sorted(missing))}")
+            way, query = int(settings["way"]), int(settings["query"])
+            if min(way, query) < 1:
+                raise ValueError(f"its way is {way} and its query {query}")
+            percent = {name: float(test[name]) for name in ("accuracy", "interval95")}
+        except (ValueError, TypeError) as fault:
+            raise UserError(
+                f"{self.savedir / 'meta_test.json'} cannot be read ({fault}): run meta_test again"
+            ) from fault
+        return test | percent | {"quantum": 100 / (way * query)}
 
     @cached_property
     def collapse(self) -> dict[str, list[dict]]:
-        """The rows of neural collapse, "watched" in training and "tested" over test tasks; at least one of them."""
-        return read_collapse(self.savedir)
+        """The rows of neural collapse by kind: "watched" in training, "tested" on test tasks, or both."""
+        kinds = test_results.read_collapse(self.savedir)
+        for kind, rows in kinds.items():
+            columns = {"set", "step", "layer", *collapse_measures.NAMES, *(("iter", "tasks") * (kind == "watched"))}
+            if missing := set().union(*(columns - set(row) for row in rows)):
+                fault = f"it lacks {min(missing)}"
+            elif len(layers := layers_of(rows)) < 2 or layers[-1] != "logits":
+                fault = f"its layers are {' '.join(map(str, layers))}"
+            else:
+                continue
+            name = test_results.COLLAPSE_CSV if kind == "watched" else test_results.COLLAPSE_JSON
+            raise UserError(f"{self.savedir / name} cannot be read ({fault}): measure again")
+        return kinds
 
     @cached_property
     def attacks(self) -> dict[tuple[str, str], dict]:
-        """By norm and threat the latest attack: what attack.json says, and its `sheet`: images [E,way,H,W,C], labels
-        [E,way]."""
-        return read_attacks(self.savedir)
+        """The attack to draw for each norm and threat: the latest of the usual ones (see `rank`), else the latest.
+
+        An attack is what its .json says, and `sheet`: images [E,way,H,W,C], labels [E,way], clean images, or None.
+        """
+        attacks = [test_results.read_attack(self.savedir) | {"sheet": None}]
+        for path in (self.savedir / "tests").glob("attack-*.json"):
+            attacks.append(test_results.attack_in(path) | {"sheet": read_sheet(path.with_suffix(".npz"))})
+        return {kind_of(attack): attack for attack in sorted(attacks, key=rank)}  # the last one of a kind remains
 
 
 def open_runs(savedirs: list[Path]) -> list[Run]:
-    """The runs in these folders, with names that are all different.
+    """Return the runs in these folders with distinct names: `describe`, then the folder's name where two are the same.
 
-    A run is called as `describe` has it; with its folder's name where another one has the same.
-    UserError where a folder holds no run.
+    UserError if a folder holds no run.
     """
     runs = [Run(savedir, test_results.read_config(savedir, ["model"])) for savedir in savedirs]
     names = [describe(run.config) for run in runs]
@@ -80,31 +117,28 @@ def open_runs(savedirs: list[Path]) -> list[Run]:
     return runs
 
 
-def in_figure(text: str) -> str:
-    """The text as matplotlib shows it whole: a dollar would begin a formula, and a legend leaves out what begins with
-    an underscore."""
+def escape(text: str) -> str:
+    """Return the text so that matplotlib shows all of it: a dollar sign would start a formula, and a legend leaves out
+    labels that start with an underscore."""
     return (" " * text.startswith("_") + text).replace("$", r"\$")
 
 
 def describe(config: dict) -> str:
-    """A run's learner, how it is perturbed, what it adapts, by which meta-gradient and on what it was trained."""
-    model, perturbation = str(config["model"]), config.get("perturbation") or "none"
-    title = LEARNERS[model].title if model in LEARNERS else model
-    adapt, gradient = config.get("adapt") or "all", config.get("meta_gradient") or "published"
-    mixed, train_way = config.get("mix_set") or "support", config.get("train_way") or config.get("way")
-    parts = [f"{perturbation}"] * (perturbation != "none") + [f"{mixed} set"] * (mixed != "support")
-    parts += [f"{adapt} adapted"] * (adapt != "all")
-    parts += [f"{gradient.replace('_', ' ')} gradient"] * (gradient != "published")
-    parts += [f"adversarial {config['adversarial']}"] if config.get("adversarial") else []
-    parts += [f"trained {train_way}-way"] * (train_way != config.get("way"))
-    return ", ".join([title, *parts])
+    """Return the learner's title and the settings that set the run apart, as in "MAML, mixup, query set"."""
+    model, way, train_way = str(config["model"]), config.get("way"), config.get("train_way")
+    words = [LEARNERS[model].title if model in LEARNERS else model]
+    for name, (default, phrase) in MENTIONED.items():
+        if config.get(name) not in (None, default):
+            words.append(phrase.format(config[name]))
+    if train_way not in (None, way):
+        words.append(f"trained {train_way}-way")
+    return ", ".join(words).replace("first_order", "first order")
 
 
 def refuse_other_tasks(first: Run, other: Run) -> None:
-    """UserError where the exports of these runs hold different tasks; one may hold more of them."""
-    prints = [run.export["fingerprints"] for run in (first, other)]
-    shared = min(map(len, prints))
-    if (prints[0][:shared] != prints[1][:shared]).any():
+    """UserError if the exports of these runs hold different tasks; one may hold more tasks than the other."""
+    shared = min(len(run.export["fingerprints"]) for run in (first, other))
+    if (first.export["fingerprints"][:shared] != other.export["fingerprints"][:shared]).any():
         raise UserError(
             f"{first.savedir} and {other.savedir} hold different tasks: export both with the same --dataset, --way, "
             f"--shot, --query and --seed"
@@ -112,7 +146,8 @@ def refuse_other_tasks(first: Run, other: Run) -> None:
 
 
 def read_curves(savedir: Path) -> dict[str, np.ndarray]:
-    """The columns [rows] of meta_train.csv by name; NaN where a cell is empty. UserError: it is missing or damaged."""
+    """Return the columns [rows] of meta_train.csv by name, with NaN for an empty cell. UserError if it is missing or
+    damaged."""
     path, line = savedir / "meta_train.csv", 0
     if not path.is_file():
         raise UserError(f"there is no {path}: run main.py --mode meta_train --savedir {savedir} first")
@@ -128,80 +163,27 @@ def read_curves(savedir: Path) -> dict[str, np.ndarray]:
         if not line:
             raise ValueError("no row yet")
     except (OSError, ValueError, KeyError, csv.Error) as fault:
-        raise UserError(f"{path} cannot be read (line {line}: {fault}): mend or delete that line") from fault
+        raise UserError(f"{path} cannot be read (line {line}: {fault}): correct or delete that line") from fault
     return {name: np.array(cells) for name, cells in columns.items()}
 
 
-def read_test(savedir: Path, config: dict) -> dict:
-    """What meta_test left, and `quantum`: what one query image is of an episode's accuracy, in percent.
-
-    config: the run's settings, for what the test's own do not say. UserError: it is missing or damaged.
-    """
-    test = test_results.read_test(savedir)
-    try:
-        accuracies = test["accuracies"]
-        if accuracies.ndim != 1 or not accuracies.size or not np.isfinite(accuracies).all():
-            raise ValueError("its accuracies are not a list of numbers")
-        for name in ("accuracy", "interval95"):
-            test[name] = float(test[name])
-        test["quantum"] = quantum(config | (test.get("settings") or {}))
-    except (ValueError, TypeError, ZeroDivisionError) as fault:
-        raise UserError(f"{savedir / 'meta_test.json'} cannot be read ({fault}): run meta_test again") from fault
-    return test
-
-
-def quantum(settings: dict) -> float:
-    """What one query image is of an episode's accuracy, in percent. ValueError where the settings do not tell."""
-    if missing := {"way", "query"} - set(settings):
-        raise ValueError(f"its settings lack {' and '.join(sorted(missing))}")
-    share = 100 / (int(settings["way"]) * int(settings["query"]))
-    if not share > 0:
-        raise ValueError(f"a way of {settings['way']} and {settings['query']} queries")
-    return share
-
-
-def read_collapse(savedir: Path) -> dict[str, list[dict]]:
-    """As test_results.read_collapse. UserError where a measurement lacks a place, a measure, or the logits."""
-    kinds = test_results.read_collapse(savedir)
-    for kind, rows in kinds.items():
-        wanted = {"set", "step", "layer", *collapse_measures.NAMES}
-        if kind == "watched":
-            wanted |= {"iter", "tasks"}
-        if fault := fault_of(rows, wanted):
-            name = test_results.COLLAPSE_CSV if kind == "watched" else test_results.COLLAPSE_JSON
-            raise UserError(f"{savedir / name} cannot be read ({fault}): measure again")
-    return kinds
-
-
-def read_attacks(savedir: Path) -> dict[tuple[str, str], dict]:
-    """By norm and threat the attack in savedir that is drawn: the latest by the run's own gradients at the norm's usual
-    radii; where there is none, the latest. UserError where there is no attack, or where one is damaged."""
-    latest = test_results.read_attack(savedir)
-    attacks = {kind_of(latest): latest | {"sheet": None}}
-    for path in (savedir / "tests").glob("attack-*.json"):
-        attack = test_results.attack_in(path)
-        kind = kind_of(attack)
-        if kind not in attacks or rank(attack) >= rank(attacks[kind]):
-            attacks[kind] = attack | {"sheet": read_sheet(path.with_suffix(".npz"))}
-    return attacks
-
-
 def rank(attack: dict) -> tuple[bool, str]:
-    """Of two attacks the greater one is drawn: is it the usual one, and when was it made?"""
-    told = attack["settings"]["attack"]
-    usual = told.get("method", "pgd") == "pgd" and "surrogate" not in told
-    usual &= tuple(attack["eps"]) == NORMS[told["norm"]].budgets
+    """Return what the attacks of a kind are sorted by: True for the usual attack (PGD with the run's own gradients, at
+    the usual radii of the norm), then the time."""
+    settings = attack["settings"]["attack"]
+    usual = settings.get("method", "pgd") == "pgd" and "surrogate" not in settings
+    usual &= tuple(attack["eps"]) == NORMS[settings["norm"]].budgets
     return usual, test_results.made_at(attack)
 
 
 def kind_of(attack: dict) -> tuple[str, str]:
-    """Norm and threat."""
-    told = attack["settings"]["attack"]
-    return told["norm"], told.get("threat", "joint")
+    """Return the norm and the threat."""
+    settings = attack["settings"]["attack"]
+    return settings["norm"], settings.get("threat", "joint")
 
 
 def read_sheet(path: Path) -> dict | None:
-    """The images that an attack kept; None where they are missing or damaged: they are for the eye alone."""
+    """Return the images that an attack kept; None if they are missing or damaged, since only people look at them."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in ("images", "labels", "clean")}
@@ -209,16 +191,6 @@ def read_sheet(path: Path) -> dict | None:
         return None
 
 
-def fault_of(rows: list[dict], wanted: set[str]) -> str | None:
-    """Why these measurements of neural collapse cannot be drawn, if they cannot."""
-    if missing := set().union(*(wanted - set(row) for row in rows)):
-        return f"it lacks {min(missing)}"
-    layers = layers_of(rows)
-    if len(layers) < 2 or layers[-1] != "logits":
-        return f"its layers are {' '.join(map(str, layers))}"
-    return None
-
-
 def layers_of(rows: list[dict]) -> list[str]:
-    """The layers of these measurements in their order: the features before the last, and the logits last."""
+    """Return the layers of these measurements in order: the features last but one, the logits last."""
     return list(dict.fromkeys(row["layer"] for row in rows))

@@ -1,4 +1,4 @@
-"""Which tasks, classes, layers and channels of the exports are drawn."""
+"""Choose the tasks, classes, layers and channels of the exports that are drawn."""
 
 from dataclasses import dataclass, replace
 
@@ -11,43 +11,38 @@ from studies import export_format
 
 @dataclass(frozen=True)
 class Selection:
-    """What is drawn of every export; tasks, layers and channels that are empty leave the choice to the program."""
+    """What is drawn of every export. If tasks, layers or channels are empty, the program chooses them."""
 
     tasks: tuple[int, ...] = ()
-    classes: tuple[int, int] = (0, 1)  # the two that the boundary lies between, numbers in a task
+    classes: tuple[int, int] = (0, 1)  # the two on both sides of the boundary, numbers in a task
     seed: int = 0  # of the t-SNE
     layers: tuple[str, ...] = ()
     channels: tuple[int, ...] = ()
 
     def complete(self, runs: list[Run]) -> "Selection":
-        """With tasks, by default the first three that all runs' exports hold. UserError: what an export does not hold.
-
-        Layers and channels stay each run's own.
-        """
+        """Return the selection with tasks: by default the first three that all exports hold. Layers and channels are
+        chosen for each run later. UserError if an export lacks something that is selected."""
         tasks = self.tasks or tuple(range(min(3, *(len(run.export["classes"]) for run in runs))))
         for run in runs:
-            self._refuse_missing(run, tasks)
+            count, way = run.export["classes"].shape
+            if max(tasks) >= count:
+                raise UserError(
+                    f"--tasks {max(tasks)}: {run.savedir / export_format.NAME} holds the tasks 0 to {count - 1}; "
+                    f"export more with --export_tasks"
+                )
+            if max(self.classes) >= way:
+                chosen = " ".join(map(str, self.classes))
+                raise UserError(f"--classes {chosen}: the exported classes are 0 to {way - 1}")
+            layers = pick_layers(run.export, self.layers)
+            if layers and run.perturbs:
+                pick_channels(run.export, layers[0], self.channels)
         return replace(self, tasks=tasks)
-
-    def _refuse_missing(self, run: Run, tasks: tuple[int, ...]) -> None:
-        """UserError where tasks, classes, layers or channels are not all in this run's export."""
-        count, way = run.export["classes"].shape
-        if max(tasks) >= count:
-            raise UserError(
-                f"--tasks {max(tasks)}: {run.savedir / export_format.NAME} holds the tasks 0 to {count - 1}; "
-                f"export more with --export_tasks"
-            )
-        if max(self.classes) >= way:
-            raise UserError(f"--classes {' '.join(map(str, self.classes))}: {way} are exported, 0 to {way - 1}")
-        layers = pick_layers(run.export, self.layers)
-        if layers and run.perturbs:
-            pick_channels(run.export, layers[0], self.channels)
 
 
 def pick_layers(export: dict, wanted: tuple[str, ...]) -> list[str]:
-    """The layers wanted, or by default the first two; none of an export without maps.
+    """Return the layers wanted, by default the first two; none if the export has no maps.
 
-    UserError: a layer that was not exported.
+    UserError if a layer was not exported.
     """
     layers = export_format.layers(export)
     if not wanted or not layers:
@@ -58,9 +53,9 @@ def pick_layers(export: dict, wanted: tuple[str, ...]) -> list[str]:
 
 
 def pick_channels(export: dict, layer: str, wanted: tuple[int, ...]) -> list[int]:
-    """Places in export's map_channels: those of the channels wanted, or of the 3 whose maps vary most.
+    """Return the places in the export's map_channels of the channels wanted, by default of the 3 whose maps vary most.
 
-    UserError: a channel that was not exported.
+    UserError if a channel was not exported.
     """
     channels = export["map_channels"].tolist()
     if not wanted:

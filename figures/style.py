@@ -1,13 +1,12 @@
-"""How every figure looks. Importing this module sets matplotlib's defaults."""
+"""The look that all figures share. Importing this module sets matplotlib's defaults."""
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
-
-T = TypeVar("T")
 
 matplotlib.use("Agg")
 matplotlib.rcParams.update({
@@ -15,13 +14,19 @@ matplotlib.rcParams.update({
     "axes.spines.right": False, "figure.constrained_layout.use": True, "pdf.fonttype": 42, "legend.frameon": False,
 })  # fmt: skip
 
-# Okabe and Ito's colours: the colour-blind can tell them apart.
+# The colours of Okabe and Ito, which colour-blind readers can distinguish.
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
 RUN_COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY)
 
 
-def coloured(runs: dict[str, T]) -> Iterator[tuple[str, str, T]]:
-    """Yield (colour, name, run) of each run. After six runs the colours come again, darker each time."""
+def coloured(runs: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Yield (colour, name, run) for every run. After six runs the colours repeat, darker each time."""
     for number, (name, run) in enumerate(runs.items()):
-        again, place = divmod(number, len(RUN_COLOURS))
-        yield to_hex(0.6**again * np.array(to_rgb(RUN_COLOURS[place]))), name, run
+        repeats, place = divmod(number, len(RUN_COLOURS))
+        yield to_hex(0.6**repeats * np.array(to_rgb(RUN_COLOURS[place]))), name, run
+
+
+def draw_curve(ax: Axes, x: np.ndarray, y: np.ndarray, spread: np.ndarray, alpha: float = 0.2, **look) -> None:
+    """Draw a line, and a band from y - spread to y + spread in its colour. look: settings of the line."""
+    ax.plot(x, y, **{"marker": "o", "markersize": 3, "linewidth": 1} | look)
+    ax.fill_between(x, y - spread, y + spread, color=look["color"], alpha=alpha, linewidth=0)

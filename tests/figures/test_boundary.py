@@ -88,12 +88,11 @@ def test_each_frame_is_the_step_of_its_title():
 
 
 def test_the_legends_marks_are_of_the_size_of_the_points():
-    """Of few training points, which are drawn as they are."""
     fig = boundary.by_step({"a": geometry.scene(fake_export(), 0, (0, 1), 0)}, NAMES)
     shown = only(fig.axes[0])
     for text, handle in zip(legend_of(fig).get_texts(), legend_of(fig).legend_handles, strict=True):
         if text.get_text() in shown:
-            assert handle.get_markersize() ** 2 == pytest.approx(shown[text.get_text()].get_sizes()[0])
+            assert handle.get_sizes()[0] == pytest.approx(shown[text.get_text()].get_sizes()[0])
 
 
 def test_without_copies_the_legend_names_none():

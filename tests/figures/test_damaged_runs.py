@@ -62,7 +62,7 @@ def test_damaged_numbers_of_a_run_are_one_sentence(tmp_path):
         (header, "no row yet"),
         (header + "0,0,1,1,1,1,,,\n50,4\n", "line 3: 9 cells are wanted"),
         (header + "0,0,1,1,1,1,,,\n50,4,1,1,1,1,,,,7\n", "line 3: 9 cells are wanted"),
-        (header + "0,0,1,1,one,1,,,\n", "line 2: could not convert string to float: 'one'): mend or delete"),
+        (header + "0,0,1,1,one,1,,,\n", "line 2: could not convert string to float: 'one'): correct or delete"),
         (header + "0" * 200000 + "\n", "field larger than"),
         (b"\xff\xfe", "cannot be read"),
     ):

@@ -80,4 +80,4 @@ def test_the_difference_is_of_the_run_less_the_first_one(monkeypatch):
     }  # fmt: skip
     assert list(paired) == ["c"] and paired["c"].tolist() == [-10, -20, -40] and quantum == 10
     assert section.parts == ["<p>b and a were tested on different episodes: not paired.</p>"]
-    assert name == "histogram" and caption.startswith("3 or 2 test episodes: accuracies, and their differences")
+    assert name == "histogram" and caption.startswith("Accuracies of 3 or 2 test episodes, and differences on the same")

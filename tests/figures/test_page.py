@@ -39,7 +39,7 @@ def test_the_page_shows_every_figure_and_needs_nothing_from_elsewhere(page):
     assert {p.stem for p in page.parent.glob("*.png")} == {p.stem for p in page.parent.glob("*.pdf")}
     assert "script" not in links.tags and "link" not in links.tags and "http" not in text
     assert "&lt;omniglot &amp; more&gt;" in text and "<omniglot" not in text
-    assert "MAML perturbs nothing" in text and "not paired" not in text
+    assert "MAML has no stochastic features" in text and "not paired" not in text
     with Image.open(page.parent / "boundary_task1_steps.gif") as gif:
         assert gif.n_frames == 6 * STEPS + 1 and gif.info["loop"] == 0
         assert np.asarray(gif.convert("RGB"))[0, 0].tolist() == [255] * 3

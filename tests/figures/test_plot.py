@@ -141,7 +141,7 @@ def test_what_there_is_is_drawn_and_what_is_missing_is_said(recorded, tmp_path):
         f"there is no neural collapse in {runs[2]}: run main.py --mode collapse",
     ):
         assert sentence in said and f"Not drawn: {sentence}" in text
-    assert "MAML perturbs nothing" in text
+    assert "MAML has no stochastic features" in text
     assert "Without tested by meta-iterations" in text and "Without watched by inner steps" in text
     # one run alone, watched in training: the last iteration's steps and layers
     recorded.clear()
@@ -187,7 +187,7 @@ def test_nothing_is_written_before_all_is_drawn_and_links_lead_to_files(recorded
         path.write_bytes(content)
 
     monkeypatch.setattr(page, "write_atomically", full)
-    words = "No space left on device): make room"
+    words = "No space left on device): free some space"
     assert_refused(call("plot.py", "--savedir", d, "--figures", "boundary", "curves", "--tasks", 0, 1), words)
     assert "index.html" not in written and "boundary_task1.png" in written
     assert (d / "plot/index.html").read_bytes() == before["index.html"]
@@ -228,8 +228,8 @@ def test_mistyped_flags_are_one_sentence(tmp_path):
     for flags, words in (
         (("--tasks", 0, 2), "holds the tasks 0 to 1"),
         (("--tasks", 5, 5), "--tasks 5: "),
-        (("--classes", 0, 2), "2 are exported, 0 to 1"),
-        (("--classes", 1, 1), "two different ones"),
+        (("--classes", 0, 2), "the exported classes are 0 to 1"),
+        (("--classes", 1, 1), "give two different classes"),
         (("--layers", "conv2", "conv9"), "--layers conv9 was not exported: choose from conv1 conv2 conv3 conv4"),
         (("--channels", 4), "--channels 4 was not exported: choose from 0 3 5 7"),
         (("--format", "jpg"), "'jpg'"),
@@ -237,7 +237,7 @@ def test_mistyped_flags_are_one_sentence(tmp_path):
         (("--dpi", 100000), "at most 1200"),
         (("--seed", -1), "'-1'"),
         (("--seed", 2**32), "at most 4294967295"),
-        (("--savedir", tmp_path / "b/../a"), "names"),
+        (("--savedir", tmp_path / "b/../a"), "names a folder twice"),
         (("--figures", "curves", "--layers", "conv1"), "--layers has no meaning for --figures curves"),
         (("--figures", "features", "--seed", 0), "--seed has no meaning for --figures features"),
     ):

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from conftest import assert_refused, call
-from errors import UserError
 from figures import robustness
 from figures.page import Section
-from figures.run import Run, read_attacks
+from figures.run import Run
 from figures.style import BLUE, ORANGE
 from looks import Look, band, colour_of, hexed, legend, only
 from model import LEARNERS
@@ -48,7 +47,7 @@ def test_the_latest_attack_of_each_norm_is_drawn(tmp_path):
     run = Run(tmp_path, {"model": "maml"}, "MAML")
     assert run.attacks["l2", "joint"]["accuracy"] == [90, 20, 60] and run.attacks["linf", "joint"]["sheet"] is None
     (tmp_path / "tests/attack-c.json").unlink()
-    assert read_attacks(tmp_path)["linf", "joint"]["accuracy"] == [70, 30, 40]  # attack.json is there still
+    assert Run(tmp_path, {}).attacks["linf", "joint"]["accuracy"] == [70, 30, 40]  # attack.json is there still
     figure = robustness.panels([run])
     _, l2 = figure.axes
     (mine,) = (line for line in l2.lines if line.get_label() == "MAML")
@@ -102,7 +101,7 @@ def test_a_later_attack_of_another_kind_is_not_drawn_in_place_of_the_usual_one(n
     def write(first, digest, day, **attack):
         eps = attack["eps"]
         write_attack(tmp_path, norm, [first - i for i in range(len(eps))], digest, f"2026-01-0{day}", **attack)
-        return read_attacks(tmp_path)[norm, "joint"]["accuracy"][0]
+        return Run(tmp_path, {}).attacks[norm, "joint"]["accuracy"][0]
 
     assert write(80, "e", 4, **(usual | other)) == 80  # alone it is
     assert write(70, "d", 5, **(usual | other)) == 70  # the later one of two
@@ -110,7 +109,7 @@ def test_a_later_attack_of_another_kind_is_not_drawn_in_place_of_the_usual_one(n
     assert write(50, "f", 2, **usual) == 60
     assert write(40, "c", 6, **usual, method=None) == 40  # an older version told of no other
     assert write(30, "b", 7, **(usual | other)) == 40
-    drawn = read_attacks(tmp_path)[norm, "joint"]
+    drawn = Run(tmp_path, {}).attacks[norm, "joint"]
     assert drawn["sheet"]["images"].shape == (6, 2, 16, 16, 1) and drawn["sheet"]["clean"].shape == (2, 16, 16, 1)
 
 
@@ -295,18 +294,18 @@ def test_the_caption_tells_how_the_runs_were_attacked(tmp_path):
     assert described({"loss": "margin"}) == f"L2: 2 episodes, pgd of the margin, {steps}"
     assert described({"method": "square"}) == f"L2: 2 episodes, square, {steps}"
     surrogate = {"weights_sha256": "w", "draws": 1}
-    assert described({"surrogate": surrogate}) == f"L2: 2 episodes, pgd, {steps}, by another run's gradients"
+    assert described({"surrogate": surrogate}) == f"L2: 2 episodes, pgd, {steps}, with another run's gradients"
     own = {"settings": {"attack": {"method": "pgd", "steps": 7, "restarts": 1, "surrogate": surrogate}}}
     run = Run(tmp_path, {"model": "maml"}, "MAML")
     run.__dict__["attacks"] = {("l2", "joint"): own | {"weights_sha256": "w", "accuracies": np.zeros((1, 2))}}
-    assert robustness.describe(("l2", "joint"), [run]).endswith(f"{steps}, by its own gradients of other noise")
+    assert robustness.describe(("l2", "joint"), [run]).endswith(f"{steps}, with its own gradients under other noise")
     assert described({}, {}) == f"L2: 2 episodes, pgd, {steps}"
-    assert described({}, {"loss": "margin"}) == f"L2: 2 episodes, pgd, {steps} (others otherwise)"
+    assert described({}, {"loss": "margin"}) == f"L2: 2 episodes, pgd, {steps} (other runs: other settings)"
 
 
 def test_a_sheet_shows_what_was_added_and_what_an_image_is_taken_for(tmp_path):
     write_attack(tmp_path, "l2", [90, 20, 60], "b")
-    figure = robustness.sheet(read_attacks(tmp_path)["l2", "joint"])
+    figure = robustness.sheet(Run(tmp_path, {}).attacks["l2", "joint"])
     axes = np.array(figure.axes).reshape(6, 2)
     assert axes[2, 1].get_title() == "0" and axes[2, 0].get_title() == axes[4, 1].get_title() == ""
     added = axes[3, 1].images[0].get_array()
@@ -325,7 +324,7 @@ def test_a_sheet_shows_what_was_added_and_what_an_image_is_taken_for(tmp_path):
 def test_a_sheets_colours_are_those_that_the_caption_says(tmp_path):
     """Grey images: black is the highest; in colours as they are. Red raises, blue lowers; orange frames are wrong."""
     write_attack(tmp_path, "l2", [90, 20, 60], "b")
-    attack = read_attacks(tmp_path)["l2", "joint"]
+    attack = Run(tmp_path, {}).attacks["l2", "joint"]
     axes = np.array(robustness.sheet(attack).axes).reshape(6, 2)
     (image,), (added,) = axes[2, 1].images, axes[3, 1].images
     assert (colour_of(image, 0), colour_of(image, 1)) == ("#ffffff", "#000000")
@@ -364,8 +363,8 @@ def test_captions_name_the_run_the_norm_and_the_threat_of_what_is_drawn(tmp_path
     for number, run in enumerate(runs):
         for (norm, threat), title in {("linf", "single"): "L∞, one at a time", ("l2", "joint"): "L2"}.items():
             caption, attack = asked[f"attacked_{number}_{norm}_{threat}"]
-            assert caption.startswith(f"run {number}, {title}: the first query image") and "red raises" in caption
-            assert "Framed in orange: misclassified" in caption
+            assert caption.startswith(f"run {number}, {title}: for each eps, the first query image")
+            assert "red raises" in caption and "Framed in orange: misclassified" in caption
             assert attack is run.attacks[norm, threat]
     robustness.draw(runs[:1], section, None, lambda: None)
     assert "paper" not in asked["robustness"][0]  # on other data it has no curves
@@ -373,7 +372,7 @@ def test_captions_name_the_run_the_norm_and_the_threat_of_what_is_drawn(tmp_path
 
 def test_a_sheet_without_eps_0_shows_the_perturbation_of_the_clean_image(tmp_path):
     write_attack(tmp_path, "l2", [20, 60], "b", eps=(0.1, 0.05))
-    figure = robustness.sheet(read_attacks(tmp_path)["l2", "joint"])
+    figure = robustness.sheet(Run(tmp_path, {}).attacks["l2", "joint"])
     first, second = (np.array(figure.axes).reshape(4, 2)[row, 1].images[0].get_array() for row in (1, 3))
     assert first[0, 0] == pytest.approx(0.1) and second[0, 1] == pytest.approx(-0.05)
     assert np.count_nonzero(first) == np.count_nonzero(second) == 1
@@ -388,7 +387,7 @@ def test_the_page_has_the_attacks_or_says_why_not(tmp_path):
         'src="robustness.png"' in page and 'src="attacked_l1_joint.png"' in page and "2 episodes, pgd, 7 steps" in page
     )
     (tmp_path / "tests/attack-b.json").write_text("{")
-    with pytest.raises(UserError, match=r"attack-b\.json cannot be read"):
-        read_attacks(tmp_path)
+    flags = ("--savedir", tmp_path, "--figures", "attack")
+    assert_refused(call("plot.py", *flags), "attack-b.json cannot be read")
     (tmp_path / "attack.json").unlink()
-    assert_refused(call("plot.py", "--savedir", tmp_path, "--figures", "attack"), "--mode attack --savedir")
+    assert_refused(call("plot.py", *flags), "--mode attack --savedir")
