@@ -26,9 +26,9 @@ from errors import Parser, UserError, run
 from flags import Setting, to_path
 from sources import MAKERS, YOUR_IMAGES
 from sources.arrays import checksum, making, read_manifest
-from sources.folders import listed
 from sources.images import WAY
 from sources.maker import Variant, all_flags, is_tfds
+from sources.pictures import first_few
 
 DATA_DIR = Setting(Path("data"), "folder of the datasets", to_path)
 FORCE = Setting(False, "make it again even if it is there")
@@ -123,7 +123,7 @@ def largest_tasks(splits: dict[str, dict]) -> tuple[str, str]:
     way, split = min((entry["classes"], name) for name, entry in splits.items())
     sizes = [size for entry in splits.values() for size in images_by_class(entry)]
     images, label = min(sizes)
-    reason = "" if images == max(sizes)[0] else f" ({listed([label])} has no more images)"
+    reason = "" if images == max(sizes)[0] else f" ({first_few([label])} has no more images)"
     told = f"tasks: --way at most {way} ({split} has no more classes), --shot + --query at most {images}{reason}"
     if way >= WAY:
         return told, ""

@@ -1,4 +1,4 @@
-"""Read originals out of folders, zips and tars, none of which is trusted."""
+"""Read files out of folders, zips and tars, which may be damaged or hostile."""
 
 import os
 import tarfile
@@ -10,30 +10,30 @@ from typing import IO, NoReturn
 
 from errors import UserError
 
-LARGEST = 64 << 20  # bytes; far more than an image or a table of names can have
+LARGEST = 64 << 20  # bytes; far more than an image or a table of names needs
 
 
-def contents(path: Path, wanted: Callable[[str], object]) -> Iterator[tuple[str, bytes, object]]:
-    """(name, bytes, wanted(name)) of each file in a folder, a zip or a tar for which the last is true.
+def contents(path: Path, select: Callable[[str], object]) -> Iterator[tuple[str, bytes, object]]:
+    """Yield (name, bytes, select(name)) for every file in a folder, a zip or a tar whose select(name) is true.
 
-    A name has forward slashes; a folder's begins with its own. UserError: not an archive, or damaged, or a file
-    of more than LARGEST bytes, which is not read.
+    Names have forward slashes; in a folder they begin with the folder's name. UserError: not an archive, a damaged
+    one, or a selected file of more than LARGEST bytes, which is not read.
     """
     try:
         for name, size, open_file in _members(path):
-            if match := wanted(name):
+            if match := select(name):
                 with open_file() as stream:
                     yield name, _read(stream, size, name, path), match
     except UserError:
         raise
-    except Exception as fault:  # each archive and compression raises its own kinds
-        if getattr(fault, "errno", None):  # the disk, not the archive
+    except Exception as fault:  # each kind of archive and compression raises its own exceptions
+        if getattr(fault, "errno", None):  # the disk is at fault, not the archive
             raise
         raise UserError(f"{path} is not a whole zip or tar archive: get it again") from None
 
 
 def _members(path: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
-    """(name, size in bytes as it is declared, function that opens it) of each file in a folder, a zip or a tar."""
+    """Yield (name, declared size in bytes, function that opens it) for every file in a folder, a zip or a tar."""
     if path.is_dir():
         for file in _files(path):
             yield file.relative_to(path.parent).as_posix(), file.stat().st_size, partial(open, file, "rb")
@@ -49,7 +49,7 @@ def _members(path: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files under a folder, by name. OSError where one of its folders cannot be read."""
+    """All files below a folder, sorted. OSError if a folder in it cannot be read."""
 
     def fail(fault: OSError) -> NoReturn:
         raise fault
@@ -59,7 +59,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _read(stream: IO[bytes], size: int, name: str, where: Path) -> bytes:
-    """All of a file that claims this size; where the claim is false, not more than one byte over LARGEST."""
+    """Read a file of this declared size; if the declaration is false, at most one byte more than LARGEST."""
     if size > LARGEST or len(data := stream.read(LARGEST + 1)) > LARGEST:
-        raise UserError(f"{name} in {where} has more than {LARGEST >> 20} MiB, absurd for an image or a table")
+        raise UserError(f"{name} in {where} has more than {LARGEST >> 20} MiB, too much for an image or a table")
     return data

@@ -1,4 +1,4 @@
-"""A dataset's folder: large .npy arrays and manifest.json, there whole or not at all."""
+"""A dataset's folder: large .npy arrays and manifest.json; a folder is written completely or not at all."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -23,48 +23,43 @@ from files import locked, sync, write_atomically
 SCALE = 1 / 255  # from stored uint8 to pixels in [0, 1]
 FIELDS = {"format", "dataset", "source", "rotations", "scale", "split_seed", "image_shape", "splits"}  # of a manifest
 SPLIT_FIELDS = {"file", "base_classes", "classes", "images_per_class", "bytes", "sha256", "names"}
-FILES = {"manifest.json", "train.npy", "val.npy", "test.npy"}  # that a dataset's folder may hold
+FILES = {"manifest.json", "train.npy", "val.npy", "test.npy"}  # the files that a dataset's folder may contain
 Names = dict[str, list[str]]  # split -> names of its base classes, in the order of the array
 
 
-class ArrayFile:
-    """An .npy file of a known shape, filled in any order; memory holds one block at a time.
+@contextmanager
+def array_writer(path: Path, shape: tuple[int, ...], dtype: type) -> Iterator[Callable[[int, np.ndarray], None]]:
+    """Create an .npy file of shape [..., H, W, C] -> write(number, images), which writes images [..., H, W, C] in place
+    of image `number` of all and those after it.
 
-    Not a memory map (a full disk would kill the process with SIGBUS), nor np.save (its OSError has no errno).
+    Memory holds only the images that are written. This is not a memory map (a full disk would kill the process with
+    SIGBUS), nor np.save (its OSError has no errno).
     """
+    dtype = np.dtype(dtype)
+    image_bytes = math.prod(shape[-3:]) * dtype.itemsize
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+        start = file.tell()
 
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: type) -> None:
-        self.file = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
-        self.dtype = np.dtype(dtype)
-        self.image_bytes = int(np.prod(shape[-3:])) * self.dtype.itemsize
-        header = {"descr": self.dtype.str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self.file, header)
-        self.start = self.file.tell()
+        def write(number: int, images: np.ndarray) -> None:
+            file.seek(start + number * image_bytes)
+            file.write(np.ascontiguousarray(images, dtype).data)
 
-    def put(self, first_image: int, block: np.ndarray) -> None:
-        """Write images [..., H, W, C] from image number first_image (class * images_per_class + image) on."""
-        self.file.seek(self.start + first_image * self.image_bytes)
-        self.file.write(np.ascontiguousarray(block, self.dtype).data)
-
-    def __enter__(self) -> "ArrayFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self.file:
-            self.file.flush()
-            os.fsync(self.file.fileno())
+        yield write
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def save(path: Path, images: np.ndarray) -> None:
-    """Write images [classes, images, H, W, C] to path."""
-    with ArrayFile(path, images.shape, images.dtype) as file:
-        file.put(0, images)
+    """Write images [classes, images, H, W, C] to the .npy file `path`."""
+    with array_writer(path, images.shape, images.dtype) as write:
+        write(0, images)
 
 
 def open_npy(path: Path) -> np.ndarray:
-    """The array in an .npy file, memory-mapped.
+    """Memory-map the array in an .npy file.
 
-    UserError: no such file, no .npy, not numbers, or not of the size that its header says.
+    UserError: a missing file, not an .npy file, no numbers, or another size than its header declares.
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}")
@@ -79,44 +74,40 @@ def open_npy(path: Path) -> np.ndarray:
 
 
 def npy_header(file: BinaryIO, where: str) -> tuple[tuple[int, ...], int]:
-    """The shape of the array in an .npy file, and the size of the whole file in bytes, as its header says.
+    """Read an .npy file's header -> the shape of its array, and the size in bytes that the whole file should have.
 
-    ValueError: a header that is damaged or cut short. UserError: no .npy file, or one that holds no numbers.
+    ValueError: the header is damaged or cut short. UserError: not an .npy file, or its array holds no numbers. `where`
+    names the file in messages.
     """
-    refuse_other_than_npy(file.read(512), where)
+    first_bytes = file.read(512)
+    if re.match(rb"\s*(<!doctype html|<html|<\?xml|<head)", first_bytes, re.IGNORECASE):
+        raise UserError(
+            f"{where} is a web page, not an .npy file: the link may have expired; "
+            "get train.npy and test.npy with a browser and give their folder as --source, or another --mirror"
+        )
+    if not first_bytes.startswith(b"\x93NUMPY"):
+        raise UserError(f"{where} is not an .npy file: give the right file, or get it again")
     file.seek(0)
     try:
         first_version = np.lib.format.read_magic(file) == (1, 0)
         read = np.lib.format.read_array_header_1_0 if first_version else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
-    except Exception as fault:  # numpy does not catch what its parsers raise: SyntaxError, TokenError, ...
+    except Exception as fault:  # numpy lets its parsers' exceptions through: SyntaxError, TokenError, ...
         raise ValueError(str(fault).partition("\n")[0]) from None
     if dtype.kind not in "buif":
-        raise UserError(f"{where} holds {dtype}, not numbers: it is not the file that is wanted")
+        raise UserError(f"{where} holds {dtype}, not numbers: give the right file")
     return shape, file.tell() + math.prod(shape) * dtype.itemsize
 
 
 def refuse_other_shape(shape: tuple[int, ...], wanted: tuple[int, ...], where: str) -> None:
-    """UserError unless shape is the wanted one, or what it becomes when neighbouring axes are merged."""
+    """UserError unless an array of this shape is one of the wanted shape, or that with neighbouring axes merged."""
     products = set(np.cumprod(wanted).tolist())
     if math.prod(shape) != math.prod(wanted) or not set(np.cumprod(shape).tolist()) <= products:
         raise UserError(f"{where} has shape {shape}, not {wanted}: give the authors' file")
 
 
-def refuse_other_than_npy(beginning: bytes, where: str) -> None:
-    """UserError unless these first bytes are those of an .npy file."""
-    if beginning.startswith(b"\x93NUMPY"):
-        return
-    if re.match(rb"\s*(<!doctype html|<html|<\?xml|<head)", beginning, re.IGNORECASE):
-        raise UserError(
-            f"{where} is a web page, not an .npy file: the link may have expired; "
-            "get train.npy and test.npy with a browser and give their folder as --source, or another --mirror"
-        )
-    raise UserError(f"{where} is not an .npy file: give the right file, or get it again")
-
-
 def checksum(path: Path) -> dict:
-    """{"name", "bytes", "sha256"} of a file."""
+    """Return {"name", "bytes", "sha256"} of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -126,11 +117,12 @@ def checksum(path: Path) -> dict:
 
 @contextmanager
 def making(target: Path) -> Iterator[Path]:
-    """A new folder beside target, which becomes target if the block ends well, and else goes away.
+    """Create a new folder beside `target` to write a dataset into; it replaces `target` if the block ends without an
+    exception, and is deleted otherwise.
 
-    The block ends with write_manifest, which puts the folder's names on the disk. One process at a time makes it; what
-    a killed process left is cleared away, and what it was about to replace comes back. UserError where another process
-    makes it, and where target holds anything that write_manifest's callers did not write: it is never replaced.
+    The block ends with write_manifest, which also syncs the folder. Only one process at a time can make `target`; a
+    later one cleans up after a process that was killed. UserError if another process is making it, or if `target` holds
+    files that get_data.py did not write: they are never deleted.
     """
     target = target.resolve()  # DATA_DIR/<dataset> may be a link to a larger disk
     if target.exists():
@@ -140,7 +132,7 @@ def making(target: Path) -> Iterator[Path]:
     lock, new, old = (target.with_name(f".{target.name}.{word}") for word in ("lock", "new", "old"))
     with locked(lock, f"is making {target}: wait for it"):
         try:
-            _clear_away(target, new, old)
+            _clean_up(target, new, old)
             new.mkdir()
             yield new
             if target.exists():
@@ -148,11 +140,11 @@ def making(target: Path) -> Iterator[Path]:
             new.rename(target)
             sync(target.parent)
         finally:
-            _clear_away(target, new, old)
+            _clean_up(target, new, old)
 
 
-def _clear_away(target: Path, new: Path, old: Path) -> None:
-    """Remove new and old, but where nothing took the place of old, it goes back to target."""
+def _clean_up(target: Path, new: Path, old: Path) -> None:
+    """Delete new and old; but if target is missing, old becomes target again."""
     if old.exists() and not target.exists():
         old.rename(target)
     for folder in (new, old):
@@ -170,11 +162,11 @@ def write_manifest(
     counts: dict[str, list[int]] | None = None,
     **facts: object,
 ) -> dict:
-    """Describe the splits' arrays in folder and write manifest.json, last. Returns what it wrote.
+    """Describe the splits' arrays in `folder` and write manifest.json, after all else; returns the manifest.
 
-    source: where the images come from, {"given", "files"}. rotations: the classes that each base class becomes.
-    split_seed: None where nothing was shuffled or drawn. counts: by split, how many images each class has, where an
-    array is [images of all classes, H, W, C]. facts: what else it says. The rest is read off the arrays.
+    source: where the images come from, {"given", "files"}. rotations: into how many classes a base class is turned.
+    split_seed: None if nothing was shuffled or drawn. counts: split -> number of images per class; needed for arrays
+    [images of all classes, H, W, C]. facts: further entries. Everything else is read from the arrays.
     """
     splits = {}
     for split, classes in names.items():
@@ -211,11 +203,11 @@ def write_manifest(
 
 
 def read_manifest(folder: Path, checksums: bool = False, makers: Container[str] | None = None) -> dict:
-    """The manifest of a dataset whose files are all there, of the right size (and checksum: slower).
+    """Return a dataset's manifest after checking that its files are complete. checksums: check these too (slower).
 
-    makers: the names of the datasets that get_data.py makes (sources/__init__.py imports this file); None: the folder's
-    name is taken for one of them. UserError: no manifest, not one of ours, or a file that is not what it says; where
-    get_data.py makes the dataset, the sentence has the command.
+    makers: the names of the datasets that get_data.py makes; None: the folder's name is assumed to be one of them.
+    UserError: no manifest, a damaged one, or a file that is missing or differs; the message has the command that makes
+    the dataset, if get_data.py does.
     """
     path = folder / "manifest.json"
     known = makers is None or folder.name in makers
@@ -223,7 +215,9 @@ def read_manifest(folder: Path, checksums: bool = False, makers: Container[str] 
     again = f"make it again with {command} --force" if known else "make it again"
     if not path.is_file():
         remedy = f"make it with: {command}" if known else "python get_data.py --help names those that it makes"
-        raise UserError(f"there is no dataset in {folder}; {remedy}{_neighbours(folder)}")
+        names = [path.parent.name for path in sorted(folder.parent.glob("[!.]*/manifest.json"))]
+        others = f"; {folder.parent} has {', '.join(names)}" if names else ""
+        raise UserError(f"there is no dataset in {folder}; {remedy}{others}")
     try:
         manifest = json.loads(path.read_text())
         splits = manifest["splits"].values()
@@ -239,10 +233,3 @@ def read_manifest(folder: Path, checksums: bool = False, makers: Container[str] 
         if checksums and checksum(file)["sha256"] != digest:
             raise UserError(f"{file} differs from its checksum: {again}")
     return manifest
-
-
-def _neighbours(folder: Path) -> str:
-    """What a sentence about a missing dataset says of the other ones in DATA_DIR: "; DATA_DIR has glyphs", or "" ."""
-    names = sorted(path.parent.name for path in folder.parent.glob("*/manifest.json"))
-    names = [name for name in names if not name.startswith(".")]  # what a killed get_data.py left
-    return f"; {folder.parent} has {', '.join(names)}" if names else ""

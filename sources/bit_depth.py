@@ -1,5 +1,5 @@
-"""Pictures of more than 8 bits per channel, and of fewer significant bits than they are stored with, become pictures
-of 8 bits. Where the file says the numbers' range, that is used; where it does not, the picture is refused.
+"""Convert pictures of more than 8 bits per channel, or of fewer significant bits than they are stored with, to 8 bits.
+The range of their numbers is taken from the file; if the file does not say it, the picture is refused.
 
 Pillow keeps the high bytes of 16-bit colours, so that 12 bits in 16 come out nearly black; of other deep pictures it
 does not know the range.
@@ -15,14 +15,14 @@ from PIL import Image
 
 from sources.metadata import UnreadableKind
 
-BLOCK = 1 << 20  # numbers that are worked on at a time
+BLOCK = 1 << 20  # numbers that are converted at a time, because that takes several times their memory
 BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT = 258, 262, 284, 339  # a TIFF's tags
-MIN_SAMPLE, MAX_SAMPLE, S_MIN_SAMPLE, S_MAX_SAMPLE = 280, 281, 340, 341
+MAX_SAMPLE, S_MIN_SAMPLE, S_MAX_SAMPLE = 281, 340, 341
 WHITE_IS_ZERO, SEPARATE, UNSIGNED, FLOAT = 0, 2, 1, 3  # their values
 
 
 class UnknownRange(UnreadableKind):
-    """It is not known which of a picture's numbers is white."""
+    """The file does not say which of a picture's numbers is white."""
 
     def __init__(self, numbers: str):
         super().__init__(
@@ -31,45 +31,45 @@ class UnknownRange(UnreadableKind):
         )
 
 
-def eight_bits(image: Image.Image, again: Callable[[], Image.Image] | None = None) -> Image.Image:
-    """Decode the image to a mode of 8 bits per channel. again: opens it another time, where it comes from a file.
+def to_eight_bits(image: Image.Image, reopen: Callable[[], Image.Image] | None = None) -> Image.Image:
+    """Decode the image to a mode of 8 bits per channel. reopen: opens the image's file again, if it has one.
 
-    UnknownRange where the numbers' range is not known.
+    UnknownRange if the range of its numbers is unknown.
     """
     if image.info.get("pairs"):
         both = np.asarray(image)
-        return _narrowed(image, both[..., ::2].astype(np.uint16) << 8 | both[..., 1::2], "LA")
+        return _scale_levels(image, both[..., ::2].astype(np.uint16) << 8 | both[..., 1::2], "LA")
     raw = _raw_mode(image)
     if image.format == "TIFF" and len(image.getbands()) > 1 and _tag(image, PLANAR) == SEPARATE and _bits(image) > 8:
         raise UnreadableKind("has more than 8 bits per channel in separate planes: save it with 8 bits, or interleaved")
-    if again and len(image.getbands()) > 1 and raw[-4:-1] == ";16":
-        return _narrowed(image, *_deep_colours(image, again(), raw))
+    if reopen and len(image.getbands()) > 1 and raw[-4:-1] == ";16":
+        return _scale_levels(image, *_deep_colours(image, reopen(), raw))
     if image.mode.startswith("I;16"):
-        return _narrowed(image, np.asarray(image).astype(np.uint16, copy=False), "L")
+        return _scale_levels(image, np.asarray(image).astype(np.uint16, copy=False), "L")
     if image.mode in ("I", "F"):
-        return _stretched(image)
+        return _scale_numbers(image)
     image.load()
     if image.format == "JPEG2000" and image.info.get("depth") == 16 and 0 < np.asarray(image).max() < 16:
         raise UnknownRange("numbers of 16 bits that are all below 4096")
     if image.mode in ("L", "LA", "RGB", "RGBA") and image.info.get("depth") == 8 > min(image.info.get("sbit", [8])):
-        return _narrowed(image, np.asarray(image), image.mode)
+        return _scale_levels(image, np.asarray(image), image.mode)
     return image
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """Pillow's name of the way in which it unpacks the file's bytes; empty for an image in memory."""
+    """Pillow's name for the layout of the file's bytes; empty for an image in memory."""
     tiles = getattr(image, "tile", ())
     arguments = tiles[0][3] if tiles else ""
     return str(arguments[0]) if isinstance(arguments, tuple) else str(arguments)
 
 
 def _deep_colours(image: Image.Image, twin: Image.Image, raw: str) -> tuple[np.ndarray, str]:
-    """All 16 bits of a picture's channels [H,W,C], and the mode that they are of.
+    """Return all 16 bits of a picture's channels [H,W,C], and their mode.
 
-    Pillow unpacks the byte that is the high one in the file's order; with the other order the low one.
+    Pillow unpacks the high byte if it is told the file's byte order, and the low byte if it is told the other order.
     """
     order = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}[raw[-1]]
-    premultiplied = raw.startswith("RGBa")  # Pillow would divide each byte by alpha, and wants all 16 bits for that
+    premultiplied = raw.startswith("RGBa")  # Pillow would divide each byte by alpha, which needs all 16 bits
     for one, ending in ((image, raw[-1]), (twin, order)):
         name = f"{'RGBA' if premultiplied else raw[:-4]};16{ending}"
         one.tile = [
@@ -80,51 +80,49 @@ def _deep_colours(image: Image.Image, twin: Image.Image, raw: str) -> tuple[np.n
     return levels, "RGBa" if premultiplied else image.mode
 
 
-def _narrowed(image: Image.Image, levels: np.ndarray, mode: str) -> Image.Image:
+def _scale_levels(image: Image.Image, levels: np.ndarray, mode: str) -> Image.Image:
     """Scale whole numbers of 8 or 16 bits, [H,W] or [H,W,C], to 8 bits."""
-    height, width = levels.shape[:2]
-    levels = levels.reshape(height, width, -1)
-    channels, depth = levels.shape[-1], 8 * levels.itemsize
-    present = np.zeros((channels, 1 << depth), bool)  # which numbers occur
-    for rows in _blocks(levels):
-        for channel, own in enumerate(present):
-            own[levels[rows, :, channel]] = True
-    alpha = channels - (mode in ("LA", "RGBA", "RGBa"))
-    bits = image.info.get("sbit", ())
-    whites = _whites(image, present[:alpha], depth, bits[:alpha])
-    whites += _whites(image, present[alpha:], depth, bits[alpha:])
-    tables = [np.rint(np.minimum(np.arange(1 << depth) / white, 1) * 255).astype(np.uint8) for white in whites]
+    shape, depth = levels.shape, 8 * levels.itemsize
+    levels = levels.reshape(shape[0] * shape[1], -1)
+    channels = np.arange(levels.shape[1])
     out = np.empty(levels.shape, np.uint8)
-    for rows in _blocks(levels):
-        for channel, table in enumerate(tables):
-            out[rows, :, channel] = table[levels[rows, :, channel]]
+    present = np.zeros((len(channels), 1 << depth), bool)  # which numbers occur in each channel
+    for block, _ in _blocks(levels, out):
+        present[channels, block] = True
+    colours = len(channels) - (mode in ("LA", "RGBA", "RGBa"))  # the others: alpha
+    bits = image.info.get("sbit", ())
+    whites = _white_levels(image, present[:colours], depth, bits[:colours])
+    whites += _white_levels(image, present[colours:], depth, bits[colours:])
+    tables = np.minimum(np.arange(1 << depth) / np.array(whites)[:, None], 1) * 255
+    tables = np.rint(tables).astype(np.uint8)
+    for block, scaled in _blocks(levels, out):
+        scaled[:] = tables[channels, block]
     if _tag(image, PHOTOMETRIC) == WHITE_IS_ZERO:
         out = 255 - out
     if (key := image.info.get("transparency")) is not None:
-        out = np.dstack([out, np.where((levels == key).all(-1), 0, 255).astype(np.uint8)])
+        out = np.column_stack([out, np.where((levels == key).all(-1), 0, 255).astype(np.uint8)])
         mode += "A"
-    return Image.frombytes(mode, (width, height), out.tobytes())
+    return Image.frombytes(mode, shape[1::-1], out.tobytes())
 
 
-def _blocks(levels: np.ndarray) -> Iterator[slice]:
-    """Slices of a few rows each, because what is computed of a number takes more memory than the number."""
-    step = max(1, BLOCK // levels[0].size)
-    return (slice(start, start + step) for start in range(0, len(levels), step))
+def _blocks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Split arrays of one shape along their first axis into blocks of about BLOCK numbers."""
+    return zip(*(np.array_split(array, array.size // BLOCK + 1) for array in arrays), strict=True)
 
 
-def _whites(image: Image.Image, present: np.ndarray, depth: int, bits: tuple[int, ...]) -> list[int]:
-    """The number that is white in each of these channels, which are of one kind. present [C,number]: which numbers of
-    `depth` bits occur. bits: how many of them count, if a PNG says so."""
+def _white_levels(image: Image.Image, present: np.ndarray, depth: int, bits: tuple[int, ...]) -> list[int]:
+    """The number that is white in each channel; the channels are all colours, or all alpha. present [C,number]: which
+    numbers of `depth` bits occur. bits: the significant bits of each channel, if a PNG says them."""
     top = (1 << depth) - 1
     numbers = np.flatnonzero(present.any(0))
     if not numbers.size:  # no channels
         return []
     if bits:
-        own = [(np.flatnonzero(row), count) for row, count in zip(present, bits, strict=True)]
-        fit = all(numbers[-1] < 1 << count for numbers, count in own)
-        unscaled = fit and not all(_are_scaled(numbers, depth, count) for numbers, count in own)
+        by_channel = [(np.flatnonzero(row), count) for row, count in zip(present, bits, strict=True)]
+        fit = all(numbers[-1] < 1 << count for numbers, count in by_channel)
+        unscaled = fit and not all(_are_scaled(numbers, depth, count) for numbers, count in by_channel)
         return [(1 << count) - 1 if unscaled else top for count in bits]
-    if image.format == "TIFF" and (declared := _declared(image, 0, int(numbers[-1]))):
+    if image.format == "TIFF" and (declared := _declared_range(image, 0, int(numbers[-1]))):
         return [declared[1]] * len(present)
     scaled = image.format == "JPEG2000" and image.info.get("depth", depth) < depth  # by Pillow
     if not scaled and 0 < numbers[-1] < 1 << (depth - 4):
@@ -133,39 +131,39 @@ def _whites(image: Image.Image, present: np.ndarray, depth: int, bits: tuple[int
 
 
 def _are_scaled(numbers: np.ndarray, depth: int, count: int) -> bool:
-    """True if numbers of `count` bits are scaled, or shifted, to `depth` bits, as PNG demands; some programs do not."""
+    """True if numbers of `count` bits are scaled or shifted to `depth` bits. PNG demands it; some programs do not."""
     few, top = (1 << count) - 1, (1 << depth) - 1
     scaled = np.rint(np.rint(numbers * (few / top)) * (top / few))
     return bool((scaled == numbers).all() or (numbers % (1 << (depth - count)) == 0).all())
 
 
-def _stretched(image: Image.Image) -> Image.Image:
+def _scale_numbers(image: Image.Image) -> Image.Image:
     """Scale an image of whole numbers of 32 bits, or of floats, to 8 bits."""
     bits, kind = (_bits(image), _tag(image, SAMPLE_FORMAT) or UNSIGNED) if image.format == "TIFF" else (32, None)
-    what = f"{'floats' if image.mode == 'F' else 'numbers'} of {bits} bits"
     numbers = np.asarray(image)
     if kind == UNSIGNED:
         numbers = numbers.view(np.uint32)
     if not np.isfinite(numbers).all():
         raise UnknownRange("numbers that are infinite or NaN")
     smallest, largest = numbers.min(), numbers.max()
-    if image.format == "PPM" and image.mode == "I":  # Pillow has scaled it to 16 bits by the largest number it declares
+    if image.format == "PPM" and image.mode == "I":  # Pillow has scaled it to 16 bits, from the maximum in its header
         black, white = 0, 65535
-    elif declared := _declared(image, smallest, largest) if kind else None:
+    elif declared := _declared_range(image, smallest, largest) if kind else None:
         black, white = declared
     elif kind == UNSIGNED and not 0 < largest < 1 << (bits - 4):
         black, white = 0, (1 << bits) - 1
     else:
-        raise UnknownRange(what)
+        raise UnknownRange(f"{'floats' if image.mode == 'F' else 'numbers'} of {bits} bits")
     out = np.empty(numbers.shape, np.uint8)
-    for rows in _blocks(numbers):
-        out[rows] = np.rint((numbers[rows].astype(np.float64) - black) / (float(white) - black) * 255)
+    for block, scaled in _blocks(numbers, out):
+        scaled[:] = np.rint((block.astype(np.float64) - black) / (float(white) - black) * 255)
     return Image.fromarray(255 - out if _tag(image, PHOTOMETRIC) == WHITE_IS_ZERO else out)
 
 
-def _declared(image: Image.Image, smallest: float, largest: float) -> tuple[float, float] | None:
-    """Return (black, white) as a TIFF declares them, or None. A largest whole number that is not 2^n - 1 is taken for
-    the largest that occurs, and not for white; and a range that the picture's numbers exceed is ignored."""
+def _declared_range(image: Image.Image, smallest: float, largest: float) -> tuple[float, float] | None:
+    """Return (black, white) as a TIFF declares them, or None. A declared maximum that is a whole number other than
+    2^n - 1 is ignored, because it is the largest number that occurs rather than white; so is a range that the
+    picture's numbers exceed."""
     bits, kind = _bits(image), _tag(image, SAMPLE_FORMAT) or UNSIGNED
     black, white = _tag(image, S_MIN_SAMPLE) or 0, _tag(image, S_MAX_SAMPLE)
     if kind != FLOAT:

@@ -9,13 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from errors import UserError
 from flags import Setting, to_number, whole
 from sources.archives import contents
-from sources.arrays import ArrayFile, Names, checksum, write_manifest
+from sources.arrays import Names, array_writer, checksum, write_manifest
 from sources.authors_arrays import holds_authors_arrays, make_from_arrays
 from sources.download import download
 from sources.pictures import decode
@@ -32,29 +31,29 @@ Classes = dict[str, list[str]]  # class -> its images' file names
 
 
 def web_address(text: str) -> str:
-    """A reader of addresses of folders."""
+    """Read the address of a web folder from a flag."""
     if not re.match(r"https?://[^/]", text):
         raise argparse.ArgumentTypeError(f"must be an address like https://HOST/FOLDER, not {text!r}")
     return text
 
 
 def seconds(text: str) -> float:
-    """A reader of seconds from a thousandth to a day."""
+    """Read a number of seconds, from a thousandth to a day, from a flag."""
     value = to_number(text)
     if not 0.001 <= value <= 86400:
         raise argparse.ArgumentTypeError(f"must be a number of seconds from 0.001 to 86400, not {text!r}")
     return value
 
 
-MIRROR = Setting(None, "a folder with train.npy and test.npy, not the authors'", web_address, metavar="URL")
-TIMEOUT = Setting(60.0, "seconds to wait for a byte", seconds)
-RETRIES = Setting(5, "failures in a row to bear", whole(0, 1000))
+MIRROR = Setting(None, "another web folder than the authors', with train.npy and test.npy", web_address, metavar="URL")
+TIMEOUT = Setting(60.0, "seconds without a byte after which a try of the download fails", seconds)
+RETRIES = Setting(5, "failures in a row, without a new byte, that a download survives", whole(0, 1000))
 
 
 def make_mimgnet(folder: Path, target: Path, mirror: str | None, timeout: float, retries: int) -> dict:
     """Download the authors' arrays, or a mirror's, and make miniImageNet in `folder`; returns its manifest.
 
-    The originals stay in DATA_DIR/downloads. UserError as in download and write_authors.
+    The downloads stay in DATA_DIR/downloads. UserError as in download and write_authors_arrays.
     """
     downloads = target.parent / "downloads" / target.name
     for split, shape in AUTHORS_SHAPES.items():
@@ -66,10 +65,10 @@ def make_mimgnet(folder: Path, target: Path, mirror: str | None, timeout: float,
 
 
 def make_mimgnet_from_source(folder: Path, target: Path, source: Path) -> dict:
-    """Make miniImageNet in `folder` from what is in `source`; returns its manifest.
+    """Make miniImageNet in `folder` from `source`; returns its manifest.
 
     source: a folder with the authors' arrays; or a folder or an archive with tables and images; or a folder with
-    one such archive. UserError where it is none of them, or damaged.
+    one such archive. UserError if it is none of these, or is damaged.
     """
     if holds_authors_arrays(source):
         return make_from_arrays(folder, target, source, AUTHORS_SHAPES, str(source))
@@ -81,7 +80,7 @@ def make_mimgnet_from_source(folder: Path, target: Path, source: Path) -> dict:
 
 
 def find_originals(source: Path) -> Path:
-    """The folder or the archive with tables and images: `source`, or the one archive in it. UserError: no such one."""
+    """Return the folder or the archive with tables and images: `source`, or the only archive in it, or UserError."""
     if not source.is_dir() or (source / "train.csv").is_file():
         return source
     pattern = re.compile(r"mini.*\.(tar|tgz|tar\.\w+|zip)$", re.IGNORECASE)
@@ -89,19 +88,16 @@ def find_originals(source: Path) -> Path:
     if len(archives) != 1:
         raise UserError(
             f"{source} holds neither train.csv nor train.npy, and {len(archives)} archives named like "
-            "mini-imagenet.tar: give the folder or the archive that is meant as --source"
+            "mini-imagenet.tar: give the right folder or archive as --source"
         )
     return archives[0]
 
 
-# --- tables ---
-
-
 def read_tables(source: Path, splits: dict[str, int] = SPLITS) -> dict[str, Classes]:
-    """split -> class -> its images' file names, from SPLIT.csv (filename,label) in a folder or an archive.
+    """Read SPLIT.csv (filename,label) in a folder or an archive -> {split: {class: its images' file names}}.
 
-    splits: split -> its number of classes. UserError: a missing or malformed table, a wrong number of classes, unequal
-    classes, a repeated file name, a class that is in two tables.
+    splits: split -> number of classes. UserError: a missing or malformed table, a wrong number of classes, classes
+    with different numbers of images, a repeated file name, or a class in two tables.
     """
     tables: dict[str, Classes] = {}
     images: set[str] = set()  # of all tables
@@ -117,7 +113,10 @@ def read_tables(source: Path, splits: dict[str, int] = SPLITS) -> dict[str, Clas
                 raise UserError(f"{where} has the class {label} of {first_split[label]}.csv: give the original tables")
             images.add(image)
             classes[label].append(image)
-        _refuse_other_classes(classes, splits[split], where)
+        if len(classes) != splits[split]:
+            raise UserError(f"{where} has {len(classes)} classes, not {splits[split]}: give the original one")
+        if len(sizes := {len(images) for images in classes.values()}) > 1:
+            raise UserError(f"{where} has classes of {min(sizes)} to {max(sizes)} images: give the original one")
         tables[split] = classes
     if missing := [table for table, split in split_of_table.items() if split not in tables]:
         raise UserError(f"there is no {', '.join(missing)} in {source}: it must hold the tables and images/")
@@ -125,56 +124,37 @@ def read_tables(source: Path, splits: dict[str, int] = SPLITS) -> dict[str, Clas
 
 
 def _rows(table: bytes, where: str) -> list[list[str]]:
-    """The pairs [filename, label] in a table. UserError where it is no such table."""
+    """The pairs [filename, label] in a table. UserError if it is not such a table."""
     header, *rows = [line.split(",") for line in table.decode("utf-8-sig", "replace").split()] or [[]]
     if header != ["filename", "label"] or any(len(row) != 2 for row in rows):
         raise UserError(f"{where} is not a table of filename,label: give the original tables")
     return rows
 
 
-def _refuse_other_classes(classes: Classes, count: int, where: str) -> None:
-    """UserError unless there are `count` classes of equally many images."""
-    if len(classes) != count:
-        raise UserError(f"{where} has {len(classes)} classes, not {count}: give the original one")
-    if len(sizes := {len(images) for images in classes.values()}) > 1:
-        raise UserError(f"{where} has classes of {min(sizes)} to {max(sizes)} images: give the original one")
-
-
-# --- arrays ---
-
-
 def write_mimgnet(folder: Path, source: Path, splits: dict[str, int] = SPLITS, side: int = SIDE) -> Names:
-    """Write the splits' arrays, uint8 [classes, images, side, side, 3], from a folder or an archive.
+    """Write the splits' arrays, uint8 [classes, images, side, side, 3], from a folder or an archive -> classes' names.
 
-    An archive is read twice from end to end (tables, images) and never unpacked; memory holds one image. Returns the
-    classes' names. UserError: as in read_tables, a damaged image, one that is missing, or one that is there twice.
+    An archive is read twice from end to end (tables, images) and never unpacked; memory holds one image. UserError: as
+    in read_tables, or an image that is damaged, missing, or there twice.
     """
-    tables = read_tables(source, splits)
+    tables, prepare, places = read_tables(source, splits), Preparation(side, 3), {}
     with ExitStack() as stack:
-        arrays, places = {}, {}
         for split, classes in tables.items():
             images = list(itertools.chain.from_iterable(classes.values()))
             shape = (len(classes), len(images) // len(classes), side, side, 3)
-            arrays[split] = stack.enter_context(ArrayFile(folder / f"{split}.npy", shape, np.uint8))
-            places |= {image: (split, number) for number, image in enumerate(images)}
-        _write_images(arrays, places, source, side)
+            write = stack.enter_context(array_writer(folder / f"{split}.npy", shape, np.uint8))
+            places |= {image: (write, number) for number, image in enumerate(images)}
+        missing = dict.fromkeys(places)  # in the tables' order
+        selected = contents(source, lambda name: places.get(posixpath.basename(name)))
+        for name, data, (write, number) in tqdm(selected, total=len(places), unit="image", disable=None):
+            image = prepare(decode(data, f"{name} in {source}"))
+            if posixpath.basename(name) not in missing:
+                raise UserError(f"{name} in {source} is a second image of that name: leave one of them there")
+            write(number, image)
+            del missing[posixpath.basename(name)]
+        if missing:
+            raise UserError(
+                f"{source} lacks {len(missing)} of the {len(places)} images that its tables name, the first is "
+                f"{next(iter(missing))}: it is incomplete or cut short, get it again"
+            )
     return {split: list(classes) for split, classes in tables.items()}
-
-
-def _write_images(arrays: dict[str, ArrayFile], places: dict[str, tuple[str, int]], source: Path, side: int) -> None:
-    """Put every image where it belongs. places: file name -> (split, number of the image in the split's array)."""
-    missing = dict.fromkeys(places)  # in the tables' order
-    images = contents(source, lambda name: places.get(posixpath.basename(name)))
-    for name, data, (split, number) in tqdm(images, total=len(places), unit="image", disable=None):
-        image = decode(data, f"{name} in {source}").convert("RGB")
-        if image.size != (side, side):
-            image = image.resize((side, side), Image.Resampling.LANCZOS)
-        if posixpath.basename(name) not in missing:
-            raise UserError(f"{name} in {source} is a second image of that name: leave one of them there")
-        arrays[split].put(number, np.asarray(image))
-        del missing[posixpath.basename(name)]
-    if missing:
-        raise UserError(
-            f"{source} lacks {len(missing)} of the {len(places)} images that its tables name, "
-            f"the first is {next(iter(missing))}: it is incomplete or cut short, get it again"
-        )

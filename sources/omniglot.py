@@ -1,4 +1,4 @@
-"""Omniglot: 1623 handwritten characters of 20 drawings each, dealt to three splits by a seeded shuffle."""
+"""Omniglot: 1623 handwritten characters of 20 drawings each, dealt to three splits in a random order."""
 
 import hashlib
 import itertools
@@ -19,11 +19,11 @@ from sources.arrays import Names, checksum, save, write_manifest
 from sources.authors_arrays import make_from_arrays
 from sources.pictures import decode
 from sources.preparation import Preparation
-from sources.tfds import read_prepared
+from sources.tfds import prepared_builder
 
-PARTS = {"images_background": 964, "images_evaluation": 659}  # official archive -> characters
+PARTS = {"images_background": 964, "images_evaluation": 659}  # official archive -> number of its characters
 SPLITS = {"train": 1100, "val": 100, "test": 423}  # characters; with four rotations, 4400, 400 and 1692 classes
-DRAWINGS = 20  # of a character
+DRAWINGS = 20  # per character
 ORIGINAL_SIDE = 105  # pixels
 AUTHORS_SHAPES = {"train": (4800, 20, 28, 28, 1), "test": (1692, 20, 28, 28, 1)}
 # The alphabets of images_evaluation; all others are in images_background.
@@ -38,7 +38,7 @@ SIZE = Setting(28, "side of the images in pixels", whole(16, ORIGINAL_SIDE))
 
 
 class Drawing(NamedTuple):
-    """digest: SHA-256 of the original's pixels; image: uint8 [size, size, 1], ink 255 on paper 0."""
+    """A drawing. digest: SHA-256 of the original's pixels; image: uint8 [size, size, 1], ink 255 on paper 0."""
 
     digest: bytes
     image: np.ndarray
@@ -50,7 +50,8 @@ Characters = dict[tuple[str, int], list[Drawing]]  # (alphabet, number from 1 on
 def make_omniglot(folder: Path, target: Path, source: Path | None, seed: int, size: int) -> dict:
     """Make Omniglot in `folder` from its originals, size x size pixels; returns its manifest.
 
-    source: as in read_omniglot; None: through tensorflow-datasets. seed: of the split. UserError as in both.
+    source: as in read_omniglot; None: tensorflow-datasets downloads it. seed: of the split. UserError as in
+    read_omniglot and fetch_omniglot.
     """
     characters, origin = read_omniglot(source, size) if source else fetch_omniglot(size)
     names = write_omniglot(folder, characters, seed)
@@ -66,17 +67,17 @@ def make_omniglot_from_arrays(folder: Path, target: Path, source: Path) -> dict:
 def read_omniglot(
     source: Path, size: int, parts: dict[str, int] = PARTS, drawings: int = DRAWINGS
 ) -> tuple[Characters, dict]:
-    """The characters, and the manifest's "source", from the official archives or folders.
+    """Read the official archives or folders -> the characters, and the manifest's "source".
 
-    source: a folder that holds images_background and images_evaluation, zipped or not, or one of those four.
-    parts: how many characters each must hold; drawings: how many a character must have. UserError otherwise.
+    source: a folder that holds images_background and images_evaluation, zipped or not, or one of these.
+    parts: the number of characters that each must hold; drawings: the number per character. UserError otherwise.
     """
     characters, archives = {}, []
     folder = source.parent if source.name.removesuffix(".zip") in parts else source
     for part, count in parts.items():
         path = next((p for p in (folder / f"{part}.zip", folder / part) if p.exists()), None)
         if path is None:
-            raise UserError(f"there is neither {part}.zip nor {part}/ in {folder}: --source wants both parts")
+            raise UserError(f"there is neither {part}.zip nor {part}/ in {folder}: --source needs both parts")
         if path.is_file():
             archives.append(checksum(path))
         characters |= _read_part(path, part, size, count, drawings)
@@ -84,7 +85,7 @@ def read_omniglot(
 
 
 def _read_part(path: Path, part: str, size: int, count: int, drawings: int) -> Characters:
-    """The `count` characters in one official archive or folder."""
+    """Read the `count` characters in one official archive or folder."""
     pattern = re.compile(rf"(?:^|/){part}/([^/]+)/character(\d+)/\d+_\d+\.png$")
     characters: Characters = defaultdict(list)
     images = contents(path, pattern.search)
@@ -97,22 +98,18 @@ def _read_part(path: Path, part: str, size: int, count: int, drawings: int) -> C
 
 
 def fetch_omniglot(size: int) -> tuple[Characters, dict]:
-    """As read_omniglot, through tensorflow-datasets, which downloads it. UserError when that fails."""
-
-    def read(builder) -> tuple[Characters, str]:
-        import tensorflow_datasets as tfds  # which gave the builder, so that it is loaded
+    """Let tensorflow-datasets download Omniglot, and return what read_omniglot does. UserError if that fails."""
+    with prepared_builder("omniglot", OTHERWISE) as builder:
+        import tensorflow_datasets as tfds  # prepared_builder has loaded it
 
         examples = tfds.as_numpy(builder.as_dataset(split="train+test"))
         characters = read_examples(examples, builder.info.features["alphabet"].int2str, size)
-        return characters, f"tensorflow-datasets {builder.info.full_name}"
-
-    characters, given = read_prepared("omniglot", read, OTHERWISE)
     refuse_other_characters(characters, sum(PARTS.values()), DRAWINGS, "tensorflow-datasets' Omniglot")
-    return characters, {"given": given, "files": []}
+    return characters, {"given": f"tensorflow-datasets {builder.info.full_name}", "files": []}
 
 
 def read_examples(examples: Iterable[dict], alphabet_name: Callable[[int], str], size: int) -> Characters:
-    """The characters in tensorflow-datasets' examples, which have an alphabet's number in place of its name."""
+    """Read the characters in tensorflow-datasets' examples, where a number stands for an alphabet's name."""
     characters: Characters = defaultdict(list)
     for example in tqdm(examples, total=DRAWINGS * sum(PARTS.values()), disable=None):
         character = alphabet_name(int(example["alphabet"])), int(example["alphabet_char_id"]) + 1
@@ -121,7 +118,7 @@ def read_examples(examples: Iterable[dict], alphabet_name: Callable[[int], str],
 
 
 def shrink(original: np.ndarray, size: int, where: str) -> Drawing:
-    """The drawing in an original, uint8 [105, 105], ink 0 on paper 255. UserError where it has another shape."""
+    """Shrink an original, uint8 [105, 105], ink 0 on paper 255, to a drawing. UserError if it has another shape."""
     if original.shape != (ORIGINAL_SIDE, ORIGINAL_SIDE):
         raise UserError(f"{where} is {original.shape} pixels, not 105 x 105: give the original Omniglot")
     ink = 255 - original
@@ -142,26 +139,22 @@ def refuse_other_characters(characters: Characters, count: int, drawings: int, w
 
 
 def write_omniglot(folder: Path, characters: Characters, seed: int, splits: dict[str, int] = SPLITS) -> Names:
-    """Deal the characters to the splits by a seeded shuffle, and write each split's array.
+    """Deal the characters to the splits in a random order, and write each split's array, uint8 [characters, drawings,
+    size, size, 1] -> the characters' names.
 
-    splits: split -> its number of characters. Returns their names. Each array is uint8 [characters, drawings, size,
-    size, 1]. The characters are in the order of their names before the shuffle. tensorflow-datasets does not say who
-    made a drawing, so a character's drawings are in the order of the originals' digests. So the same seed gives the
-    same arrays from every source, and the same order at every size.
+    splits: split -> number of characters. The same seed gives the same arrays from every source, and the same order at
+    every size: characters are sorted by name before the shuffle, and the drawings of a character by the originals'
+    digests, because tensorflow-datasets does not say who made a drawing.
     """
     by_name = sorted(characters)
     shuffled = iter([by_name[i] for i in np.random.RandomState(seed).permutation(len(by_name))])
     names = {}
     for split, count in splits.items():
         dealt = list(itertools.islice(shuffled, count))
-        images = [[drawing.image for drawing in _by_digest(characters[character])] for character in dealt]
+        images = [[d.image for d in sorted(characters[c], key=lambda d: d.digest)] for c in dealt]
         save(folder / f"{split}.npy", np.array(images))
         names[split] = [f"{alphabet}/character{number:02d}" for alphabet, number in dealt]
     return names
-
-
-def _by_digest(drawings: list[Drawing]) -> list[Drawing]:
-    return sorted(drawings, key=lambda drawing: drawing.digest)
 
 
 def background_and_evaluation(names: Names, where: str) -> dict[str, list[tuple[str, int]]]:

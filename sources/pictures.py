@@ -1,7 +1,7 @@
-"""The one reader of pictures: which files are pictures, and how a file becomes an upright, opaque picture of 8 bits.
+"""Read pictures: which files are pictures, and how a file becomes an upright, opaque picture of 8 bits per channel.
 
-get_data.py, the classifier, --mode classify and the page to draw on read pictures with it, so that each of them takes
-and refuses the same files. A file's ending says whether it is meant as a picture, its content says of which format.
+get_data.py, the classifier, --mode classify and the page to draw on all read pictures with this module, so that they
+accept and refuse the same files. A file's ending says whether it is meant as a picture, its content decides the format.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -22,19 +21,19 @@ from PIL import Image
 from tqdm import tqdm
 
 from errors import UserError
-from sources.bit_depth import eight_bits
-from sources.metadata import NO_HEIC, UnreadableKind, essence
+from sources.bit_depth import to_eight_bits
+from sources.metadata import NO_HEIC, UnreadableKind, strip_metadata
 
-# No PostScript and no WMF, which are programs; of GIF, TIFF and the like the first picture.
+# Neither PostScript nor WMF, which are programs. If a file has several pictures (GIF, TIFF, ...), the first is read.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM")
-HEIC = {".heic", ".heif", ".hif"}  # photos of some phones
+HEIC = {".heic", ".heif", ".hif"}  # endings of some phones' photos
 LARGEST = 256 << 20  # bytes of a file
-PIXELS = 1 << 28  # of a picture; phones have 200 million
-MANY = 1 << 26  # a JPEG of more pixels is decoded at a half, a quarter or an eighth of its size, as far as
-SIDE = 4096  # its sides stay as long as the largest image of a dataset
-NAMED = 5  # how many of many files a sentence names
-PLAIN = {"1": "L", "La": "LA", "RGBa": "RGBA"}
-WHITE, BLACK = (255, 255, 255, 255), (0, 0, 0, 255)  # of the paper, which is seen where a picture is transparent
+PIXELS = 1 << 28  # of a picture; phones take up to 200 million
+MANY = 1 << 26  # a JPEG of more pixels is decoded at 1/2, 1/4 or 1/8 of its size,
+SIDE = 4096  # but its sides stay at least this long: the largest --size of get_data.py
+NAMED = 5  # how many files a message names
+PLAIN = {"1": "L", "La": "LA", "RGBa": "RGBA"}  # modes that are converted before transparency is handled
+WHITE, BLACK = (255, 255, 255, 255), (0, 0, 0, 255)  # colours of the paper, which shows where a picture is transparent
 Paper: TypeAlias = "tuple[int, int, int, int]"
 ORIENTATION = 0x0112
 TURNS = {
@@ -42,11 +41,11 @@ TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
-LOCK = threading.Lock()  # around Pillow's settings, which belong to the process; and memory holds one picture
+LOCK = threading.Lock()  # Pillow's settings belong to the process; and memory holds one picture at a time
 
 
 class BadPicture(UserError):
-    """A picture cannot be read. args: its file; and, as the rest of a sentence, what is wrong and what to do."""
+    """A picture cannot be read. args: its file; and the rest of the sentence: what is wrong and what to do."""
 
     def __str__(self) -> str:
         return " ".join(self.args)
@@ -55,19 +54,13 @@ class BadPicture(UserError):
 # ---- which files are pictures
 
 
-@cache
-def endings() -> frozenset[str]:
-    """The endings of pictures' names, in lower case."""
-    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS)
-
-
 def is_picture_name(path: Path) -> bool:
     """True if the name has a picture's ending."""
-    return path.suffix.lower() in endings()
+    return Image.registered_extensions().get(path.suffix.lower()) in FORMATS
 
 
 def is_picture(path: Path) -> bool:
-    """True if the name has a picture's ending, or has none and the file is a picture."""
+    """True if the name has a picture's ending, or has no ending and the content is a picture."""
     return is_picture_name(path) or (not path.suffix and _is_identified(path))
 
 
@@ -82,31 +75,31 @@ def _is_identified(path: Path) -> bool:
 
 
 def note_on_others(files: Sequence[Path]) -> str:
-    """A note on files that are no pictures: how many there are, and the first of them."""
+    """Return a note on files that are not pictures: how many they are, and the first of them."""
     heic = [file for file in files if file.suffix.lower() in HEIC]
     others = [file for file in files if file.suffix.lower() not in HEIC]
     remedy = "; Pillow does not read HEIC: save it as JPEG" if heic else ""
     count = f"{len(files)} {plural(files, 'file')}"
-    return f"note: skipped {count} of a kind that is not read: {listed(heic + others)}{remedy}"
+    return f"note: skipped {count} of a kind that is not read: {first_few(heic + others)}{remedy}"
 
 
 def report(faults: Sequence[BadPicture]) -> str:
     """Say how many pictures cannot be read, and why the first of them cannot."""
-    return f"{len(faults)} {plural(faults, 'picture')} cannot be read: {listed(faults, '; ')}"
+    return f"{len(faults)} {plural(faults, 'picture')} cannot be read: {first_few(faults, '; ')}"
 
 
 def plural(things: Sequence, noun: str) -> str:
     return noun if len(things) == 1 else f"{noun}s"
 
 
-def listed(things: Sequence, separator: str = ", ") -> str:
-    """Join the first NAMED of these, and say how many more there are; on one line, in printable characters."""
+def first_few(things: Sequence, separator: str = ", ") -> str:
+    """Join the first NAMED things and say how many more there are, on one line, in printable characters."""
     shown = [text if (text := str(one)).isprintable() else ascii(text) for one in things[:NAMED]]
     return separator.join(shown) + (f" and {len(things) - NAMED} more" if len(things) > NAMED else "")
 
 
 def readable(files: Iterable[Path], skip_bad: bool) -> tuple[list[Path], list[BadPicture]]:
-    """Decode each file -> those that can be read, and why the others cannot. UserError, where some cannot and
+    """Decode each file -> the files that can be read, and the faults of the others. UserError if there are faults and
     skip_bad is not set."""
     good, bad = [], []
     for file in tqdm(files, desc="check", unit="picture", disable=None, leave=False):
@@ -122,27 +115,27 @@ def readable(files: Iterable[Path], skip_bad: bool) -> tuple[list[Path], list[Ba
 
 
 def refusal(faults: Sequence[BadPicture]) -> str:
-    """The sentence that refuses these pictures."""
-    return f"{report(faults)}: mend what is wrong, or leave it out with --skip_bad"
+    """The message that refuses these pictures."""
+    return f"{report(faults)}: repair or remove them, or leave them out with --skip_bad"
 
 
 # ---- reading
 
 
 def read(file: Path, paper: Paper = WHITE) -> Image.Image:
-    """The picture in a file: upright, on paper where it is transparent, "L" or "RGB". BadPicture where there is none,
-    and where it is cut short, damaged, too large, or of an unknown range of numbers."""
+    """Read the picture in a file: upright, on paper where it is transparent, of mode "L" or "RGB". BadPicture if it is
+    missing, cut short, damaged, too large, or has numbers of an unknown range."""
     if file.suffix.lower() in HEIC:
         raise BadPicture(str(file), NO_HEIC)
     if file.suffix and not is_picture_name(file):
-        raise BadPicture(str(file), "has no ending of a picture: rename it, as to .jpg or .png")
+        raise BadPicture(str(file), "has no ending of a picture: rename it, for example to .jpg or .png")
     return decode(_content(file), str(file), paper=paper)
 
 
 def decode(
     content: bytes, where: str, formats: Sequence[str] = FORMATS, pixels: int = PIXELS, paper: Paper = WHITE
 ) -> Image.Image:
-    """The picture in a file's content, as `read` gives it. where: its name in messages. pixels: at most so many."""
+    """Return the picture in a file's content as `read` does. where: its name in messages. pixels: the most allowed."""
     with _guarded(where, content):
         image = _opened(content, formats)
         width, height = image.size
@@ -151,12 +144,12 @@ def decode(
             raise BadPicture(where, f"has {size}, more than {pixels / 1e6:.1f}: save a smaller one")
         if image.format == "JPEG" and width * height > MANY:
             image.draft(None, (SIDE, SIDE))
-        return _upright(eight_bits(image, lambda: _opened(content, formats)), paper)
+        return _upright(to_eight_bits(image, lambda: _opened(content, formats)), paper)
 
 
 def from_pillow(image: Image.Image, where: str = "a picture", paper: Paper = WHITE) -> Image.Image:
-    """Make an image of Pillow's what `read` gives. One that was opened, and not decoded yet, is read anew from its
-    file, because Pillow keeps too little of it. BadPicture as in `read`."""
+    """Convert an image of Pillow's to what `read` returns. If it was opened and not decoded yet, its file is read
+    again, because Pillow keeps too little of it. BadPicture as in `read`."""
     content = b""
     with _guarded(where):
         stream = getattr(image, "fp", None)
@@ -166,15 +159,15 @@ def from_pillow(image: Image.Image, where: str = "a picture", paper: Paper = WHI
             content = stream.read()
             stream.seek(place)
         else:
-            image = _upright(eight_bits(image), paper)
+            image = _upright(to_eight_bits(image), paper)
     return decode(content, where, paper=paper) if content else image
 
 
 def _content(file: Path) -> bytes:
     try:
         status = file.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device read without end
-            raise BadPicture(str(file), "is no regular file: take it away")
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe waits, reading a device may never end
+            raise BadPicture(str(file), "is not a regular file: remove it")
         if status.st_size > LARGEST:
             raise BadPicture(str(file), f"has more than {LARGEST >> 20} MiB: save a smaller one")
         with open(file, "rb") as stream:
@@ -188,10 +181,10 @@ def _content(file: Path) -> bytes:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Discard what libtiff writes to the process' standard error about the faults of a file."""
+    """Discard what libtiff writes about damaged files to the process' standard error."""
     try:
         kept = os.dup(2)
-    except OSError:  # there is no standard error
+    except OSError:  # the process has no standard error
         yield
         return
     nothing = os.open(os.devnull, os.O_WRONLY)
@@ -206,10 +199,10 @@ def _silenced() -> Iterator[None]:
 
 @contextmanager
 def _guarded(where: str, content: bytes = b"") -> Iterator[None]:
-    """Turn whatever Pillow raises into a BadPicture, and show no warning. content: the bytes that are decoded."""
+    """Turn every exception of Pillow's into a BadPicture, and hide warnings. content: the bytes that are decoded."""
     with LOCK, warnings.catch_warnings(), _silenced() if content[:2] in (b"II", b"MM") else nullcontext():
         warnings.simplefilter("ignore")
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `decode` has a limit of its own
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `decode` has its limit
         try:
             yield
         except BadPicture:
@@ -219,7 +212,7 @@ def _guarded(where: str, content: bytes = b"") -> Iterator[None]:
         except Image.UnidentifiedImageError:
             raise BadPicture(where, "is damaged, or of a kind that is not read: save it as JPEG or PNG") from None
         except MemoryError:
-            raise BadPicture(where, "takes more memory than there is, or is damaged: save a smaller one") from None
+            raise BadPicture(where, "needs more memory than there is, or is damaged: save a smaller one") from None
         except Exception as fault:  # Pillow raises many kinds, OSError to SyntaxError
             reason = " ".join(str(fault).split())[:100] or type(fault).__name__
             raise BadPicture(where, f"is cut short or damaged ({reason}): get it again") from None
@@ -228,29 +221,21 @@ def _guarded(where: str, content: bytes = b"") -> Iterator[None]:
 
 
 def _opened(content: bytes, formats: Sequence[str]) -> Image.Image:
-    """Pillow's image of the content, not decoded yet; its info has the facts of `essence`."""
-    content, facts = essence(content)
-    image = Image.open(io.BytesIO(content), formats=[kind for kind in formats if kind in _openers()])
+    """Open the content with Pillow, without decoding it; the image's info has the facts of `strip_metadata`."""
+    content, facts = strip_metadata(content)
+    Image.init()
+    image = Image.open(io.BytesIO(content), formats=[kind for kind in formats if kind in Image.OPEN])
     image.info |= facts
-    image.info.pop("xmp", None)  # Pillow looks for a turn in it
-    if image.format == "TIFF" and _area(image.tile) < math.prod(image.size):
-        raise ValueError("pixels are missing")
+    image.info.pop("xmp", None)  # Pillow would take the orientation from it
+    if image.format == "TIFF":
+        covered = sum((right - left) * (bottom - top) for _, (left, top, right, bottom), *_ in image.tile)
+        if covered < math.prod(image.size):
+            raise ValueError("pixels are missing")
     return image
 
 
-def _area(tiles: Sequence[tuple]) -> int:
-    """Count the pixels that these parts of a picture cover."""
-    return sum((right - left) * (bottom - top) for _, (left, top, right, bottom), *_ in tiles)
-
-
-@cache
-def _openers() -> frozenset[str]:
-    Image.init()
-    return frozenset(Image.OPEN)
-
-
 def _upright(image: Image.Image, paper: Paper) -> Image.Image:
-    """Put it on paper where it is transparent, make it "L" or "RGB", and turn it as EXIF says."""
+    """Turn the image as EXIF says, put it on paper where it is transparent, and convert it to "L" or "RGB"."""
     turn = TURNS.get(_orientation(image))
     image = image if turn is None else image.transpose(turn)
     if image.mode in PLAIN:
@@ -262,14 +247,14 @@ def _upright(image: Image.Image, paper: Paper) -> Image.Image:
         image = Image.alpha_composite(Image.new("RGBA", image.size, paper), image)
     if image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
-    if type(image) is not Image.Image or image.info:  # let go of the file, and of what is done
+    if type(image) is not Image.Image or image.info:  # do not keep the file, nor facts that are dealt with
         image = image.copy()
         image.info = {}
     return image
 
 
 def _orientation(image: Image.Image) -> object:
-    """EXIF's orientation, a number; None where EXIF is missing or broken."""
+    """The number of EXIF's orientation; None if EXIF is missing or broken."""
     try:
         return image.getexif().get(ORIENTATION)
     except Exception:

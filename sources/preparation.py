@@ -1,4 +1,4 @@
-"""How a picture becomes an image of a dataset, in the making of the dataset and ever after."""
+"""How a picture becomes an image of a dataset, when the dataset is made and whenever a trained run sees a picture."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from PIL import Image
 
 from sources.pictures import from_pillow
 
-MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's
+MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's mode
 
 
 class Preparation(NamedTuple):
-    """size: side in pixels. channels: 1 for grey images, 3 for colour. invert: dark becomes bright, for ink on paper.
+    """Converts pictures to images. size: side in pixels. channels: 1 for grey, 3 for colour. invert: dark becomes
+    bright, for ink on paper.
 
-    A manifest holds it as {"size", "channels", "invert"}.
+    A manifest stores it as {"size", "channels", "invert"}.
     """
 
     size: int
@@ -23,8 +24,8 @@ class Preparation(NamedTuple):
     invert: bool = False
 
     def __call__(self, image: Image.Image) -> np.ndarray:
-        """Make a picture upright and opaque (sources/pictures.py), make it grey or coloured, squeeze it into the
-        square, and invert it -> uint8 [size,size,channels]. BadPicture where its range is not known."""
+        """Make a picture upright and opaque (sources/pictures.py), convert it to grey or colour, resize it to the
+        square, and invert it -> uint8 [size,size,channels]. BadPicture if its range is unknown."""
         image = from_pillow(image).convert(MODES[self.channels])
         if image.size != (self.size, self.size):
             image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
@@ -32,13 +33,13 @@ class Preparation(NamedTuple):
         return 255 - pixels if self.invert else pixels
 
     def picture_of(self, image: np.ndarray) -> Image.Image:
-        """The picture of which this image was made, uint8 [H,W,channels], but that it has the image's size."""
+        """Return the picture that becomes this image, uint8 [H,W,channels], at the image's size."""
         pixels = 255 - image if self.invert else image
         return Image.fromarray(pixels[..., 0] if self.channels == 1 else pixels)
 
 
 def can_be_preparation(value: object) -> bool:
-    """True if a manifest, or a run, could hold this value as the preparation of its pictures."""
+    """True if this value, from a manifest or a run, describes a Preparation."""
     try:
         size, channels, invert, *_ = Preparation(**value)
     except TypeError:

@@ -1,24 +1,23 @@
-"""What tensorflow-datasets has, by its name there."""
+"""Datasets of tensorflow-datasets, by their names there."""
 
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import requests
 
 from errors import UserError
 from sources.download import system_error
 
-T = TypeVar("T")
 
+@contextmanager
+def prepared_builder(name: str, otherwise: str) -> Iterator:
+    """Give the block tensorflow-datasets' builder of this name, after it has downloaded and prepared its dataset.
 
-def read_prepared(name: str, read: Callable[..., T], otherwise: str) -> T:
-    """What `read` makes of tensorflow-datasets' builder of this name, which downloads and prepares it first.
-
-    UserError, which ends with `otherwise`, what to do instead, when any of that fails.
+    UserError if that fails, or if reading the dataset in the block does; it ends with `otherwise`: what to do instead.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would take the GPU's memory to read some images
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -30,12 +29,14 @@ def read_prepared(name: str, read: Callable[..., T], otherwise: str) -> T:
             tfds.disable_progress_bar()
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # it would report each of many retries
         builder = tfds.builder(name)
-        if not (Path(builder.data_dir) / "dataset_info.json").is_file():  # it has yet to be downloaded
+        if not (Path(builder.data_dir) / "dataset_info.json").is_file():  # not downloaded yet
             for url in list(builder.url_infos or ())[:1]:
-                requests.head(url, timeout=10)  # no network? Its own retries take minutes
+                requests.head(url, timeout=10)  # fails at once without a network; tfds would retry for minutes
         builder.download_and_prepare()
-        return read(builder)
-    except Exception as fault:  # a network, a disk, a changed checksum, no such name, a broken installation: anything
+        yield builder
+    except UserError:
+        raise
+    except Exception as fault:  # a network, a disk, a changed checksum, an unknown name, a broken installation, ...
         reason = system_error(fault) or str(fault).strip().partition("\n")[0][:200]
         raise UserError(
             f"tensorflow-datasets could not give {name} ({type(fault).__name__}: {reason}): {otherwise}"

@@ -6,7 +6,8 @@ import unicodedata
 import pytest
 
 from errors import UserError
-from sources.folders import SYSTEM, Walk, is_systems, listed
+from sources.folders import SYSTEM, Walk, is_system_name
+from sources.pictures import first_few
 
 
 def touch(root, *names):
@@ -71,7 +72,7 @@ def test_what_systems_leave_is_nobodys_class_or_picture(tmp_path):
         assert (
             notes.startswith("note: skipped files and folders that systems leave behind: ") and "and 17 more" in notes
         )
-    assert all(is_systems(pattern.replace("*", "x")) for pattern in SYSTEM)
+    assert all(is_system_name(pattern.replace("*", "x")) for pattern in SYSTEM)
 
 
 def test_an_inner_folder_of_images_is_the_class_own(tmp_path):
@@ -90,7 +91,7 @@ def test_folders_that_are_no_classes_are_refused(tmp_path):
         classes(tmp_path)
     assert [label for label, _ in classes(tmp_path / "top")[0]] == ["b"]
     (tmp_path / "top/empty").mkdir()
-    with pytest.raises(UserError, match="empty holds no picture: put some into it, or take it away"):
+    with pytest.raises(UserError, match="empty holds no picture: put some into it, or remove it"):
         classes(tmp_path / "top")
     touch(tmp_path, "top/empty/.DS_Store")
     with pytest.raises(UserError, match="empty holds no picture"):
@@ -121,4 +122,4 @@ def test_names_that_are_not_utf_8_and_control_characters_can_be_printed(tmp_path
     files, notes = classes(tmp_path)
     assert files == [(name, f"{name}/1.png")]
     assert notes.encode() and "Zo\\udceb" in notes
-    assert listed(["a\nb", "c", *"defgh"]) == "'a\\nb', c, d, e, f and 2 more"
+    assert first_few(["a\nb", "c", *"defgh"]) == "'a\\nb', c, d, e, f and 2 more"

@@ -17,7 +17,7 @@ import data
 import get_data
 from conftest import ROOT, assert_refused, call
 from errors import UserError
-from sources import images, pictures
+from sources import class_split, images, pictures
 from sources.preparation import Preparation
 
 RNG = np.random.default_rng(0)
@@ -258,7 +258,12 @@ def test_a_table_deals_the_classes_and_leaves_out_others(tmp_path):
     assert made["source"]["files"][0]["name"] == "split.csv"
     assert "it is complete" in get(tmp_path / "in", tmp_path, *flags).stdout
     table.write_text("Testing,b\n\nTRAIN,d\ntrain,a\nvalidation,  e\n")
-    assert images.read_split(table, ["a", "b", "  e", "d"]) == {"b": "test", "d": "train", "a": "train", "  e": "val"}
+    assert class_split.read_split(table, ["a", "b", "  e", "d"]) == {
+        "b": "test",
+        "d": "train",
+        "a": "train",
+        "  e": "val",
+    }
     table.write_text("test,a\ntrain,b\n")
     assert_refused(get(tmp_path / "in", tmp_path, *flags), "was dealt by another --split_file", "--force")
     for text, words in (
@@ -279,24 +284,24 @@ def test_a_table_and_folders_may_encode_names_in_two_ways(tmp_path):
         name = unicodedata.normalize(ours, "Ångström")
         text = unicodedata.normalize(theirs, f'train,Ångström\r\ntest," {odd}"\r\ntest,"a\nb"\r\n')
         table.write_bytes(text.encode("utf-8", "surrogateescape"))
-        assert images.read_split(table, [name, odd, "a\nb"]) == {name: "train", odd: "test", "a\nb": "test"}
+        assert class_split.read_split(table, [name, odd, "a\nb"]) == {name: "train", odd: "test", "a\nb": "test"}
     table.write_bytes("train,Zoë\n".encode("latin-1"))
     with pytest.raises(UserError, match="which the source does not have: correct it, or save the table in UTF-8"):
-        images.read_split(table, ["Zoë"])
+        class_split.read_split(table, ["Zoë"])
 
 
 def test_there_are_classes_enough_for_tasks_where_there_can_be():
     def sizes(count, *more):
-        dealt = images.deal([f"c{i}" for i in range(count)], *more)
+        dealt = class_split.deal([f"c{i}" for i in range(count)], *more)
         return [len(dealt.get(split, [])) for split in ("train", "val", "test")]
 
     wanted = {2: [1, 0, 1], 3: [2, 0, 1], 4: [2, 0, 2], 9: [5, 0, 4], 10: [5, 0, 5], 12: [7, 0, 5], 19: [14, 0, 5]}
     wanted |= {20: [10, 5, 5], 24: [14, 5, 5], 40: [26, 6, 8], 1000: [640, 160, 200]}
     assert {count: sizes(count, None, 0) for count in wanted} == wanted
-    assert sizes(12, images.SHARED, 0) == [8, 2, 2]  # as they are given
+    assert sizes(12, class_split.DEFAULT_SHARES, 0) == [8, 2, 2]  # as they are given
     assert sizes(8, None, 0, 4) == [4, 2, 2]  # of each class come four
     many = [f"c{i}" for i in range(40)]
-    assert images.deal(many, None, 3) == images.deal(many, images.SHARED, 3)
+    assert class_split.deal(many, None, 3) == class_split.deal(many, class_split.DEFAULT_SHARES, 3)
 
 
 def test_the_largest_tasks_are_said_and_too_small_ones_are_warned_of(tmp_path):
@@ -326,15 +331,15 @@ def test_the_largest_tasks_are_said_and_too_small_ones_are_warned_of(tmp_path):
 
 def test_the_seed_deals_and_every_split_that_is_needed_has_a_class():
     labels = [f"c{i}" for i in range(20)]
-    dealt = images.deal(labels, [0.64, 0.16, 0.2], 0)
+    dealt = class_split.deal(labels, [0.64, 0.16, 0.2], 0)
     assert {split: len(own) for split, own in dealt.items()} == {"train": 13, "val": 3, "test": 4}
-    assert dealt == images.deal(labels, [0.64, 0.16, 0.2], 0) != images.deal(labels, [0.64, 0.16, 0.2], 1)
+    assert dealt == class_split.deal(labels, [0.64, 0.16, 0.2], 0) != class_split.deal(labels, [0.64, 0.16, 0.2], 1)
     for shares in ((0.98, 0.01, 0.01), (0.01, 0.01, 0.98), (0.5, 0, 0.5)):
         for count in (2, 3, 5):
-            parts = images.deal(labels[:count], shares, 3)
+            parts = class_split.deal(labels[:count], shares, 3)
             assert parts["train"] and parts["test"] and sorted(itertools.chain(*parts.values())) == labels[:count]
     with pytest.raises(UserError, match="there is only one class, c0"):
-        images.deal(labels[:1], [0.64, 0.16, 0.2], 0)
+        class_split.deal(labels[:1], [0.64, 0.16, 0.2], 0)
 
 
 def test_files_that_are_no_images_are_listed_and_refused_or_left_out(tmp_path):
@@ -488,7 +493,11 @@ def test_a_builder_of_other_images_or_labels_is_refused(fault):
         "video": features.Video(shape=(None, 8, 8, 3)),
     }.get(fault, image)
     label = {"text": features.Text(), "several labels": features.Sequence(label)}.get(fault, label)
-    words = "other labels" if label.np_dtype != np.int64 or label.shape else "which are no pictures"
+    words = (
+        "labels other than one class per image"
+        if label.np_dtype != np.int64 or label.shape
+        else "which are not pictures"
+    )
     with pytest.raises(UserError, match=f"own/1.0.0 has .*{words}"):
         list(images.read_builder(builder_of(image, label, train=[])))
 

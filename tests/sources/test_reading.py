@@ -193,7 +193,7 @@ def test_only_regular_files_are_opened(tmp_path):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(os.path.relpath(tmp_path / "socket.png"))
         for name in ("socket", "folder", "pipe", "zero"):
-            with pytest.raises(BadPicture, match=rf"{name}\.png is no regular file"):
+            with pytest.raises(BadPicture, match=rf"{name}\.png is not a regular file"):
                 pictures.read(tmp_path / f"{name}.png")
             (tmp_path / f"{name}.png").rename(tmp_path / name)
             assert not pictures.is_picture(tmp_path / name)
@@ -222,7 +222,7 @@ def test_which_files_are_pictures(tmp_path):
     with pytest.raises(BadPicture, match=r"a\.HEIC is HEIC, which Pillow does not read: save it as JPEG"):
         pictures.read(tmp_path / "a.HEIC")
     (tmp_path / "photo").rename(tmp_path / "photo.txt")
-    with pytest.raises(BadPicture, match=r"photo\.txt has no ending of a picture: rename it, as to \.jpg"):
+    with pytest.raises(BadPicture, match=r"photo\.txt has no ending of a picture: rename it, for example to \.jpg"):
         pictures.read(tmp_path / "photo.txt")
     note = pictures.note_on_others(
         [tmp_path / name for name in ("a.txt", "b.txt", "c.txt", "d.txt", "e.txt", "f.HEIC")]

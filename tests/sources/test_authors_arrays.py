@@ -5,7 +5,7 @@ import pytest
 
 from errors import UserError
 from originals import AUTHORS, authors_arrays, npy
-from sources.authors_arrays import make_from_arrays, write_authors
+from sources.authors_arrays import make_from_arrays, write_authors_arrays
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_the_authors_arrays(tmp_path, kind, scale, stored, unit):
     files = {split: tmp_path / f"from_{split}.npy" for split in arrays}
     for split, path in files.items():
         np.save(path, arrays[split].reshape(-1, 108) if split == "test" else arrays[split])
-    names, read_scale, ends = write_authors(tmp_path, files, AUTHORS)
+    names, read_scale, ends = write_authors_arrays(tmp_path, files, AUTHORS)
     least, most = (extreme([extreme(array) for array in arrays.values()]) for extreme in (np.min, np.max))
     assert ends == (None if stored == np.uint8 else (0, 1) if unit else (np.float32(least), np.float32(most)))
     for split, shape in AUTHORS.items():
@@ -40,7 +40,7 @@ def test_levels_that_were_rounded_below_are_theirs(tmp_path):
     files = {split: tmp_path / f"from_{split}.npy" for split in AUTHORS}
     for split, own in levels.items():
         np.save(files[split], (own - 0.005) / 255)
-    write_authors(tmp_path, files, AUTHORS)
+    write_authors_arrays(tmp_path, files, AUTHORS)
     for split, own in levels.items():
         np.testing.assert_array_equal(np.load(tmp_path / f"{split}.npy"), own)
 
@@ -89,4 +89,4 @@ def test_the_authors_arrays_refused(tmp_path, data, words):
     files = {split: tmp_path / f"{split}.npy" for split in AUTHORS}
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match=words):
-        write_authors(tmp_path / "out", files, AUTHORS)
+        write_authors_arrays(tmp_path / "out", files, AUTHORS)

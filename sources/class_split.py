@@ -1,0 +1,93 @@
+"""Decide which classes are for training, validation and testing: by shares and a seed, or by a table."""
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from errors import UserError
+from sources.arrays import Names
+from sources.folders import normalized
+
+# split -> the names, in any capitals, of folders that hold its classes, and of the split in a table.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+SPLITS = tuple(SPLIT_NAMES)
+DEFAULT_SHARES = (0.64, 0.16, 0.2)  # of the classes, for each split
+WAY = 5  # classes in an episode of the documented commands
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder's name, or a table, means."""
+    return next((split for split, names in SPLIT_NAMES.items() if name.strip().lower() in names), None)
+
+
+def deal(labels: list[str], shares: list[float] | None, seed: int, rotations: int = 1) -> Names:
+    """Deal the classes to splits in a random order; train and test get at least one class.
+
+    shares: None for DEFAULT_SHARES, adjusted by `enough_for_episodes`. UserError if there is only one class.
+    """
+    if len(labels) < 2:
+        raise UserError(f"there is only one class, {labels[0]}: give at least two, one to train on and one to test")
+    order = [labels[i] for i in np.random.RandomState(seed).permutation(len(labels))]
+    ends = np.rint(np.cumsum(shares or DEFAULT_SHARES) / sum(shares or DEFAULT_SHARES) * len(labels)).astype(int)
+    ends[0] = np.clip(ends[0], 1, len(labels) - 1)
+    ends[1] = np.clip(ends[1], ends[0], len(labels) - 1)
+    if not shares:
+        sizes = np.diff(ends, prepend=0)
+        ends = np.cumsum(enough_for_episodes(*sizes, least=min(-(-WAY // rotations), len(labels) // 2)))
+    starts = (0, *ends[:2])
+    return {split: order[a:b] for split, a, b in zip(SPLITS, starts, ends, strict=True) if a < b}
+
+
+def enough_for_episodes(train: int, val: int, test: int, least: int) -> tuple[int, int, int]:
+    """Adjust these numbers of classes: test gets at least `least`, and so does val, but val gets none if train would
+    keep less than half of all classes."""
+    count, test, val = train + val + test, max(test, least), max(val, least)
+    if 2 * (count - val - test) < count:
+        val = 0
+    return count - val - test, val, test
+
+
+def read_split(file: Path, labels: Iterable[str]) -> dict[str, str]:
+    """Read a table -> {class: split}. UserError: not a table of SPLIT,CLASS, a class that is not one of `labels`, a
+    class in two lines, or no class for train or test."""
+    split_by_class, known = {}, {normalized(label): label for label in labels}
+    try:
+        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")  # as names on the disk are read
+        reader = csv.reader(io.StringIO(text, newline=""))
+        rows = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as fault:
+        raise UserError(f"{file} is not a table of SPLIT,CLASS ({fault})") from None
+    for number, row in rows:
+        if [cell.strip().lower() for cell in row] == ["split", "class"]:
+            continue
+        split = split_of(row[0])
+        if len(row) != 2 or not split:
+            raise UserError(f"{file}, line {number} is not SPLIT,CLASS with train, val or test: {','.join(row)!r}")
+        name = normalized(row[1])
+        label = known.get(name) or known.get(name.strip())
+        if not label:
+            raise UserError(
+                f"{file}, line {number} has the class {row[1].strip()!r}, which the source does not have: correct it, "
+                f"or save the table in UTF-8"
+            )
+        if label in split_by_class:
+            raise UserError(f"{file}, line {number} has the class {label} again: name it once")
+        split_by_class[label] = split
+    if missing := {"train", "test"} - set(split_by_class.values()):
+        raise UserError(f"{file} has no {min(missing)} classes")
+    return split_by_class
+
+
+def group_by_split(split_by_class: dict[str, str], labels: Iterable[str]) -> Names:
+    """Return split -> those of these classes that belong to it, by name. UserError if train or test has none."""
+    names = {split: sorted(label for label in labels if split_by_class.get(label) == split) for split in SPLITS}
+    if missing := [split for split in ("train", "test") if not names[split]]:
+        raise UserError(f"no {missing[0]} class has an image: give some")
+    return {split: classes for split, classes in names.items() if classes}
