@@ -46,13 +46,29 @@ def for_other_devices() -> Iterator[None]:
 
 
 def custom_gradient(f):
-    """tf.custom_gradient, which needs TensorFlow only when f is called."""
+    """Return tf.custom_gradient(f), which loads TensorFlow when it is first called, and whose graphs can be freed."""
 
     @functools.wraps(f)
     def call(*tensors):
-        return tf.custom_gradient(f)(*tensors)
+        return freed_with_graph(tf.custom_gradient(f)(*tensors))
 
     return call
+
+
+def freed_with_graph(results):
+    """Return the results of a function that tf.custom_gradient has decorated; their gradient function moves from
+    TensorFlow's table to the operation that makes them. TensorFlow never empties this table, and a gradient function
+    refers to its graph, so that no such graph would ever be freed."""
+    from tensorflow.python.framework import ops
+
+    table = getattr(ops.gradient_registry, "_registry", {})  # none in a version of TensorFlow that does without
+    for operation in {tensor.op for tensor in tf.nest.flatten(results) if tf.is_symbolic_tensor(tensor)}:
+        name = operation.type == "IdentityN" and operation.node_def.attr["_gradient_op_type"].s.decode()
+        if name in table and hasattr(operation, "_gradient_function"):
+            gradient = ops.gradient_registry.lookup(name)
+            operation._gradient_function = lambda *args, gradient=gradient: freed_with_graph(gradient(*args))
+            del table[name]
+    return results
 
 
 @functools.cache

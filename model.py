@@ -163,7 +163,7 @@ class MAML(Learner):
                 return list(self.inner_step(meta_learned, theta, x, y, draw, class_shares).values())
 
             one = tf.recompute_grad(one) if self.remat else one
-            theta = dict(zip(theta, one(*params.values(), *theta.values()), strict=True))
+            theta = dict(zip(theta, layers.freed_with_graph(one(*params.values(), *theta.values())), strict=True))
             thetas.append(theta)
         return thetas
 

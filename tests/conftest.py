@@ -1,6 +1,7 @@
 """Fixtures: a small dataset of glyphs, and the command line run as a user runs it, in a process or in this one."""
 
 import contextlib
+import ctypes
 import fcntl
 import gc
 import importlib
@@ -71,11 +72,30 @@ def rewritten_graphs():
     graphs.rewrite(False)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def free_graphs():
-    """Let go of a file's graphs when its tests are done: they hold themselves, and the collector seldom looks."""
+@pytest.fixture(autouse=True)
+def collect_graphs():
+    """Free the graphs of a test that made many objects: graphs refer to themselves, and the collector seldom looks."""
     yield
+    if any(gc.get_count()[1:]):
+        gc.collect()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs(request):
+    """Forget a file's compiled programs behind its last test, and what its cached functions returned."""
+    yield
+    from studies import trained
+    from training import steps
+
+    steps.PROGRAMS.clear()
+    trained.programs_of.cache_clear()
+    for value in vars(request.module).values():
+        if hasattr(value, "cache_clear"):
+            value.cache_clear()
     gc.collect()
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's: gives freed memory back
+    if malloc_trim:
+        malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

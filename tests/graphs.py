@@ -1,5 +1,7 @@
 """Graphs in less time, for tests: tracing them and calling them for the first time is most of what a test takes."""
 
+import gc
+
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import ops
@@ -9,6 +11,12 @@ def rewrite(on: bool) -> None:
     """Let TensorFlow rewrite graphs before their first call (it fuses kernels, for example), as it does for users, or
     not: that takes a quarter of the time, and tests whose subject is what kernels compute have it on."""
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not on})
+
+
+def alive() -> int:
+    """Return the number of graphs in memory, after the collector has freed what it can."""
+    gc.collect()
+    return sum(issubclass(type(thing), tf.Graph) for thing in gc.get_objects())
 
 
 def share_integers() -> None:

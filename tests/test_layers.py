@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import graphs
 import layers
 from numerics import central_difference, decided
 
@@ -343,3 +344,20 @@ def test_a_gained_batch_norm_of_one_group_is_the_formula(normal):
         found = layers.batch_norm_gained(*(tf.constant(a, dtype) for a in (x, gamma, beta)))
         for one, wanted, least in zip(found, expected, (tolerance, 0, 0), strict=True):
             np.testing.assert_allclose(one, wanted, rtol=tolerance, atol=least)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_graph_with_gradient_functions_is_freed(again):
+    def loss(x):
+        return tf.reduce_sum(layers.norm_relu_pool(x, tf.zeros([1]), 1, held=False))
+
+    @tf.function(autograph=False)
+    def gradient(x):
+        loss_of = tf.recompute_grad(loss) if again else loss
+        return tf.gradients(layers.freed_with_graph(loss_of(x)), x)
+
+    before = graphs.alive()
+    gradient(tf.ones([1, 2, 4, 4, 1]))
+    assert graphs.alive() == before + 1
+    del gradient
+    assert graphs.alive() == before

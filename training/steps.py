@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import data
+import layers
 import model
 from attacks import Adversary
 from flags import Configured
@@ -168,7 +169,7 @@ class Engine:
                                for x in (classes, images))  # fmt: skip
             params, slots = read(params), read(slots)
             own = tf.concat([means(params, pixels, classes, images, seed, first), stop], 0)
-            shared = context.all_reduce(tf.distribute.ReduceOp.MEAN, own)
+            shared = layers.freed_with_graph(context.all_reduce(tf.distribute.ReduceOp.MEAN, own))
             return *update(params, slots, shared[:-1]), shared[-1] > 0
 
         # One program; collectives cannot be inside, so that several replicas compile the two parts.

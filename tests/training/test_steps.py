@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import data
+import graphs
 import layers
 import model
 from attacks import Adversary
@@ -224,8 +225,18 @@ def test_engines_that_compute_the_same_share_a_compiled_step_and_no_others(monke
 def test_an_engine_whose_learner_has_no_hash_shares_nothing_and_compiles_once():
     lone = make()
     lone.learner.table = {}
-    steps = [made.program(steps.Engine.compile_classifying) for made in (lone, lone, make())]
-    assert steps[0] is steps[1] is not steps[2]
+    shared = [made.program(steps.Engine.compile_classifying) for made in (lone, lone, make())]
+    assert shared[0] is shared[1] is not shared[2]
+
+
+def test_the_graphs_of_a_forgotten_step_are_freed(monkeypatch):
+    before = graphs.alive()
+    monkeypatch.setattr(steps, "PROGRAMS", collections.OrderedDict())
+    made = make("protonet")
+    made.train_step(SPLIT)(0)
+    assert graphs.alive() > before
+    steps.PROGRAMS.clear()
+    assert graphs.alive() <= before
 
 
 def test_engines_that_share_a_step_have_their_own_numbers():
