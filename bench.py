@@ -29,7 +29,7 @@ from lazy import tf
 from perturbations.draws import task_noise
 from settings import COMMAND, Settings, read_flags, refuse_unused
 from sources import MAKERS
-from training import program
+from training import xla_programs
 from training.steps import Engine, read
 
 CLASSES, IMAGES = 100, 100  # of the random data
@@ -181,8 +181,8 @@ def check(engine: Engine, split: data.Split) -> dict:
     single = means(read(engine.params), *first_episodes(engine, split)).numpy()
     exact = exact_means(engine, split)
     return {
-        "gradient_error": program.relative(single[:-2], exact[:-2]),
-        "loss_error": program.relative(single[-2], exact[-2]),
+        "gradient_error": xla_programs.relative_error(single[:-2], exact[:-2]),
+        "loss_error": xla_programs.relative_error(single[-2], exact[-2]),
     }
 
 
@@ -228,7 +228,7 @@ def bench() -> int:
     if own["export"]:
         config = settings.portable() | facts
         exact = exact_means(engine, split) if own["check"] else None
-        program.write(own["export"], engine, split, test, config, settings.n_test_mc_samp, exact)
+        xla_programs.write(own["export"], engine, split, test, config, settings.n_test_mc_samp, exact)
         result["program"] = str(own["export"])
     else:
         result |= time_run(engine, mode, split, settings.n_test_mc_samp, own["iterations"])

@@ -1,17 +1,35 @@
-"""How every command line here ends: at a fault with one sentence for the user, when it is asked to stop, and with an
-exit code for scripts."""
+"""How a command ends: with one sentence where the user's input is at fault, and with an exit code for scripts."""
 
 import argparse
 import io
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 
 class UserError(Exception):
     """The user's input is at fault. The message is one sentence: what is wrong and what to do about it."""
+
+
+@contextmanager
+def user_error(what: str, remedy: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Replace an exception of these kinds by a UserError: `what (the exception's message): remedy`."""
+    try:
+        yield
+    except kinds as fault:
+        raise UserError(f"{what} ({reason(fault)}): {remedy}") from fault
+
+
+def reason(fault: Exception) -> str:
+    """Return the first line of an exception's message, without what only TensorFlow's authors can read."""
+    if isinstance(fault, KeyError):
+        return f"it lacks {fault}"
+    text = getattr(fault, "strerror", None) or next(iter(str(fault).splitlines()), type(fault).__name__)
+    return re.sub(r"\{\{.*?\}\} | \[Op:\w+\]|/proc/self/fd/\d+/", "", text)
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,7 +43,8 @@ class Parser(argparse.ArgumentParser):
 
 
 class Stop:
-    """Ctrl-C and SIGTERM ask for a stop; the loop leaves after the iteration at hand, with its state saved."""
+    """In its `with` block the first Ctrl-C or SIGTERM sets `asked`, so that a loop can finish its iteration and save;
+    the second one raises KeyboardInterrupt."""
 
     def __enter__(self):
         self.asked = False
@@ -33,7 +52,7 @@ class Stop:
         return self
 
     def _ask(self, *_):
-        if self.asked:  # asked twice: leave at once
+        if self.asked:
             raise KeyboardInterrupt
         self.asked = True
 
@@ -43,40 +62,45 @@ class Stop:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Call main() and leave with its exit code (None is 0); UserError: its sentence and 2, Ctrl-C: 130."""
+    """Call main() and exit with its code (None is 0), with 2 where the user or the machine is at fault, or with 130
+    after Ctrl-C."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a file's name may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")  # like stderr: a file name may not be UTF-8
     try:
         code = main()
-        sys.stdout.flush()  # a reader that has left is noticed here, and not after the last line of Python
+        sys.stdout.flush()  # raises BrokenPipeError here, and not when Python exits
         sys.exit(code)
-    except BrokenPipeError:  # who reads the output has enough of it, as `head` has: end as other programs do
-        leave(128 + signal.SIGPIPE)
-    except UserError as fault:
-        print(f"error: {' '.join(str(fault).split())}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as fault:
-        if not fault.strerror:
-            raise
-        place = str(fault.filename or "the disk")
-        print(f"error: cannot read or write {place[:200]}: {fault.strerror}", file=sys.stderr)
-        leave(2)
-    except MemoryError as fault:
-        print(f"error: this machine's memory is not enough: {fault}", file=sys.stderr)
-        sys.exit(2)
-    except Exception as fault:
-        if type(fault).__name__ != "ResourceExhaustedError":  # TensorFlow's, which is not imported here
-            raise
-        remedy = "lower --metabatch, or add --remat in training; what was saved before is whole"
-        print(f"error: the device's memory is not enough: {remedy}", file=sys.stderr)
-        sys.exit(2)
+    except BrokenPipeError:  # the reader has enough, as `head` has: exit as other programs do
+        exit_without_output(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as fault:
+        sentence = explanation(fault)
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        exit_without_output(2)
 
 
-def leave(code: int) -> NoReturn:
-    """Exit, without what standard output cannot take any more: Python would say so again, with a code of its own."""
+def explanation(fault: Exception) -> str | None:
+    """Return one sentence for the user, or None where the exception is a defect of this program."""
+    if isinstance(fault, UserError):
+        return " ".join(str(fault).split())
+    if isinstance(fault, OSError) and fault.strerror:
+        return f"cannot read or write {str(fault.filename or 'the disk')[:200]}: {fault.strerror}"
+    if isinstance(fault, MemoryError):
+        return f"this machine does not have enough memory: {fault}"
+    if type(fault).__name__ == "ResourceExhaustedError":  # TensorFlow's, which is not imported here
+        return (
+            "the device does not have enough memory: lower --metabatch, or add --remat in training; what was saved "
+            "before is complete"
+        )
+    return None
+
+
+def exit_without_output(code: int) -> NoReturn:
+    """Exit; discard output that standard output cannot take, because Python would exit with another code."""
     try:
         sys.stdout.flush()
     except OSError:

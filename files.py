@@ -1,7 +1,7 @@
-"""Files that last: written whole or not at all, kept through a power cut, and locked against a second process.
+"""Files that survive a crash: written whole or not at all, synced to the disk, and locked against a second process.
 
-NO_LOCK=1 in the environment leaves the locks out, for file systems that have none. Names that are not UTF-8 are
-written as Python escapes them.
+NO_LOCK=1 in the environment leaves the locks out, for file systems that have none. A name that is not UTF-8 is written
+with Python's escapes.
 """
 
 import json
@@ -10,20 +10,24 @@ import secrets
 import shlex
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from errors import UserError
+from errors import UserError, user_error
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
+DESCRIPTORS = Path("/proc/self/fd")  # paths of the files and folders that this process has open, on Linux
+
 
 def sync(path: Path) -> None:
-    """Wait until the disk has this file, or the names in this folder (where the file system can tell)."""
+    """Wait until this file, or the list of files in this folder, is on the disk. Not every file system can sync a
+    folder; then return at once."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -35,11 +39,11 @@ def sync(path: Path) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write the file `path`: a reader, or whoever comes after a power cut, finds all of the old one or of the new."""
+    """Write a file so that a reader gets all of the old content or all of the new, even after a power cut."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with open(part, "xb") as file:
-            file.write(to_bytes(content) if isinstance(content, str) else content)
+            file.write(encode(content) if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -48,33 +52,29 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     sync(path.parent)
 
 
-def write_if_new(path: Path, content: str) -> None:
-    """Write the file `path`, unless it has this content already: its folder may then be read-only."""
-    if not path.is_file() or path.read_bytes() != to_bytes(content):
+def write_if_changed(path: Path, content: str) -> None:
+    """Write a file unless it has this content already: then its folder may be read-only."""
+    if not path.is_file() or path.read_bytes() != encode(content):
         write_atomically(path, content)
 
 
-def to_bytes(content: str) -> bytes:
+def encode(text: str) -> bytes:
     """Encode as UTF-8; bytes of a file's name that are not UTF-8 become Python's escapes."""
-    return content.encode(errors="backslashreplace")
+    return text.encode(errors="backslashreplace")
 
 
 def refuse_unwritable(folder: Path) -> None:
-    """UserError if no file can be written into this folder: call it before computing what is to be written there."""
-    try:
-        probe = folder / f".{secrets.token_hex(4)}.probe"
+    """Raise UserError if no file can be written into this folder. Call it before a long computation."""
+    probe = folder / f".{secrets.token_hex(4)}.probe"
+    with user_error(f"cannot write into {folder}", "free some space, or copy the folder elsewhere", OSError):
         try:
             write_atomically(probe, "x")
         finally:
             probe.unlink(missing_ok=True)
-    except OSError as fault:
-        raise UserError(
-            f"cannot write into {folder} ({fault.strerror}): make room there, or copy it elsewhere"
-        ) from fault
 
 
 def parse_json(text: str | bytes) -> object:
-    """Return the value of this JSON text. ValueError where it is no JSON, or is nested too deep for Python."""
+    """Return the value of a JSON text. Raise ValueError where it is not JSON or is nested too deep for Python."""
     try:
         return json.loads(text)
     except RecursionError as fault:
@@ -82,19 +82,32 @@ def parse_json(text: str | bytes) -> object:
 
 
 @contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
-    """Hold the lock file `path`, whose folder is made if need be; the lock goes with its process, however that ends.
+def plain_path(folder: Path) -> Iterator[str]:
+    """Yield another path of this folder for TensorFlow, which reads brackets, stars, question marks and backslashes in
+    a path as a pattern, and refuses a path that is not UTF-8."""
+    with ExitStack() as stack:
+        if DESCRIPTORS.is_dir():
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            yield str(DESCRIPTORS / str(descriptor))
+        else:
+            link = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "folder"
+            link.symlink_to(folder.absolute())
+            yield str(link)
 
-    UserError where another process holds it: who that is, and `busy`, which says what to do about it; and where the
-    file cannot be written, or cannot be locked. Where NO_LOCK is set, it is written and not locked.
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold the lock file `path` and make its folder; the lock ends with the process, even if that is killed.
+
+    Raise UserError where another process holds the lock (the message names that process and ends with `busy`), or where
+    the file cannot be written or locked. With NO_LOCK the file is written and not locked.
     """
     if fcntl is None:
-        raise UserError("this program locks its folders by fcntl, which Windows has not: run it in WSL")
-    try:
+        raise UserError("this program locks its folders with fcntl, which Windows does not have: run it in WSL")
+    with user_error(f"cannot write into {path.parent}", "choose another folder", OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "ab+")  # noqa: SIM115 (closed below)
-    except OSError as fault:
-        raise UserError(f"cannot write into {path.parent} ({fault.strerror}): choose another folder") from fault
     with file:
         try:
             if not os.environ.get("NO_LOCK"):

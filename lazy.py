@@ -1,7 +1,7 @@
-"""TensorFlow, loaded when it is first used: a command that refuses its input does not spend seconds on it.
+"""TensorFlow, imported when it is first used: a command refuses wrong input without waiting seconds for it.
 
-A module takes it with `from lazy import tf`, and has `from __future__ import annotations`, because evaluating an
-annotation such as `tf.Tensor` would be a use.
+A module that has `from lazy import tf` also has `from __future__ import annotations`, because Python would import
+TensorFlow to evaluate an annotation such as `tf.Tensor`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 
-class Later:
-    """A module that is imported when something of it is asked for."""
+class LazyModule:
+    """A module that is imported when one of its attributes is first used."""
 
     def __init__(self, name: str):
         self.name = name
@@ -23,4 +23,4 @@ class Later:
 if TYPE_CHECKING:
     import tensorflow as tf
 else:
-    tf = Later("tensorflow")
+    tf = LazyModule("tensorflow")

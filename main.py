@@ -16,7 +16,7 @@ import files
 import model
 from attacks import MADRY, METHODS, NORMS
 from errors import Parser, UserError, run
-from lazy import Later
+from lazy import LazyModule
 from learners.base import Learner
 from ranges import UNIT
 from settings import COMMAND, COMMON, Settings, all_settings, read_flags, refuse_unused
@@ -29,7 +29,8 @@ from training import checkpoints, devices, loops, test_results
 from training import weights as weights_file
 from training.steps import Engine
 
-classify_study, draw_study = Later("studies.classify"), Later("studies.draw")  # they need scikit-learn: a second
+# They import scikit-learn, which takes a second.
+classify_study, draw_study = LazyModule("studies.classify"), LazyModule("studies.draw")
 SHIPPED = [Path(__file__).parent / f"pretrained/omniglot_5way_1shot_{name}.npz" for name in ("maml", "metadrop")]
 
 
@@ -69,7 +70,7 @@ def load_data(settings: Settings, *used: str, bounded: str | None = None) -> tup
 
 def start(settings: Settings, distribute: bool = False) -> devices.Devices:
     """Set TensorFlow up, once a process."""
-    return devices.start(settings.gpu_id, settings.metabatch, settings.precision, distribute)
+    return devices.set_up(settings.gpu_id, settings.metabatch, settings.precision, distribute)
 
 
 def build_engine(settings: Settings, image_shape: tuple[int, int, int], machine: devices.Devices) -> Engine:
@@ -344,8 +345,8 @@ def settings_of_surrogate(settings: Settings) -> Settings:
 def weights(savedir: Path, given: dict) -> int:
     slots, kind = given.pop("slots", False), given.pop("checkpoint", "last")
     settings = Settings.read(savedir).portable()
-    devices.start("-1", 1, devices.FLOAT32, distribute=False)
-    found = checkpoints.read_whole(savedir, kind)
+    devices.set_up("-1", 1, devices.FLOAT32, distribute=False)
+    found = checkpoints.read_to_resume(savedir, kind)
     if slots and not found.state:
         raise UserError(f"{savedir} has no Adam slots, because it began with weights alone: leave --slots out")
     iteration, digest = found.about["iteration"], weights_file.digest(found.params)
@@ -354,7 +355,7 @@ def weights(savedir: Path, given: dict) -> int:
         "checkpoint": kind,
         "iteration": iteration,
         "weights_sha256": digest,
-        "test": test_results.test_of(savedir, digest),
+        "test": test_results.latest_test(savedir, digest),
         "program": devices.revision(),
     }
     path = savedir / weights_file.NAME
@@ -377,7 +378,7 @@ def begin_with(file: Path, savedir: Path, mode: str, given: dict) -> contextlib.
         given |= {name: value for name, value in settings.items() if name in known} | given
     elif mode == "meta_train":
         given["resume"] = given.get("resume", bool(content.state))
-    return weights_file.unpacked(file, savedir, None if new else content.about["settings"])
+    return weights_file.starting_in(savedir, file, None if new else content.about["settings"])
 
 
 def classify(run: Path, given: dict) -> int:

@@ -370,7 +370,7 @@ class Settings:
     def read(cls, run: Path) -> Settings:
         """Read the settings of a run, which is a savedir or a file of weights. UserError where there is no run, or
         where a setting has a value that neither its flag nor the program could have given it."""
-        if weights.names_file(run):
+        if weights.is_weights_file(run):
             place, config = run, weights.read(run).about["settings"]
         else:
             place, config = run / "config.json", test_results.read_config(run, NEEDED)

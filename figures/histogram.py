@@ -10,7 +10,7 @@ from figures.page import Section
 from figures.run import Run
 from figures.selection import Selection
 from figures.style import coloured
-from training.test_results import summary
+from training.test_results import mean_and_interval
 
 
 def draw(runs: list[Run], section: Section, selection: Selection, advance: Callable[..., object]) -> None:
@@ -49,7 +49,7 @@ def accuracy_histogram(tests: dict[str, dict], paired: dict[str, np.ndarray], qu
         axes[1].axvline(0, color="black", linewidth=0.8)
         for colour, name, _ in coloured(tests):
             if name in paired:
-                mean, interval = summary(paired[name] / 100)
+                mean, interval = mean_and_interval(paired[name] / 100)
                 label = f"{name} − {first}: {mean:+.2f} ± {interval:.2f}"
                 draw_counts(axes[1], paired[name], edges, mean, colour, label)
         axes[1].set(xlabel="difference on the same episode (points)", ylabel="episodes")

@@ -96,9 +96,9 @@ class Run:
 
         An attack is what its .json says, and `sheet`: images [E,way,H,W,C], labels [E,way], clean images, or None.
         """
-        attacks = [test_results.read_attack(self.savedir) | {"sheet": None}]
+        attacks = [test_results.read_attack(self.savedir / test_results.ATTACK_JSON) | {"sheet": None}]
         for path in (self.savedir / "tests").glob("attack-*.json"):
-            attacks.append(test_results.attack_in(path) | {"sheet": read_sheet(path.with_suffix(".npz"))})
+            attacks.append(test_results.read_attack(path) | {"sheet": read_sheet(path.with_suffix(".npz"))})
         return {kind_of(attack): attack for attack in sorted(attacks, key=rank)}  # the last one of a kind remains
 
 
@@ -173,7 +173,7 @@ def rank(attack: dict) -> tuple[bool, str]:
     settings = attack["settings"]["attack"]
     usual = settings.get("method", "pgd") == "pgd" and "surrogate" not in settings
     usual &= tuple(attack["eps"]) == NORMS[settings["norm"]].budgets
-    return usual, test_results.made_at(attack)
+    return usual, test_results.attack_time(attack)
 
 
 def kind_of(attack: dict) -> tuple[str, str]:

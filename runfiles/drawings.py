@@ -20,7 +20,7 @@ from sources import MAKERS
 from studies.classifier import Classifier
 from studies.draw import SAMPLES, SIDE, centred
 from training.steps import TOGETHER
-from training.test_results import summary
+from training.test_results import mean_and_interval
 
 WAY, QUERY = 5, 15
 
@@ -53,8 +53,8 @@ def main() -> None:
                 predicted = classifier.predict([sent(one) for own in pictures for one in own[1:]])
                 accuracies[way].append(np.mean(predicted == right))
         one, other = (np.array(accuracies[way]) for way in WAYS)
-        cells = ["{:.2f} ± {:.2f}".format(*summary(own)) for own in (one, other)]
-        print(f"| {file.stem} | {' | '.join(cells)} | {'{:+.2f} ± {:.2f}'.format(*summary(other - one))} |")
+        cells = ["{:.2f} ± {:.2f}".format(*mean_and_interval(own)) for own in (one, other)]
+        print(f"| {file.stem} | {' | '.join(cells)} | {'{:+.2f} ± {:.2f}'.format(*mean_and_interval(other - one))} |")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 from tables import ADAPTATION, EPISODES, ROOT, TRAINING, over_seeds, read_runs, refuse_mixed, tests_of
 
 from errors import Parser, UserError, run
-from training.test_results import summary
+from training.test_results import mean_and_interval
 
 LEARNERS = {"metanet_embedding": "Embedding-based", "metanet_original": "Original", "maml": "MAML"}
 KINDS = {
@@ -60,7 +60,7 @@ def row(learner: str, kind: str, tests: dict[int, dict], plain: dict[int, dict],
         cells += ["", ""]
     else:
         pairs = [accuracies[s] - plain[s]["accuracies"][:tasks] for s in seeds]
-        each = ["{:+.2f} ± {:.2f}".format(*summary(pair / 100)) for pair in pairs]
+        each = ["{:+.2f} ± {:.2f}".format(*mean_and_interval(pair / 100)) for pair in pairs]
         cells += [over_seeds(np.mean(pairs, 1), "+"), ", ".join(each)]
     print(f"| {' | '.join(cells)} |")
 

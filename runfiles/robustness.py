@@ -21,7 +21,7 @@ from tables import EPISODES, ROOT, SAMPLES, TRAINING, over_seeds, refuse_mixed, 
 from attacks import MADRY, METHODS, NORMS, SQUARE, THREATS
 from errors import Parser, UserError, run
 from studies.robustness import CLEAN
-from training.test_results import attack_in, made_at, summary
+from training.test_results import attack_time, mean_and_interval, read_attack
 
 TRAIN = "--dataset omniglot --way 5 --query 15 --metabatch 4 --val_every 200 --n_val_tasks 200 --save_freq 100"
 ATTACK = "--query 3 --n_test_iters 100 --n_test_mc_samp 10"
@@ -183,8 +183,8 @@ def read_attacks(folder: Path, names: Iterable[str]) -> dict[str, dict[int, list
         for seed in SEEDS:
             paths = sorted((folder / f"{name}_{seed}/tests").glob("attack-*.json"))
             if paths:
-                own = [attack_in(path) | {"savedir": path} for path in paths]
-                own.sort(key=made_at)  # the latest one counts
+                own = [read_attack(path) | {"savedir": path} for path in paths]
+                own.sort(key=attack_time)  # the latest one counts
                 attacks.setdefault(name, {})[seed] = own
     return attacks
 
@@ -254,7 +254,7 @@ def row(title: str, eps: float, names: list[str], by_kind: dict[str, dict[int, n
              for name in names]  # fmt: skip
     for one, other in (("maml", "metadrop"), ("maml_exact", "metadrop_exact")):
         a, b = by_kind.get(one, {}), by_kind.get(other, {})
-        differences = [summary((b[seed] - a[seed]) / 100)[0] for seed in sorted(a.keys() & b.keys())]
+        differences = [mean_and_interval((b[seed] - a[seed]) / 100)[0] for seed in sorted(a.keys() & b.keys())]
         cells.append(over_seeds(differences, "+") if differences else "")
     print(f"| {title} | {eps:g} | {' | '.join(cells)} |")
 

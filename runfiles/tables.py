@@ -17,7 +17,7 @@ import data  # noqa: E402
 from errors import UserError  # noqa: E402
 from figures.run import read_curves  # noqa: E402
 from sources.preparation import Preparation  # noqa: E402
-from training.test_results import read_test, summary  # noqa: E402
+from training.test_results import mean_and_interval, read_test  # noqa: E402
 
 # What a test says of itself, and the words for it where tests that stand in one table differ.
 DATA = {"data_sha256": "data"}
@@ -110,6 +110,6 @@ def paired(one: dict[int, dict], other: dict[int, dict]) -> list[str] | None:
     if not seeds:
         return None
     a, b = (np.array([tests[seed]["accuracy"] for seed in seeds]) for tests in (one, other))
-    differences = [summary((other[seed]["accuracies"] - one[seed]["accuracies"]) / 100) for seed in seeds]
+    differences = [mean_and_interval((other[seed]["accuracies"] - one[seed]["accuracies"]) / 100) for seed in seeds]
     each = ", ".join(f"{mean:+.2f} ± {interval:.2f}" for mean, interval in differences)
     return [str(len(seeds)), over_seeds(a), over_seeds(b), over_seeds(b - a, "+"), each]

@@ -18,7 +18,7 @@ from errors import Parser, run
 from flags import whole
 from studies.classifier import Classifier
 from training.steps import STATISTICS
-from training.test_results import summary
+from training.test_results import mean_and_interval
 
 WAY, IMAGES = 5, 20
 # Query pictures of each class. Their order decides nothing: all are classified in one call.
@@ -75,7 +75,7 @@ def over_tasks(measure: Callable, classifier: Classifier, tasks: list[list], wha
     for pictures in tqdm(tasks, unit="task", desc=what):
         for key, share in measure(classifier, pictures):
             shares.setdefault(key, []).append(float(share))
-    return {key: "{:.1f} ± {:.1f}".format(*summary(np.array(own))) for key, own in shares.items()}
+    return {key: "{:.1f} ± {:.1f}".format(*mean_and_interval(np.array(own))) for key, own in shares.items()}
 
 
 def row(*cells: object) -> str:

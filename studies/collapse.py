@@ -24,11 +24,12 @@ from files import write_atomically
 from lazy import tf
 from perturbations.draws import fold, task_noise
 from studies.collapse_measures import NAMES, measures
-from training.checkpoints import Board, open_store, progress
+from training.checkpoints import open_results
+from training.logs import TensorBoard, progress_bar
 from training.steps import Engine, read, without_pixels
 from training.test_results import COLLAPSE_CSV as CSV
 from training.test_results import COLLAPSE_JSON as JSON
-from training.test_results import Store
+from training.test_results import ResultFiles
 
 PLACE = ("set", "step", "layer")
 
@@ -121,7 +122,7 @@ class Watch:
     def __init__(self, engine: Engine, split: data.Split, savedir: Path, shared_classes: bool = False):
         self.engine, self.split, self.savedir, self.shared = engine, split, savedir, shared_classes
         refuse_unfit(engine)
-        self.step, self.board = snapshots_step(engine, split, 1), None
+        self.step, self.tensorboard = snapshots_step(engine, split, 1), None
 
     def __call__(self, iteration: int) -> None:
         engine, values = self.engine, []
@@ -142,15 +143,15 @@ class Watch:
     def _write(self, iteration: int, rows: list[dict]) -> None:
         columns = ["iter", *PLACE, "tasks", *(f"{name}{s}" for name in NAMES for s in ("", "_std"))]
         path = self.savedir / CSV
-        if self.board is None:
-            self.board = Board(self.savedir)
+        if self.tensorboard is None:
+            self.tensorboard = TensorBoard(self.savedir)
             cut_back(path, columns, iteration)
         with open(path, "a", newline="") as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             for row in rows:
                 cells = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
                 writer.writerow(cells | {"iter": iteration, "tasks": self.engine.metabatch})
-        self.board.write(iteration, scalars(rows))
+        self.tensorboard.write(iteration, scalars(rows))
 
 
 def cut_back(path: Path, columns: list[str], iteration: int) -> None:
@@ -190,32 +191,32 @@ def over_tests(
 ) -> int:
     """Measure savedir's checkpoint over the first `tasks` test tasks; writes collapse.json. Returns 0, or 130.
 
-    A result that is there already is not measured again (test_results.Store); what is done so far is kept, and an
+    A result that is there already is not measured again (test_results.ResultFiles); what is done so far is kept, and an
     interrupted measurement goes on from there.
     """
     refuse_unfit(engine)
-    store = open_store(
+    files = open_results(
         engine, savedir, Path(JSON).stem, checkpoint=checkpoint, samples=samples, settings=settings, tasks=tasks
     )
-    result = store.read()
+    result = files.read()
     if result is None:
-        rows, values = measure_tasks(engine, split, store, tasks, samples, checkpoint)
+        rows, values = measure_tasks(engine, split, files, tasks, samples, checkpoint)
         if len(values) < tasks:
             print(f"interrupted after {len(values)} tasks; the same command goes on from there", file=sys.stderr)
             return 130
         result = {"rows": summarise(rows, np.array(values), "ci95"), "provenance": provenance}
     else:
-        print(f"measured before: {store.own} is taken as it is (delete it to measure again)")
+        print(f"measured before: {files.path} is taken as it is (delete it to measure again)")
     print_table(result["rows"])
-    store.write(result)
+    files.write(result)
     return 0
 
 
-def measure_tasks(engine: Engine, split: data.Split, store: Store, tasks: int, samples: int, checkpoint: str):
-    """-> `measure`'s rows, and the values of every task; of fewer where it was interrupted: the store has those."""
+def measure_tasks(engine: Engine, split: data.Split, files: ResultFiles, tasks: int, samples: int, checkpoint: str):
+    """-> `measure`'s rows, and the values of every task; of fewer after an interruption: then they are in `partial`."""
     step = snapshots_step(engine, split, samples)
-    values, rows, saved = done_before(store.part)[:tasks], [], time.time()
-    with Stop() as stop, progress(total=tasks, initial=len(values), unit="task", desc="collapse") as bar:
+    values, rows, saved = done_before(files.partial)[:tasks], [], time.time()
+    with Stop() as stop, progress_bar(total=tasks, initial=len(values), unit="task", desc="collapse") as bar:
         while not rows or (len(values) < tasks and not stop.asked):
             index = min(len(values), tasks - 1)
             seed = fold(engine.stream_seed("test"), index)
@@ -229,7 +230,7 @@ def measure_tasks(engine: Engine, split: data.Split, store: Store, tasks: int, s
             if stop.asked or time.time() - saved > 10:
                 file = io.BytesIO()
                 np.save(file, np.array(values))
-                store.write_part(file.getvalue())
+                files.write_partial(file.getvalue())
                 saved = time.time()
     return rows, values
 

@@ -18,7 +18,8 @@ from files import refuse_unwritable, write_atomically
 from lazy import tf
 from perturbations.draws import Draw, fold, task_noise
 from studies import export_format
-from training.checkpoints import load_parameters, progress
+from training.checkpoints import load_parameters
+from training.logs import progress_bar
 from training.steps import Engine, read
 
 
@@ -144,7 +145,7 @@ def export(
     copies = copies if stochastic else 0
     exporter = Exporter(engine, split, way=way, samples=samples, copies=copies, images=images, channels=channels)
     episodes = []
-    with Stop() as stop, progress(total=tasks, unit="task", desc="export") as bar:
+    with Stop() as stop, progress_bar(total=tasks, unit="task", desc="export") as bar:
         while len(episodes) < tasks and not stop.asked:
             episodes.append(exporter.episode(len(episodes)))
             bar.update()

@@ -27,10 +27,11 @@ from files import write_atomically
 from lazy import tf
 from perturbations.draws import fold, standard_normal, task_noise
 from ranges import UNIT, Range
-from training.checkpoints import load_parameters, open_store, progress
+from training.checkpoints import load_parameters, open_results
+from training.logs import progress_bar
 from training.steps import Engine, read
 from training.test_results import ATTACK_JSON as JSON
-from training.test_results import Store, summary
+from training.test_results import ResultFiles, mean_and_interval
 
 SEED = 2**20  # that of a task's attack, among the numbers that its own seed is folded with; the noise's are smaller
 # Of the clean query images, means over a task: the margin by which the own logit is above the largest other one; the
@@ -180,7 +181,7 @@ def over_tests(
         load_parameters(surrogate.engine, surrogate.savedir, checkpoint)
         digest = surrogate.engine.weights_digest()
         told["surrogate"] = surrogate.settings | {"weights_sha256": digest, "draws": surrogate.draws}
-    store = open_store(
+    files = open_results(
         engine,
         savedir,
         Path(JSON).stem,
@@ -190,33 +191,33 @@ def over_tests(
         episodes=episodes,
         episodes_sha256=engine.episodes_digest(split, episodes),
     )
-    result = store.read()
+    result = files.read()
     if result is None:
-        kept = attack_episodes(engine, split, store, episodes, samples, attack, surrogate)
+        kept = attack_episodes(engine, split, files, episodes, samples, attack, surrogate)
         if len(kept) < episodes:
             print(f"interrupted after {len(kept)} episodes; the same command goes on from there", file=sys.stderr)
             return 130
         result = result_of(kept, attack) | {"provenance": provenance}
     else:
-        print(f"attacked before: {store.own} is taken as it is (delete it to attack again)")
+        print(f"attacked before: {files.path} is taken as it is (delete it to attack again)")
     print_table(result)
-    store.write(result)
+    files.write(result)
     return 0
 
 
 def attack_episodes(
-    engine: Engine, split, store: Store, episodes: int, samples: int, attack: Attack, surrogate: Surrogate | None
+    engine: Engine, split, files: ResultFiles, episodes: int, samples: int, attack: Attack, surrogate: Surrogate | None
 ) -> np.ndarray:
     """The share of query images that are still classified, by radius, and CLEAN's measures, [episodes,E+4]; of fewer
-    where it was interrupted: the store has those."""
+    where it was interrupted: they are in `partial`."""
     step, saved = attack_step(engine, split, samples, attack, surrogate), time.time()
-    kept = done_before(store.part, attack)[:episodes]
-    with Stop() as stop, progress(total=episodes, initial=len(kept), unit="episode", desc="attack") as bar:
+    kept = done_before(files.partial, attack)[:episodes]
+    with Stop() as stop, progress_bar(total=episodes, initial=len(kept), unit="episode", desc="attack") as bar:
         while len(kept) < episodes and not stop.asked:
             tasks = min(engine.metabatch, episodes - len(kept))
             lost, worst, label, measures, clean = step(len(kept), tasks)
             if not len(kept):
-                write_sheet(store.own.with_suffix(".npz"), worst[0], label[0], clean[0], engine.query)
+                write_sheet(files.path.with_suffix(".npz"), worst[0], label[0], clean[0], engine.query)
             kept = np.concatenate([kept, np.concatenate([1 - lost.mean(-1), measures], -1)])
             bar.update(tasks)
             shares = kept.mean(0)[: len(attack.eps)]
@@ -224,7 +225,7 @@ def attack_episodes(
             if stop.asked or time.time() - saved > 10:
                 file = io.BytesIO()
                 np.save(file, kept)
-                store.write_part(file.getvalue())
+                files.write_partial(file.getvalue())
                 saved = time.time()
     return kept
 
@@ -252,7 +253,7 @@ def result_of(kept: np.ndarray, attack: Attack) -> dict:
     """What attack.json says: by radius, accuracy and its 95 % interval in percent, and the episodes' accuracies; and of
     the clean images, `clean`, CLEAN's measures."""
     shares, clean = np.split(kept.T, [len(attack.eps)])
-    means = [summary(column) for column in shares]
+    means = [mean_and_interval(column) for column in shares]
     return {
         "eps": list(attack.eps),
         "accuracy": [mean for mean, _ in means],

@@ -24,7 +24,7 @@ from settings import Settings
 from sources import MAKERS
 from sources.preparation import Preparation
 from training import checkpoints, weights
-from training.devices import BF16, tensor_float_32
+from training.devices import BF16, precision_of_products
 
 FAR = 5  # standard deviations of the training images' brightness; pictures farther from it are doubted
 COMPUTING = threading.RLock()  # around settings of TensorFlow's, which belong to the process
@@ -145,7 +145,7 @@ class Trained:
         """Compute in the run's precision in a `with` block, one thread at a time; and suppress TensorFlow's
         warning that a function is compiled for each new number of images."""
         logger = tf.get_logger()
-        with COMPUTING, tensor_float_32(self.config.get("precision")):
+        with COMPUTING, precision_of_products(self.config.get("precision")):
             level = logger.level
             logger.setLevel(logging.ERROR)
             try:

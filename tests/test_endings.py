@@ -36,8 +36,8 @@ class ResourceExhaustedError(Exception):
     [
         (UserError("the first line\n   and the second"), 2, "error: the first line and the second\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
-        (MemoryError("6 GiB"), 2, "error: this machine's memory is not enough: 6 GiB\n"),
-        (ResourceExhaustedError("OOM when allocating\na tensor"), 2, "error: the device's memory is not enough: "),
+        (MemoryError("6 GiB"), 2, "error: this machine does not have enough memory: 6 GiB\n"),
+        (ResourceExhaustedError("OOM when allocating\na tensor"), 2, "error: the device does not have enough memory: "),
         (
             OSError(errno.EACCES, "Permission denied", "/a/b"),
             2,

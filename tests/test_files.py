@@ -36,10 +36,10 @@ def test_a_name_that_is_not_utf8_is_escaped_in_a_text(tmp_path):
 
 def test_what_is_there_already_is_not_written_again(tmp_path, monkeypatch):
     path = tmp_path / "a"
-    files.write_if_new(path, "same")
+    files.write_if_changed(path, "same")
     monkeypatch.setattr(files, "write_atomically", lambda path, content: path.write_text(f"{content} written"))
     for content, left in (("same", "same"), ("other", "other written")):
-        files.write_if_new(path, content)
+        files.write_if_changed(path, content)
         assert path.read_text() == left
 
 

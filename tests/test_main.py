@@ -166,8 +166,8 @@ def test_meta_test_goes_on_from_what_an_interrupted_one_left(tested, tmp_path):
     """Of the same test: what another identity left, such as another precision's, is another file."""
     shutil.copytree(tested, tmp_path / "b", ignore=shutil.ignore_patterns("meta_test*"))
     before = json.loads((tested / "meta_test.json").read_text())
-    store = test_results.Store(tmp_path / "b", "meta_test", test_results.identity_of(before))
-    store.write_part(json.dumps({"losses": [0.0] * 5, "accs": [0.0] * 5}))
+    store = test_results.ResultFiles(tmp_path / "b", "meta_test", test_results.identity_of(before))
+    store.write_partial(json.dumps({"losses": [0.0] * 5, "accs": [0.0] * 5}))
     for flags, taken in (((), True), (("--precision", "bf16"), False), (("--seed", 1), False)):
         done = call("main.py", "--mode", "meta_test", "--savedir", tmp_path / "b", *TESTED, *flags)
         assert done.returncode == 0, done.stderr
@@ -175,7 +175,7 @@ def test_meta_test_goes_on_from_what_an_interrupted_one_left(tested, tmp_path):
         assert (after["losses"][:5] == [0.0] * 5) == taken, flags
         if taken:
             assert after["accuracies"] == [0.0] * 5 + before["accuracies"][5:]
-    assert not store.part.exists() and len(list((tmp_path / "b/tests").iterdir())) == 3
+    assert not store.partial.exists() and len(list((tmp_path / "b/tests").iterdir())) == 3
 
 
 def test_what_decides_a_result_identifies_it(tested):
@@ -188,10 +188,10 @@ def test_what_decides_a_result_identifies_it(tested):
             digest.update(name.encode() + value.tobytes())
     assert result["weights_sha256"] == digest.hexdigest()
     assert {"precision", "device", "jit", "data_sha256", "seed", "n_steps", "inner_lr"} <= settings.keys()
-    place = test_results.Store(tested, "meta_test", {"settings": settings}).own
+    place = test_results.ResultFiles(tested, "meta_test", {"settings": settings}).path
     for name, value in (("jit", True), ("device", "GPU"), ("precision", "tf32"), ("data_sha256", "another")):
         assert settings[name] != value
-        assert test_results.Store(tested, "meta_test", {"settings": settings | {name: value}}).own != place, name
+        assert test_results.ResultFiles(tested, "meta_test", {"settings": settings | {name: value}}).path != place, name
 
 
 def test_results_of_other_tests_are_kept_and_one_that_is_there_is_taken(tested, tmp_path):
@@ -200,7 +200,7 @@ def test_results_of_other_tests_are_kept_and_one_that_is_there_is_taken(tested, 
     shutil.rmtree(tmp_path / "a/tests")  # as versions of the program left it that kept one result alone
     flags = ("--mode", "meta_test", "--savedir", tmp_path / "a", "--n_test_mc_samp", 2)
     done = call("main.py", *flags, "--n_test_iters", 3)
-    assert "held the result of another test, which is in" in done.stdout
+    assert "had the result of another test, which is now in" in done.stdout
     assert json.loads(path.read_text())["accuracies"] == first["accuracies"][:3]
     kept = {p: json.loads(p.read_text())["episodes"] for p in (tmp_path / "a/tests").iterdir()}
     assert sorted(kept.values()) == [3, 7]

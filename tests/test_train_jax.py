@@ -19,9 +19,8 @@ import data
 import layers
 from conftest import ROOT, SETTINGS, assert_refused, call, flags_of
 from errors import UserError
-from training import program as exported
-from training import steps, weights
-from training.program import TEST_SEED, compile_step
+from training import steps, weights, xla_programs
+from training.xla_programs import TEST_SEED, compile_step
 
 pytest.importorskip("jax", reason="JAX is not installed")
 import train_jax
@@ -55,18 +54,19 @@ def test_a_program_multiplies_bfloat16_whatever_this_processor_has(monkeypatch):
     assert re.search(r"bf16\S* dot\(", xla_client.XlaComputation(hlo).as_hlo_text())
 
 
-class Stub:
-    """In place of train_jax.Program: it computes nothing, and keeps what it is given. In training iteration 1 is not
-    finite; a test's loss is its episode's number."""
+class Stub(train_jax.Program):
+    """A program that computes nothing and keeps its arguments. In training iteration 1 is not finite; a test's loss is
+    the number of its episode."""
 
-    def __init__(self, *_):
-        self.way, self.device, self.given = 3, SimpleNamespace(device_kind="stub"), []
+    def __init__(self, folder, name, description):
+        self.name, self.settings, self.arguments = name, description["settings"], description[name]["arguments"]
+        self.device, self.calls = SimpleNamespace(device_kind="stub"), []
 
     def put(self, array):
         return array
 
     def __call__(self, arrays):
-        self.given.append(arrays)
+        self.calls.append(arrays)
         if "indices" in arrays:
             return {"loss": arrays["indices"] + 0.0, "accuracy": np.ones(len(arrays["indices"]))}
         return arrays | {"loss": np.float32(1), "accuracy": np.float32(1), "finite": arrays["seed"][1] != 1}
@@ -130,14 +130,14 @@ def test_an_iteration_is_tensorflows_from_the_same_weights(program, data_dir, th
     errors = []
     for i in range(10):
         for group, variables in (("params", learner.params), ("adam", learner.slots)):
-            jax_side.changing |= {f"{group}/{name}": variable.numpy() for name, variable in variables.items()}
+            jax_side.variables |= {f"{group}/{name}": variable.numpy() for name, variable in variables.items()}
         before = learner.slots["m"].numpy()
         loss, accuracy, *_ = step(i)
         jax_side.update(i)
         assert abs(float(jax_side.loss) - float(loss)) < 1e-4 and float(jax_side.accuracy) == pytest.approx(
             float(accuracy)
         )
-        gradient, other = (np.asarray(m) - 0.9 * before for m in (learner.slots["m"], jax_side.changing["adam/m"]))
+        gradient, other = (np.asarray(m) - 0.9 * before for m in (learner.slots["m"], jax_side.variables["adam/m"]))
         errors.append(np.linalg.norm(gradient - other) / np.linalg.norm(gradient))
         assert jax_side.finite
     assert np.median(errors) < 1e-3, errors
@@ -209,9 +209,13 @@ def test_tests_along_the_way_are_kept(program, data_dir, trained):
     assert [test["iteration"] for test in about["tests"]] == [10, 20, 30] and trained[1].count("accuracy :") == 3
     assert len({test["accuracy"] for test in about["tests"]}) > 1  # of other weights
     assert about["tests"][-1] == {"iteration": 30} | about["test"]
-    assert train_jax.pauses(-1, 30, None) == [30] and train_jax.pauses(-1, 30, 10) == [10, 20, 30]
-    assert train_jax.pauses(10, 30, 10) == [10, 20, 30]  # one that was interrupted before its test
-    assert train_jax.pauses(11, 30, 10) == [20, 30] and train_jax.pauses(40, 30, 10) == [30]
+    assert train_jax.iterations_to_test(-1, 30, None) == [30] and train_jax.iterations_to_test(-1, 30, 10) == [
+        10,
+        20,
+        30,
+    ]
+    assert train_jax.iterations_to_test(10, 30, 10) == [10, 20, 30]  # one that was interrupted before its test
+    assert train_jax.iterations_to_test(11, 30, 10) == [20, 30] and train_jax.iterations_to_test(40, 30, 10) == [30]
     assert_refused(run(program, data_dir, trained[0], "--test_every", 10), "--n_test_iters")
 
 
@@ -225,15 +229,19 @@ def test_a_test_that_is_done_again_is_listed_once():
 
 
 def test_of_the_last_metabatch_of_a_test_as_many_episodes_count_as_were_asked_for(program, data_dir):
-    settings = train_jax.read_description(program)["settings"] | {"metabatch": 2}
-    split, stub = train_jax.load_splits(data_dir, settings)["test"], Stub()
+    description = train_jax.read_description(program)
+    settings = description["settings"] | {"metabatch": 2}
+    split, stub = (
+        train_jax.load_splits(data_dir, settings)["test"],
+        Stub(program, "test", description | {"settings": settings}),
+    )
     state = weights.read(program / "weights.npz")
-    numbers = train_jax.test(stub, state, split, settings, 5, SimpleNamespace(asked=False))
+    numbers = train_jax.test(stub, state, split, 5, SimpleNamespace(asked=False))
     assert numbers == {"loss": [0, 1, 2, 3, 4], "accuracy": [1] * 5}
-    assert [given["indices"].tolist() for given in stub.given] == [[0, 1], [2, 3], [4, 5]]
+    assert [given["indices"].tolist() for given in stub.calls] == [[0, 1], [2, 3], [4, 5]]
     drawn = [data.sample(split, "test", TEST_SEED, i, 1, 3, 3) for i in range(6)]
     for name, episodes in zip(("classes", "images"), zip(*drawn, strict=True), strict=True):
-        np.testing.assert_array_equal(np.concatenate([given[name] for given in stub.given]), np.concatenate(episodes))
+        np.testing.assert_array_equal(np.concatenate([given[name] for given in stub.calls]), np.concatenate(episodes))
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -246,7 +254,7 @@ def test_the_tasks_of_a_metabatch_share_their_classes_where_that_is_asked_for(
     split, state = train_jax.load_splits(data_dir, settings)["train"], weights.read(program / "weights.npz")
     training = train_jax.Training(program, description | {"settings": settings}, tmp_path / "w.npz", state, split)
     training.update(0)
-    one, other = training.step.given[0]["classes"]
+    one, other = training.step.calls[0]["classes"]
     assert (one.tolist() == other.tolist()) == shared
 
 
@@ -289,7 +297,7 @@ def test_it_goes_on_from_tensorflows_weights(program, data_dir, theirs, tmp_path
 def test_it_stops_after_so_long_or_when_it_is_asked_with_the_weights_saved(program, data_dir, tmp_path):
     file = tmp_path / "w.npz"
     done = run(program, data_dir, file, "--seconds", 0.5, "--n_train_iters", 10**6)
-    assert done.returncode == 0 and "the same command goes on" in done.stderr, done.stderr
+    assert done.returncode == 0 and "the same command continues" in done.stderr, done.stderr
     first = weights.read(file).about["iteration"]
     words = command(program, data_dir, file, "--n_train_iters", 10**6, "--save_every", 0.2)
     process = subprocess.Popen(words, cwd=ROOT, env=QUICK, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -304,11 +312,11 @@ def test_it_stops_after_so_long_or_when_it_is_asked_with_the_weights_saved(progr
 @pytest.mark.parametrize(
     ("setting", "value", "words"),
     [
-        ("way", 4, "is of a run with way 4, and"),
+        ("way", 4, "is of a run with way 4, but"),
         ("inner_lr", 0.2, "run with inner_lr 0.2"),
         ("seed", 1, "with seed 1"),
         ("meta_lr", 0.01, "with meta_lr 0.01"),
-        ("train_split", "train", "with train_split train, and"),
+        ("train_split", "train", "with train_split train, but"),
         ("meta_gradient", "first_order", "with meta_gradient first_order"),
         ("precision", "bf16", "with precision bf16"),
         ("metabatch", 2, "with metabatch 2"),
@@ -319,7 +327,7 @@ def test_weights_of_another_run_are_refused(setting, value, words, program, tmp_
     about = state.about | {"settings": state.about["settings"] | {setting: value}}
     weights.write(tmp_path / "w.npz", weights.Weights(about, state.params, state.slots, state.state))
     with pytest.raises(UserError, match=words):
-        train_jax.begin(tmp_path / "w.npz", program, train_jax.read_description(program)["settings"])
+        train_jax.read_weights(tmp_path / "w.npz", program, train_jax.read_description(program)["settings"])
 
 
 @pytest.mark.parametrize("name", ["maml", "metadrop"])
@@ -327,13 +335,13 @@ def test_the_shipped_weights_of_a_gpu_can_be_gone_on_from(name, program):
     """They say nothing of how their images were prepared, and a program of today does."""
     file = ROOT / f"pretrained/omniglot_20way_1shot_{name}.npz"
     settings = weights.read(file).about["settings"] | {"prepare": {"size": 28, "channels": 1, "invert": True}}
-    assert train_jax.begin(file, program, settings).about["iteration"] == 5000
+    assert train_jax.read_weights(file, program, settings).about["iteration"] == 5000
 
 
 def test_what_is_missing_or_other_is_one_sentence(program, data_dir, trained, tmp_path):
     state = weights.read(trained[0])
     weights.write(tmp_path / "plain.npz", weights.Weights(state.about, state.params))
-    assert_refused(run(program, data_dir, tmp_path / "plain.npz"), "has no slots of Adam's")
+    assert_refused(run(program, data_dir, tmp_path / "plain.npz"), "has no slots of Adam")
     done = run(program, data_dir, tmp_path / "plain.npz/w.npz", "--n_train_iters", 0)
     assert_refused(done, "cannot make the folder of --weights")
     content = trained[0].read_bytes()
@@ -370,7 +378,7 @@ def test_an_export_that_fails_leaves_no_folder_that_looks_whole(program, data_di
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exported, "compile_step", full)
+    monkeypatch.setattr(xla_programs, "compile_step", full)
     done = call("bench.py", *FLAGS, "--data_dir", data_dir, "--export", other)
     assert_refused(done, "cannot write into", "choose another --export")
     assert not (other / "program.json").exists() and (other / "train.hlo.gz").exists()

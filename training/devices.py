@@ -1,4 +1,4 @@
-"""TensorFlow set up for this machine: which devices, how many threads, which precision, how many processes."""
+"""Set TensorFlow up for this machine: devices, threads, precision, and the processes that share a metabatch."""
 
 import contextlib
 import ctypes
@@ -17,13 +17,13 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from errors import UserError
+from errors import UserError, user_error
 
 FLOAT32, TF32, BF16 = PRECISIONS = ("float32", "tf32", "bf16")
-# glibc's mallopt: no maps of their own for large blocks, nothing given back, 64 MB asked for at a time, one heap.
+# For glibc's mallopt: large blocks come from the heap, freed memory stays in it, it grows by 64 MB, there is one.
 MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**26), "M_ARENA_MAX": (-8, 1)}
-PATIENCE = 300  # seconds that a worker waits for the others
-WATCH = """
+STARTUP_TIMEOUT = 300  # seconds that a worker waits for the others
+WATCHDOG = """
 import os, signal, sys, time
 process, seconds, sentence = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
 end = time.monotonic() + seconds
@@ -38,8 +38,9 @@ NO_CUDA = 'install CUDA\'s libraries with: .venv/bin/pip install ".[cuda]"'
 
 
 class Devices(NamedTuple):
-    """name: what computes, for people. gpu: is it a GPU? parallel: tasks that a CPU computes side by side.
-    strategy: tf.distribute's, which shares a metabatch out. alone: is this the only process? chief: does it write?"""
+    """The devices of this process. name: for people. gpu: True if they are GPUs. parallel: tasks that a CPU computes at
+    the same time. strategy: tf.distribute's, which divides a metabatch. alone: True if no other process shares the
+    metabatch. chief: True in the process that writes into savedir."""
 
     name: str
     gpu: bool
@@ -49,28 +50,28 @@ class Devices(NamedTuple):
     chief: bool
 
 
-def start(gpu_id: str | None, metabatch: int, precision: str, distribute: bool) -> Devices:
-    """Import TensorFlow as these settings want it; call it once, before anything computes.
+def set_up(gpu_id: str | None, metabatch: int, precision: str, distribute: bool) -> Devices:
+    """Import TensorFlow and set it up. Call this once, before anything is computed.
 
-    gpu_id: numbers of the GPUs to use, "-1" for none; None: CUDA_VISIBLE_DEVICES, or the first, if there is one.
-    distribute: over all GPUs in use, and over the processes that TF_CONFIG names.
-    UserError where a GPU that gpu_id names cannot be used, or where the other processes do not come.
+    gpu_id: numbers of the GPUs to use, or "-1" for the CPU; None: those in CUDA_VISIBLE_DEVICES, or the first GPU if
+    there is one. distribute: use all of these GPUs, and the other processes in TF_CONFIG.
+    Raise UserError where a GPU cannot be used, or where the other processes do not start.
     """
     if gpu_id is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu_id
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    workers, index = cluster() if distribute else (1, 0)
-    with quiet():
+    workers, index = read_cluster() if distribute else (1, 0)
+    with stderr_silenced():
         import tensorflow as tf
 
         gpus = tf.config.list_physical_devices("GPU")
     if gpu_id not in (None, "-1") and len(gpus) < len(gpu_id.split(",")):
-        have = f"only {len(gpus)} of these" if gpus else "none of these"
-        remedy = NO_CUDA if nvidia() and not gpus else "choose others, or leave --gpu_id out"
-        raise UserError(f"--gpu_id {gpu_id}: TensorFlow can use {have}: {remedy}")
+        usable = f"only {len(gpus)} of these" if gpus else "none of these"
+        remedy = NO_CUDA if has_nvidia_gpu() and not gpus else "choose others, or leave --gpu_id out"
+        raise UserError(f"--gpu_id {gpu_id}: TensorFlow can use {usable}: {remedy}")
     cores = usable_cores()
-    # By the whole metabatch, also where processes share it: the number of threads decides how sums are rounded.
+    # Also where processes share the metabatch: the number of threads decides how sums are rounded.
     parallel = min(cores, metabatch)
     set_threads(tf, parallel, cores)
     keep_memory()
@@ -78,30 +79,30 @@ def start(gpu_id: str | None, metabatch: int, precision: str, distribute: bool) 
     tf.config.experimental.enable_tensor_float_32_execution(precision == TF32)
     if workers > 1:
         print(f"worker {index} of {workers}: waiting for the others", file=sys.stderr)
-        with quiet() as stderr, patience(index, stderr):
+        with stderr_silenced() as stderr, startup_timeout(index, stderr):
             strategy = tf.distribute.MultiWorkerMirroredStrategy()
     elif len(gpus) > 1 and distribute:
         strategy = tf.distribute.MirroredStrategy()
     else:
         strategy = tf.distribute.get_strategy()
-    return Devices(name_of(tf, gpus, cores), bool(gpus), parallel, strategy, workers == 1, index == 0)
+    return Devices(describe_devices(tf, gpus, cores), bool(gpus), parallel, strategy, workers == 1, index == 0)
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """The processor cores that this process may use: those that it is bound to, or fewer where the quota of its control
-    group, or of one above it, allows fewer (a container's: docker --cpus, Kubernetes' limits). A fraction of a core
-    counts as one: threads that are paused part of the time do more than one thread fewer would.
+    """Return how many processor cores this process may use, by its CPU affinity and by the quotas of its control groups
+    (of a container: docker --cpus, Kubernetes' limits). A fraction of a core counts as one.
 
-    root: where the system's files are.
+    root: the folder of the system files.
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([bound, *(math.ceil(quota) for quota in quotas(root))]))
+    return max(1, min([bound, *(math.ceil(quota) for quota in cpu_quotas(root))]))
 
 
-def quotas(root: Path) -> Iterator[float]:
-    """The quotas of this process's control groups, in cores: of version 2 in cpu.max, of version 1 in two files.
+def cpu_quotas(root: Path) -> Iterator[float]:
+    """Yield the quotas, in cores, of this process's control groups and of the groups above them.
 
-    Inside a container the groups mostly have the names that the host gives them, and the top is the container's own.
+    In a container the groups usually have the names that they have on the host, but the container's own group is at the
+    top of the tree.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -111,29 +112,18 @@ def quotas(root: Path) -> Iterator[float]:
         if controllers and "cpu" not in controllers.split(","):
             continue
         for mount in [controllers, "cpu"] if controllers else ["", "unified"]:
-            top, own = root / "sys/fs/cgroup" / mount, PurePosixPath(name).relative_to("/")
-            for group in (own, *own.parents):
-                quota, period = read_quota(top / group, 2 if not controllers else 1)
-                if quota > 0 and period > 0:
-                    yield quota / period
-
-
-def read_quota(group: Path, version: int) -> tuple[float, float]:
-    """A control group's quota and its period, in microseconds; the quota is not above 0 where the group has none."""
-    try:
-        if version == 2:
-            quota, period = (group / "cpu.max").read_text().split()
-        else:
-            quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        return float(quota.replace("max", "-1")), float(period)
-    except (OSError, ValueError):
-        return -1, 1
+            top, group = root / "sys/fs/cgroup" / mount, PurePosixPath(name).relative_to("/")
+            for folder in (group, *group.parents):
+                for names in ["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]:  # of version 2, of version 1
+                    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # no quota is `max` or -1
+                        quota, period = (float(word) for n in names for word in (top / folder / n).read_text().split())
+                        if quota > 0:
+                            yield quota / period
 
 
 @contextlib.contextmanager
-def tensor_float_32(precision: str | None):
-    """Compute in this --precision in a `with` block, for callers that have no command line: a GPU multiplies in TF32 if
-    it is tf32, and in float32 otherwise. Afterwards TensorFlow is set as before."""
+def precision_of_products(precision: str | None):
+    """In a `with` block let a GPU multiply in TF32 if the --precision is tf32, and in float32 otherwise."""
     import tensorflow as tf
 
     before, wanted = tf.config.experimental.tensor_float_32_execution_enabled(), precision == TF32
@@ -145,16 +135,16 @@ def tensor_float_32(precision: str | None):
 
 
 def set_threads(tf, parallel: int, cores: int) -> None:
-    """One thread a task, and the cores that are left for its kernels. TensorFlow has to be fresh."""
+    """Use one thread per task, and the remaining cores within its kernels. TensorFlow must not have computed yet."""
     tf.config.threading.set_inter_op_parallelism_threads(parallel)
     tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // parallel))
 
 
 def keep_memory() -> None:
-    """Freed memory stays with the process for the next maps of the same sizes.
+    """Make glibc keep freed memory for the next feature maps; other C libraries stay as they are.
 
-    Otherwise glibc gives every large map back to the kernel, and a new one costs a page fault for every 4 KB: 1 to 20
-    microseconds each in a virtual machine, a fifth of an iteration. Other C libraries keep their own ways.
+    Otherwise glibc returns every large block to the kernel, and a new one costs a page fault for every 4 KB: 1 to 20
+    microseconds each in a virtual machine, a fifth of an iteration.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if platform.libc_ver()[0] == "glibc" and mallopt:
@@ -162,8 +152,9 @@ def keep_memory() -> None:
             mallopt(parameter, value)
 
 
-def name_of(tf, gpus: list, cores: int) -> str:
-    """The devices in use, such as `2 cores of an AMD EPYC 7763`, and a hint where a GPU lies idle for want of CUDA."""
+def describe_devices(tf, gpus: list, cores: int) -> str:
+    """Return the names of the devices, such as `CPU, 2 cores of AMD EPYC 7763`, and a hint where CUDA is missing for a
+    GPU."""
     if gpus:
         names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
         return " and ".join(names)
@@ -172,40 +163,39 @@ def name_of(tf, gpus: list, cores: int) -> str:
     except (OSError, TypeError):
         processor = platform.processor() or platform.machine()
     cpu = f"CPU, {cores} {'core' if cores == 1 else 'cores'} of {processor}"
-    idle = nvidia() and os.environ["CUDA_VISIBLE_DEVICES"] != "-1"
+    idle = has_nvidia_gpu() and os.environ["CUDA_VISIBLE_DEVICES"] != "-1"
     return f"{cpu}; there is a GPU that TensorFlow cannot use: {NO_CUDA}" if idle else cpu
 
 
-def nvidia() -> bool:
-    """Is there an NVIDIA GPU, whether or not TensorFlow can use it?"""
+def has_nvidia_gpu() -> bool:
+    """Return True if there is an NVIDIA GPU, even one that TensorFlow cannot use."""
     return Path("/proc/driver/nvidia/gpus").is_dir() or Path("/dev/nvidia0").exists()
 
 
 @contextlib.contextmanager
-def patience(index: int, stderr: int):
-    """End this process with a sentence, and exit code 2, where the others have not come within PATIENCE seconds.
+def startup_timeout(index: int, stderr: int):
+    """In a `with` block end this process, with a sentence and exit code 2, after STARTUP_TIMEOUT seconds.
 
-    TensorFlow itself waits for ever, and holds Python's lock while it does, so that no thread or signal handler of
-    Python's can run. So a second process watches the clock, and its signal, whose number is 2, is handled by C's
-    _exit, whose argument is the number. Ctrl-C ends the waiting in the same way. stderr: the file descriptor to speak
-    on.
+    TensorFlow waits for the other workers without limit and holds Python's lock meanwhile, so that no thread and no
+    signal handler of Python can run. Therefore a second process measures the time and sends SIGINT, whose number is 2;
+    its handler here is C's _exit, whose argument is the signal's number. Ctrl-C ends the waiting in the same way.
+    stderr: the file descriptor for the sentence.
     """
-    sentence = f"error: worker {index}: the others have not come within {PATIENCE} s; see what they say, and start "
-    command = [sys.executable, "-c", WATCH, str(os.getpid()), str(PATIENCE), f"{sentence}all of them again"]
+    sentence = f"error: worker {index}: the others did not start within {STARTUP_TIMEOUT} s; see their messages, and "
+    command = [sys.executable, "-c", WATCHDOG, str(os.getpid()), str(STARTUP_TIMEOUT), f"{sentence}start all again"]
     c, before = ctypes.CDLL(None), signal.getsignal(signal.SIGINT)
     c.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=stderr, start_new_session=True) as watch:
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=stderr, start_new_session=True) as watchdog:
         c.signal(signal.SIGINT, ctypes.cast(c._exit, ctypes.c_void_p))
         try:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
-            watch.kill()
+            watchdog.kill()
 
 
 def provenance(device: str) -> dict:
-    """What makes a result here and now: this program's version and git revision, TensorFlow's, the device, the
-    command, the time."""
+    """Return what a result records of its making: versions, git revision, device, command and time."""
     return {
         "program": revision(),
         "tensorflow": sys.modules["tensorflow"].__version__,
@@ -218,7 +208,7 @@ def provenance(device: str) -> dict:
 
 
 def revision() -> str:
-    """This program's version, and its git commit where it stands in a repository of its own."""
+    """Return this program's version, and its git commit where it is in its own repository."""
     root = Path(__file__).resolve().parent.parent
     name = re.search(r'^version = "(.*)"', (root / "pyproject.toml").read_text(), re.MULTILINE)[1]
     if not (root / ".git").exists():
@@ -233,12 +223,13 @@ def revision() -> str:
     return f"{name}, git {git[0].strip()}{' with changes' if git[1] else ''}"
 
 
-def cluster() -> tuple[int, int]:
-    """Number of workers in TF_CONFIG, and which one this process is; (1, 0) without it."""
+def read_cluster() -> tuple[int, int]:
+    """Return the number of workers in TF_CONFIG and this process's index; without TF_CONFIG (1, 0)."""
     text = os.environ.get("TF_CONFIG", "")
     if not text:
         return 1, 0
-    try:
+    example = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
+    with user_error("TF_CONFIG cannot be used", f"write it like {example}", ValueError, KeyError, TypeError):
         config = json.loads(text)
         workers, task = config["cluster"]["worker"], config["task"]
         if set(config["cluster"]) != {"worker"} or task["type"] != "worker":
@@ -246,22 +237,18 @@ def cluster() -> tuple[int, int]:
         if not isinstance(workers, list) or not 0 <= task["index"] < len(workers):
             raise ValueError(f"there is no worker {task['index']}")
         return len(workers), task["index"]
-    except (ValueError, KeyError, TypeError) as fault:
-        example = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
-        raise UserError(f"TF_CONFIG cannot be used ({fault!r}); it should be like {example}") from fault
 
 
 @contextlib.contextmanager
-def quiet():
-    """TensorFlow reports on its start to file descriptor 2, before any log level holds: keep it off.
-
-    Yields a copy of the descriptor, for what has to be said meanwhile."""
+def stderr_silenced() -> Iterator[int]:
+    """In a `with` block discard what is written to file descriptor 2, to which TensorFlow reports its start before any
+    log level applies. Yield a copy of the descriptor, which still reaches the user."""
     sys.stderr.flush()
-    spoken, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    copy, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:
-        yield spoken
+        yield copy
     finally:
-        os.dup2(spoken, 2)
-        os.close(spoken)
+        os.dup2(copy, 2)
+        os.close(copy)
         os.close(null)

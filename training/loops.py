@@ -15,11 +15,12 @@ from tqdm import tqdm
 
 import data
 from errors import Stop, UserError
-from files import write_if_new
+from files import write_if_changed
 from lazy import tf
-from training.checkpoints import Logs, State, open_store, progress
+from training.checkpoints import TrainingState, open_results
+from training.logs import Logs, progress_bar
 from training.steps import Engine
-from training.test_results import Store, read_json, summary
+from training.test_results import ResultFiles, mean_and_interval, read_json
 
 LOG_EVERY = 50  # iterations, as in the TF1 code
 Numbers = dict[str, list[float]]  # a test's named numbers, "loss" and "accuracy", an episode each
@@ -53,7 +54,7 @@ def meta_train(
     alone: no other process shares the metabatch. chief: this is the process that writes; the others only read.
     begin: called with the first iteration to do, when nothing is in its way and before the logs are opened.
     """
-    state = State(engine, savedir, chief)
+    state = TrainingState(engine, savedir, chief)
     resumed = state.restore()
     first = int(state.next)
     if not alone:
@@ -68,7 +69,7 @@ def meta_train(
     logs = Logs(savedir if chief else None, settings, lengths, first, int(state.reported))
     if resumed:
         print(f"resumed at iteration {first}")
-    bar = progress(total=n_train_iters + 1, initial=first, unit="it", desc="meta_train", disable=not chief)
+    bar = progress_bar(total=n_train_iters + 1, initial=first, unit="it", desc="meta_train", disable=not chief)
     with Stop() as stop, bar:
         training = Training(
             engine=engine,
@@ -126,7 +127,7 @@ class Training:
     """One session of meta-training: an update, and what is reported and saved after it."""
 
     engine: Engine
-    state: State
+    state: TrainingState
     logs: Logs
     bar: tqdm
     stop: Stop
@@ -159,13 +160,13 @@ class Training:
                 raise
             raise UserError(
                 f"iteration {i}: another worker is gone ({type(fault).__name__}); start all of them again with "
-                f"--resume; {self.state.last_good()}"
+                f"--resume; {self.state.describe_last()}"
             ) from fault
         loss, accuracy = float(loss), float(accuracy)
         if not finite:
             raise UserError(
                 f"iteration {i}: the loss is {loss:g} and its gradient is not finite; lower --meta_lr or "
-                f"--inner_lr; {self.state.last_good()}"
+                f"--inner_lr; {self.state.describe_last()}"
             )
         self.state.next.assign(i + 1)
         self.state.window.assign_add([loss, accuracy, 1])
@@ -187,7 +188,7 @@ class Training:
             loss, accuracy, iterations = state.window.numpy()
             row = {"iter": i, "episodes": i * self.engine.metabatch, "secs": float(state.secs)}
             row |= {"lr": self.engine.meta_lr, "loss": loss / iterations, "acc": accuracy / iterations}
-            self.logs.row(row | (validation or {}))
+            self.logs.write(row | (validation or {}))
             state.window.assign([0, 0, 0])
         state.reported.assign(i)
         if validation and validation["val_acc"] > float(state.best[0]):
@@ -202,7 +203,7 @@ class Training:
         numbers = run_episodes(self.validate, self.engine.metabatch, self.n_val_tasks, stop)
         if len(numbers["accuracy"]) < self.n_val_tasks:
             return None
-        mean, interval = summary(numbers["accuracy"])
+        mean, interval = mean_and_interval(numbers["accuracy"])
         if self.logs.savedir:
             self.bar.write(f"iteration {i}: validation accuracy {mean:.2f} +- {interval:.2f} %")
         return {"val_loss": float(np.mean(numbers["loss"])), "val_acc": mean / 100, "val_ci95": interval / 100}
@@ -246,11 +247,11 @@ def meta_test(
 ) -> int:
     """Test savedir's checkpoint on n_test_iters episodes of `split`; writes meta_test.log and meta_test.json.
 
-    A result that is there already is not computed again (test_results.Store); what is done so far is kept, and an
+    A result that is there already is not computed again (test_results.ResultFiles); what is done so far is kept, and an
     interrupted test goes on from there. settings: what tells this test from another; provenance: what made it.
     Returns the exit code: 0, or 130 when interrupted.
     """
-    store = open_store(
+    files = open_results(
         engine,
         savedir,
         "meta_test",
@@ -260,33 +261,34 @@ def meta_test(
         episodes=n_test_iters,
         episodes_sha256=engine.episodes_digest(split, n_test_iters),
     )
-    result = store.read()
+    result = files.read()
     if result is None:
-        numbers = test_episodes(engine, split, store, n_test_iters, samples)
+        numbers = test_episodes(engine, split, files, n_test_iters, samples)
         if len(numbers["accuracy"]) < n_test_iters:
             count = len(numbers["accuracy"])
             print(f"interrupted after {count} episodes; the same command goes on from there", file=sys.stderr)
             return 130
         result = test_result(numbers) | {"provenance": provenance}
     else:
-        print(f"tested before: {store.own} is taken as it is (delete it to test again)")
-    write_test(store, result, [f"checkpoint: {checkpoint}, iteration {store.identity['iteration']}"])
+        print(f"tested before: {files.path} is taken as it is (delete it to test again)")
+    write_test(files, result, [f"checkpoint: {checkpoint}, iteration {files.identity['iteration']}"])
     return 0
 
 
-def test_episodes(engine: Engine, split: data.Split, store: Store, episodes: int, samples: int) -> Numbers:
-    """The test episodes' numbers; fewer where it was interrupted, and then the store has them."""
-    done = read_json(store.part) or {}
+def test_episodes(engine: Engine, split: data.Split, files: ResultFiles, episodes: int, samples: int) -> Numbers:
+    """The test episodes' numbers; fewer where it was interrupted, and then the partial file has them."""
+    done = read_json(files.partial) or {}
     done = {"loss": done.get("losses", []), "accuracy": done.get("accs", [])}
-    bar = progress(total=episodes, initial=len(done["accuracy"]), unit="episode", desc="meta_test")
+    bar = progress_bar(total=episodes, initial=len(done["accuracy"]), unit="episode", desc="meta_test")
     saved = time.time()
 
     def after(numbers: Numbers) -> None:
         nonlocal saved
         bar.update(len(numbers["accuracy"]) - bar.n)
-        bar.set_postfix_str("accuracy {:.2f} +- {:.2f} %".format(*summary(numbers["accuracy"])), refresh=False)
+        mean, interval = mean_and_interval(numbers["accuracy"])
+        bar.set_postfix_str(f"accuracy {mean:.2f} +- {interval:.2f} %", refresh=False)
         if time.time() - saved > 10 or stop.asked:
-            store.write_part(json.dumps({"losses": numbers["loss"], "accs": numbers["accuracy"]}))
+            files.write_partial(json.dumps({"losses": numbers["loss"], "accs": numbers["accuracy"]}))
             saved = time.time()
 
     step = engine.test_step(split, "test", samples)
@@ -296,16 +298,16 @@ def test_episodes(engine: Engine, split: data.Split, store: Store, episodes: int
 
 def test_result(numbers: Numbers) -> dict:
     """What meta_test.json says of these episodes: accuracies in percent, losses in nats."""
-    mean, interval = summary(numbers["accuracy"])
+    mean, interval = mean_and_interval(numbers["accuracy"])
     result = {"accuracy": mean, "interval95": interval, "loss": float(np.mean(numbers["loss"]))}
     return result | {"accuracies": [100 * share for share in numbers["accuracy"]], "losses": numbers["loss"]}
 
 
-def write_test(store: Store, result: dict, notes: list[str]) -> None:
+def write_test(files: ResultFiles, result: dict, notes: list[str]) -> None:
     """Print the accuracy, and write the result and its log."""
     line = f"accuracy : {result['accuracy']:f} +- {result['interval95']:f}"
     print(line)  # first: the disk may be full
-    facts = store.identity["settings"] | result["provenance"]
-    store.write(result)
+    facts = files.identity["settings"] | result["provenance"]
+    files.write(result)
     lines = [*(f"{name}: {value}" for name, value in facts.items()), *notes, "", line]
-    write_if_new(store.latest.with_suffix(".log"), "\n".join(lines) + "\n")
+    write_if_changed(files.latest.with_suffix(".log"), "\n".join(lines) + "\n")

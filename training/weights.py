@@ -1,17 +1,17 @@
-"""A run's weights as one file, to give away, to start from, and to train without TensorFlow. Needs numpy alone.
+"""A run's weights in one file, to share, to start a run from, and to train without TensorFlow. Needs numpy alone.
 
 Version 1, numpy.load(allow_pickle=False) reads it:
 
     format          int64, 1
-    about           str, JSON: settings (config.json's, the dataset's digest among them), checkpoint and iteration,
-                    weights_sha256 (results have the same), provenance, and test: accuracy and its 95 % interval in
-                    percent, episodes and noise samples of the latest test of these weights, where there was one;
-                    tests: the same of earlier iterations, each with its `iteration` (train_jax.py --test_every)
+    about           str, JSON: settings (those of config.json, with the dataset's digest), checkpoint and iteration,
+                    weights_sha256 (the same as in results), provenance, and test: accuracy and its 95 % interval in
+                    percent, episodes and noise samples of the latest test of these weights, if there was one;
+                    tests: the same of earlier iterations, with their `iteration` (train_jax.py --test_every)
     params/NAME     float32, each parameter
-    adam/m, adam/v  float32 [trained parameters], and adam/t [], Adam's slots; on request, with the next two
-    state/NAME      next [], secs [], window [3], best [2], reported []: as in a checkpoint (checkpoints.State), so that
-                    training goes on to the same bits
-    best/NAME       float32, each parameter of the best checkpoint, where that is of another iteration
+    adam/m, adam/v  float32 [trained parameters], and adam/t [], Adam's slots; optional, together with the next two
+    state/NAME      next [], secs [], window [3], best [2], reported []: as in a checkpoint (TrainingState), so that
+                    training continues to the same bits
+    best/NAME       float32, each parameter of the best checkpoint, if that has another iteration
 
 All numbers are finite.
 """
@@ -29,24 +29,24 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import UserError
+from errors import UserError, user_error
 from files import parse_json, write_atomically
 
 FORMAT = 1
 NAME = "weights.npz"  # what --mode weights writes into a savedir
-START = "start.npz"  # in a savedir, the weights that its run began from
+START = "start.npz"  # in a savedir, the weights that its run started from
 SLOTS = ("m", "v", "t")
-STATE = {  # name -> an array of its dtype and shape
-    "next": np.array(0), "secs": np.array(0.0), "window": np.zeros(3), "best": np.zeros(2), "reported": np.array(0),
+STATE = {  # the state before the first iteration
+    "next": np.array(0), "secs": np.array(0.0), "window": np.zeros(3), "best": -np.ones(2), "reported": np.array(-1),
 }  # fmt: skip
-ABOUT = {"settings": dict, "iteration": int, "weights_sha256": str}  # what every file says
-LARGEST, MOST = 2**30, 10_000  # bytes of a file and of all that is in it; arrays
+ABOUT = {"settings": dict, "iteration": int, "weights_sha256": str}  # in every file
+MAX_BYTES, MAX_ARRAYS = 2**30, 10_000  # of a file, and of its arrays together
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The content of a file of weights, or of a checkpoint. `slots` and `state` are empty, or whole: then training
-    can go on from them. best: parameters of the best checkpoint where they differ, and are known."""
+    """The content of a weights file or of a checkpoint. Training can continue from it if it has `slots` and `state`;
+    it has both or neither. best: parameters of the best checkpoint, where they differ and are known."""
 
     about: dict
     params: dict[str, np.ndarray]
@@ -54,8 +54,8 @@ class Weights:
     state: dict[str, np.ndarray] = field(default_factory=dict)
     best: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def best_checkpoint(self) -> Weights | None:
-        """The weights of the best checkpoint alone; None where they are not known."""
+    def best_weights(self) -> Weights | None:
+        """Return the weights of the best checkpoint alone; None where they are not known."""
         if self.about.get("checkpoint") == "best":
             return self
         iteration = int(self.state["best"][1]) if self.state else -1
@@ -68,7 +68,7 @@ class Weights:
 
 
 def digest(params: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of all parameters, by name."""
+    """Return the SHA-256 of all parameters, in the order of their names."""
     sha256 = hashlib.sha256()
     for name in sorted(params):
         sha256.update(name.encode() + np.ascontiguousarray(params[name]).tobytes())
@@ -76,7 +76,7 @@ def digest(params: Mapping[str, np.ndarray]) -> str:
 
 
 def write(path: Path, weights: Weights) -> int:
-    """Write the file, whole or not at all -> its size in bytes."""
+    """Write a weights file, whole or not at all. Return its size in bytes."""
     groups = {"params": weights.params, "adam": weights.slots, "state": weights.state, "best": weights.best}
     arrays = {f"{group}/{name}": array for group, members in groups.items() for name, array in members.items()}
     file = io.BytesIO()
@@ -85,124 +85,111 @@ def write(path: Path, weights: Weights) -> int:
     return len(file.getvalue())
 
 
-def names_file(run: Path) -> bool:
-    """True if this is the name of a file of weights, and not of a savedir."""
+def is_weights_file(run: Path) -> bool:
+    """Return True if this path is that of a weights file, and not of a savedir."""
     return not run.is_dir() and (run.exists() or run.suffix == ".npz")
 
 
 def read(path: Path) -> Weights:
-    """What the file at `path` holds.
-
-    UserError: there is none, it is damaged, of another version, or no file of weights.
-    """
+    """Return the content of a weights file. Raise UserError where it is missing, damaged or of another version."""
     if not path.is_file():
-        raise UserError(f"there is no file of weights {path}: main.py --mode weights writes one")
-    try:
-        arrays = unzipped(path)
-    except Exception as fault:  # zipfile, numpy and the decompressors have a dozen for a damaged file
-        raise UserError(f"{path} is damaged, or no file of weights ({fault}): get it again") from fault
+        raise UserError(f"there is no weights file {path}: main.py --mode weights writes one")
+    damaged = f"{path} is damaged, or is not a weights file", "get a new copy of it"
+    with user_error(*damaged, Exception):  # zipfile, numpy and the decompressors have a dozen for a damaged file
+        arrays = read_arrays(path)
     if (version := arrays.pop("format", np.int64(0)).tolist()) != FORMAT:
-        raise UserError(f"{path} is no file of weights of version {FORMAT}: its version is {str(version)[:20]}")
-    groups = {group: {} for group in ("params", "adam", "state", "best")}
-    try:
+        raise UserError(f"{path} is not a weights file of version {FORMAT}: its version is {str(version)[:20]}")
+    with user_error(*damaged, ValueError, KeyError, TypeError):
+        groups = {group: {} for group in ("params", "adam", "state", "best")}
         about = parse_json(str(arrays.pop("about")))
         for name, array in arrays.items():
             group, _, member = name.partition("/")
             groups[group][member] = array
         weights = Weights(about, *groups.values())
-        refuse_damaged(weights)
-    except (ValueError, KeyError, TypeError) as fault:
-        raise UserError(f"{path} is damaged, or no file of weights ({fault}): get it again") from fault
+        check_content(weights)
     return weights
 
 
-def unzipped(path: Path) -> dict[str, np.ndarray]:
-    """The arrays in an archive. ValueError where its directory declares too much, before any is unpacked; a damaged
-    archive raises other exceptions, Python's and numpy's."""
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an npz file. Raise ValueError, before any is unpacked, where its directory declares too
+    many or too large ones. A damaged file raises other exceptions, of Python and of numpy."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     size = max(path.stat().st_size, sum(member.file_size for member in members))
-    if size > LARGEST or len(members) > MOST:
-        raise ValueError(
-            f"it declares {len(members)} arrays, {size:,} bytes, and may have {MOST} arrays and {LARGEST:,} bytes"
-        )
+    if size > MAX_BYTES or len(members) > MAX_ARRAYS:
+        limits = f"{MAX_ARRAYS} arrays and {MAX_BYTES:,} bytes"
+        raise ValueError(f"it declares {len(members)} arrays, {size:,} bytes; the limits are {limits}")
     if not {member.compress_type for member in members} <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
         raise ValueError("it is compressed in a way that numpy does not write")
     with np.load(path, allow_pickle=False) as file:
         return {name: np.asarray(file[name]) for name in file.files}
 
 
-def refuse_damaged(weights: Weights) -> None:
-    """ValueError where the weights are not as the layout above says."""
+def check_content(weights: Weights) -> None:
+    """Raise ValueError where the weights differ from the layout above."""
     about = weights.about
     if not isinstance(about, dict):
-        raise ValueError("it does not say what it is")
+        raise ValueError("its description is not an object")
     for name, kind in ABOUT.items():
-        if name not in about:
-            raise ValueError(f"it does not say its {name}")
-        if type(about[name]) is not kind:
-            raise ValueError(f"its {name} is {str(about[name])[:40]!r}, wanted {kind.__name__}")
+        if type(about.get(name)) is not kind:
+            raise ValueError(f"its {name} is {about.get(name, 'missing')!r:.40}, wanted {kind.__name__}")
     tests = about.get("tests", [])
     if not isinstance(tests, list) or not all(isinstance(test, dict) and "iteration" in test for test in tests):
-        raise ValueError("its tests are no list of tests")
+        raise ValueError("its tests are not a list of tests")
     if digest(weights.params) != about["weights_sha256"]:
         raise ValueError("its parameters do not match its digest")
     for members, names in ((weights.slots, SLOTS), (weights.state, STATE)):
         if members and set(members) != set(names):
-            raise ValueError(f"it holds {' '.join(sorted(members))}, wanted {' '.join(names)}")
+            raise ValueError(f"it has {' '.join(sorted(members))}, wanted {' '.join(names)}")
     if bool(weights.slots) != bool(weights.state):
-        raise ValueError("of Adam's slots and the state it holds one without the other")
+        raise ValueError("it has Adam's slots without a state, or a state without them")
     if weights.best and not weights.state:
-        raise ValueError("it holds the best parameters without a state")
+        raise ValueError("it has the best parameters without a state")
     if (weights.best or weights.params).keys() != weights.params.keys():
-        raise ValueError("its best parameters have other names than its last")
-    refuse_other_numbers(weights)
+        raise ValueError("its best parameters have other names than its last ones")
+    check_arrays(weights)
 
 
-def refuse_other_numbers(weights: Weights) -> None:
-    """ValueError where an array is of another dtype, or a state's of another shape, or where a number is not finite."""
+def check_arrays(weights: Weights) -> None:
+    """Raise ValueError where an array has another dtype than the layout's, a state another shape, or a number is not
+    finite."""
     for members in (weights.params, weights.slots, weights.best):
         for name, array in members.items():
             if array.dtype != np.float32:
-                raise ValueError(f"its {name} is of {array.dtype}, wanted float32")
+                raise ValueError(f"its {name} is {array.dtype}, wanted float32")
             if not np.isfinite(array).all():
                 raise ValueError(f"its {name} has a number that is not finite")
     for name, wanted in STATE.items():
         array = weights.state.get(name, wanted)
         if array.dtype != wanted.dtype or array.shape != wanted.shape or not np.isfinite(array).all():
-            raise ValueError(
-                f"its {name} is not of a training's state: wanted {wanted.dtype} of the shape {wanted.shape}, finite"
-            )
+            raise ValueError(f"its {name} is wrong: wanted finite {wanted.dtype} of the shape {wanted.shape}")
     if weights.state and weights.state["next"] != weights.about["iteration"] + 1:
         raise ValueError("its state is of another iteration")
 
 
 @contextmanager
-def unpacked(path: Path, savedir: Path, settings: dict | None) -> Iterator[None]:
-    """A savedir that begins with the file of weights at `path`, and with a config.json of these settings, if there
-    are any. Where the block ends with a UserError and left nothing, savedir is as it was.
+def starting_in(savedir: Path, path: Path, settings: dict | None) -> Iterator[None]:
+    """Make savedir, with a copy of the weights file at `path` and, if there are settings, with a config.json. Where the
+    `with` block raises UserError and wrote nothing else, restore savedir.
 
-    UserError where savedir holds another run; one that began with the same file may go on.
+    Raise UserError where savedir has another run; a run that started from the same file may continue.
     """
     start, config, content = savedir / START, savedir / "config.json", path.read_bytes()
-    if start.is_file() and start.read_bytes() == content:
-        if settings is not None and not config.exists():  # killed between the two
-            write_atomically(config, json.dumps(settings, indent=1) + "\n")
-        yield
-        return
-    if config.exists() or start.exists():
-        raise UserError(f"{savedir} holds a run already: leave --weights out, or choose another --savedir")
+    started = start.is_file() and start.read_bytes() == content
+    if not started and (config.exists() or start.exists()):
+        raise UserError(f"{savedir} has a run already: leave --weights out, or choose another --savedir")
     before = {file.name for file in savedir.iterdir()} if savedir.exists() else None
     savedir.mkdir(parents=True, exist_ok=True)
     try:
-        write_atomically(start, content)
-        if settings is not None:
+        if not started:
+            write_atomically(start, content)
+        if settings is not None and not config.exists():
             write_atomically(config, json.dumps(settings, indent=1) + "\n")
         yield
     except UserError:
-        ours = {START, config.name, "meta_train.lock"}
+        ours = {START, config.name, "meta_train.lock"} - (before or set())
         if {file.name for file in savedir.iterdir()} - (before or set()) <= ours:
-            for name in ours - (before or set()):
+            for name in ours:
                 (savedir / name).unlink(missing_ok=True)
             if before is None:
                 savedir.rmdir()
@@ -210,14 +197,13 @@ def unpacked(path: Path, savedir: Path, settings: dict | None) -> Iterator[None]
 
 
 def refuse_other_shapes(path: Path, arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]) -> None:
-    """UserError where the arrays of the file at `path` are not those of this learner: shapes, by name."""
-    names = sorted(arrays.keys() ^ shapes.keys())
-    if names:
-        holds = "lacks" if names[0] in shapes else "has"
-        raise UserError(f"{path} holds the weights of another learner: it {holds} {names[0]}")
+    """Raise UserError where the arrays of the file at `path` do not have this learner's names and shapes."""
+    other = f"{path} has the weights of another learner"
+    if names := sorted(arrays.keys() ^ shapes.keys()):
+        raise UserError(f"{other}: it {'lacks' if names[0] in shapes else 'has'} {names[0]}")
     for name, shape in shapes.items():
         if arrays[name].shape != tuple(shape):
             raise UserError(
-                f"{path} holds the weights of another learner: its {name} is of the shape {arrays[name].shape}, wanted "
-                f"{tuple(shape)} (--way, --channels and the images' size decide that)"
+                f"{other}: its {name} has the shape {arrays[name].shape}, wanted {tuple(shape)} (--way, --channels and "
+                f"the size of the images decide that)"
             )

@@ -145,7 +145,7 @@ def test_a_fitted_classifier_is_copied_and_kept(maml, pictures, tmp_path):
         np.testing.assert_array_equal(other.leave_one_out(), one.leave_one_out())
     one.set_params(run=tmp_path / "none.npz")
     before = one.predict_proba(query)
-    with pytest.raises(ValueError, match="there is no file of weights"):
+    with pytest.raises(ValueError, match="there is no weights file"):
         one.fit(support, labels)
     np.testing.assert_array_equal(one.predict_proba(query), before)
 
@@ -236,7 +236,7 @@ def test_it_is_scikit_learns(maml, pictures, tmp_path):
         (lambda: again.fit([np.zeros((4, 4, 2), np.uint8)] * 2, [0, 1]), "shape"),
         (lambda: again.fit([np.full((4, 4), 2.0)] * 2, [0, 1]), "from 0 to 1"),
         (lambda: again.fit([np.zeros((4, 4), int)] * 2, [0, 1]), "int64"),
-        (lambda: Classifier.load(tmp_path / "none.npz"), "there is no file of weights"),
+        (lambda: Classifier.load(tmp_path / "none.npz"), "there is no weights file"),
         (lambda: Classifier.load(None), "run is None"),
         (lambda: Classifier.load(MAML, checkpoint="first"), "wanted one of last, best"),
         (lambda: again.fit(support, labels).predict(Image.fromarray(query[0])), "not a single one"),

@@ -148,18 +148,18 @@ def test_mode_collapse_measures_test_tasks_and_goes_on_where_it_was(watched):
     assert three["tasks"] == 3 and three["settings"]["model"] == "maml" and three["iteration"] == 12
     assert three["settings"]["data_sha256"] == json.loads((watched / "whole/config.json").read_text())["data_sha256"]
     assert three["provenance"]["tensorflow"] == tf.__version__
-    store = test_results.Store(watched / "whole", "collapse", test_results.identity_of(three))
-    store.own.unlink()
+    store = test_results.ResultFiles(watched / "whole", "collapse", test_results.identity_of(three))
+    store.path.unlink()
     file = io.BytesIO()
     np.save(file, np.full((2, 20, len(collapse_measures.NAMES)), 1e6))  # what two tasks never measure
-    store.write_part(file.getvalue())
+    store.write_partial(file.getvalue())
     for other, made_up in (((), True), (("--seed", 1), False), (("--n_test_mc_samp", 2), False)):
         done = call("main.py", *flags, *other)
         assert done.returncode == 0, done.stderr
         assert (json.loads(path.read_text())["rows"][0]["trace_within"] > 1e5) == made_up, other
-    assert not store.part.exists()
-    store.own.unlink()
-    store.write_part(b"no array")  # damaged: it is only time that is lost
+    assert not store.partial.exists()
+    store.path.unlink()
+    store.write_partial(b"no array")  # damaged: it is only time that is lost
     assert call("main.py", *flags).returncode == 0
     assert json.loads(path.read_text())["rows"] == three["rows"]
     done = call("main.py", *flags)

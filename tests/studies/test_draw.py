@@ -280,7 +280,7 @@ def test_what_cannot_be_shown_is_refused(tmp_path, data_dir):
         port = taken.getsockname()[1]
         done = call("main.py", "--mode", "draw", "--weights", METADROP, "--port", port, "--data_dir", data_dir)
     assert_refused(done, f"port {port} cannot be had", "--port")
-    assert_refused(call("main.py", "--mode", "draw", "--weights", tmp_path / "none.npz"), "there is no file of weights")
+    assert_refused(call("main.py", "--mode", "draw", "--weights", tmp_path / "none.npz"), "there is no weights file")
     assert_refused(call("main.py", "--mode", "draw", "--port", 70000), "at most 65535")
     assert_refused(call("main.py", "--mode", "draw", "--way", 5), "--way has no meaning in --mode draw")
     settings = {"dataset": "glyphs", "way": 3, "query": 2, "channels": 4, "metabatch": 2, "data_dir": data_dir}

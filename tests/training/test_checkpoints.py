@@ -16,11 +16,12 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
 
+import errors
 import files
 from conftest import ROOT, SETTINGS, assert_refused, call, flags_of
 from errors import Stop, UserError
 from test_main import read_csv
-from training import checkpoints, devices, loops, steps, test_results, weights
+from training import checkpoints, devices, logs, loops, steps, test_results, weights
 
 # Without inner steps, so that it is traced in a second.
 FLAGS = (*flags_of(SETTINGS | {"model": "maml", "n_steps": 0}), "--val_every", 0, "--save_freq", 5)
@@ -119,10 +120,10 @@ def test_nor_is_it_where_a_run_began_from_weights(finished, tmp_path):
     ],
 )
 def test_an_index_or_a_list_says_that_a_checkpoint_was_there(left, there, tmp_path):
-    assert not checkpoints.were_there(tmp_path / "none")
+    assert not checkpoints.had_checkpoint(tmp_path / "none")
     for name in left:
         (tmp_path / name).write_text("unreadable")
-    assert checkpoints.were_there(tmp_path) == there
+    assert checkpoints.had_checkpoint(tmp_path) == there
 
 
 def test_a_stop_before_the_first_update_loses_nothing(monkeypatch, data_dir, tmp_path):
@@ -233,7 +234,7 @@ def test_a_result_that_cannot_be_written_is_refused_before_it_is_computed_or_sai
         patch.setattr(loops, "run_episodes", None)  # which would compute
         assert_refused(call("main.py", *flags), "cannot write into", "No space left on device")
     with monkeypatch.context() as patch:
-        patch.setattr(test_results, "write_if_new", full)
+        patch.setattr(test_results, "write_if_changed", full)
         done = call("main.py", *flags)
         assert "accuracy : " in done.stdout
         assert_refused(done, "cannot read or write", "No space left")
@@ -246,10 +247,10 @@ def test_a_result_that_cannot_be_written_is_refused_before_it_is_computed_or_sai
 
 
 def test_what_cannot_be_kept_of_a_test_is_a_warning_and_the_rest_is_computed(tmp_path, capsys):
-    store = test_results.Store(tmp_path, "meta_test", {})
+    store = test_results.ResultFiles(tmp_path, "meta_test", {})
     (tmp_path / "tests").write_text("a file")
-    store.write_part("{}")
-    assert "warning: cannot keep what is done so far in" in capsys.readouterr().err
+    store.write_partial("{}")
+    assert "warning: cannot save what is computed so far in" in capsys.readouterr().err
 
 
 def test_a_log_that_cannot_be_written_is_one_sentence(data_dir, tmp_path):
@@ -268,7 +269,7 @@ def test_a_gpu_that_is_not_there_is_an_error_and_not_the_cpu(data_dir, tmp_path,
     for gpus in ("7", "0", "0,1"):
         refused = call("main.py", *flags, "--gpu_id", gpus)
         assert_refused(refused, f"--gpu_id {gpus}: TensorFlow can use none of these: choose others, or leave --gpu_id")
-    monkeypatch.setattr(devices, "nvidia", lambda: True)
+    monkeypatch.setattr(devices, "has_nvidia_gpu", lambda: True)
     assert_refused(call("main.py", *flags, "--gpu_id", 0), "install CUDA's libraries with: .venv/bin/pip install")
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["the only GPU"])
     assert_refused(call("main.py", *flags, "--gpu_id", "0,1"), "TensorFlow can use only 1 of these")
@@ -277,16 +278,18 @@ def test_a_gpu_that_is_not_there_is_an_error_and_not_the_cpu(data_dir, tmp_path,
 
 def test_the_device_is_named_and_a_gpu_that_lies_idle_is_mentioned(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    monkeypatch.setattr(devices, "nvidia", lambda: False)
-    assert devices.name_of(tf, [], 2).startswith("CPU, 2 cores of ") and "GPU" not in devices.name_of(tf, [], 2)
-    monkeypatch.setattr(devices, "nvidia", lambda: True)
-    assert devices.name_of(tf, [], 1).startswith("CPU, 1 core of ")
-    assert "there is a GPU that TensorFlow cannot use: install CUDA" in devices.name_of(tf, [], 1)
+    monkeypatch.setattr(devices, "has_nvidia_gpu", lambda: False)
+    assert devices.describe_devices(tf, [], 2).startswith("CPU, 2 cores of ") and "GPU" not in devices.describe_devices(
+        tf, [], 2
+    )
+    monkeypatch.setattr(devices, "has_nvidia_gpu", lambda: True)
+    assert devices.describe_devices(tf, [], 1).startswith("CPU, 1 core of ")
+    assert "there is a GPU that TensorFlow cannot use: install CUDA" in devices.describe_devices(tf, [], 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # asked for the CPU
-    assert "GPU" not in devices.name_of(tf, [], 1)
+    assert "GPU" not in devices.describe_devices(tf, [], 1)
     details = {"device_name": "NVIDIA H100"}
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
-    assert devices.name_of(tf, ["a", "b"], 1) == "NVIDIA H100 and NVIDIA H100"
+    assert devices.describe_devices(tf, ["a", "b"], 1) == "NVIDIA H100 and NVIDIA H100"
 
 
 def test_a_device_without_memory_is_one_sentence(run, monkeypatch):
@@ -294,7 +297,7 @@ def test_a_device_without_memory_is_one_sentence(run, monkeypatch):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[8,300,28,28,64]")
 
     monkeypatch.setattr(loops, "meta_train", full)
-    assert_refused(resume(run), "memory is not enough", "--metabatch", "--remat")
+    assert_refused(resume(run), "does not have enough memory", "--metabatch", "--remat")
 
 
 @pytest.mark.parametrize(("setting", "value"), [("model", "maml++"), ("n_steps", -1), ("inner_lr", "fast")])
@@ -333,12 +336,12 @@ def test_tensorboard_has_every_iteration_once_after_two_kills(tmp_path):
     (tmp_path / "tensorboard").mkdir()
     row, lengths = {"episodes": 0, "secs": 0.0, "lr": 1.0, "loss": 1.0, "acc": 0.5}, None
     for first, reported, session in ((0, -1, (0, 50, 100)), (51, 50, (100, 150, 200)), (151, 149, (150, 200))):
-        logs, watch = checkpoints.Logs(tmp_path, {}, lengths, first, reported), checkpoints.Board(tmp_path)
+        log, watch = logs.Logs(tmp_path, {}, lengths, first, reported), logs.TensorBoard(tmp_path)
         for i in session:
             if i >= first:
                 watch.write(i, {"collapse_query_meta/nc1": 1.0})
-            logs.row(row | {"iter": i} | ({"val_loss": 1.0, "val_acc": 0.5} if i != 50 else {}))
-        lengths = logs.lengths()
+            log.write(row | {"iter": i} | ({"val_loss": 1.0, "val_acc": 0.5} if i != 50 else {}))
+        lengths = log.lengths()
         for path in (tmp_path / "tensorboard").iterdir():  # a kill leaves a part of an event
             with open(path, "ab") as file:
                 file.write(b"\x18\0\0\0\0\0\0\0half")
@@ -352,24 +355,24 @@ def test_tensorboard_has_every_iteration_once_after_two_kills(tmp_path):
 
 
 def test_what_is_no_event_is_cut_off_and_what_tells_the_version_stays(tmp_path):
-    board = checkpoints.Board(tmp_path)
+    board = logs.TensorBoard(tmp_path)
     board.write(3, {"meta_train/loss": 1.0})
     (path,) = (tmp_path / "tensorboard").iterdir()
     assert iterations(tmp_path) == {"meta_train/loss": [3]}
     whole = path.read_bytes()
     for end in (b"\x04\0\0\0\0\0\0\0....\xff\xff\xff\xff....", b"\xff" * 30, b"12"):
         path.write_bytes(whole + end)
-        checkpoints.cut_events(tmp_path / "tensorboard", 4, 3)
+        logs.cut_events(tmp_path / "tensorboard", 4, 3)
         assert path.read_bytes() == whole
-    checkpoints.cut_events(tmp_path / "tensorboard", 0, -1)
+    logs.cut_events(tmp_path / "tensorboard", 0, -1)
     assert iterations(tmp_path) == {} and b"brain.Event" in path.read_bytes()
 
 
 def test_a_full_disk_is_one_sentence_where_tensorboards_events_go(tmp_path, monkeypatch):
-    board = checkpoints.Board(tmp_path)
+    board = logs.TensorBoard(tmp_path)
     fault = tf.errors.ResourceExhaustedError(None, None, "events; No space left on device")
     monkeypatch.setattr(type(board.writer), "flush", mock.Mock(side_effect=fault))
-    with pytest.raises(UserError, match=r"cannot write into .*tensorboard \(events; No space .*go on with --resume"):
+    with pytest.raises(UserError, match=r"cannot write into .*tensorboard \(events; No space .*continue with --resume"):
         board.write(1, {"a": 1.0})
 
 
@@ -400,9 +403,9 @@ def test_a_savedir_and_its_parent_may_have_any_name(finished, tmp_path):
 def test_where_descriptors_have_no_names_a_link_is_the_folders_other_name(monkeypatch, tmp_path):
     folder = tmp_path / ODD
     folder.mkdir()
-    for place in (checkpoints.DESCRIPTORS, tmp_path / "none"):
-        monkeypatch.setattr(checkpoints, "DESCRIPTORS", place)
-        with checkpoints.plain_name(folder) as name:
+    for place in (files.DESCRIPTORS, tmp_path / "none"):
+        monkeypatch.setattr(files, "DESCRIPTORS", place)
+        with files.plain_path(folder) as name:
             assert os.path.samefile(name, folder) and not {*name} & {*"[]*?\\{}"} and name.isascii()
         assert not os.path.lexists(name)
 
@@ -446,5 +449,5 @@ def test_time_is_not_counted_twice(run):
 
 def test_what_tensorflow_says_is_made_readable():
     text = "{{function_node __wrapped__SaveV2 _device_/CPU:0}} /proc/self/fd/12/ckpt-1.index; Full [Op:SaveV2]\nmore"
-    assert checkpoints.first_line(ValueError(text)) == "ckpt-1.index; Full"
-    assert checkpoints.first_line(ValueError()) == "ValueError"
+    assert errors.reason(ValueError(text)) == "ckpt-1.index; Full"
+    assert errors.reason(ValueError()) == "ValueError"

@@ -75,7 +75,7 @@ def test_threads_are_no_more_than_the_cores_that_may_be_used(monkeypatch):
     monkeypatch.setattr(devices, "set_threads", lambda tf, parallel, cores: threads.append((parallel, cores)))
     monkeypatch.setattr(devices, "usable_cores", lambda: 3)
     for metabatch, parallel in ((8, 3), (2, 2)):
-        assert devices.start("-1", metabatch, devices.FLOAT32, distribute=False).parallel == parallel
+        assert devices.set_up("-1", metabatch, devices.FLOAT32, distribute=False).parallel == parallel
     assert threads == [(3, 3), (2, 3)]
 
 
@@ -83,5 +83,5 @@ def test_every_command_that_computes_keeps_memory(monkeypatch):
     calls = []
     monkeypatch.setattr(devices, "set_threads", lambda *_: None)  # TensorFlow has been used in this process
     monkeypatch.setattr(devices, "keep_memory", lambda: calls.append("keep_memory"))
-    devices.start("-1", 1, devices.FLOAT32, distribute=False)
+    devices.set_up("-1", 1, devices.FLOAT32, distribute=False)
     assert calls == ["keep_memory"]

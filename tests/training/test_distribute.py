@@ -106,12 +106,12 @@ def test_a_worker_0_that_refuses_does_not_leave_the_other_waiting(one, data_dir,
 @pytest.mark.slow
 def test_a_worker_does_not_wait_for_ever(data_dir, tmp_path):
     """For one that never comes: this is worker 0 alone."""
-    impatient = "import main, sys; from training import devices; devices.PATIENCE = 2; main.run(main.main)"
+    impatient = "import main, sys; from training import devices; devices.STARTUP_TIMEOUT = 2; main.run(main.main)"
     pair = workers(tmp_path / "a", data_dir, program=("-c", impatient))
     pair[1].kill()
     pair[1].communicate()
     code, stderr = finish(pair[0])
-    assert code == 2 and "error: worker 0: the others have not come within 2 s; see what they say" in stderr
+    assert code == 2 and "error: worker 0: the others did not start within 2 s; see their messages" in stderr
     assert not (tmp_path / "a").exists()
 
 

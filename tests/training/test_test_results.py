@@ -18,25 +18,29 @@ IDENTITY = {
 
 def test_a_mean_and_its_interval_are_percent_of_shares():
     """1.96 std / sqrt(4) of 0.5, 0.75, 1 and 0.25, whose deviation is sqrt(0.078125)."""
-    assert test_results.summary([0.5, 0.75, 1, 0.25]) == pytest.approx((62.5, 27.391833), rel=1e-6)
+    assert test_results.mean_and_interval([0.5, 0.75, 1, 0.25]) == pytest.approx((62.5, 27.391833), rel=1e-6)
 
 
 @pytest.mark.parametrize("fact", IDENTITY)
 def test_each_fact_of_its_identity_tells_a_result_from_another(fact, tmp_path):
-    own = test_results.Store(tmp_path, "meta_test", IDENTITY)
-    other = test_results.Store(tmp_path, "meta_test", IDENTITY | {fact: {"way": 6} if fact == "settings" else "other"})
+    own = test_results.ResultFiles(tmp_path, "meta_test", IDENTITY)
+    other = test_results.ResultFiles(
+        tmp_path, "meta_test", IDENTITY | {fact: {"way": 6} if fact == "settings" else "other"}
+    )
     own.write({"accuracy": 1})
-    assert own.read() == {"accuracy": 1} | IDENTITY and other.read() is None and own.part != other.part
-    own.own.rename(other.own)
+    assert own.read() == {"accuracy": 1} | IDENTITY and other.read() is None and own.partial != other.partial
+    own.path.rename(other.path)
     assert other.read() is None  # its content tells, too
 
 
 def test_the_latest_result_is_at_hand_and_every_one_is_kept(tmp_path):
-    first, second = (test_results.Store(tmp_path, "meta_test", IDENTITY | {"episodes": n}) for n in (4, 5))
-    for store, accuracy in ((first, 1), (second, 2), (first, 3)):
-        store.write_part("half")
-        store.write({"accuracy": accuracy})
-        assert test_results.read_json(tmp_path / "meta_test.json")["accuracy"] == accuracy and not store.part.exists()
+    first, second = (test_results.ResultFiles(tmp_path, "meta_test", IDENTITY | {"episodes": n}) for n in (4, 5))
+    for files, accuracy in ((first, 1), (second, 2), (first, 3)):
+        files.write_partial("half")
+        files.write({"accuracy": accuracy})
+        assert (
+            test_results.read_json(tmp_path / "meta_test.json")["accuracy"] == accuracy and not files.partial.exists()
+        )
     assert (first.read()["accuracy"], second.read()["accuracy"]) == (3, 2)
     assert len(list((tmp_path / "tests").iterdir())) == 2
 
@@ -99,8 +103,13 @@ def test_a_test_of_other_weights_is_none_of_these(tmp_path):
     write(
         tmp_path, "meta_test.json", weights_sha256="w", accuracy=50, interval95=2, episodes=7, n_test_mc_samp=3, loss=1
     )
-    assert test_results.test_of(tmp_path, "w") == {"accuracy": 50, "interval95": 2, "episodes": 7, "n_test_mc_samp": 3}
-    assert test_results.test_of(tmp_path, "v") is None and test_results.test_of(tmp_path / "none", "w") is None
+    assert test_results.latest_test(tmp_path, "w") == {
+        "accuracy": 50,
+        "interval95": 2,
+        "episodes": 7,
+        "n_test_mc_samp": 3,
+    }
+    assert test_results.latest_test(tmp_path, "v") is None and test_results.latest_test(tmp_path / "none", "w") is None
 
 
 def test_watched_and_tested_collapse_are_told_apart(tmp_path):

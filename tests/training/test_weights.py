@@ -131,7 +131,7 @@ def test_what_contradicts_the_file_is_refused_and_nothing_is_left(flags, words, 
 
 def test_other_shapes_are_refused_and_nothing_is_left(trained, data_dir, tmp_path):
     flags = ("--savedir", tmp_path / "a", "--weights", trained / "weights.npz", "--data_dir", data_dir)
-    assert_refused(call("main.py", *flags, "--way", 4), "another learner: its theta/dense_w is of the shape", "--way")
+    assert_refused(call("main.py", *flags, "--way", 4), "another learner: its theta/dense_w has the shape", "--way")
     assert_refused(call("main.py", *flags, "--model", "metadrop"), "another learner: it lacks phi/conv1_b")
     assert not (tmp_path / "a").exists()
 
@@ -147,10 +147,10 @@ def test_other_data_are_refused(trained, tmp_path):
 def test_a_kill_before_config_json_is_made_good(trained, tmp_path):
     """Of the two files that a savedir begins with, start.npz is written first."""
     file, settings = trained / "whole.npz", {"model": "maml", "way": 3}
-    with weights.unpacked(file, tmp_path / "a", None):  # of weights alone: training writes its config.json
+    with weights.starting_in(tmp_path / "a", file, None):  # of weights alone: training writes its config.json
         assert [path.name for path in (tmp_path / "a").iterdir()] == ["start.npz"]
     for told, kept in ((None, None), (settings, settings), ({"way": 5}, settings)):
-        with weights.unpacked(file, tmp_path / "a", told):
+        with weights.starting_in(tmp_path / "a", file, told):
             config = tmp_path / "a/config.json"
             assert (json.loads(config.read_text()) if config.exists() else None) == kept
 
@@ -168,7 +168,7 @@ def test_another_run_is_not_overwritten(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "a")
     flags = ("--savedir", tmp_path / "a", "--weights", trained / "weights.npz")
     for mode in ("meta_test", "meta_train", "export"):
-        assert_refused(call("main.py", "--mode", mode, *flags), "holds a run already: leave --weights out")
+        assert_refused(call("main.py", "--mode", mode, *flags), "has a run already: leave --weights out")
 
 
 def damaged(path, trained, kind):
@@ -228,31 +228,31 @@ def damaged(path, trained, kind):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("none", "there is no file of weights"),
+        ("none", "there is no weights file"),
         ("cut short", "is damaged"),
-        ("text", "is damaged, or no file of weights"),
-        ("newer", "no file of weights of version 1: its version is 2"),
+        ("text", "is damaged, or is not a weights file"),
+        ("newer", "not a weights file of version 1: its version is 2"),
         ("changed", "its parameters do not match its digest"),
         ("other versions", r"its version is \[1, 1\]"),
-        ("half the slots", "it holds t v, wanted m v t"),
-        ("half a state", "it holds next reported secs window, wanted next secs window best reported"),
-        ("slots alone", "it holds one without the other"),
-        ("state alone", "it holds one without the other"),
-        ("silent", "it does not say its iteration"),
+        ("half the slots", "it has t v, wanted m v t"),
+        ("half a state", "it has next reported secs window, wanted next secs window best reported"),
+        ("slots alone", "it has Adam's slots without a state"),
+        ("state alone", "or a state without them"),
+        ("silent", "its iteration is 'missing', wanted int"),
         ("pickled", "is damaged"),
         ("nan", "its theta/conv1_b has a number that is not finite"),
         ("inf", "its theta/conv1_b has a number that is not finite"),
         ("nan in adam", "its v has a number that is not finite"),
-        ("float64", "its m is of float64, wanted float32"),
-        ("another state", "its window is not of a training's state"),
+        ("float64", "its m is float64, wanted float32"),
+        ("another state", "its window is wrong: wanted finite float64"),
         ("another iteration", "its state is of another iteration"),
-        ("other best", "its best parameters have other names than its last"),
-        ("other group", "is damaged, or no file of weights"),
-        ("a list", "it does not say what it is"),
-        ("a number", "its settings is '5'"),
+        ("other best", "its best parameters have other names than its last ones"),
+        ("other group", "is damaged, or is not a weights file"),
+        ("a list", "its description is not an object"),
+        ("a number", "its settings is 5"),
         ("deep", "nested too deep"),
         ("no iteration", "its iteration is '20'"),
-        ("tests", "its tests are no list of tests"),
+        ("tests", "its tests are not a list of tests"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(kind, words, trained, tmp_path):
@@ -280,18 +280,18 @@ def test_an_archive_is_refused_by_its_directory_before_it_is_unpacked(trained, t
     with monkeypatch.context() as patch:
         patch.setattr(np, "load", None)  # which would unpack
         archive(path, {"format.npy": b"", "params/a.npy": b"x"}, {"params/a.npy": 6 << 30})
-        with pytest.raises(UserError, match=r"declares 2 arrays, 6,442,450,944 bytes, and may"):
+        with pytest.raises(UserError, match=r"declares 2 arrays, 6,442,450,944 bytes; the limits"):
             weights.read(path)
-        patch.setattr(weights, "MOST", 3)
+        patch.setattr(weights, "MAX_ARRAYS", 3)
         archive(path, {f"{i}.npy": b"" for i in range(4)}, {})
-        with pytest.raises(UserError, match=r"declares 4 arrays, .* may have 3 arrays and"):
+        with pytest.raises(UserError, match=r"declares 4 arrays, .* limits are 3 arrays and"):
             weights.read(path)
         archive(path, {"a.npy": b"x"}, {}, zipfile.ZIP_LZMA)
         with pytest.raises(UserError, match="compressed in a way that numpy does not write"):
             weights.read(path)
-        patch.setattr(weights, "LARGEST", 1000)
+        patch.setattr(weights, "MAX_BYTES", 1000)
         path.write_bytes((trained / "weights.npz").read_bytes())
-        with pytest.raises(UserError, match="may have 3 arrays and 1,000 bytes"):
+        with pytest.raises(UserError, match="limits are 3 arrays and 1,000 bytes"):
             weights.read(path)
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (2**44,)})
@@ -341,13 +341,13 @@ def test_a_file_lacks_no_setting_that_a_run_needs(trained, tmp_path):
 def test_a_savedir_that_began_with_a_file_is_read_as_the_file_is(trained, tmp_path):
     """Classified and drawn with, too, before it has a checkpoint of its own; and after its first one it has that."""
     content = weights.read(trained / "weights.npz")
-    with weights.unpacked(trained / "weights.npz", tmp_path / "a", content.about["settings"]):
+    with weights.starting_in(tmp_path / "a", trained / "weights.npz", content.about["settings"]):
         pass
     for run in (tmp_path / "a", trained / "weights.npz"):
         assert Settings.read(run).way == 3
         assert weights.digest(checkpoints.read_run(run).params) == content.about["weights_sha256"]
         assert weights.digest(Classifier.load(run).trained().params) == content.about["weights_sha256"]
-        with pytest.raises(UserError, match="does not hold the weights of the best validation"):
+        with pytest.raises(UserError, match="does not have the weights of the best validation"):
             checkpoints.read_run(run, "best")
     shutil.copytree(trained / "checkpoints", tmp_path / "a/checkpoints")
     assert checkpoints.read_run(tmp_path / "a").about == {"checkpoint": "last", "iteration": 20}
@@ -367,7 +367,7 @@ def test_the_best_weights_come_with_the_best_accuracy(trained, data_dir, tmp_pat
     on from its own file."""
     best = with_best(trained, tmp_path / "w.npz", True)
     flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, "--weights", tmp_path / "w.npz")
-    assert "sought anew" not in done(*flags, "--n_train_iters", 21)
+    assert "search for the best" not in done(*flags, "--n_train_iters", 21)
     found = checkpoints.read_run(tmp_path / "a", "best")
     assert found.about["iteration"] == 10 and weights.digest(found.params) == weights.digest(best)
     assert checkpoints.read_run(tmp_path / "w.npz", "best").about == found.about
@@ -386,7 +386,7 @@ def test_where_the_best_weights_are_lost_the_best_is_sought_anew(trained, data_d
     """As in files of earlier versions: an accuracy without weights would hide all that are there."""
     with_best(trained, tmp_path / "w.npz", False)
     flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, "--weights", tmp_path / "w.npz")
-    assert "does not hold the weights of the best validation" in done(*flags, "--n_train_iters", 21)
+    assert "does not have the weights of the best validation" in done(*flags, "--n_train_iters", 21)
     found = checkpoints.read_run(tmp_path / "a", "best")
     assert found.about["iteration"] == 21 and found.state["best"][1] == 21
 
@@ -395,15 +395,15 @@ def test_the_last_weights_may_be_the_best(trained, tmp_path):
     content = dataclasses.replace(weights.read(trained / "whole.npz"), best={})
     for iteration, same in ((20, True), (10, False), (-1, False)):
         state = content.state | {"best": np.array([0.5, iteration])}
-        found = dataclasses.replace(content, state=state).best_checkpoint()
+        found = dataclasses.replace(content, state=state).best_weights()
         assert (found is not None) == same
     program = dataclasses.replace(content, about=content.about | {"iteration": -1})  # before the first iteration
-    assert dataclasses.replace(program, state=content.state | {"best": -np.ones(2)}).best_checkpoint() is None
+    assert dataclasses.replace(program, state=content.state | {"best": -np.ones(2)}).best_weights() is None
 
 
 def test_slots_need_a_run_that_has_them(trained, tmp_path):
-    with weights.unpacked(
-        trained / "weights.npz", tmp_path / "a", weights.read(trained / "weights.npz").about["settings"]
+    with weights.starting_in(
+        tmp_path / "a", trained / "weights.npz", weights.read(trained / "weights.npz").about["settings"]
     ):
         pass
     refused = call("main.py", "--mode", "weights", "--savedir", tmp_path / "a", "--slots")
@@ -444,12 +444,12 @@ def test_training_without_tensorflow_keeps_the_best_weights(trained, tmp_path):
     for best, iteration, wanted in ((doubled, 10.0, doubled), ({}, 20.0, content.params), ({}, 10.0, None)):
         state = content.state | {"best": np.array([0.5, iteration])}
         training = object.__new__(train_jax.Training)
-        training.state, training.began = dataclasses.replace(content, state=state, best=best), 0.0
+        training.saved, training.time = dataclasses.replace(content, state=state, best=best), 0.0
         training.settings, training.path = {}, tmp_path / "w.npz"
         training.step = SimpleNamespace(device=SimpleNamespace(device_kind="a device"))
-        training.changing = {f"params/{name}": array + 1 for name, array in content.params.items()}
-        training.changing |= {f"adam/{name}": array for name, array in content.slots.items()}
+        training.variables = {f"params/{name}": array + 1 for name, array in content.params.items()}
+        training.variables |= {f"adam/{name}": array for name, array in content.slots.items()}
         for i in (21, 22):
             training.save(i)
-        found = weights.read(tmp_path / "w.npz").best_checkpoint()
+        found = weights.read(tmp_path / "w.npz").best_weights()
         assert (found and weights.digest(found.params)) == (wanted and weights.digest(wanted))

@@ -1,18 +1,18 @@
-"""A run's training step and test step as XLA programs, for machines without TensorFlow (train_jax.py runs them).
+"""The training step and the test step of a run as XLA programs, for machines without TensorFlow (train_jax.py).
 
-A folder holds train.hlo.gz and test.hlo.gz, serialized HLO modules of one device, program.json, and weights.npz, the
-weights that training begins with (weights.py). exact.npz, if it was asked for, has what the first iteration would be
-in float64: Adam's first moment `m`, which is the clipped meta-gradient times 1 - beta_1, and the `loss`.
+A folder has train.hlo.gz and test.hlo.gz, serialized HLO modules for one device; program.json; and weights.npz, the
+weights that training starts from (weights.py). On request it has exact.npz, the first iteration in float64: the first
+moment `m` of Adam, which is the clipped meta-gradient times 1 - beta_1, and the `loss`.
 
-Both programs are pure functions of arrays in one row. program.json says which: names, shapes and dtypes of arguments
-and results, the run's settings, and the dataset's digest. Names are those of the file of weights, and
+Both programs are pure functions, from a row of arrays to a row of arrays. program.json has names, shapes and dtypes of
+the arguments and results, the run's settings and the dataset's digest. Names are those in the weights file, and
 
-    pixels      the split's, as it is stored: [classes,images,H,W,C]
-    classes     int32 [T,way], and images int32 [T,way,shot+query]: data.sample's
+    pixels      of the split, as they are stored: [classes,images,H,W,C]
+    classes     int32 [T,way], and images int32 [T,way,shot+query], from data.sample
     seed        int32 [2]: in training the run's seed and the iteration, in the test the test's seed and the stream
     indices     int32 [T], numbers of the test episodes
 
-Results of training: parameters and slots of the next iteration, loss, accuracy, and whether all was finite. Results of
+Results of training: the next iteration's parameters and slots; loss, accuracy, and whether all was finite. Results of
 the test: accuracy and loss, [T] each.
 """
 
@@ -28,7 +28,7 @@ import numpy as np
 
 import data
 import layers
-from errors import UserError
+from errors import UserError, user_error
 from files import write_atomically
 from lazy import tf
 from training import weights
@@ -36,7 +36,7 @@ from training.steps import Engine, read
 
 FORMAT = 2
 DESCRIPTION, EXACT = "program.json", "exact.npz"
-TEST_SEED = 0  # of all tests, unless they are told another
+TEST_SEED = 0  # the default --seed of a test
 
 
 def write(
@@ -48,10 +48,10 @@ def write(
     samples: int,
     exact: np.ndarray | None = None,
 ) -> None:
-    """Make the folder. samples: noise samples of a loss in the test. settings: config.json's. exact: `Engine.means` of
-    the first iteration in float64, if it is to be there.
+    """Write the folder. samples: noise samples per loss in the test. settings: those of config.json. exact:
+    `Engine.means` of the first iteration in float64, for exact.npz.
 
-    UserError where the folder cannot be written.
+    Raise UserError where the folder cannot be written.
     """
     params, slots = read(engine.params), read(engine.slots)
     indices = engine.training_episodes(train, 0), engine.episode(test, "test", 0, engine.metabatch)
@@ -67,70 +67,56 @@ def write(
 
     test_step = functools.partial(engine.pure_test, test, samples=samples)
     description = {"format": FORMAT, "settings": settings, "samples": samples}
-    try:
+    with user_error(f"cannot write into {folder}", "choose another --export", OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / DESCRIPTION).unlink(missing_ok=True)  # until all is there
+        (folder / DESCRIPTION).unlink(missing_ok=True)  # until all files are there
         for name, step, arguments in (("train", train_step, train_arguments), ("test", test_step, test_arguments)):
-            hlo, described = compile_step(step, arguments)
+            hlo, description[name] = compile_step(step, arguments)
             write_atomically(program_file(folder, name), gzip.compress(hlo, mtime=0))
-            description[name] = described
-        beginning = {name: value.numpy() for name, value in params.items()}
-        about = {"settings": settings, "iteration": -1, "weights_sha256": weights.digest(beginning)}
-        state = {
-            "next": np.int64(0), "secs": np.float64(0), "window": np.zeros(3), "best": -np.ones(2),
-            "reported": np.int64(-1),
-        }  # fmt: skip
-        state = {name: np.asarray(value) for name, value in state.items()}
-        slots = {name: value.numpy() for name, value in slots.items()}
-        weights.write(folder / weights.NAME, weights.Weights(about, beginning, slots, state))
+        initial, slots = ({k: v.numpy() for k, v in group.items()} for group in (params, slots))
+        about = {"settings": settings, "iteration": -1, "weights_sha256": weights.digest(initial)}
+        weights.write(folder / weights.NAME, weights.Weights(about, initial, slots, weights.STATE))
         (folder / EXACT).unlink(missing_ok=True)
         if exact is not None:
             _, moments, loss, *_ = engine.update(params, train_arguments["adam"], tf.constant(exact))
             np.savez(folder / EXACT, m=moments["m"].numpy(), loss=loss.numpy())
-        write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1) + "\n")  # the last one: it is whole
-    except OSError as fault:
-        raise UserError(f"cannot write into {folder} ({fault.strerror}): choose another --export") from fault
+        write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1) + "\n")
 
 
 def program_file(folder: Path, name: str) -> Path:
-    """Where the program "train" or "test" is."""
+    """Return the path of the program "train" or "test"."""
     return folder / f"{name}.hlo.gz"
 
 
 def read_description(folder: Path) -> dict:
-    """What the folder's program.json says. UserError where there is none, or where it is not one of ours."""
+    """Return the content of a folder's program.json. Raise UserError where it is missing, damaged or of another
+    version."""
     path = folder / DESCRIPTION
     if not path.is_file():
-        raise UserError(f"there is no {path}: make it where TensorFlow is, with bench.py --export {folder}")
-    try:
+        raise UserError(f"there is no {path}: write it with bench.py --export {folder}, where TensorFlow is installed")
+    with user_error(f"{path} cannot be read", "write it again with bench.py --export", ValueError, KeyError, TypeError):
         description = json.loads(path.read_text())
         if description["format"] != FORMAT:
             raise ValueError(f"its version is {description['format']}")
         description["settings"]["data_sha256"], description["train"]["arguments"], description["test"]["results"]
-    except (ValueError, KeyError, TypeError) as fault:
-        raise UserError(f"{path} cannot be read ({fault!r}): write it again with bench.py --export") from fault
     return description
 
 
 def compile_step(step, arguments: dict) -> tuple[bytes, dict]:
-    """A step that takes and gives dictionaries -> its HLO module, and what its flat arguments and results are."""
+    """Compile a step from a dictionary to a dictionary. Return its HLO module, and the names, shapes and dtypes of its
+    flat arguments and results."""
     function = tf.function(lambda values: step(**values), autograph=False, jit_compile=True)
     device = tf.nest.flatten(arguments)[0].device
     with layers.for_other_devices(), warnings.catch_warnings():
-        # TensorFlow's advice, a platform's name, draws a random number, which its determinism refuses.
+        # To give this advice TensorFlow draws a random number, which its op determinism refuses.
         warnings.filterwarnings("ignore", "device_name is being deprecated")
         hlo = function.experimental_get_compiler_ir(arguments)(stage="hlo_serialized", device_name=device)
         results = function.get_concrete_function(arguments).structured_outputs
     return hlo, {"arguments": describe(arguments), "results": describe(results)}
 
 
-def relative(value: np.ndarray, exact: np.ndarray) -> float:
-    """The norm of the error by that of the exact value."""
-    return float(np.linalg.norm(value - exact) / np.linalg.norm(exact))
-
-
 def describe(tensors: dict, group: str = "") -> list[tuple[str, list[int], str]]:
-    """Name, shape and dtype of each tensor, in the order in which tf.nest flattens them: that of the names."""
+    """Return name, shape and dtype of each tensor, in the order of the names, as tf.nest flattens them."""
     described = []
     for name, value in sorted(tensors.items()):
         if isinstance(value, dict):
@@ -138,3 +124,8 @@ def describe(tensors: dict, group: str = "") -> list[tuple[str, list[int], str]]
         else:
             described.append((group + name, value.shape.as_list(), value.dtype.name))
     return described
+
+
+def relative_error(value: np.ndarray, exact: np.ndarray) -> float:
+    """Return the norm of the error divided by the norm of the exact value."""
+    return float(np.linalg.norm(value - exact) / np.linalg.norm(exact))
