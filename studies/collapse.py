@@ -122,7 +122,7 @@ class Watch:
     def __init__(self, engine: Engine, split: data.Split, savedir: Path, shared_classes: bool = False):
         self.engine, self.split, self.savedir, self.shared = engine, split, savedir, shared_classes
         refuse_unfit(engine)
-        self.step, self.tensorboard = snapshots_step(engine, split, 1), None
+        self.step, self.board = snapshots_step(engine, split, 1), None
 
     def __call__(self, iteration: int) -> None:
         engine, values = self.engine, []
@@ -143,15 +143,15 @@ class Watch:
     def _write(self, iteration: int, rows: list[dict]) -> None:
         columns = ["iter", *PLACE, "tasks", *(f"{name}{s}" for name in NAMES for s in ("", "_std"))]
         path = self.savedir / CSV
-        if self.tensorboard is None:
-            self.tensorboard = TensorBoard(self.savedir)
+        if self.board is None:
+            self.board = TensorBoard(self.savedir)
             cut_back(path, columns, iteration)
         with open(path, "a", newline="") as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             for row in rows:
                 cells = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
                 writer.writerow(cells | {"iter": iteration, "tasks": self.engine.metabatch})
-        self.tensorboard.write(iteration, scalars(rows))
+        self.board.write(iteration, scalars(rows))
 
 
 def cut_back(path: Path, columns: list[str], iteration: int) -> None:
