@@ -171,8 +171,7 @@ def over_tests(
 ) -> int:
     """Attack savedir's checkpoint in the first test episodes; writes attack.json. Returns 0, or 130 when interrupted.
 
-    An attack whose result is there already is not made again (test_results.ResultFiles); what is done so far is kept, and an
-    interrupted one goes on from there.
+    A result that is there already is not computed again (test_results.ResultFiles); an interrupted attack continues.
     """
     told = attack.told()
     if split.range != UNIT:
