@@ -23,7 +23,7 @@ from learners.metanet import EmbeddingMetaNetwork, OriginalMetaNetwork
 from learners.protonet import ProtoNet
 from parameters import BLOCKS, Parameter, Params, constant, conv_net, offsets, uniform
 from perturbations import PERTURBATIONS
-from perturbations.draws import Draw, Noise, samples_of, task_noise
+from perturbations.draws import TEST_SUPPORT, TRAINING_QUERY, TRAINING_SUPPORT, UNPERTURBED, Draw, Noise, task_noise
 
 
 class MAML(Learner):
@@ -76,49 +76,49 @@ class MAML(Learner):
         weight of each image in batch norm's statistics (layers.shared_statistics)."""
         for block in range(1, BLOCKS + 1):
             layer = f"conv{block}"
-            x, input_penalty = self.perturbation.inputs(params, layer, x, draw)
+            x, input_penalty = self.perturbation.inputs(params, theta, layer, x, draw)
             x = layers.rounded(x, self.bf16)
             mu = layers.conv(x, theta[f"{layer}_w"], theta[f"{layer}_b"])
-            mu, penalty = self.perturbation.block(params, layer, x, mu, draw)
-            mask, mask_penalty = self.perturbation.mask(params, layer, x, mu.shape, draw)
+            mu, penalty = self.perturbation.block(params, theta, layer, x, mu, draw)
+            mask, mask_penalty = self.perturbation.mask(params, theta, layer, x, mu.shape, draw)
             held = self.meta_gradient == "published"
-            output = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples_of(draw), held, mask, shares)
+            output = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], draw.samples, held, mask, shares)
             yield layer, x, mu, mask, output, input_penalty + penalty + mask_penalty
             x = output
 
-    def embed(self, params: Params, theta: Params, x, draw: Draw | None, shares=None):
+    def embed(self, params: Params, theta: Params, x, draw: Draw, shares=None):
         """x [T,N,H,W,C] -> what the head takes, [T,N,D], and the penalty so far."""
         *_, outputs, penalties = zip(*self.blocks(params, theta, x, draw, shares), strict=True)
-        h, penalty = self.perturbation.inputs(params, "dense", rows(outputs[-1]), draw)
+        h, penalty = self.perturbation.inputs(params, theta, "dense", rows(outputs[-1]), draw)
         return h, sum(penalties) + penalty
 
-    def forward(self, params: Params, theta: Params, x, draw: Draw | None, shares=None):
+    def forward(self, params: Params, theta: Params, x, draw: Draw, shares=None):
         """x [T,N,H,W,C] -> logits [T,N,way], and the penalty of the pass. shares: as in `blocks`."""
         h, embed_penalty = self.embed(params, theta, x, draw, shares)
         h = layers.rounded(h, self.bf16)
         logits = layers.dense(h, theta["dense_w"], theta["dense_b"])
-        logits, penalty = self.perturbation.head(params, h, logits, draw)
+        logits, penalty = self.perturbation.head(params, theta, h, logits, draw)
         return logits, embed_penalty + penalty
 
-    def features(self, params, theta, x, draw: Draw | None = None) -> tf.Tensor:
+    def features(self, params, theta, x, draw: Draw = UNPERTURBED) -> tf.Tensor:
         return self.embed(params, theta, x, draw)[0]
 
     def activations(self, params, theta, x) -> dict[str, tf.Tensor]:
         """Each block's output, [T,N,D]; in place of the last one's `features`, which are the same unless the
         perturbation has a layer of its own before the head."""
-        outputs = {layer: rows(output) for layer, *_, output, _ in self.blocks(params, theta, x, None)}
+        outputs = {layer: rows(output) for layer, *_, output, _ in self.blocks(params, theta, x, UNPERTURBED)}
         last = f"conv{BLOCKS}"
-        return outputs | {last: self.perturbation.inputs(params, "dense", outputs[last], None)[0]}
+        return outputs | {last: self.perturbation.inputs(params, theta, "dense", outputs[last], UNPERTURBED)[0]}
 
-    def maps(self, params, theta, x, draw: Draw | None = None) -> dict[str, tuple]:
+    def maps(self, params, theta, x, draw: Draw = UNPERTURBED) -> dict[str, tuple]:
         """By layer: mask * relu(batch_norm(.)) of the perturbed convolution, before pooling, [T,N,H,W,C], and
         what the perturbation multiplied by (or None)."""
         maps = {}
         for layer, inputs, mu, mask, *_ in self.blocks(params, theta, x, draw):
-            groups = tf.reshape(mu, [mu.shape[0] * samples_of(draw), -1, *mu.shape[2:]])
+            groups = tf.reshape(mu, [mu.shape[0] * draw.samples, -1, *mu.shape[2:]])
             normal = layers.batch_norm(groups, params[f"{layer}_bn/beta"])
             if mask is None:
-                factor = self.perturbation.factor(params, layer, inputs, mu, draw)
+                factor = self.perturbation.factor(params, theta, layer, inputs, mu, draw)
                 factor = None if factor is None else tf.broadcast_to(factor, mu.shape)
             else:
                 factor = layers.masked(tf.ones_like(mu), mask)
@@ -143,7 +143,8 @@ class MAML(Learner):
         from each other.
         """
         tasks = x.shape[0]
-        if not (training or self.perturbation.in_testing):
+        where = TRAINING_SUPPORT if training else TEST_SUPPORT
+        if where not in self.perturbation.random_in:
             samples = 1  # all would be equal
         class_shares = layers.class_shares(y)  # None in training, whose classes all have as many images
         shares = layers.image_shares(y, class_shares)
@@ -159,7 +160,7 @@ class MAML(Learner):
             def one(*values, step=step):
                 meta_learned = dict(zip(params, values, strict=False))
                 theta = dict(zip(thetas[0], values[len(params) :], strict=True))
-                draw = Draw(noise, step, samples, training=training, shares=shares)
+                draw = Draw(noise, step, where, samples, shares)
                 return list(self.inner_step(meta_learned, theta, x, y, draw, class_shares).values())
 
             one = tf.recompute_grad(one) if self.remat else one
@@ -181,7 +182,7 @@ class MAML(Learner):
         return {name: v - steps[name] if name in steps else v for name, v in theta.items()}
 
     def classify(self, params: Params, theta: Params, x: tf.Tensor, noise: Noise | None = None, shares=None):
-        return self.forward(params, theta, x, self.query_draw(noise) if noise else None, shares)
+        return self.forward(params, theta, x, self.query_draw(noise) if noise else UNPERTURBED, shares)
 
     def targets(self, y: tf.Tensor, noise: Noise) -> tf.Tensor:
         return self.perturbation.labels(y, self.query_draw(noise))
@@ -203,7 +204,7 @@ class MAML(Learner):
 
     def query_draw(self, noise: Noise) -> Draw:
         """The randomness of the query set's pass in meta-training."""
-        return Draw(noise, self.n_steps, query=True, training=True)
+        return Draw(noise, self.n_steps, TRAINING_QUERY)
 
 
 class MetaSGD(MAML):
@@ -278,7 +279,7 @@ def parts(name: str, perturbation: str | None = None) -> tuple[type[Learner], ty
     if entry.perturbation:
         allowed = [entry.perturbation]
     else:
-        allowed = [key for key, kind in PERTURBATIONS.items() if kind.hooks() <= entry.learner.hooks]
+        allowed = [key for key, kind in PERTURBATIONS.items() if kind.hooks <= entry.learner.hooks]
     perturbation = perturbation or entry.perturbation or "none"
     if perturbation not in allowed:
         raise ValueError(f"{name} cannot have the perturbation {perturbation!r}: it takes {' or '.join(allowed)}")

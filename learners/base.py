@@ -9,7 +9,7 @@ from flags import Configured
 from lazy import tf
 from parameters import Parameter, Params, check_size
 from perturbations.base import HOOKS, Perturbation
-from perturbations.draws import Draw, Noise
+from perturbations.draws import UNPERTURBED, Draw, Noise
 
 
 class Learner(Configured):
@@ -57,7 +57,7 @@ class Learner(Configured):
         """ValueError at a setting that its flag could not have, at images below 16 x 16, and at a perturbation that
         needs a hook which this learner does not call."""
         check_size(image_shape)
-        if missing := perturbation.hooks() - self.hooks:
+        if missing := perturbation.hooks - self.hooks:
             raise ValueError(f"{type(self).__name__} has no {min(missing)} that could be perturbed")
         self.image_shape, self.channels, self.way = tuple(image_shape), channels, way
         self.perturbation, self.bf16, self.jit = perturbation, bf16, jit
@@ -106,8 +106,8 @@ class Learner(Configured):
         """Has it a linear head over features?"""
         return type(self).linear is not Learner.linear and type(self).features is not Learner.features
 
-    def features(self, params: Params, adapted, x, draw: Draw | None = None) -> tf.Tensor:
-        """The linear head's input: x [T,N,H,W,C] -> [T,N,D], in testing; perturbed by `draw`, if there is one."""
+    def features(self, params: Params, adapted, x, draw: Draw = UNPERTURBED) -> tf.Tensor:
+        """The linear head's input: x [T,N,H,W,C] -> [T,N,D], in testing, perturbed by `draw`."""
         raise NotImplementedError
 
     def linear(self, adapted) -> tuple[tf.Tensor, tf.Tensor]:
@@ -122,7 +122,7 @@ class Learner(Configured):
         """By layer, what it puts out, unperturbed, in testing: [T,N,D]. The last ones are `features`."""
         return {"features": self.features(params, adapted, x)}
 
-    def maps(self, params: Params, adapted, x, draw: Draw | None = None) -> dict[str, tuple]:
+    def maps(self, params: Params, adapted, x, draw: Draw = UNPERTURBED) -> dict[str, tuple]:
         """By layer, its map [T,N,H,W,C] before pooling, and what multiplied it, [T,N,H,W,C] or None. In testing."""
         return {}
 

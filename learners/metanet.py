@@ -15,7 +15,7 @@ from flags import Setting
 from lazy import tf
 from learners.base import Learner
 from parameters import BLOCKS, Parameter, Params, normal, ones, uniform, zeros
-from perturbations.draws import Draw, Noise, samples_of
+from perturbations.draws import TEST_SUPPORT, TRAINING_QUERY, TRAINING_SUPPORT, UNPERTURBED, Draw, Noise
 
 EMBEDDING, HIDDEN = 64, 128
 
@@ -81,8 +81,7 @@ class MetaNetwork(Learner):
             affine = params[f"{layer}_bn/gamma"], params[f"{layer}_bn/beta"]
             running = params[f"running/{layer}_bn/mean"], params[f"running/{layer}_bn/variance"]
             if batch:
-                samples = samples_of(draw)
-                groups = tf.reshape(x, [x.shape[0] * samples, x.shape[1] // samples, *x.shape[2:]])
+                groups = tf.reshape(x, [x.shape[0] * draw.samples, x.shape[1] // draw.samples, *x.shape[2:]])
                 if shares is None:
                     mu, *statistics = layers.conv_batch_norm(groups, w, *affine)
                     penalty = sum(layers.lag(*pair, x.shape[0]) for pair in zip(running, statistics, strict=True))
@@ -91,11 +90,11 @@ class MetaNetwork(Learner):
                 mu = tf.reshape(mu, [*x.shape[:2], *mu.shape[2:]])
             else:
                 mu, penalty = layers.conv_normalised(x, w, *affine, *running), 0.0
-            mask, mask_penalty = self.perturbation.mask(params, layer, x, mu.shape, draw)
+            mask, mask_penalty = self.perturbation.mask(params, params, layer, x, mu.shape, draw)
             x = layers.relu_pool(mu, mask)
             yield layer, mu, mask, x, penalty + mask_penalty
 
-    def embed(self, params: Params, x: tf.Tensor, draw: Draw | None, batch: bool, shares=None):
+    def embed(self, params: Params, x: tf.Tensor, draw: Draw, batch: bool, shares=None):
         """x [T,N,H,W,C] -> embeddings [T,N,E], and the penalty."""
         *_, outputs, penalties = zip(*self.blocks(params, x, draw, batch, shares), strict=True)
         return self.last(params, outputs[-1]), sum(penalties)
@@ -115,31 +114,31 @@ class MetaNetwork(Learner):
             if missing := np.flatnonzero(known.sum(0) == 0).tolist():
                 raise ValueError(f"the support set has no image of the classes {missing}: every class needs one")
         shares = layers.image_shares(y, layers.class_shares(y))
-        perturbed = training or self.perturbation.in_testing
-        samples = samples if perturbed else 1
+        where = TRAINING_SUPPORT if training else TEST_SUPPORT
+        samples = samples if where in self.perturbation.random_in else 1
         x, y = tf.tile(x, [1, samples, 1, 1, 1]), tf.tile(y, [samples, 1])
-        draw = Draw(noise, 0, samples, training=training, shares=shares) if perturbed else None
+        draw = Draw(noise, 0, where, samples, shares)
         h, penalty = self.embed(params, x, draw, training or self.test_statistics == "batch", shares)
         w, b = self.classifier(params, h, y)
         return {"w": w, "b": b}, penalty
 
     def classify(self, params: Params, adapted: Params, x: tf.Tensor, noise: Noise | None = None, shares=None):
-        draw = Draw(noise, 1, query=True, training=True) if noise else None
+        draw = Draw(noise, 1, TRAINING_QUERY) if noise else UNPERTURBED
         h, penalty = self.embed(params, x, draw, noise is not None or self.test_statistics == "batch", shares)
         return layers.dense(h, *self.linear(adapted)), penalty
 
-    def features(self, params, adapted, x, draw: Draw | None = None) -> tf.Tensor:
+    def features(self, params, adapted, x, draw: Draw = UNPERTURBED) -> tf.Tensor:
         """Embeddings [T,N,E] of x [T,N,H,W,C] in testing, with the masks of `draw`."""
         return self.embed(params, x, draw, self.test_statistics == "batch")[0]
 
     def activations(self, params, adapted, x) -> dict[str, tf.Tensor]:
         """In testing: by block, its unmasked output, and the embedding, as `dense`, [T,N,D]."""
-        blocks = self.blocks(params, x, None, self.test_statistics == "batch")
+        blocks = self.blocks(params, x, UNPERTURBED, self.test_statistics == "batch")
         outputs = {layer: output for layer, *_, output, _ in blocks}
         flat = {layer: tf.reshape(output, [*x.shape[:2], -1]) for layer, output in outputs.items()}
         return flat | {"dense": self.last(params, outputs[f"conv{BLOCKS}"])}
 
-    def maps(self, params, adapted, x, draw: Draw | None = None) -> dict[str, tuple]:
+    def maps(self, params, adapted, x, draw: Draw = UNPERTURBED) -> dict[str, tuple]:
         """By layer, in testing: mask * relu(batch_norm(.)) before pooling [T,N,H,W,C], and the mask or None."""
         maps = {}
         for layer, mu, mask, *_ in self.blocks(params, x, draw, self.test_statistics == "batch"):

@@ -7,7 +7,7 @@ from flags import TRAINING, Setting, whole
 from lazy import tf
 from learners.base import Learner
 from parameters import BLOCKS, Parameter, Params, conv_blocks, offsets
-from perturbations.draws import Draw, Noise
+from perturbations.draws import UNPERTURBED, Draw, Noise
 
 
 class ProtoNet(Learner):
@@ -59,7 +59,7 @@ class ProtoNet(Learner):
             outputs[layer] = tf.reshape(x, [*x.shape[:2], -1])
         return outputs
 
-    def features(self, params, adapted, x, draw: Draw | None = None) -> tf.Tensor:
+    def features(self, params, adapted, x, draw: Draw = UNPERTURBED) -> tf.Tensor:
         return self.embed(params, x)
 
     def embed(self, params: Params, x: tf.Tensor, shares=None) -> tf.Tensor:

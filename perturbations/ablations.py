@@ -13,6 +13,7 @@ import layers
 from lazy import tf
 from parameters import BLOCKS, Parameter, constant, conv_blocks, conv_net
 from perturbations.base import Perturbation
+from perturbations.draws import SUPPORT
 from perturbations.noise import LearnedNoise
 
 SMALL = 0.01  # what a learned standard deviation of additive noise begins with: half of that of a kernel's weights
@@ -71,7 +72,8 @@ class WeightNoise(Perturbation):
     """
 
     summary = "Gaussian on the weights, of learned sizes"
-    stochastic = in_testing = True
+    hooks = frozenset({"block", "head"})
+    random_in = SUPPORT
 
     def parameters(self, image_shape, channels):
         begins = constant(before_softplus(SMALL))
@@ -87,15 +89,15 @@ class WeightNoise(Perturbation):
         x = tf.reshape(x, [tasks * draw.samples, rows // draw.samples, *rest])
         return x, deviation * tf.reshape(drawn, [x.shape[0], *drawn.shape[2:]])
 
-    def block(self, params, layer, x, mu, draw):
-        if draw is None or draw.query:
+    def block(self, params, theta, layer, x, mu, draw):
+        if draw.where not in SUPPORT:
             return mu, 0.0
         x, kernel = self.noise(params, layer, x, draw, mu.shape[-1])
         change = layers.conv(x, kernel, tf.zeros([x.shape[0], mu.shape[-1]], kernel.dtype))
         return mu + tf.reshape(change, mu.shape), 0.0
 
-    def head(self, params, x, logits, draw):
-        if draw is None or draw.query:
+    def head(self, params, theta, x, logits, draw):
+        if draw.where not in SUPPORT:
             return logits, 0.0
         x, weights = self.noise(params, "dense", x, draw, logits.shape[-1])
         change = layers.dense(x, weights, tf.zeros([x.shape[0], logits.shape[-1]], weights.dtype))
@@ -116,28 +118,30 @@ class AdditiveNoise(LearnedNoise):
         biases = (f"phi/conv{block}_b" for block in range(1, BLOCKS + 1))
         return super().parameters(image_shape, channels) | dict.fromkeys(biases, begins)
 
-    def factor(self, params, layer, x, mu, draw):
+    def factor(self, params, theta, layer, x, mu, draw):
         return None
 
-    def block(self, params, layer, x, mu, draw):
-        if draw is None or draw.query:
+    def block(self, params, theta, layer, x, mu, draw):
+        if draw.where not in SUPPORT:
             return mu, 0.0
         return mu + layers.softplus(self.mean(params, layer, x)) * draw(layer, mu.shape), 0.0
 
 
-class DeterministicFactor(LearnedNoise):
+class DeterministicFactor(Perturbation):
     """mu * softplus(conv(x; phi)) on the support, too: what Meta-dropout does on the query. Nothing is drawn, and the
     logits are left alone, so that phi has no part for the head."""
 
     summary = "Meta-dropout's factor without its noise"
-    stochastic = in_testing = False
-    head = Perturbation.head
+    hooks = frozenset({"block"})
 
     def parameters(self, image_shape, channels):
         return conv_blocks("phi", image_shape, channels)
 
-    def factor(self, params, layer, x, mu, draw):
-        return super().factor(params, layer, x, mu, None)
+    def factor(self, params, theta, layer, x, mu, draw):
+        return layers.softplus(layers.conv(x, params[f"phi/{layer}_w"], params[f"phi/{layer}_b"]))
+
+    def block(self, params, theta, layer, x, mu, draw):
+        return mu * self.factor(params, theta, layer, x, mu, draw), 0.0
 
 
 class LearnedVariance(LearnedNoise):
@@ -155,9 +159,9 @@ class LearnedVariance(LearnedNoise):
             more[name.replace("phi/", "phi/deviation_")] = Parameter(parameter.shape, begins)
         return declared | more
 
-    def noise(self, params, layer, x, z):
+    def deviation(self, params, layer, x):
         w, b = (params[f"phi/deviation_{layer}_{part}"] for part in "wb")
-        return layers.softplus(layers.conv(x, w, b)) * z
+        return layers.softplus(layers.conv(x, w, b))
 
 
 class ExtraParameters(Perturbation):
@@ -169,10 +173,11 @@ class ExtraParameters(Perturbation):
     """
 
     summary = "Meta-dropout's parameters as further weights, without noise"
+    hooks = frozenset({"block"})
 
     def parameters(self, image_shape, channels):
         return conv_blocks("phi", image_shape, channels)
 
-    def block(self, params, layer, x, mu, draw):
+    def block(self, params, theta, layer, x, mu, draw):
         w, b = (params[f"phi/{layer}_{part}"] for part in "wb")
         return mu + layers.softplus(layers.conv(x, w, b)), 0.0

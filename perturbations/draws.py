@@ -15,6 +15,11 @@ import numpy as np
 from lazy import tf
 from parameters import BLOCKS
 
+# Which pass of a task this is: over its support set or its query set, in meta-training or in a test.
+TRAINING_SUPPORT, TRAINING_QUERY = "training support", "training query"
+TEST_SUPPORT, TEST_QUERY = "test support", "test query"
+SUPPORT = frozenset({TRAINING_SUPPORT, TEST_SUPPORT})
+
 Noise: TypeAlias = "Callable[[int, str, tf.TensorShape], tf.Tensor]"  # (inner step, layer, [T,...]) -> N(0, 1)
 
 
@@ -49,18 +54,17 @@ def standard_normal(shape, seed: tf.Tensor, dtype="float32") -> tf.Tensor:
 
 @dataclass(frozen=True)
 class Draw:
-    """The randomness of one forward pass: the `step`-th of its tasks, over the support set or the `query` set.
+    """The randomness of one forward pass: the `step`-th pass of its tasks.
 
-    samples: how often the pass has every image, each time with noise of its own. training: is it a pass of
-    meta-training? (In a test the support set alone is perturbed, and not by masks.)
-    shares [images]: the weight of each image, where classes differ in their numbers of images (layers.image_shares).
+    where: TRAINING_SUPPORT, TRAINING_QUERY, TEST_SUPPORT or TEST_QUERY. samples: how many copies of every image the
+    pass has, each with noise of its own. shares [images]: the weight of each image, where classes differ in their
+    numbers of images (layers.image_shares).
     """
 
     noise: Noise
     step: int
+    where: str
     samples: int = 1
-    query: bool = False
-    training: bool = False
     shares: tf.Tensor | None = None
 
     def __call__(self, layer: str, shape) -> tf.Tensor:
@@ -78,6 +82,8 @@ class Draw:
         return tf.linalg.matvec(x, tf.tile(self.shares, [self.samples])) / self.samples
 
 
-def samples_of(draw: Draw | None) -> int:
-    """How often a pass has every image."""
-    return draw.samples if draw else 1
+def no_noise(step, layer, shape):
+    raise ValueError("the pass over a test's query set has no noise")
+
+
+UNPERTURBED = Draw(no_noise, 0, TEST_QUERY)  # of every pass over a test's query set, and over images to look at

@@ -10,6 +10,7 @@ from flags import Setting, not_negative, positive
 from lazy import tf
 from parameters import Parameter, conv_blocks, features_of, identity, normal, zeros
 from perturbations.base import Perturbation
+from perturbations.draws import SUPPORT, TRAINING_QUERY
 
 
 class VIB(Perturbation):
@@ -27,7 +28,8 @@ class VIB(Perturbation):
 
     summary = "variational information bottleneck before the head"
     settings = {"vib_beta": Setting(1e-3, "price of a nat in the bottleneck of vib", not_negative)}
-    stochastic = in_testing = True
+    hooks = frozenset({"inputs"})
+    random_in = SUPPORT | {TRAINING_QUERY}
 
     def parameters(self, image_shape, channels):
         size = features_of(image_shape, channels)
@@ -38,11 +40,11 @@ class VIB(Perturbation):
             "phi/deviation_b": Parameter((size,), zeros),
         }
 
-    def inputs(self, params, layer, x, draw):
+    def inputs(self, params, theta, layer, x, draw):
         if layer != "dense":
             return x, 0.0
         mean = layers.dense(x, params["phi/mean_w"], params["phi/mean_b"])
-        if draw is None or (draw.query and not draw.training):
+        if draw.where not in self.random_in:
             return mean, 0.0
         # Its logarithm is taken: layers.softplus is 0 where this one is small.
         sigma = tf.nn.softplus(layers.dense(x, params["phi/deviation_w"], params["phi/deviation_b"]) - 5)
@@ -70,13 +72,14 @@ class InformationDropout(Perturbation):
         "information_beta": Setting(6e-5, "price of a nat in information_dropout's noise", not_negative),
         "information_max_alpha": Setting(0.7, "largest size of information_dropout's noise", positive),
     }
-    stochastic = in_testing = True
+    hooks = frozenset({"mask"})
+    random_in = SUPPORT | {TRAINING_QUERY}
 
     def parameters(self, image_shape, channels):
         return conv_blocks("phi", image_shape, channels)
 
-    def mask(self, params, layer, x, shape, draw):
-        if draw is None or (draw.query and not draw.training):
+    def mask(self, params, theta, layer, x, shape, draw):
+        if draw.where not in self.random_in:
             return None, 0.0
         gate = tf.sigmoid(layers.conv(x, params[f"phi/{layer}_w"], params[f"phi/{layer}_b"]))
         alpha = 0.001 + self.information_max_alpha * gate

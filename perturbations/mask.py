@@ -8,6 +8,7 @@ from statistics import NormalDist
 from flags import Setting
 from lazy import tf
 from perturbations.base import Perturbation
+from perturbations.draws import TRAINING_QUERY, TRAINING_SUPPORT
 
 
 def rates(text: str) -> list[float]:
@@ -43,11 +44,15 @@ class Mask(Perturbation):
         "mask_support_only": Setting(False, "no mask on the query set"),
         "mask_per_sample": Setting(False, "a mask for every image in every pass: ordinary dropout"),
     }  # fmt: skip
-    stochastic = True
+    hooks = frozenset({"mask"})
 
-    def mask(self, params, layer, x, shape, draw):
+    @property
+    def random_in(self) -> frozenset[str]:
+        return frozenset({TRAINING_SUPPORT} if self.mask_support_only else {TRAINING_SUPPORT, TRAINING_QUERY})
+
+    def mask(self, params, theta, layer, x, shape, draw):
         rate = dict(enumerate(self.mask_rates, 1)).get(int(layer.removeprefix("conv")), 0)
-        if not rate or draw is None or not draw.training or (self.mask_support_only and draw.query):
+        if not rate or draw.where not in self.random_in:
             return None, 0.0
         (tasks, n, *pixels), samples = shape, draw.samples
         if self.mask_per_sample:

@@ -12,7 +12,7 @@ import numpy as np
 from flags import Setting, not_negative
 from lazy import tf
 from perturbations.base import Perturbation
-from perturbations.draws import Draw
+from perturbations.draws import SUPPORT, TRAINING_QUERY, Draw
 
 GRID = 4096  # places at which the distribution of a share is tabulated
 
@@ -41,6 +41,7 @@ class Mixup(Perturbation):
             choices=["support", "query", "both"],
         ),
     }  # fmt: skip
+    hooks = frozenset({"inputs", "labels"})
     sources_alpha = 1.0
     places = ("conv1",)  # the layers of which one, chosen anew each time, has its inputs mixed
 
@@ -49,16 +50,12 @@ class Mixup(Perturbation):
         return self.sources_alpha if self.mix_alpha is None else self.mix_alpha
 
     @property
-    def in_testing(self) -> bool:
-        return self.alpha > 0 and self.mix_set != "query"
-
-    stochastic = in_testing
-
-    def mixes(self, draw: Draw | None) -> bool:
-        """Is this pass's set mixed?"""
-        if draw and draw.query:
-            return self.alpha > 0 and draw.training and self.mix_set != "support"
-        return draw is not None and self.in_testing
+    def random_in(self) -> frozenset[str]:
+        """The passes whose set is mixed."""
+        if not self.alpha:
+            return frozenset()
+        query = frozenset({TRAINING_QUERY})
+        return {"support": SUPPORT, "query": query, "both": SUPPORT | query}[self.mix_set]
 
     def mixture(self, draw: Draw, rows: int) -> tuple[tf.Tensor, tf.Tensor]:
         """Of a pass of `rows` images a noise sample: the matrices that mix them, [T,samples,rows,rows], and the number
@@ -70,8 +67,8 @@ class Mixup(Perturbation):
         place = tf.minimum(tf.cast(uniform[..., 1] * len(self.places), tf.int32), len(self.places) - 1)
         return share * tf.eye(rows, dtype=z.dtype) + (1 - share) * permutation, place
 
-    def inputs(self, params, layer, x, draw):
-        if layer not in self.places or not self.mixes(draw):
+    def inputs(self, params, theta, layer, x, draw):
+        if layer not in self.places or draw.where not in self.random_in:
             return x, 0.0
         tasks, n, *rest = x.shape
         rows = n // draw.samples
@@ -81,7 +78,7 @@ class Mixup(Perturbation):
         return tf.reshape(matrix @ tf.reshape(x, [tasks, draw.samples, rows, -1]), [tasks, n, *rest]), 0.0
 
     def labels(self, y, draw):
-        if not self.mixes(draw):
+        if draw.where not in self.random_in:
             return y
         rows = y.shape[0] // draw.samples
         matrix, _ = self.mixture(draw, rows)

@@ -6,6 +6,7 @@ import layers
 from lazy import tf
 from parameters import conv_net
 from perturbations.base import Perturbation
+from perturbations.draws import SUPPORT
 
 
 class LearnedNoise(Perturbation):
@@ -16,7 +17,8 @@ class LearnedNoise(Perturbation):
     """
 
     summary = "learned (Meta-dropout)"
-    stochastic = in_testing = True
+    hooks = frozenset({"block", "head"})
+    random_in = SUPPORT
 
     def parameters(self, image_shape, channels):
         return conv_net("phi", image_shape, channels, 1)
@@ -25,24 +27,24 @@ class LearnedNoise(Perturbation):
         """The mean of a: a map, or what broadcasts to one."""
         return layers.conv(x, params[f"phi/{layer}_w"], params[f"phi/{layer}_b"])
 
-    def noise(self, params, layer, x, z):
-        """What a has beside its mean on the support, from standard normal numbers z of a map."""
-        return z
+    def deviation(self, params, layer, x):
+        """The standard deviation of a on the support: a map, or a number."""
+        return 1.0
 
     def head_deviation(self, params, x):
         """The standard deviation of the logits [T,N,1] of the features x [T,N,D], or a number."""
         return layers.softplus(layers.dense(x, params["phi/dense_w"], params["phi/dense_b"]))
 
-    def factor(self, params, layer, x, mu, draw):
+    def factor(self, params, theta, layer, x, mu, draw):
         a = tf.convert_to_tensor(self.mean(params, layer, x), mu.dtype)
-        if draw is not None and not draw.query:
-            a += self.noise(params, layer, x, draw(layer, mu.shape))
+        if draw.where in SUPPORT:
+            a += self.deviation(params, layer, x) * draw(layer, mu.shape)
         return layers.softplus(a)
 
-    def block(self, params, layer, x, mu, draw):
-        return mu * self.factor(params, layer, x, mu, draw), 0.0
+    def block(self, params, theta, layer, x, mu, draw):
+        return mu * self.factor(params, theta, layer, x, mu, draw), 0.0
 
-    def head(self, params, x, logits, draw):
-        if draw is None or draw.query:
+    def head(self, params, theta, x, logits, draw):
+        if draw.where not in SUPPORT:
             return logits, 0.0
         return logits + self.head_deviation(params, x) * draw("dense", logits.shape), 0.0

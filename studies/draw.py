@@ -26,7 +26,7 @@ import data
 import model
 from errors import UserError
 from lazy import tf
-from perturbations.draws import Draw, task_noise
+from perturbations.draws import TRAINING_SUPPORT, UNPERTURBED, Draw, task_noise
 from sources.pictures import decode
 from sources.preparation import Preparation
 from studies.classifier import Classifier
@@ -96,7 +96,7 @@ class Learner:
         noise = task_noise(tf.constant([[0, 0]]))
         steps = learner.trajectory(params, x_s, model.labels_of(x_s, CLASSES), noise, SAMPLES)
         factors = []
-        for draw in (None, Draw(noise, learner.n_steps, 1, training=True)):  # noise that no inner step draws
+        for draw in (UNPERTURBED, Draw(noise, learner.n_steps, TRAINING_SUPPORT)):  # noise that no inner step draws
             maps = learner.maps(params, steps[-1], x_s, draw) if learner.inspectable else {}
             factors += [factor[0] for _, factor in list(maps.values())[:1] if factor is not None]
         return steps, tf.reduce_mean(tf.stack(factors), -1) if len(factors) == 2 else None

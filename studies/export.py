@@ -16,7 +16,7 @@ import model
 from errors import Stop, UserError
 from files import refuse_unwritable, write_atomically
 from lazy import tf
-from perturbations.draws import Draw, fold, task_noise
+from perturbations.draws import TRAINING_SUPPORT, Draw, fold, task_noise
 from studies import export_format
 from training.checkpoints import load_parameters
 from training.logs import progress_bar
@@ -72,7 +72,7 @@ class Exporter:
         x_s, x_q = engine.images(self.split, pixels, classes, images)
         noise = task_noise(fold(engine.stream_seed("test"), index)[None])
         # Noise that no inner step draws, and the same in every snapshot; masks as in training.
-        draw = Draw(noise, learner.n_steps, self.copies, training=True)
+        draw = Draw(noise, learner.n_steps, TRAINING_SUPPORT, self.copies)
         params = learner.narrow(read(engine.params), self.way)
         steps = learner.trajectory(params, x_s, model.labels(self.way, engine.shot), noise, self.samples)
         snapshots = [self.snapshot(params, adapted, x_s, x_q, draw) for adapted in steps]
@@ -141,7 +141,7 @@ def export(
         raise UserError(f"the learner {name} has no linear head over features that could be exported")
     iteration = load_parameters(engine, savedir, checkpoint)
     refuse_unwritable(savedir)
-    stochastic = learner.perturbation.stochastic
+    stochastic = TRAINING_SUPPORT in learner.perturbation.random_in
     copies = copies if stochastic else 0
     exporter = Exporter(engine, split, way=way, samples=samples, copies=copies, images=images, channels=channels)
     episodes = []

@@ -25,7 +25,7 @@ from flags import Setting, positive
 from numerics import central_difference, decided
 from parameters import Parameter, constant, uniform
 from perturbations.base import Perturbation
-from perturbations.draws import Draw, fold, task_noise
+from perturbations.draws import TEST_QUERY, TRAINING_SUPPORT, Draw, fold, task_noise
 from studies import export_format
 from training import steps
 
@@ -64,9 +64,11 @@ class Damped(Perturbation):
     def parameters(self, image_shape, channels):
         return {"phi/damping": Parameter((channels,), constant(0.8))}
 
-    def block(self, params, layer, x, mu, draw):
+    hooks = frozenset({"block"})
+
+    def block(self, params, theta, layer, x, mu, draw):
         mu = mu * params["phi/damping"]
-        if draw is None:
+        if draw.where == TEST_QUERY:
             return mu, 0.0
         return mu, self.damping * tf.reduce_mean(tf.square(mu), [1, 2, 3, 4])
 
@@ -273,7 +275,7 @@ def test_the_inner_loss_is_the_support_sets_and_its_penalty_and_step_sizes_are_t
     @tf.function(autograph=False)
     def adapt():
         before, after = learner.trajectory(params, x_s, y, noise_of(seeds), training=True)
-        logits, penalty = learner.forward(params, before, x_s, Draw(noise_of(seeds), 0, training=True))
+        logits, penalty = learner.forward(params, before, x_s, Draw(noise_of(seeds), 0, TRAINING_SUPPORT))
         names = list(before)
         losses = layers.cross_entropy(logits, y), penalty
         return before, after, *(dict(zip(names, tf.gradients(loss, [before[k] for k in names]), strict=True))

@@ -359,8 +359,8 @@ FLAGS = {
     ("--query", 3): ("meta_train", made("query"), 3, 2),
     ("--metabatch", 4): ("meta_train", made("metabatch"), 4, 2),
     ("--legacy_shared_classes",): ("meta_train", argument("shared_classes"), True, False),
-    ("--model", "maml"): ("meta_train", lambda a: a["learner"].perturbation.stochastic, False, True),
-    ("--maml",): ("meta_train", lambda a: a["learner"].perturbation.stochastic, False, True),
+    ("--model", "maml"): ("meta_train", lambda a: bool(a["learner"].perturbation.random_in), False, True),
+    ("--maml",): ("meta_train", lambda a: bool(a["learner"].perturbation.random_in), False, True),
     MASKED: ("meta_train", lambda a: type(a["learner"].perturbation).__name__, "Mask", "LearnedNoise"),
     (*MASKED, "--mask_rates", "0.1,0.2,0.3,0.4"): (
         "meta_train", mask("mask_rates"), [0.1, 0.2, 0.3, 0.4], [0.05, 0.1, 0.15],

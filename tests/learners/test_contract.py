@@ -9,14 +9,14 @@ import model
 from learners.base import Learner
 from perturbations import PERTURBATIONS
 from perturbations.base import HOOKS, Perturbation
-from perturbations.draws import Draw, task_noise
+from perturbations.draws import TEST_SUPPORT, TRAINING_SUPPORT, Draw, task_noise
 
 TASKS, WAY, SHOT, QUERY, SHAPE = 2, 3, 2, 2, (16, 18, 1)
 TAKEN = {
     name: [
         perturbation
         for perturbation, kind in PERTURBATIONS.items()
-        if (entry.perturbation or perturbation) == perturbation and kind.hooks() <= entry.learner.hooks
+        if (entry.perturbation or perturbation) == perturbation and kind.hooks <= entry.learner.hooks
     ]
     for name, entry in model.LEARNERS.items()
 }
@@ -41,12 +41,9 @@ def test_a_learner_takes_the_perturbations_whose_hooks_it_calls():
         "metanet_embedding": ["none", "mask", "information_dropout"],
         "metanet_original": ["none", "mask", "information_dropout"],
     } == TAKEN  # fmt: skip
-    hooks = {name: kind.hooks() for name, kind in PERTURBATIONS.items()}
-    both = {"block", "head"}
-    assert hooks == dict.fromkeys(("noise", "fixed", "independent", "weight", "additive", "variance"), both) | {
-        "none": set(), "deterministic": {"block"}, "parameters": {"block"}, "mask": {"mask"}, "vib": {"inputs"},
-        "mixup": {"inputs", "labels"}, "manifold_mixup": {"inputs", "labels"}, "information_dropout": {"mask"},
-    }  # fmt: skip
+    for name, kind in PERTURBATIONS.items():
+        overridden = {hook for hook in HOOKS if getattr(kind, hook) is not getattr(Perturbation, hook)}
+        assert kind.hooks == overridden, name
     assert all(entry.learner.hooks <= set(HOOKS) for entry in model.LEARNERS.values())
     for name, taken in TAKEN.items():
         for perturbation in PERTURBATIONS.keys() - taken:
@@ -82,7 +79,7 @@ def test_the_contract_is_kept(name, perturbation):
             "features": learner.features(params, adapted, x_q),
             "linear": learner.linear(adapted),
             "activations": learner.activations(params, adapted, x_q),
-            "maps": learner.maps(params, adapted, tf.tile(x_q, [1, 3, 1, 1, 1]), Draw(noise, 9, 3, training=True)),
+            "maps": learner.maps(params, adapted, tf.tile(x_q, [1, 3, 1, 1, 1]), Draw(noise, 9, TRAINING_SUPPORT, 3)),
             "narrow": learner.classify(learner.narrow(params, 2), narrow, x_q)[0],
         }
 
@@ -137,7 +134,7 @@ def test_a_support_set_is_perturbed_in_a_test_where_the_perturbation_says_so(nam
         one, other, averaged = (tf.nest.flatten(adapt(tf.constant(s), n)) for s, n in ((1, 1), (5, 1), (1, 2)))
         for another in (other, averaged):
             differs = any(not np.array_equal(*pair) for pair in zip(one, another, strict=True))
-            assert differs == learner.perturbation.in_testing == (perturbation != "mask"), perturbation
+            assert differs == (TEST_SUPPORT in learner.perturbation.random_in) == (perturbation != "mask"), perturbation
 
 
 def test_what_a_learner_has_to_have_alone_cannot_be_looked_into():

@@ -61,7 +61,7 @@ def test_activations_are_the_pooled_maps_and_the_last_ones_the_features(name, pe
 def test_a_map_is_normalised_with_its_own_noise_sample_and_has_its_factor():
     """Of Meta-dropout, by its equation."""
     learner, params, theta, x = made("metadrop")
-    draw = draws.Draw(NOISE, 1, samples=2)
+    draw = draws.Draw(NOISE, 1, draws.TEST_SUPPORT, 2)
     block_map, factor = learner.maps(params, theta, tf.tile(x, [1, 2, 1, 1, 1]), draw)["conv1"]
     x = tf.tile(x, [1, 2, 1, 1, 1])
     mu, a = (layers.conv(x, params[f"{net}/conv1_w"], params[f"{net}/conv1_b"]).numpy() for net in ("theta", "phi"))
@@ -76,7 +76,7 @@ def test_a_map_is_normalised_with_its_own_noise_sample_and_has_its_factor():
 @pytest.mark.parametrize("name", ["maml", "metanet_original"])
 def test_a_masked_map_is_0_where_the_mask_is(name):
     learner, params, theta, x = made(name, "mask", mask_rates=[0.5, 0.5, 0.5])
-    maps = learner.maps(params, theta, x, draws.Draw(NOISE, 0, training=True))
+    maps = learner.maps(params, theta, x, draws.Draw(NOISE, 0, draws.TRAINING_SUPPORT))
     for layer in ("conv1", "conv2", "conv3"):
         block_map, mask = (value.numpy() for value in maps[layer])
         assert set(np.unique(mask)) == {0, 1} and not block_map[mask == 0].any() and (block_map[mask == 1] > 0).any()
@@ -102,14 +102,14 @@ def test_samples_are_drawn_where_they_differ(perturbation, training, samples):
     passes = []
 
     def step(params, theta, x, y, draw, *_):
-        passes.append((x.numpy(), y.numpy(), draw.step, draw.samples, draw.training))
+        passes.append((x.numpy(), y.numpy(), draw.step, draw.samples, draw.where))
         return theta
 
     y = model.labels(WAY, SHOT, "float64")
     with mock.patch.object(learner, "inner_step", step):
         assert len(learner.trajectory(params, x, y, NOISE, 3, training)) == 3
     for number, (images, labels, *draw) in enumerate(passes):
-        assert draw == [number, samples, training]
+        assert draw == [number, samples, draws.TRAINING_SUPPORT if training else draws.TEST_SUPPORT]
         np.testing.assert_array_equal(images, np.concatenate([x] * samples, 1))
         np.testing.assert_array_equal(labels, np.concatenate([y] * samples))
 

@@ -247,10 +247,12 @@ def test_equal_images_have_equal_embeddings_in_support_and_query(name):
     learner = make(name, "mask", mask_rates=RATES)
     params, x, _, seeds = inputs(learner)
     noise = draws.task_noise(seeds, "float64")
-    passes = [draws.Draw(noise, step, query=query, training=True) for step, query in ((0, False), (1, True))]
+    passes = [
+        draws.Draw(noise, step, where) for step, where in enumerate((draws.TRAINING_SUPPORT, draws.TRAINING_QUERY))
+    ]
     support, query = (learner.embed(params, x, draw, True)[0] for draw in passes)
     np.testing.assert_array_equal(support, query)
-    unmasked, _ = learner.embed(params, x, None, True)
+    unmasked, _ = learner.embed(params, x, draws.UNPERTURBED, True)
     assert np.linalg.norm(support - unmasked) > 0.1 * np.linalg.norm(unmasked)
     x = tf.repeat(x[:, :1], 3, 1)  # and inside a set
     same, _ = learner.embed(params, x, passes[0], True)
@@ -288,7 +290,9 @@ def test_the_query_set_of_a_training_task_has_its_mask(name, support_only):
     params, x_s, x_q, seeds = inputs(learner)
     noise = draws.task_noise(seeds, "float64")
     adapted = graph(lambda: learner.adapt(params, x_s, model.labels(WAY, SHOT, tf.float64), noise, 1, True)[0])
-    draw = None if support_only else draws.Draw(noise, 0, training=True)  # that of the support set
+    draw = (
+        draws.UNPERTURBED if support_only else draws.Draw(noise, 0, draws.TRAINING_SUPPORT)
+    )  # that of the support set
     expected = layers.dense(learner.features(params, adapted, x_q, draw), *learner.linear(adapted))
     found, _ = learner.classify(params, adapted, x_q, noise)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
@@ -302,17 +306,17 @@ def test_every_pass_has_its_own_draw(name, training):
     learner, passes = make(name, "mask", mask_rates=RATES), []
     params, x_s, x_q, seeds = inputs(learner)
 
-    def mask(params, layer, x, shape, draw):
+    def mask(params, theta, layer, x, shape, draw):
         if layer == "conv1":
-            passes.append(draw and (draw.step, draw.query, draw.training))
+            passes.append((draw.step, draw.where))
         return None, 0.0
 
     learner.perturbation.mask = mask
     noise = draws.task_noise(seeds, "float64")
     graph(lambda: model.evaluate(learner, params, x_s, x_q, noise, training=training)[0]["loss"])
-    steps = [(step, False, training) for step in range(max(learner.n_steps, 1))]
-    unperturbed = [*(steps if name == "maml" else [None]), None]
-    assert passes == ([*steps, (len(steps), True, True)] if training else unperturbed)
+    support = draws.TRAINING_SUPPORT if training else draws.TEST_SUPPORT
+    steps = [(step, support) for step in range(max(learner.n_steps, 1))]
+    assert passes == [*steps, (len(steps), draws.TRAINING_QUERY) if training else (0, draws.TEST_QUERY)]
 
 
 @pytest.mark.parametrize("perturbation", ["none", "mask"])

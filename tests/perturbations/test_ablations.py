@@ -66,13 +66,13 @@ HEADS = {
 def test_the_support_set_has_the_equation(kind, request):
     perturbation, params, x, mu, h, logits = kind
     name = request.node.callspec.params["kind"]
-    for training in (True, False):
-        draw = draws.Draw(noise(), 1, SAMPLES, training=training)
-        block, penalty = perturbation.block(params, "conv1", x, mu, draw)
+    for where in draws.SUPPORT:
+        draw = draws.Draw(noise(), 1, where, SAMPLES)
+        block, penalty = perturbation.block(params, {}, "conv1", x, mu, draw)
         z = draw("conv1", mu.shape).numpy()
         np.testing.assert_allclose(block, BLOCKS[name](params, x, mu.numpy(), z), rtol=1e-10)
         assert penalty == 0
-        head, penalty = perturbation.head(params, h, logits, draw)
+        head, penalty = perturbation.head(params, {}, h, logits, draw)
         deviation = HEADS[name]({k: v.numpy() for k, v in params.items()}, h.numpy())
         np.testing.assert_allclose(head, logits + deviation * draw("dense", logits.shape), rtol=1e-10)
         assert penalty == 0
@@ -82,24 +82,24 @@ def test_the_support_set_has_the_equation(kind, request):
 def test_the_query_set_has_no_noise_in_training_and_in_testing(kind, request):
     perturbation, params, x, mu, h, logits = kind
     name = request.node.callspec.params["kind"]
-    for draw in (None, draws.Draw(noise(), 5, query=True, training=True)):
-        block, _ = perturbation.block(params, "conv1", x, mu, draw)
+    for draw in (draws.UNPERTURBED, draws.Draw(noise(), 5, draws.TRAINING_QUERY)):
+        block, _ = perturbation.block(params, {}, "conv1", x, mu, draw)
         np.testing.assert_allclose(block, QUERIES[name](params, x, mu.numpy()), rtol=1e-10)
-        np.testing.assert_array_equal(perturbation.head(params, h, logits, draw)[0], logits)
-        assert perturbation.inputs(params, "conv1", x, draw)[0] is x
+        np.testing.assert_array_equal(perturbation.head(params, {}, h, logits, draw)[0], logits)
+        assert perturbation.inputs(params, {}, "conv1", x, draw)[0] is x
 
 
 @pytest.mark.parametrize("kind", ["weight"], indirect=True)
 def test_weight_noise_is_that_of_a_convolution_with_other_weights(kind):
     """One draw a noise sample, which its images share; N(0, softplus(phi)) on the kernel and on the head's weights."""
     perturbation, params, x, _, h, _ = kind
-    draw = draws.Draw(noise(), 0, SAMPLES)
+    draw = draws.Draw(noise(), 0, draws.TEST_SUPPORT, SAMPLES)
     kernel = tf.random.stateless_normal([3, 3, 2, CHANNELS], [1, 1], dtype=tf.float64)
     mu = layers.conv(x, kernel, tf.zeros(CHANNELS, tf.float64))
-    block, _ = perturbation.block(params, "conv1", x, mu, draw)
+    block, _ = perturbation.block(params, {}, "conv1", x, mu, draw)
     z = draw("conv1", [TASKS, SAMPLES, 3, 3, 2, CHANNELS]).numpy()
     weights = tf.random.stateless_normal([CHANNELS, WAY], [2, 1], dtype=tf.float64)
-    head, _ = perturbation.head(params, h, h @ weights, draw)
+    head, _ = perturbation.head(params, {}, h, h @ weights, draw)
     z_head = draw("dense", [TASKS, SAMPLES, CHANNELS, WAY]).numpy()
     for task in range(TASKS):
         for sample in range(SAMPLES):
@@ -115,7 +115,7 @@ def test_weight_noise_is_that_of_a_convolution_with_other_weights(kind):
 @pytest.mark.parametrize("kind", ["noise"], indirect=True)
 def test_fixed_and_independent_noise_are_metadropout_without_kernels(kind):
     perturbation, params, x, mu, h, logits = kind
-    draw = draws.Draw(noise(), 0, SAMPLES, training=True)
+    draw = draws.Draw(noise(), 0, draws.TRAINING_SUPPORT, SAMPLES)
     zero = {name: tf.zeros_like(value) for name, value in params.items()}
     biases = {name: value if name.endswith("_b") else tf.zeros_like(value) for name, value in params.items()}
     for name, theirs in (("fixed", zero), ("independent", biases)):
@@ -123,8 +123,8 @@ def test_fixed_and_independent_noise_are_metadropout_without_kernels(kind):
         assert other.parameters(SHAPE, CHANNELS).keys() <= params.keys()
         own = {k: params[k] for k in other.parameters(SHAPE, CHANNELS)}
         for hook, arguments in (("block", ("conv1", x, mu)), ("head", (h, logits))):
-            wanted = getattr(perturbation, hook)(theirs, *arguments, draw)[0]
-            np.testing.assert_allclose(getattr(other, hook)(own, *arguments, draw)[0], wanted, rtol=1e-12)
+            wanted = getattr(perturbation, hook)(theirs, {}, *arguments, draw)[0]
+            np.testing.assert_allclose(getattr(other, hook)(own, {}, *arguments, draw)[0], wanted, rtol=1e-12)
 
 
 def test_they_begin_where_they_are_said_to_and_have_the_parameters_that_they_are_said_to_have():
@@ -146,6 +146,6 @@ def test_they_begin_where_they_are_said_to_and_have_the_parameters_that_they_are
     np.testing.assert_allclose(softplus(beginning("variance", "phi/deviation_conv3_b")), 1, rtol=1e-6)
     assert not beginning("variance", "phi/conv3_b").any() and not beginning("additive", "phi/dense_b").any()
     assert 0.01 < beginning("variance", "phi/deviation_conv3_w").std() < 0.02
-    sampled = {name: (PERTURBATIONS[name].stochastic, PERTURBATIONS[name].in_testing) for name in KINDS}
-    still = {"deterministic", "parameters"}
-    assert sampled == {name: (name not in still, name not in still) for name in KINDS}
+    for name in KINDS:
+        still = name in ("deterministic", "parameters")
+        assert PERTURBATIONS[name].random_in == (frozenset() if still else draws.SUPPORT)

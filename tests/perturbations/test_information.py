@@ -18,15 +18,15 @@ def parameters(perturbation, size=0.5):
     return {name: tf.constant(size * rng.standard_normal(p.shape)) for name, p in declared.items()}
 
 
-def draw(**where):
+def draw(where=draws.TRAINING_SUPPORT, shares=None):
     noise = draws.task_noise(tf.constant([[5, task] for task in range(TASKS)]), "float64")
-    return draws.Draw(noise, 1, SAMPLES, **{"training": True} | where)
+    return draws.Draw(noise, 1, where, SAMPLES, shares)
 
 
 H = tf.constant(np.random.default_rng(4).random((TASKS, SAMPLES * IMAGES, CHANNELS)))
 X = tf.constant(np.random.default_rng(5).random((TASKS, SAMPLES * IMAGES, *SHAPE)))
 MAP = tf.TensorShape([TASKS, SAMPLES * IMAGES, 16, 18, CHANNELS])
-ON, OFF = [{}, {"training": False}, {"query": True}], [{"query": True, "training": False}]
+ON = draws.SUPPORT | {draws.TRAINING_QUERY}
 
 
 def test_the_bottleneck_is_its_equation_and_its_price_that_of_quadrature():
@@ -35,7 +35,7 @@ def test_the_bottleneck_is_its_equation_and_its_price_that_of_quadrature():
     p = {name: value.numpy() for name, value in params.items()}
     mean = H.numpy() @ p["phi/mean_w"] + p["phi/mean_b"]
     sigma = np.log1p(np.exp(H.numpy() @ p["phi/deviation_w"] + p["phi/deviation_b"] - 5))
-    z, penalty = vib.inputs(params, "dense", H, draw())
+    z, penalty = vib.inputs(params, {}, "dense", H, draw())
     np.testing.assert_allclose(z, mean + sigma * draw()("dense", H.shape).numpy(), rtol=1e-9)
 
     def divergence(m, s):
@@ -54,11 +54,11 @@ def test_the_bottleneck_begins_as_if_it_were_not_there():
     }  # fmt: skip
     params = {name: p.begins(p.shape, [0, i], tf.float64) for i, (name, p) in enumerate(declared.items())}
     h = tf.constant(np.random.default_rng(6).random((1, 5, 64)))
-    np.testing.assert_allclose(vib.inputs(params, "dense", h, None)[0], h, rtol=1e-12)
-    noise = draws.Draw(draws.task_noise(tf.constant([[1, 2]]), "float64"), 0)
-    deviation = (vib.inputs(params, "dense", h, noise)[0] - h).numpy().std()
+    np.testing.assert_allclose(vib.inputs(params, {}, "dense", h, draws.UNPERTURBED)[0], h, rtol=1e-12)
+    noise = draws.Draw(draws.task_noise(tf.constant([[1, 2]]), "float64"), 0, draws.TEST_SUPPORT)
+    deviation = (vib.inputs(params, {}, "dense", h, noise)[0] - h).numpy().std()
     assert deviation == pytest.approx(np.log1p(np.exp(-5)), rel=0.2)  # the source's 0.0067
-    assert VIB().vib_beta == 1e-3 and vib.inputs(params, "conv1", h, noise) == (h, 0.0)
+    assert VIB().vib_beta == 1e-3 and vib.inputs(params, {}, "conv1", h, noise) == (h, 0.0)
 
 
 def test_the_price_of_a_very_small_deviation_is_finite_in_float32():
@@ -66,11 +66,13 @@ def test_the_price_of_a_very_small_deviation_is_finite_in_float32():
     params = {name: tf.cast(value, tf.float32) for name, value in parameters(vib, 0.0).items()}
     params["phi/deviation_b"] = tf.fill([CHANNELS], -45.0)
     h = tf.cast(H, tf.float32)
-    noise = draws.Draw(draws.task_noise(tf.constant([[5, task] for task in range(TASKS)])), 1, SAMPLES)
+    noise = draws.Draw(
+        draws.task_noise(tf.constant([[5, task] for task in range(TASKS)])), 1, draws.TEST_SUPPORT, SAMPLES
+    )
 
     @tf.function(autograph=False)
     def price(deviation):
-        _, penalty = vib.inputs(params | {"phi/deviation_b": deviation}, "dense", h, noise)
+        _, penalty = vib.inputs(params | {"phi/deviation_b": deviation}, {}, "dense", h, noise)
         return penalty, tf.gradients(penalty, deviation)[0]
 
     penalty, gradient = price(params["phi/deviation_b"])
@@ -83,7 +85,7 @@ def test_information_dropout_is_its_equation_and_its_price_that_of_quadrature():
     params = parameters(dropout)
     a = layers.conv(X, params["phi/conv1_w"], params["phi/conv1_b"]).numpy()
     alpha = 0.001 + 0.6 / (1 + np.exp(-a))
-    factor, penalty = dropout.mask(params, "conv1", X, MAP, draw())
+    factor, penalty = dropout.mask(params, {}, "conv1", X, MAP, draw())
     assert factor.shape == (TASKS, SAMPLES, IMAGES, 16, 18, CHANNELS)
     expected = np.exp(alpha * draw()("conv1", MAP).numpy())
     np.testing.assert_allclose(np.reshape(factor, MAP), expected, rtol=1e-9)
@@ -108,19 +110,18 @@ def test_who_has_noise_when_and_what_is_free_of_charge(name):
 
     def noise_of(perturbation, d):
         if name == "vib":
-            z, penalty = perturbation.inputs(params, "dense", H, d)
-            return (z - perturbation.inputs(params, "dense", H, None)[0]).numpy(), penalty
-        factor, penalty = perturbation.mask(params, "conv1", X, MAP, d)
+            z, penalty = perturbation.inputs(params, {}, "dense", H, d)
+            return (z - perturbation.inputs(params, {}, "dense", H, draws.UNPERTURBED)[0]).numpy(), penalty
+        factor, penalty = perturbation.mask(params, {}, "conv1", X, MAP, d)
         return (np.zeros(1) if factor is None else factor.numpy() - 1), penalty
 
     for where in ON:
-        noise, penalty = noise_of(PERTURBATIONS[name](), draw(**where))
+        noise, penalty = noise_of(PERTURBATIONS[name](), draw(where))
         assert noise.any() and (penalty.numpy() > 0).all()
-        assert not noise_of(free, draw(**where))[1].numpy().any()
-    for d in [draw(**where) for where in OFF] + [None]:
-        noise, penalty = noise_of(PERTURBATIONS[name](), d)
-        assert not noise.any() and penalty == 0
-    assert PERTURBATIONS[name].stochastic and PERTURBATIONS[name].in_testing
+        assert not noise_of(free, draw(where))[1].numpy().any()
+    noise, penalty = noise_of(PERTURBATIONS[name](), draws.UNPERTURBED)
+    assert not noise.any() and penalty == 0
+    assert PERTURBATIONS[name].random_in == ON
 
 
 @pytest.mark.parametrize("name", ["vib", "information_dropout"])
@@ -133,8 +134,8 @@ def test_an_image_has_its_share_of_the_price(name):
         rows = [sample * IMAGES + i for sample in range(SAMPLES) for i in images]
         d = draw(shares=None if shares is None else tf.constant(shares, tf.float64))
         if name == "vib":
-            return perturbation.inputs(params, "dense", tf.gather(H, rows, axis=1), d)[1]
+            return perturbation.inputs(params, {}, "dense", tf.gather(H, rows, axis=1), d)[1]
         shape = [TASKS, len(rows), *MAP[2:]]
-        return perturbation.mask(params, "conv1", tf.gather(X, rows, axis=1), shape, d)[1]
+        return perturbation.mask(params, {}, "conv1", tf.gather(X, rows, axis=1), shape, d)[1]
 
     np.testing.assert_allclose(price([0, 1, 2], [0.5, 0.25, 0.25]), price([0, 0, 1, 2]), rtol=1e-9)

@@ -12,11 +12,11 @@ from perturbations.mask import Mask
 RATES = [0.2, 0.3, 0.1, 0.4]
 
 
-def masks(mask, count, layer="conv2", **draw):
+def masks(mask, count, layer="conv2", step=0, where=draws.TRAINING_SUPPORT):
     """[count,H,W,C], those of as many tasks."""
     noise = draws.task_noise(tf.stack([tf.range(count), 7 * tf.range(count)], 1))
-    draw = draws.Draw(noise, draw.pop("step", 0), training=True, **draw)
-    values, penalty = mask.mask({}, layer, None, tf.TensorShape([count, 5, 9, 7, 6]), draw)
+    draw = draws.Draw(noise, step, where)
+    values, penalty = mask.mask({}, {}, layer, None, tf.TensorShape([count, 5, 9, 7, 6]), draw)
     assert penalty == 0
     return values.numpy()[:, 0, 0]
 
@@ -39,22 +39,22 @@ def test_masks_differ_between_tasks_as_independent_draws_do():
         assert abs(kept.mean() - (1 - rate)) < 4 * np.sqrt(rate * (1 - rate) / kept.size)
         assert abs(np.corrcoef(kept.ravel(), found.ravel())[0, 1]) < 0.03  # and from layer to layer
     shape = tf.TensorShape([60, 5, 9, 7, 6])
-    assert mask.mask({}, "conv4", None, shape, None)[0] is None
+    assert mask.mask({}, {}, "conv4", None, shape, draws.UNPERTURBED)[0] is None
 
 
 def test_the_mask_of_a_task_is_held_over_the_inner_steps_and_the_query():
     mask = Mask(mask_rates=RATES)
     first = masks(mask, 3)
     np.testing.assert_array_equal(first, masks(mask, 3, step=4))
-    np.testing.assert_array_equal(first, masks(mask, 3, step=5, query=True))
+    np.testing.assert_array_equal(first, masks(mask, 3, step=5, where=draws.TRAINING_QUERY))
 
 
 def test_options_of_the_mask():
     shape, noise = tf.TensorShape([2, 6, 8, 8, 5]), draws.task_noise(tf.constant([[1, 2], [1, 3]]))
-    support, query = (draws.Draw(noise, step, query=step == 1, training=True) for step in (0, 1))
+    support, query = draws.Draw(noise, 0, draws.TRAINING_SUPPORT), draws.Draw(noise, 1, draws.TRAINING_QUERY)
 
     def mask(draw, layer="conv2", **settings):
-        return Mask(mask_rates=RATES, **settings).mask({}, layer, None, shape, draw)[0]
+        return Mask(mask_rates=RATES, **settings).mask({}, {}, layer, None, shape, draw)[0]
 
     plain = mask(support).numpy()
     np.testing.assert_allclose(mask(support, mask_scaled=True), plain / 0.7, rtol=1e-6)
@@ -66,10 +66,10 @@ def test_options_of_the_mask():
     assert not np.array_equal(ordinary[:, :, 0], ordinary[:, :, 1])
     assert not np.array_equal(ordinary, mask(query, mask_per_sample=True))
     assert mask(query, mask_per_sample=True).shape == ordinary.shape
-    samples = mask(draws.Draw(noise, 0, 3, training=True)).numpy()  # of each noise sample its own
+    samples = mask(draws.Draw(noise, 0, draws.TRAINING_SUPPORT, 3)).numpy()  # of each noise sample its own
     assert samples.shape == (2, 3, 1, 8, 8, 5) and not np.array_equal(samples[:, 0], samples[:, 1])
     assert mask(support, "conv4").numpy().mean() == pytest.approx(0.6, abs=0.1)  # the fourth rate is used
-    assert Mask(mask_rates=[0, 0, 0]).mask({}, "conv1", None, shape, support)[0] is None
+    assert Mask(mask_rates=[0, 0, 0]).mask({}, {}, "conv1", None, shape, support)[0] is None
     for rates in ([0.1, 0.1, 1.0], [0.1, -0.1, 0.1], [0.1, 0.1], [0.1] * 5, [0.1, 0.1, float("nan")]):
         with pytest.raises(ValueError, match="mask_rates"):
             Mask(mask_rates=rates)

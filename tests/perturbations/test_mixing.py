@@ -13,9 +13,9 @@ TASKS, SAMPLES, ROWS, WAY = 2, 3, 6, 3
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "dense")
 
 
-def draw(tasks=TASKS, step=0, samples=SAMPLES, dtype="float64", **where):
+def draw(tasks=TASKS, step=0, samples=SAMPLES, where=draws.TRAINING_SUPPORT):
     seeds = tf.stack([tf.range(tasks), 7 * tf.range(tasks) + 1], 1)
-    return draws.Draw(draws.task_noise(seeds, dtype), step, samples, **{"training": True} | where)
+    return draws.Draw(draws.task_noise(seeds, "float64"), step, where, samples)
 
 
 def images(tasks=TASKS, samples=SAMPLES):
@@ -59,7 +59,7 @@ def test_a_mixture_has_the_share_of_the_image_and_the_rest_of_its_partner():
 def test_images_and_labels_are_mixed_by_one_share_with_one_permutation():
     """Of a set, an inner step and a noise sample."""
     mixup, d = PERTURBATIONS["mixup"](), draw()
-    mixed, penalty = mixup.inputs({}, "conv1", images(), d)
+    mixed, penalty = mixup.inputs({}, {}, "conv1", images(), d)
     assert penalty == 0
     x, mixed = (np.reshape(a, (TASKS, SAMPLES, ROWS, -1)) for a in (images(), mixed))
     y = np.reshape(mixup.labels(labels(), d), (TASKS, SAMPLES, ROWS, WAY))
@@ -113,14 +113,13 @@ def test_who_is_mixed_when(name, mix_set):
     support, query = mix_set != "query", mix_set != "support"
     for d, mixed in (
         (draw(), support),
-        (draw(training=False), support),
-        (draw(query=True), query),
-        (draw(query=True, training=False), False),
-        (None, False),
+        (draw(where=draws.TEST_SUPPORT), support),
+        (draw(where=draws.TRAINING_QUERY), query),
+        (draws.UNPERTURBED, False),
     ):
-        changed = [layer for layer in LAYERS if not np.allclose(mixup.inputs({}, layer, x, d)[0], x)]
+        changed = [layer for layer in LAYERS if not np.allclose(mixup.inputs({}, {}, layer, x, d)[0], x)]
         assert bool(changed) == mixed and (mixup.labels(labels(), d).shape.rank == 3) == mixed
-    assert mixup.in_testing == mixup.stochastic == support  # an export has copies of the support set alone
+        assert (d.where in mixup.random_in) == mixed
 
 
 def test_manifold_mixup_mixes_at_one_of_four_places_and_mixup_at_the_first():
@@ -128,13 +127,13 @@ def test_manifold_mixup_mixes_at_one_of_four_places_and_mixup_at_the_first():
     samples = 400
     manifold, d, x = PERTURBATIONS["manifold_mixup"](), draw(1, samples=samples), images(1, samples)
     changed = np.stack(
-        [~np.isclose(manifold.inputs({}, layer, x, d)[0], x).reshape(samples, -1).all(1) for layer in LAYERS]
+        [~np.isclose(manifold.inputs({}, {}, layer, x, d)[0], x).reshape(samples, -1).all(1) for layer in LAYERS]
     )
     own = (manifold.mixture(d, ROWS)[0][0] == np.eye(ROWS)).numpy().all((1, 2))  # mixed with themselves
     assert (changed.sum(0)[~own] == 1).all() and not changed[-1].any()
     assert stats.chisquare(changed[:4].sum(1)).pvalue > 1e-4
     place = manifold.mixture(d, ROWS)[1][0, 0].numpy()
-    mixed = manifold.inputs({}, LAYERS[place], x, d)[0]
+    mixed = manifold.inputs({}, {}, LAYERS[place], x, d)[0]
     matrix = manifold.mixture(d, ROWS)[0][0, 0].numpy()
     np.testing.assert_allclose(
         mixed[0, :ROWS].numpy().reshape(ROWS, -1), matrix @ x[0, :ROWS].numpy().reshape(ROWS, -1), rtol=1e-9
@@ -143,14 +142,14 @@ def test_manifold_mixup_mixes_at_one_of_four_places_and_mixup_at_the_first():
     matrices = manifold.mixture(d, ROWS)[0][0].numpy()
     np.testing.assert_allclose(np.reshape(y, (samples, ROWS, WAY)), matrices @ hard, atol=1e-12)
     mixup = PERTURBATIONS["mixup"]()
-    assert [layer for layer in LAYERS if mixup.inputs({}, layer, x, d)[0] is not x] == ["conv1"]
+    assert [layer for layer in LAYERS if mixup.inputs({}, {}, layer, x, d)[0] is not x] == ["conv1"]
     assert (PERTURBATIONS["mixup"]().alpha, manifold.alpha) == (1.0, 2.0)
 
 
 def test_a_share_of_0_mixes_nothing():
     mixup, x = PERTURBATIONS["mixup"](mix_alpha=0.0), images()
-    assert mixup.inputs({}, "conv1", x, draw())[0] is x
-    assert mixup.labels(labels(), draw()).shape.rank == 2 and not mixup.in_testing and not mixup.stochastic
+    assert mixup.inputs({}, {}, "conv1", x, draw())[0] is x
+    assert mixup.labels(labels(), draw()).shape.rank == 2 and not mixup.random_in
     with pytest.raises(ValueError, match="mix_alpha"):
         PERTURBATIONS["mixup"](mix_alpha=-1.0)
 
@@ -169,12 +168,12 @@ def test_mamls_losses_are_those_of_mixed_images_with_mixed_labels():
     def losses():
         results = []
         for training in (True, False):
-            support = draws.Draw(noise, 0, training=training)
+            support = draws.Draw(noise, 0, draws.TRAINING_SUPPORT if training else draws.TEST_SUPPORT)
             before, after = learner.trajectory(params, x_s, y_s, noise, training=training)
             loss = layers.cross_entropy(learner.forward(params, before, x_s, support)[0], mixup.labels(y_s, support))
             steps = zip(before.values(), tf.gradients(loss, list(before.values())), strict=True)
             wanted = [v - 0.3 * g for v, g in steps]
-            query = learner.query_draw(noise) if training else None
+            query = learner.query_draw(noise) if training else draws.UNPERTURBED
             logits, _ = learner.forward(params, after, x_q, query)
             outer = layers.cross_entropy(logits, mixup.labels(y_q, query)), layers.accuracy(logits, y_q)
             numbers, penalty = model.evaluate(learner, params, x_s, x_q, noise, training=training)

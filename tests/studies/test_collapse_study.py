@@ -60,7 +60,7 @@ def test_what_is_measured_is_what_the_learner_does_in_testing(name, perturbation
                 variable.assign_add(0.3 * rng.standard_normal(variable.shape))
     classes, images = e.episode(split, "test", 0)
     seed = tf.constant([8, 9])
-    samples = 2 if learner.perturbation.stochastic else 1
+    samples = 2 if draws.TEST_SUPPORT in learner.perturbation.random_in else 1
     rows, values = study.measure(study.snapshots_step(e, split, samples)(classes, images, seed), 2, 3)
 
     @tf.function(autograph=False)

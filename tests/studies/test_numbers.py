@@ -228,7 +228,7 @@ def test_a_perturbed_map_is_normalised_over_the_images_of_its_own_copy():
             draws.task_noise(tf.constant([[1, 2]]))(step, layer, shape) + np.repeat([0, 1, 3], 4)[:, None, None, None]
         )
 
-    draw = draws.Draw(noise, 1, 3, training=True)
+    draw = draws.Draw(noise, 1, draws.TRAINING_SUPPORT, 3)
     maps = {name: tensor.numpy() for name, tensor in own.maps(params, theta, x, draw).items()}
     order, channels = [0, 2, 1, 3], [0, 2, 3, 5]
     mu = layers.conv(x, theta["conv1_w"], theta["conv1_b"])[0].numpy()[order][..., channels]
