@@ -1,6 +1,7 @@
 """The house: a file imports at its top, from its own room or from a floor below."""
 
 import ast
+import importlib.metadata
 import subprocess
 import sys
 
@@ -41,6 +42,33 @@ def imports(module: str, tree: ast.AST) -> set[str]:
     return {name if name in FILES else name.rpartition(".")[0] or name for name in names}
 
 
+# Packages that somebody may import beside this program, which does not need them, and what they are.
+OTHERS = {
+    "art": "attacks on classifiers, and defences (adversarial-robustness-toolbox)",
+    "avalanche": "continual learning",
+    "cleverhans": "attacks on classifiers",
+    "datasets": "Hugging Face's datasets",
+    "easyfsl": "few-shot learning in PyTorch",
+    "evaluate": "Hugging Face's measures of accuracy",
+    "flax": "networks in JAX",
+    "foolbox": "attacks on classifiers",
+    "higher": "optimizers in PyTorch that can be differentiated",
+    "learn2learn": "meta-learning in PyTorch",
+    "models": "the name of many projects' own package",
+    "official": "the models of TensorFlow's Model Garden",
+    "optax": "optimizers in JAX",
+    "pandas": "tables",
+    "seaborn": "figures",
+    "sonnet": "networks in TensorFlow",
+    "timm": "networks for images in PyTorch",
+    "torch": "PyTorch",
+    "torchattacks": "attacks on classifiers",
+    "torchmeta": "meta-learning in PyTorch",
+    "torchvision": "images in PyTorch",
+    "transformers": "Hugging Face's networks",
+    "utils": "the name of many projects' own package",
+    "wandb": "records of runs",
+}
 TREES = {module: ast.parse(path.read_text()) for module, path in FILES.items()}
 OURS = {
     module: {name for name in imports(module, tree) if name.split(".")[0] in FLOOR} for module, tree in TREES.items()
@@ -49,6 +77,16 @@ OURS = {
 
 def test_every_file_has_its_floor():
     assert {module.split(".")[0] for module in FILES} == set(FLOOR)
+
+
+@pytest.mark.parametrize("name", FLOOR)
+def test_no_name_at_the_top_is_that_of_another_package(name):
+    """For whoever puts this folder on his path, and imports the other package."""
+    assert name not in sys.stdlib_module_names, "Python has such a module"
+    assert name not in importlib.metadata.packages_distributions(), (
+        "a package that this program needs has such a module"
+    )
+    assert name not in OTHERS, OTHERS[name]
 
 
 @pytest.mark.parametrize("module", FILES)
