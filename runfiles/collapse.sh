@@ -1,9 +1,9 @@
 #!/bin/sh
-# Neural collapse in MAML and Meta-dropout: Omniglot 5-way 5-shot, watched every 100 iterations, then measured over 1000
-# test tasks, and drawn side by side. Run again, it goes on where it was. Two CPU cores: an hour and a quarter.
-# DATASET=mimgnet: the first study's setting (4 tasks, 15 queries, inner 0.01 x 5); SHOT=1 for 1-shot. ITERATIONS,
-# SEEDS and LEARNERS ("maml metadrop metanet_original") for others. Flags given here go to all training and tests, those
-# in TRAIN_FLAGS or TEST_FLAGS to one of them.
+# Neural collapse in MAML and Meta-dropout: Omniglot 5-way 5-shot, measured every 100 iterations of training and over
+# 1000 test tasks, and drawn side by side. Run again, it resumes. Two CPU cores: an hour and a quarter. DATASET=mimgnet:
+# the first study's setting (4 tasks, 15 queries, inner 0.01 x 5); SHOT=1 for 1-shot; ITERATIONS, SEEDS and LEARNERS
+# ("maml metadrop metanet_original") for others. The flags of this command go to all training and tests, those in
+# TRAIN_FLAGS or TEST_FLAGS to one of them.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}

@@ -1,6 +1,6 @@
 #!/bin/sh
-# A first look, on the built-in glyphs, 10-way 1-shot: a short training of Meta-dropout; and the pair of pretrained/,
-# whose training took 1000 iterations, tested on the same episodes and drawn. Some three minutes on 2 slow cores.
+# A quick start on the built-in glyphs, 10-way 1-shot: a short training of Meta-dropout; and the pair of pretrained/,
+# whose training took 1000 iterations, tested on the same episodes and drawn. About three minutes on 2 slow cores.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}

@@ -1,5 +1,5 @@
-"""Does the way of a drawing through the page of --mode draw, centred and scaled, cost accuracy? Omniglot's test
-drawings at their original size, as they are and on that way, on the same test tasks.
+"""Measure what it costs in accuracy that the page of --mode draw centres and scales a drawing: Omniglot's test drawings
+at their original size, classified as they are and as the page sends them, on the same test tasks.
 
 python runfiles/drawings.py ORIGINALS [WEIGHTS ...] [--tasks N]
 
@@ -26,7 +26,7 @@ WAY, QUERY = 5, 15
 
 
 def on_a_canvas(picture: Image.Image) -> Image.Image:
-    """As the page would show and send it."""
+    """Return the picture as the page would show and send it."""
     return centred(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
@@ -49,11 +49,11 @@ def main() -> None:
             pictures = task_pictures(split, prepare, task, WAY, 1 + QUERY)
             right = np.repeat(np.arange(WAY), QUERY)
             for way, sent in WAYS.items():
-                classifier.fit([sent(own[0]) for own in pictures], np.arange(WAY))
-                predicted = classifier.predict([sent(one) for own in pictures for one in own[1:]])
+                classifier.fit([sent(row[0]) for row in pictures], np.arange(WAY))
+                predicted = classifier.predict([sent(one) for row in pictures for one in row[1:]])
                 accuracies[way].append(np.mean(predicted == right))
         one, other = (np.array(accuracies[way]) for way in WAYS)
-        cells = ["{:.2f} ± {:.2f}".format(*mean_and_interval(own)) for own in (one, other)]
+        cells = ["{:.2f} ± {:.2f}".format(*mean_and_interval(values)) for values in (one, other)]
         print(f"| {file.stem} | {' | '.join(cells)} | {'{:+.2f} ± {:.2f}'.format(*mean_and_interval(other - one))} |")
 
 

@@ -1,7 +1,7 @@
 #!/bin/sh
-# MAML and Meta-dropout on the built-in glyphs, 10-way 1-shot, trained to where both have levelled off: the pair of
-# pretrained/. Half an hour on two CPU cores. Run again, it goes on where it was. Flags given here go to all training
-# and tests, those in TRAIN_FLAGS or TEST_FLAGS to one of them.
+# MAML and Meta-dropout on the built-in glyphs, 10-way 1-shot, trained until neither improves: the pair of pretrained/.
+# Half an hour on two CPU cores. Run again, it resumes. The flags of this command go to all training and tests, those in
+# TRAIN_FLAGS or TEST_FLAGS to one of them.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Table 1: MAML, miniImageNet 5-way 5-shot. Run again, it goes on from the last checkpoint.
+# Table 1: MAML, miniImageNet 5-way 5-shot. Run again, it resumes from the last checkpoint.
 # Flags go to both commands, for example --gpu_id 1 --data_dir /data; those in TRAIN_FLAGS or TEST_FLAGS to one.
 # The TF1 code's other settings: all revisions are the same.
 set -eu

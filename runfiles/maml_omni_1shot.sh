@@ -1,5 +1,5 @@
 #!/bin/sh
-# Table 1: MAML, Omniglot 20-way 1-shot. Run again, it goes on from the last checkpoint.
+# Table 1: MAML, Omniglot 20-way 1-shot. Run again, it resumes from the last checkpoint.
 # Flags go to both commands, for example --gpu_id 1 --data_dir /data; those in TRAIN_FLAGS or TEST_FLAGS to one.
 # The TF1 code's other settings: last revision (27 Apr 2020):
 #   TRAIN_FLAGS="--metabatch 4 --n_train_iters 60000 --legacy_shared_classes"

@@ -1,4 +1,4 @@
-"""Tables of the runs that runfiles/masks.sh leaves: each learner with and without a mask, and their difference.
+"""Print tables of the runs of runfiles/masks.sh: each learner with and without a mask, and the difference.
 
 python runfiles/masks.py [RESULTS]
 """
@@ -13,8 +13,8 @@ from training.test_results import mean_and_interval
 
 LEARNERS = {"metanet_embedding": "Embedding-based", "metanet_original": "Original", "maml": "MAML"}
 KINDS = {
-    "none": "none", "mask": "one a task", "scaled": "one a task, scaled by 1/(1-p)",
-    "support_only": "one a task, support only", "per_sample": "one an image (dropout)",
+    "none": "none", "mask": "one per task", "scaled": "one per task, scaled by 1/(1-p)",
+    "support_only": "one per task, support only", "per_sample": "one per image (dropout)",
 }  # fmt: skip
 COLUMNS = (
     "learner", "mask", "seeds", "accuracy", "std of tasks", "tasks above 50 / 80 / 90 %", "loss", "difference",
@@ -39,7 +39,7 @@ def tables(results: Path) -> None:
 
 
 def row(learner: str, kind: str, tests: dict[int, dict], plain: dict[int, dict], tasks: int) -> None:
-    """One line: means over seeds; the difference from the runs without a mask, paired by seed and by task."""
+    """Print one row: means over seeds, and the difference from the runs without a mask, paired by seed and by task."""
     accuracies = {seed: test["accuracies"][:tasks] for seed, test in tests.items()}
     values = np.array(list(accuracies.values()))  # [seeds,tasks], percent
     if values.shape[1] < tasks:

@@ -1,9 +1,8 @@
 #!/bin/sh
-# One mask a task, and none: Meta Networks and MAML on Omniglot's background set, 2000 tasks of 5-way 1-shot, tested on
-# 1000 of the evaluation set. Run again, it goes on where it was.
-# SIZE=105 for the published image size (8 hours on two CPU cores); SEEDS, LEARNERS, KINDS for a part or for more:
-# KINDS="none mask scaled support_only per_sample". Flags given here go to all training and tests, those in TRAIN_FLAGS
-# or TEST_FLAGS to one of them.
+# One mask per task, and none: Meta Networks and MAML on Omniglot's background set, 2000 tasks of 5-way 1-shot, tested
+# on 1000 tasks of the evaluation set. Run again, it resumes. SIZE=105 for the published image size (8 hours on two CPU
+# cores); SEEDS, LEARNERS, KINDS for a part or for more: KINDS="none mask scaled support_only per_sample". The flags of
+# this command go to all training and tests, those in TRAIN_FLAGS or TEST_FLAGS to one of them.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}

@@ -1,4 +1,4 @@
-"""Table and curves of the runs that runfiles/omni_5way.sh leaves: MAML, Meta-dropout and their difference, by seed.
+"""Print a table and draw the curves of the runs of runfiles/omni_5way.sh: MAML, Meta-dropout and their difference.
 
 python runfiles/omni_5way.py [RESULTS] [--figure FILE.png]
 """
@@ -24,8 +24,8 @@ def table(results: Path) -> None:
         runs = read_runs(folder)
         refuse_mixed(tests_of(runs), EPISODES | TRAINING)
         for model in NAMES:
-            own = {kind: tests for kind, tests in runs.items() if kind.startswith(f"{model}_")}
-            refuse_mixed(tests_of(own), ADAPTATION)
+            of_learner = {kind: tests for kind, tests in runs.items() if kind.startswith(f"{model}_")}
+            refuse_mixed(tests_of(of_learner), ADAPTATION)
         for gradient in ("published", "exact"):
             cells = paired(*(runs.get(f"{model}_{gradient}", {}) for model in NAMES))
             if cells:
@@ -33,7 +33,7 @@ def table(results: Path) -> None:
 
 
 def figure(folder: Path, file: Path) -> None:
-    """Loss in training and accuracy in validation: thin lines are seeds, thick ones their means."""
+    """Draw training loss and validation accuracy: thin lines are seeds, thick lines their means."""
     import matplotlib
 
     matplotlib.use("Agg")

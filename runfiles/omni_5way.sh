@@ -1,7 +1,7 @@
 #!/bin/sh
-# Omniglot 5-way on two CPU cores: both learners; 1-shot with the published and the exact meta-gradient, 4 seeds;
-# 5-shot with the published one, 3 seeds. Run again, it goes on where it was. SEEDS="0" for one seed. Flags given
-# here go to all training and tests, those in TRAIN_FLAGS or TEST_FLAGS to one of them.
+# Omniglot 5-way on two CPU cores: both learners; 1-shot with the published and the exact meta-gradient, 4 seeds; 5-shot
+# with the published one, 3 seeds. Run again, it resumes. SEEDS="0" for one seed. The flags of this command go to all
+# training and tests, those in TRAIN_FLAGS or TEST_FLAGS to one of them.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}

@@ -1,4 +1,4 @@
-"""Table of the runs that runfiles/precision.sh leaves: each learner trained in float32 and in bf16, by seed.
+"""Print a table of the runs of runfiles/precision.sh: each learner trained in float32 and in bf16, by seed.
 
 python runfiles/precision.py [RESULTS]
 """

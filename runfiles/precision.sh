@@ -1,8 +1,7 @@
 #!/bin/sh
-# Is bfloat16 good enough to train with? MAML and Meta-dropout on Omniglot 5-way 1-shot, trained in float32 and in bf16,
-# all tested in float32 on the same episodes; 4 seeds. Four hours on two CPU cores. Run again, it goes on where it was.
-# SEEDS="0" for one seed. Flags given here go to all training and tests, those in TRAIN_FLAGS or TEST_FLAGS to one of
-# them.
+# Compare training in bfloat16 with float32: MAML and Meta-dropout on Omniglot 5-way 1-shot, all tested in float32 on
+# the same episodes; 4 seeds. Four hours on two CPU cores. Run again, it resumes. SEEDS="0" for one seed. The flags of
+# this command go to all training and tests, those in TRAIN_FLAGS or TEST_FLAGS to one of them.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}

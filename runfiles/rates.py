@@ -1,5 +1,5 @@
-"""Tables of the runs that runfiles/rates.sh leaves: validation accuracy by inner rate and meta rate, and the test of
-the best ones.
+"""Print tables of the runs of runfiles/rates.sh: validation accuracy by inner rate and meta rate, and the test of the
+best rates.
 
 python runfiles/rates.py [RESULTS] [--best LEARNER GRADIENT]
 """
@@ -15,14 +15,14 @@ NAMES, GRADIENTS = ("maml", "metadrop"), ("published", "exact")
 
 
 def validations(results: Path, model: str, gradient: str) -> dict[tuple[str, str], tuple[float, float]]:
-    """(inner rate, meta rate) -> accuracy of the last validation of seed 0 and its 95 % interval, in percent."""
+    """Return (inner rate, meta rate) -> last validation accuracy of seed 0 and its 95 % interval, in percent."""
     folders = sorted(results.glob(f"{model}_{gradient}_*_*_0"))
     accuracies = {tuple(folder.name.split("_")[-3:-1]): last_validation(folder) for folder in folders}
     return {rates: accuracy for rates, accuracy in accuracies.items() if accuracy}
 
 
 def best(results: Path, model: str, gradient: str) -> tuple[str, str]:
-    """The inner rate and the meta rate with the highest validation accuracy."""
+    """Return the inner rate and the meta rate with the highest validation accuracy."""
     accuracies = validations(results, model, gradient)
     if not accuracies:
         raise UserError(f"{results} has no trained runs of {model} with the {gradient} gradient: run runfiles/rates.sh")
@@ -30,7 +30,7 @@ def best(results: Path, model: str, gradient: str) -> tuple[str, str]:
 
 
 def grid(results: Path, model: str, gradient: str) -> None:
-    """Print the validation accuracies: a line an inner rate, a column a meta rate."""
+    """Print the validation accuracies, a row per inner rate and a column per meta rate."""
     accuracies = validations(results, model, gradient)
     inner, meta = (sorted(set(rates), key=float) for rates in zip(*accuracies, strict=True))
     chosen = best(results, model, gradient)

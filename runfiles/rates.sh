@@ -1,9 +1,9 @@
 #!/bin/sh
-# Is Meta-dropout ahead when each learner may choose its meta-gradient and its rates? Omniglot 5-way 1-shot: both
-# learners, both gradients, three inner rates and three meta rates, with seed 0; then the best rates of each, which the
-# validation classes choose, with two more seeds, and the test of those alone. A day on two CPU cores. Run again, it
-# goes on where it was. Flags given here go to all training and tests, those in TRAIN_FLAGS or TEST_FLAGS to one of
-# them. A pair of rates at which training diverges is passed over.
+# Compare MAML and Meta-dropout, each with its best meta-gradient and rates. Omniglot 5-way 1-shot: both learners, both
+# gradients, three inner rates and three meta rates, with seed 0; then the best rates of each, which the validation
+# classes choose, with two more seeds, and tests of these alone. A day on two CPU cores. Run again, it resumes. The
+# flags of this command go to all training and tests, those in TRAIN_FLAGS or TEST_FLAGS to one of them. A pair of rates
+# at which training diverges is skipped.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}

@@ -1,4 +1,4 @@
-"""The study of runfiles/regularisers.sh: its runs, the table of what they left, and its figure.
+"""List the runs of the study runfiles/regularisers.sh, print the table of their results, and draw the figure.
 
 python runfiles/regularisers.py [RESULTS] [--figure FILE.png]
 python runfiles/regularisers.py [RESULTS] --runs SEED [SEED ...] [-- FLAGS]     the runs, for train_all.py
@@ -33,11 +33,11 @@ TRAIN = (
     "--n_val_tasks 200 --save_freq 100"
 )
 TEST = "--n_test_iters 400 --n_test_mc_samp 10"
-PLAIN = "maml"  # what all others are compared with
+PLAIN = "maml"  # the kind that all others are compared with
 
 
 class Kind(NamedTuple):
-    """A line of the table: what it is, its flags, and the flag and the values of its strength, if it has one."""
+    """A row of the table: its title, its flags and, if it has a strength, the flag and the values to try."""
 
     title: str
     flags: str
@@ -81,44 +81,44 @@ KINDS = {
 
 
 def validation(savedir: Path) -> float:
-    """The run's last validation accuracy, in percent; NaN where it has not got so far."""
+    """Return the run's last validation accuracy, in percent; NaN if it has none yet."""
     return (last_validation(savedir) or (np.nan,))[0]
 
 
 def chosen(results: Path, name: str) -> str:
-    """The strength of seed 0 that does best on the validation classes; "" for a kind without one.
+    """Return the strength with the highest validation accuracy of seed 0; "" for a kind without strengths.
 
-    UserError where a run of seed 0 has not got so far.
+    UserError if a run of seed 0 has no validation yet.
     """
     values = KINDS[name].values
     accuracies = [validation(results / f"{key(name, value)}_0") for value in values]
     if np.isnan(accuracies).any():
-        raise UserError(f"{results} has no strength of {name} yet: run the lines of --runs 0 first")
+        raise UserError(f"{results} has not all validations of {name} with seed 0: run the lines of --runs 0 first")
     return values[int(np.argmax(accuracies))] if values else ""
 
 
 def line(results: Path, name: str, value: str, seed: int, flags: str, tested: bool) -> str:
-    """A run, as train_all.py takes it. value: its strength, or ""."""
+    """Return a run as a line for train_all.py. value: its strength, or ""."""
     kind = KINDS[name]
     words = [TRAIN, kind.flags, *([kind.strength, value] if value else []), f"--seed {seed}", flags]
-    parts = [f"{results / key(name, value)}_{seed}", " ".join(words), *[f"{TEST} {flags}"] * tested]
-    return " | ".join(parts)
+    columns = [f"{results / key(name, value)}_{seed}", " ".join(words), *[f"{TEST} {flags}"] * tested]
+    return " | ".join(columns)
 
 
 def key(name: str, value: str) -> str:
-    """The name of the runs of a kind with this strength, without their seeds."""
+    """Return the name of the runs of a kind with this strength, without the seed."""
     return f"{name}-{value}" if value else name
 
 
 def titled(name: str, value: str) -> str:
-    """What a table calls a kind with this strength."""
+    """Return the title of a kind with this strength, for a table."""
     kind = KINDS[name]
     return f"{kind.title}, {kind.strength.rpartition('_')[2]} {value}" if value else kind.title
 
 
 def lines(results: Path, seeds: list[int], flags: str) -> list[str]:
-    """The runs of these seeds. Seed 0 has every strength, and no test of those; with another seed comes the test of
-    seed 0 with the chosen one. UserError where none has been chosen."""
+    """Return the runs of these seeds. Seed 0 trains every strength without a test; another seed trains and tests the
+    chosen strength, and tests it with seed 0, too. UserError if none can be chosen yet."""
     runs = []
     for name, kind in KINDS.items():
         if kind.values and 0 in seeds:
@@ -131,30 +131,30 @@ def lines(results: Path, seeds: list[int], flags: str) -> list[str]:
 
 
 def parameters(config: dict) -> int:
-    """How many numbers the run's learner has, for grey images of 28 x 28."""
+    """Return the number of parameters of the run's learner, for grey images of 28 x 28."""
     names = ("perturbation", "way", "adapt", "train_way", "random_steps")
-    own = {name: config[name] for name in names if config.get(name) is not None}
-    learner = make(config["model"], image_shape=(28, 28, 1), channels=config.get("channels") or 64, **own)
+    settings = {name: config[name] for name in names if config.get(name) is not None}
+    learner = make(config["model"], image_shape=(28, 28, 1), channels=config.get("channels") or 64, **settings)
     return sum(int(np.prod(parameter.shape)) for parameter in learner.parameters().values())
 
 
 def comparable(config: dict) -> bool:
-    """Is its training loss that of unmixed labels of as many classes as in testing, and so MAML's kind of loss?"""
+    """True if the training loss is comparable with MAML's: of unmixed labels, and of as many classes as in testing."""
     return config.get("mix_set") in (None, "support") and config.get("train_way") in (None, config["way"])
 
 
 def seconds(savedir: Path) -> float:
-    """What an iteration took in training: the median over the lines of meta_train.csv that follow one another without
-    a validation; NaN where there are none."""
+    """Return the seconds per training iteration: the median over neighbouring lines of meta_train.csv without a
+    validation between them; NaN if there are none."""
     curves = read_curves(savedir)
     plain = np.isnan(curves["val_acc"][1:])
     return float(np.median((np.diff(curves["secs"]) / np.diff(curves["iter"]))[plain])) if plain.any() else np.nan
 
 
 class Row(NamedTuple):
-    """What the runs of a kind left, over their seeds: numbers of parameters, the strength, the `seconds` of an
-    iteration, training loss (nats, mean of the last 200 iterations; NaN where it is not `comparable`), validation
-    accuracy (percent), the tests by seed, and `paired` with MAML."""
+    """The results of a kind over its seeds: the strength, the number of parameters, the seconds per iteration, training
+    loss (nats, mean of the last 200 iterations; NaN if it is not `comparable`), validation accuracy (percent), the
+    tests by seed, and the cells of `paired` with MAML."""
 
     title: str
     strength: str
@@ -174,14 +174,14 @@ def read_rows(results: Path) -> dict[str, Row]:
     if PLAIN not in tests:
         raise UserError(f"{results} has no tested runs of MAML: run runfiles/regularisers.sh first")
     refuse_mixed(tests_of(tests), EPISODES | TRAINING | ADAPTATION)
-    for name, own in tests.items():
-        savedirs = [test["savedir"] for test in own.values()]
+    for name, by_seed in tests.items():
+        savedirs = [test["savedir"] for test in by_seed.values()]
         config = read_config(savedirs[0], ["model"])
         losses = [read_curves(savedir)["loss"][-4:] if comparable(config) else np.nan for savedir in savedirs]
         rows[name] = Row(
             KINDS[name].title, strengths[name], parameters(config),
             float(np.mean([seconds(savedir) for savedir in savedirs])), float(np.mean(losses)),
-            float(np.mean([validation(savedir) for savedir in savedirs])), own, paired(tests[PLAIN], own) or [],
+            float(np.mean([validation(savedir) for savedir in savedirs])), by_seed, paired(tests[PLAIN], by_seed) or [],
         )  # fmt: skip
     return rows
 
@@ -200,7 +200,7 @@ def table(rows: dict[str, Row]) -> None:
 
 
 def figure(rows: dict[str, Row], file: Path) -> None:
-    """Each kind's difference from MAML by seed and on average; and its training loss and validation accuracy."""
+    """Draw each kind's difference from MAML by seed and on average, and its training loss and validation accuracy."""
     from matplotlib import pyplot as plt
 
     from figures.style import BLUE, ORANGE
@@ -208,15 +208,15 @@ def figure(rows: dict[str, Row], file: Path) -> None:
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 0.26 * len(rows) + 1.2), width_ratios=(1, 1.1))
     plain, names = rows[PLAIN].tests, [name for name in rows if name != PLAIN]
     for place, name in enumerate(names):
-        own = rows[name].tests
-        differences = [own[seed]["accuracy"] - plain[seed]["accuracy"] for seed in own.keys() & plain.keys()]
+        by_seed = rows[name].tests
+        differences = [by_seed[seed]["accuracy"] - plain[seed]["accuracy"] for seed in by_seed.keys() & plain.keys()]
         left.plot(differences, [place] * len(differences), "o", ms=3, color=BLUE, alpha=0.5)
         if differences:
             left.plot(np.mean(differences), place, "|", ms=12, mew=2, color=BLUE)
     left.axvline(0, color="grey", lw=0.8)
     left.set_yticks(range(len(names)), [rows[name].title for name in names])
     left.set_ylim(len(names) - 0.5, -0.5)
-    left.set_xlabel("test accuracy less MAML's, of the same seed (points)")
+    left.set_xlabel("difference from MAML's test accuracy with the same seed (points)")
     shown = {name: row for name, row in rows.items() if not np.isnan(row.loss)}
     for name, row in shown.items():
         right.plot(row.loss, row.validation, "o", ms=4, color=ORANGE if name == PLAIN else BLUE)
@@ -226,7 +226,7 @@ def figure(rows: dict[str, Row], file: Path) -> None:
 
 
 def write_titles(ax, points: dict[str, tuple[float, float]]) -> None:
-    """Each title at its point (x, y), at the first corner of it where it covers no other title or point."""
+    """Write each title beside its point (x, y), at the first corner where it covers no other title or point."""
     from matplotlib.transforms import Bbox
 
     ax.figure.draw_without_rendering()  # the layout moves the axes
@@ -255,7 +255,9 @@ def main() -> None:
     parser = Parser(prog="regularisers.py", description=__doc__.split("\n\n")[0])
     default = ROOT / "results/regularisers"
     parser.add_argument("results", nargs="?", default=default, type=Path, help="folder of the runs")
-    parser.add_argument("--runs", nargs="+", type=whole(0), metavar="SEED", help="print the runs of these seeds")
+    parser.add_argument(
+        "--runs", nargs="+", type=whole(0), metavar="SEED", help="print the runs of these seeds, for train_all.py"
+    )
     parser.add_argument("--figure", type=to_path, metavar="FILE", help="draw the figure into this file")
     args = parser.parse_args(usage)
     if args.runs is not None:

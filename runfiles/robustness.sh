@@ -1,8 +1,8 @@
 #!/bin/sh
-# Is Meta-dropout's robustness to attacks real? Omniglot 5-way: both learners with both meta-gradients, 3 seeds, under
-# more attacks than one; and the curves by the attack's radius of these, of MAML trained on attacked images, of 5-shot
-# runs, of those that runfiles/regularisers.sh has left, and of the 20-way pair of pretrained/. Half a day on two CPU
-# cores: most of it is the attacks. Run again, it goes on where it was. JOBS="1" runs one at a time. Flags given here go
+# Test whether Meta-dropout's robustness to attacks is real. Omniglot 5-way: both learners with both meta-gradients, 3
+# seeds, under several attacks; and curves by the attack's radius for these, for MAML trained on attacked images, for
+# 5-shot runs, for the runs of runfiles/regularisers.sh, and for the 20-way pair of pretrained/. Half a day on two CPU
+# cores, mostly for the attacks. Run again, it resumes. JOBS="1" makes one run at a time. The flags of this command go
 # to all training, tests and attacks.
 set -eu
 cd "$(dirname "$0")/.."

@@ -1,4 +1,4 @@
-"""Print Table 1 as Markdown: the paper, the TF1 repository, and what results/ holds so far.
+"""Print Table 1 as Markdown: the paper, the TF1 repository, and the results so far in results/.
 
 python runfiles/table1.py [RESULTS]
 """
@@ -21,8 +21,8 @@ NAMES = {"maml": "MAML", "metadrop": "Meta-dropout"}
 
 
 def read_cells(results: Path) -> dict[tuple[str, str], dict]:
-    """(model, cell) -> its test, where there is one yet. UserError where a cell's two learners, a dataset's cells or a
-    learner's cells cannot be compared."""
+    """Return (model, cell) -> its test, without the missing ones. UserError if the two learners of a cell, the cells of
+    a dataset or the cells of a learner cannot be compared."""
     tests = {
         (model, cell): read_run(results / model / cell)
         for model in NAMES
@@ -52,11 +52,11 @@ def main() -> None:
 
 
 def describe(test: dict | None, last: int) -> str:
-    """The cell of a test, which says where training had got to if it was not the last iteration."""
+    """Return the cell of a test; it names the iteration if training had not reached the last one."""
     if not test:
         return ""
     accuracy = "{accuracy:.2f} ± {interval95:.2f}".format(**test)
-    iteration = test.get("iteration", last)  # an older version's test does not say it
+    iteration = test.get("iteration", last)  # a test of an older version does not record it
     return accuracy if iteration >= last else f"{accuracy} ({iteration:,} of {last:,} iterations)"
 
 

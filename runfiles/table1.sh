@@ -1,6 +1,6 @@
 #!/bin/sh
-# All eight cells of Table 1, one after the other, and then the table. Flags go to all training and tests, e.g.
-# --gpu_id 1, those in TRAIN_FLAGS or TEST_FLAGS to one of them.
+# All eight cells of Table 1, one after the other, and then the table. The flags of this command go to all training and
+# tests, e.g. --gpu_id 1, those in TRAIN_FLAGS or TEST_FLAGS to one of them.
 set -eu
 cd "$(dirname "$0")"
 for cell in omni_1shot omni_5shot mimg_1shot mimg_5shot; do

@@ -1,4 +1,4 @@
-"""Table and figure of accuracy against iterations, of a run of each learner that train_jax.py --test_every tested.
+"""Print and draw accuracy by iterations, for one run of each learner that train_jax.py --test_every has tested.
 
 python runfiles/table1_curve.py [MAML.npz METADROP.npz] [--figure FILE.png]
 """
@@ -15,19 +15,19 @@ from training import weights
 
 FILES = [ROOT / f"pretrained/omniglot_20way_1shot_{model}.npz" for model in NAMES]
 COLORS = {"maml": "C0", "metadrop": "C1"}
-ALIKE = ("data_sha256", "train_split", "way", "shot", "query", "metabatch")  # in runs that are compared
+ALIKE = ("data_sha256", "train_split", "way", "shot", "query", "metabatch")  # equal in runs that are compared
 
 
 def read_curves(paths: list[Path]) -> dict[str, dict[int, dict]]:
-    """model -> iteration -> test, of files of weights. UserError where they are not a run of each learner, have no
-    tests along the way, or cannot be compared."""
+    """Read model -> iteration -> test from files of weights. UserError if they are not one run of each learner, have no
+    tests from training, or cannot be compared."""
     curves, facts = {}, {}
     for path in paths:
         about = weights.read(path).about
         settings = about["settings"]
         curves[settings["model"]] = {test["iteration"]: test for test in about.get("tests", [])}
         if not about.get("tests"):
-            raise UserError(f"{path} has no tests along the way: write it with train_jax.py --test_every")
+            raise UserError(f"{path} has no tests from training: make it with train_jax.py --test_every")
         for name in ALIKE:
             if facts.setdefault(name, settings[name]) != settings[name]:
                 raise UserError(f"{paths[0]} and {path} cannot be compared: their {name} differ")
@@ -37,7 +37,8 @@ def read_curves(paths: list[Path]) -> dict[str, dict[int, dict]]:
 
 
 def table(curves: dict[str, dict[int, dict]]) -> None:
-    """The interval of the difference takes the two for independent. They met the same episodes, so it is too wide."""
+    """Print the table. The interval of the difference assumes independent tests. These share their episodes, so it is
+    too wide."""
     print(f"| iteration | {' | '.join(NAMES.values())} | difference |")
     print("|---|---|---|---|")
     for iteration in sorted(set.intersection(*map(set, curves.values()))):
@@ -48,7 +49,7 @@ def table(curves: dict[str, dict[int, dict]]) -> None:
 
 
 def figure(curves: dict[str, dict[int, dict]], file: Path) -> None:
-    """Bars are 95 % intervals over the test episodes; dashed lines, the paper's accuracies at the end."""
+    """Draw 95 % intervals over the test episodes as bars, and the paper's final accuracies as dashed lines."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -69,7 +70,14 @@ def figure(curves: dict[str, dict[int, dict]], file: Path) -> None:
 
 def main() -> None:
     parser = Parser(prog="table1_curve.py", description=__doc__.split("\n\n")[0])
-    parser.add_argument("files", nargs="*", default=FILES, type=Path, metavar="FILE", help="default: those of 20-way")
+    parser.add_argument(
+        "files",
+        nargs="*",
+        default=FILES,
+        type=Path,
+        metavar="FILE",
+        help="files of weights, one per learner (default: the 20-way pair of pretrained/)",
+    )
     parser.add_argument("--figure", type=to_path, metavar="FILE", help="draw the curves into this file")
     args = parser.parse_args()
     curves = read_curves(args.files)

@@ -1,6 +1,6 @@
-"""What the tables have in common: the runs that they show, and whether those may stand side by side.
+"""Read the runs that the tables show, refuse those that cannot be compared, and format cells.
 
-Importing it lets a script of this folder import the programs of the one above.
+Importing this module lets a script of this folder import the programs of the folder above.
 """
 
 import sys
@@ -19,7 +19,7 @@ from figures.run import read_curves  # noqa: E402
 from sources.preparation import Preparation  # noqa: E402
 from training.test_results import mean_and_interval, read_test  # noqa: E402
 
-# What a test says of itself, and the words for it where tests that stand in one table differ.
+# Facts that a test records, and the words for them in the message if two tests of one table differ.
 DATA = {"data_sha256": "data"}
 EPISODES = DATA | {"episodes_sha256": "test episodes", "precision": "precisions"}
 TRAINING = {"iteration": "training iterations"}
@@ -32,13 +32,13 @@ ADAPTATION = SAMPLES | {
 
 
 def split_command(words: list[str]) -> tuple[list[str], str]:
-    """A script's own words, and, as one text, the flags behind -- that it hands on to main.py."""
+    """Return the arguments of the script itself, and as one text the flags after --, which are main.py's."""
     end = words.index("--") if "--" in words else len(words)
     return words[:end], " ".join(words[end + 1 :])
 
 
 def read_runs(folder: Path) -> dict[str, dict[int, dict]]:
-    """kind -> seed -> test (`read_run`), of the tested runs KIND_SEED in `folder`."""
+    """Return kind -> seed -> test (`read_run`) for the tested runs KIND_SEED in `folder`."""
     runs = {}
     for path in sorted(folder.glob("*_*/meta_test.json")):
         kind, seed = path.parent.name.rsplit("_", 1)
@@ -48,53 +48,52 @@ def read_runs(folder: Path) -> dict[str, dict[int, dict]]:
 
 
 def read_run(savedir: Path) -> dict:
-    """The run's meta_test.json, and its savedir."""
+    """Return the run's meta_test.json, with its savedir."""
     return read_test(savedir) | {"savedir": savedir}
 
 
 def last_validation(savedir: Path) -> tuple[float, float] | None:
-    """Accuracy and 95 % interval, in percent, of the run's last validation; None where there is none but that before
-    the first update, or where the run has only begun."""
+    """Return accuracy and 95 % interval, in percent, of the run's last validation; None if there is none after the
+    first update."""
     path = savedir / "meta_train.csv"
     if not path.exists() or len(path.read_text(errors="replace").splitlines()) < 2:  # the names of the columns alone
         return None
     curves = read_curves(savedir)
-    behind = np.flatnonzero(np.isfinite(curves["val_acc"]) & (curves["iter"] > 0))
-    return tuple(100 * curves[name][behind[-1]] for name in ("val_acc", "val_ci95")) if behind.size else None
+    updated = np.flatnonzero(np.isfinite(curves["val_acc"]) & (curves["iter"] > 0))
+    return tuple(100 * curves[name][updated[-1]] for name in ("val_acc", "val_ci95")) if updated.size else None
 
 
 def task_pictures(split: data.Split, prepare: Preparation, task: int, way: int, images: int) -> list[list]:
-    """Pillow's pictures, `images` of each of `way` classes, of the test task of this number, as their makers drew
-    them."""
+    """Return the original pictures (Pillow's) of the test task of this number: `images` of each of `way` classes."""
     (classes,), (numbers,) = data.sample(split, "test", 0, task, 1, way, images)
     return [[prepare.picture_of(split.image(c, i)) for i in row] for c, row in zip(classes, numbers, strict=True)]
 
 
 def tests_of(runs: dict[str, dict[int, dict]]) -> list[dict]:
-    """All tests in what `read_runs` gives."""
+    """Return all tests in a result of `read_runs`."""
     return [test for seeds in runs.values() for test in seeds.values()]
 
 
 def refuse_mixed(tests: Iterable[dict], facts: dict[str, str]) -> None:
-    """UserError where two of these tests differ in one of these facts.
+    """UserError if two of these tests differ in one of these facts.
 
-    What a test does not say (an older version's may not) agrees with everything.
+    A fact that a test does not record (it may be of an older version) agrees with everything.
     """
-    said = {}  # fact -> the first test that says it, and what
+    recorded = {}  # fact -> the savedir of the first test that records it, and the value
     for test in tests:
         facts_of_test = test.get("settings", {}) | test
         for name in facts.keys() & facts_of_test.keys():
-            first, value = said.setdefault(name, (test["savedir"], facts_of_test[name]))
+            first, value = recorded.setdefault(name, (test["savedir"], facts_of_test[name]))
             if facts_of_test[name] != value:
                 values = f"{str(value)[:12]} and {str(facts_of_test[name])[:12]}"
                 raise UserError(
-                    f"{first} and {test['savedir']} cannot stand in one table, their {facts[name]} differ ({values}): "
-                    f"train and test both with the same flags"
+                    f"{first} and {test['savedir']} cannot be in one table, because their {facts[name]} differ "
+                    f"({values}): train and test both with the same flags"
                 )
 
 
 def over_seeds(values, sign: str = "-") -> str:
-    """Mean and 95 % interval by Student's t; sign "+": a plus is shown."""
+    """Return mean and 95 % interval (Student's t) as text. sign: "+" shows a plus."""
     values = np.asarray(values)
     mean = f"{values.mean():{sign}.2f}"
     if len(values) < 2:
@@ -104,8 +103,9 @@ def over_seeds(values, sign: str = "-") -> str:
 
 
 def paired(one: dict[int, dict], other: dict[int, dict]) -> list[str] | None:
-    """Cells of the seeds that two kinds of runs share (seed -> test): how many, the accuracy of each kind, other - one,
-    and that by seed, with the interval over its paired episodes. None where they share none."""
+    """Return table cells for the seeds that two kinds of runs (seed -> test) share: their number, the accuracy of each
+    kind, the difference other - one, and this difference by seed with its interval over the paired episodes. None if
+    they share no seed."""
     seeds = sorted(one.keys() & other.keys())
     if not seeds:
         return None

@@ -1,11 +1,11 @@
-"""Train, test and attack many runs, some at a time, each on a processor core of its own.
+"""Train, test and attack many runs, several at a time, each on its own processor core.
 
 python runfiles/train_all.py [--jobs N] [--data_dir DIR] [FILE]
 
 Each line of FILE (default: standard input) is a run: SAVEDIR | flags of the training | flags of the test | flags of an
-attack | flags of another attack. Without the later parts it is not tested, or not attacked. A run that is there already
-is gone on with, or passed over, so that the same command goes on after Ctrl-C, SIGTERM or a crash. What a run says is
-in SAVEDIR/train_all.log; those that fail are named at the end.
+attack | flags of another attack. Without the later parts it is not tested, or not attacked. A run that exists is
+resumed or skipped, so that the same command continues after Ctrl-C, SIGTERM or a crash. The output of a run goes to
+SAVEDIR/train_all.log; failed runs are named at the end.
 """
 
 import os
@@ -35,14 +35,14 @@ class Job(NamedTuple):
 
 
 def read_jobs(text: str) -> list[Job]:
-    """The runs that these lines are; lines that are empty or begin with # are none. UserError at one that is no run."""
+    """Return the runs of these lines. Empty lines and comments (#) are skipped. UserError if another line is no run."""
     jobs = []
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip() and not line.lstrip().startswith("#"):
             savedir, *flags = (part.strip() for part in line.split("|"))
             if not savedir or not flags or not all(flags[2:]):
                 form = "SAVEDIR | training flags | test flags | attack flags | ..."
-                raise UserError(f"line {number} is no run, which is {form}: {line!r}")
+                raise UserError(f"line {number} is not a run: {line!r}; write it as {form}")
             try:
                 train, *tests = map(shlex.split, flags)
             except ValueError as fault:
@@ -50,14 +50,14 @@ def read_jobs(text: str) -> list[Job]:
             jobs.append(Job(to_path(savedir), train, tests[0] if tests else None, tests[1:]))
     folders = [job.savedir for job in jobs]
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
-        raise UserError(f"two lines are runs of {twice[0]}: give each a folder of its own")
+        raise UserError(f"two lines have the savedir {twice[0]}: give each run its own folder")
     if files := [folder for folder in folders if folder.exists() and not folder.is_dir()]:
-        raise UserError(f"{files[0]} is a file: give that run a folder of its own")
+        raise UserError(f"{files[0]} is a file: give that run a folder")
     return jobs
 
 
 class Worker(threading.Thread):
-    """Takes one run after another until there is none left, or until it is told to stop."""
+    """Make one run after another until there is none left, or until `stop` is called."""
 
     def __init__(self, waiting: queue.SimpleQueue, core: int | None, data_dir: str, done):
         super().__init__(daemon=True)
@@ -66,7 +66,7 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         if self.core is not None:
-            os.sched_setaffinity(0, {self.core})  # this thread's alone, and of the processes that it starts
+            os.sched_setaffinity(0, {self.core})  # of this thread alone, and of the processes that it starts
         while not self.stopped and not self.waiting.empty():
             try:
                 job = self.waiting.get_nowait()
@@ -80,7 +80,7 @@ class Worker(threading.Thread):
             self.done(job, code)
 
     def finish(self, job: Job) -> int:
-        """Train, test and attack a run -> the exit code of what failed, or 0."""
+        """Train, test and attack a run; return the exit code of the command that failed, or 0."""
         where = ["--savedir", str(job.savedir), "--data_dir", self.data_dir]
         commands = [["--mode", "meta_train", "--resume", *where, *job.train]]
         commands += [["--mode", "meta_test", *where, *job.test]] if job.test is not None else []
@@ -92,13 +92,13 @@ class Worker(threading.Thread):
                     return INTERRUPTED
                 self.process = subprocess.Popen(
                     [sys.executable, str(ROOT / "main.py"), *words], stdout=log, stderr=log, start_new_session=True
-                )  # a session of its own: Ctrl-C comes to this program, which asks the runs to save themselves
+                )  # in its own session: Ctrl-C reaches this program alone, which asks the runs to save themselves
             if code := self.process.wait():
                 return INTERRUPTED if self.stopped else code
         return 0
 
     def stop(self) -> None:
-        """Ask the run at hand to save itself and end, once: who is asked twice leaves at once."""
+        """Ask the current run to save itself and end. It is asked only once, since a second signal ends it at once."""
         with self.lock:
             if not self.stopped and self.process:
                 self.process.terminate()
@@ -106,15 +106,15 @@ class Worker(threading.Thread):
 
 
 def cores() -> list[int | None]:
-    """The processor cores that this process may use; no numbers where the system does not bind processes to any."""
+    """Return the usable processor cores, with None for each if the system cannot bind processes to cores."""
     usable = usable_cores()
     return sorted(os.sched_getaffinity(0))[:usable] if hasattr(os, "sched_getaffinity") else [None] * usable
 
 
 def main() -> int:
     parser = Parser(prog="train_all.py", description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[2])
-    parser.add_argument("file", nargs="?", metavar="FILE", help="the runs, a line each (default: standard input)")
-    parser.add_argument("--jobs", type=whole(1), metavar="N", help="how many at a time (default: the cores there are)")
+    parser.add_argument("file", nargs="?", metavar="FILE", help="the runs, one per line (default: standard input)")
+    parser.add_argument("--jobs", type=whole(1), metavar="N", help="runs at a time (default: the number of cores)")
     parser.add_argument(
         "--data_dir", type=path_text, default="data", metavar="DIR", help="folder of the datasets (default: data)"
     )
@@ -122,7 +122,7 @@ def main() -> int:
     try:
         jobs = read_jobs(Path(args.file).read_text() if args.file else sys.stdin.read())
     except (OSError, UnicodeDecodeError) as fault:
-        raise UserError(f"{args.file} cannot be read ({fault}): give a file of lines") from fault
+        raise UserError(f"{args.file} cannot be read ({fault}): give a text file with one run per line") from fault
     places, waiting, failed = cores(), queue.SimpleQueue(), []
     places = (places * (args.jobs or 1))[: args.jobs or len(places)]
     for job in jobs:
@@ -145,10 +145,10 @@ def main() -> int:
     if failed:
         names = ", ".join(map(str, failed))
         raise UserError(
-            f"{len(failed)} of {len(jobs)} runs failed, see train_all.log in {names}: mend that, and run again"
+            f"{len(failed)} of {len(jobs)} runs failed: see train_all.log in {names}, correct the cause and run again"
         )
     if stop.asked:
-        print("interrupted, with all runs saved; the same command goes on from there", file=sys.stderr)
+        print("interrupted, all runs are saved: the same command resumes them", file=sys.stderr)
         return INTERRUPTED
     return 0
 

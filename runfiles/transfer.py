@@ -1,5 +1,5 @@
-"""Does what was learned on one dataset serve on another? The runs of runfiles/transfer.sh, each on the test classes of
-both datasets, beside the nearest neighbour in pixels.
+"""Measure transfer between datasets: the runs of runfiles/transfer.sh on the test classes of both datasets, beside the
+nearest neighbour in pixels.
 
 python runfiles/transfer.py [RESULTS] [--data_dir DIR] [--tasks N]
 python runfiles/transfer.py [RESULTS] --runs [-- FLAGS]       the runs, for train_all.py
@@ -27,7 +27,7 @@ TRAIN = f"--way {WAY} --shot 1 --query {QUERIES} --metabatch 4 --n_train_iters 8
 
 
 def lines(results: Path, flags: str) -> list[str]:
-    """The runs, as train_all.py takes them."""
+    """Return the runs as lines for train_all.py."""
     return [
         f"{results}/{dataset}_{model}_{seed} | --dataset {dataset} --model {model} --seed {seed} {TRAIN} {flags}"
         for seed in SEEDS
@@ -37,12 +37,12 @@ def lines(results: Path, flags: str) -> list[str]:
 
 
 def accuracy(classifier, dataset: data.Dataset, tasks: int, what: str, flat: bool = False) -> float:
-    """In percent, over the first test tasks. flat: the classifier takes rows of numbers."""
+    """Return the accuracy over the first test tasks, in percent. flat: the classifier takes rows of numbers."""
     hits, split, prepare = [], dataset.splits["test"], MAKERS[dataset.name].prepare
     labels, right = np.arange(WAY), np.repeat(np.arange(WAY), QUERIES)
     for task in tqdm(range(tasks), desc=what, unit="task"):
         pictures = task_pictures(split, prepare, task, WAY, 1 + QUERIES)
-        support, query = [own[0] for own in pictures], [picture for own in pictures for picture in own[1:]]
+        support, query = [row[0] for row in pictures], [picture for row in pictures for picture in row[1:]]
         if flat:
             support, query = (np.array([np.ravel(one) / 255 for one in images]) for images in (support, query))
         hits.append(np.mean(classifier.fit(support, labels).predict(query) == right))
@@ -54,7 +54,7 @@ def main() -> None:
     parser = Parser(prog="transfer.py", description=__doc__.split("\n\n")[0])
     default = ROOT / "results/transfer"
     parser.add_argument("results", nargs="?", default=default, type=Path, help="folder of the runs")
-    parser.add_argument("--runs", action="store_true", help="print the runs")
+    parser.add_argument("--runs", action="store_true", help="print the runs, for train_all.py")
     parser.add_argument(
         "--data_dir", type=path_text, default=ROOT / "data", metavar="DIR", help="folder of the datasets"
     )
@@ -73,16 +73,16 @@ def main() -> None:
     print(f"| | nearest neighbour in pixels | | {' | '.join(f'{value:.2f}' for value in nearest)} |")
     for home in DATASETS:
         for model in MODELS:
-            own = [path for path in trained if path.name.startswith(f"{home}_{model}_")]
-            classifiers = [Classifier.load(path, statistics=QUERY, samples=SAMPLES) for path in own]
-            if own:
+            runs = [path for path in trained if path.name.startswith(f"{home}_{model}_")]
+            classifiers = [Classifier.load(path, statistics=QUERY, samples=SAMPLES) for path in runs]
+            if runs:
                 cells = [
                     over_seeds(
                         [accuracy(one, dataset, args.tasks, f"{home} {model} on {dataset.name}") for one in classifiers]
                     )
                     for dataset in datasets
                 ]
-                print(f"| {home} | {LEARNERS[model].title} | {len(own)} | {' | '.join(cells)} |")
+                print(f"| {home} | {LEARNERS[model].title} | {len(runs)} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

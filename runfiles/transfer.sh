@@ -1,7 +1,7 @@
 #!/bin/sh
-# Does what was learned on one dataset serve on another? Both learners on Omniglot and on the glyphs, 5-way 1-shot, 3
-# seeds each; then each on the test classes of both, beside the nearest neighbour in pixels. Two hours on two CPU
-# cores. Run again, it goes on where it was. JOBS="1" trains one at a time. Flags given here go to all training.
+# Measure transfer between datasets: both learners on Omniglot and on the glyphs, 5-way 1-shot, 3 seeds each; then each
+# run on the test classes of both datasets, beside the nearest neighbour in pixels. Two hours on two CPU cores. Run
+# again, it resumes. JOBS="1" trains one run at a time. The flags of this command go to all training.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}

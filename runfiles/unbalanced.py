@@ -1,9 +1,9 @@
-"""What a classifier of one's own pictures is worth where they are no balanced episode: accuracy by the mixture of the
-query pictures and by batch norm's statistics, by the support pictures of each class, and what leave-one-out says.
+"""Measure a classifier of one's own pictures where they are not a balanced episode: accuracy by the mixture of query
+pictures and by batch norm's statistics, by the support pictures per class, and the accuracy by leave-one-out.
 
 python runfiles/unbalanced.py WEIGHTS [WEIGHTS ...] [--data_dir DIR] [--tasks N] [--samples N]
 
-Test tasks of 20 pictures a class, 5-way, of the files' dataset. Prints three tables.
+Prints three tables over 5-way test tasks of the files' dataset, with 20 pictures per class.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,24 +21,24 @@ from training.steps import STATISTICS
 from training.test_results import mean_and_interval
 
 WAY, IMAGES = 5, 20
-# Query pictures of each class. Their order decides nothing: all are classified in one call.
+# Query pictures of each class. Their order does not matter: all are classified in one call.
 MIXTURES = {
     "1": (1,), "5": (1,) * 5, "20": (4,) * 5, "75": (15,) * 5, "5 of one class": (5,), "19 of one class": (19,),
     "15 and 15 of two": (15, 15), "19, 3, 1, 1, 1": (19, 3, 1, 1, 1),
 }  # fmt: skip
 SUPPORT = (1, 1, 1, 1, 1), (3, 1, 1, 1, 1), (10, 1, 1, 1, 1)  # pictures of each class
-QUERY = 9  # of each class, where the support sets differ
-SHOTS = 2, 3, 5  # of all classes, where leave-one-out is compared with the accuracy on other pictures
+QUERY = 9  # pictures of each class, where the support sets differ
+SHOTS = 2, 3, 5  # where leave-one-out is compared with the accuracy on other pictures
 
 
 def numbered(pictures: list[list], numbers: tuple[int, ...], first: int = 0) -> tuple[list, np.ndarray]:
-    """Pictures and labels: of class c, numbers[c] pictures from the `first` on."""
-    chosen = [own[first : first + n] for own, n in zip(pictures, numbers, strict=False)]
-    return [picture for own in chosen for picture in own], np.repeat(np.arange(len(numbers)), numbers)
+    """Return pictures and labels: numbers[c] pictures of class c, starting at its picture `first`."""
+    chosen = [row[first : first + n] for row, n in zip(pictures, numbers, strict=False)]
+    return [picture for row in chosen for picture in row], np.repeat(np.arange(len(numbers)), numbers)
 
 
-def of_mixtures(classifier: Classifier, pictures: list[list]) -> Iterator[tuple[tuple, float]]:
-    """(statistics, mixture), accuracy: of a 1-shot task."""
+def measure_mixtures(classifier: Classifier, pictures: list[list]) -> Iterator[tuple[tuple, float]]:
+    """Yield (statistics, mixture), accuracy for a 1-shot task."""
     classifier.fit(*numbered(pictures, (1,) * WAY))
     for name, mixture in MIXTURES.items():
         images, right = numbered(pictures, mixture, 1)
@@ -48,8 +48,8 @@ def of_mixtures(classifier: Classifier, pictures: list[list]) -> Iterator[tuple[
     classifier.statistics = STATISTICS[0]
 
 
-def of_support_sets(classifier: Classifier, pictures: list[list]) -> Iterator[tuple[tuple, float]]:
-    """(pictures of each class, "accuracy" or "share of the first class in the answers"), number."""
+def measure_support_sets(classifier: Classifier, pictures: list[list]) -> Iterator[tuple[tuple, float]]:
+    """Yield (pictures per class, measure), value; "first class" is its share among the answers."""
     images, right = numbered(pictures, (QUERY,) * WAY, IMAGES - QUERY)
     for numbers in SUPPORT:
         answers = classifier.fit(*numbered(pictures, numbers)).predict(images)
@@ -57,9 +57,9 @@ def of_support_sets(classifier: Classifier, pictures: list[list]) -> Iterator[tu
         yield (numbers, "first class"), np.mean(answers == 0)
 
 
-def of_leave_one_out(classifier: Classifier, pictures: list[list]) -> Iterator[tuple[tuple, float]]:
-    """(shots, "left out" or "others" or "one less"), accuracy: of the support pictures by leave-one-out, of other
-    pictures, and of those by a classifier with one picture less of each class."""
+def measure_leave_one_out(classifier: Classifier, pictures: list[list]) -> Iterator[tuple[tuple, float]]:
+    """Yield (shots, measure), accuracy: "left out" is on the support pictures by leave-one-out, "others" on other
+    pictures, "one less" on these by a classifier with one support picture less per class."""
     images, right = numbered(pictures, (QUERY,) * WAY, IMAGES - QUERY)
     for shots in SHOTS:
         classifier.fit(*numbered(pictures, (shots - 1,) * WAY))
@@ -70,12 +70,12 @@ def of_leave_one_out(classifier: Classifier, pictures: list[list]) -> Iterator[t
 
 
 def over_tasks(measure: Callable, classifier: Classifier, tasks: list[list], what: str) -> dict[tuple, str]:
-    """Mean and 95 % interval over the tasks, in percent, by what `measure` yields."""
+    """Return mean and 95 % interval over the tasks, in percent, by the keys that `measure` yields."""
     shares: dict[tuple, list[float]] = {}
     for pictures in tqdm(tasks, unit="task", desc=what):
         for key, share in measure(classifier, pictures):
             shares.setdefault(key, []).append(float(share))
-    return {key: "{:.1f} ± {:.1f}".format(*mean_and_interval(np.array(own))) for key, own in shares.items()}
+    return {key: "{:.1f} ± {:.1f}".format(*mean_and_interval(np.array(values))) for key, values in shares.items()}
 
 
 def row(*cells: object) -> str:
@@ -102,17 +102,17 @@ def main() -> None:
             yield name, over_tasks(measure, classifier, tasks[name], f"{measure.__name__}, {name}")
 
     print(row("weights", "statistics of", *MIXTURES), "|---" * (2 + len(MIXTURES)) + "|", sep="\n")
-    for name, cells in measured(of_mixtures):
+    for name, cells in measured(measure_mixtures):
         for statistics in STATISTICS:
             print(row(name, statistics, *(cells[statistics, mixture] for mixture in MIXTURES)), flush=True)
     titles = [", ".join(map(str, numbers)) for numbers in SUPPORT]
     print("", row("weights", "", *titles), "|---" * (2 + len(titles)) + "|", sep="\n")
-    for name, cells in measured(of_support_sets):
+    for name, cells in measured(measure_support_sets):
         for what in ("accuracy", "first class"):
             print(row(name, what, *(cells[numbers, what] for numbers in SUPPORT)), flush=True)
     columns = ("left out", "one less", "others")
     print("", row("weights", "pictures of each class", *columns), "|---|---|---|---|---|", sep="\n")
-    for name, cells in measured(of_leave_one_out):
+    for name, cells in measured(measure_leave_one_out):
         for shots in SHOTS:
             print(row(name, shots, *(cells[shots, column] for column in columns)), flush=True)
 

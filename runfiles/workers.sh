@@ -1,6 +1,6 @@
 #!/bin/sh
-# Share each metabatch over WORKERS (2) processes of this machine: sh runfiles/workers.sh --savedir D [flags].
-# On several machines start main.py once on each, with a TF_CONFIG that names all of them and a D that all can see.
+# Share each metabatch over WORKERS (2) processes of this machine: sh runfiles/workers.sh --savedir D [flags]. On
+# several machines, start main.py once on each, with a TF_CONFIG that names all of them and a D that all can read.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}

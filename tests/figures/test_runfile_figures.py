@@ -79,7 +79,7 @@ def test_the_regularisers_points_are_beside_their_titles(drawn):
         own = [line for line in left.lines if len(line.get_ydata()) and set(line.get_ydata()) == {places[title]}]
         shown = {line.get_marker(): sorted(line.get_xdata()) for line in own}
         assert shown == ({"o": differences, "|": [np.mean(differences)]} if differences else {})
-    assert left.get_xlabel() == "test accuracy less MAML's, of the same seed (points)"
+    assert left.get_xlabel() == "difference from MAML's test accuracy with the same seed (points)"
     titles = {text.get_text(): text.xy for text in right.texts}
     assert titles == {"MAML": (0.5, 70), "VIB": (0.9, 64.5), "ANIL": (0.7, 68)}
     shown = {(line.get_xdata()[0], line.get_ydata()[0]): line.get_color() for line in right.lines}

@@ -101,10 +101,10 @@ TRIED = {
     "200 steps": {"steps": 200},
     "40 steps up the margin": {"loss": "margin"},
     "10 steps, one image at a time": {"steps": 10, "threat": "single"},
-    "40 steps, up the loss of those that remain": {"threat": "remaining"},
-    "10 restarts, up the margin of those that remain": {"restarts": 10, "loss": "margin", "threat": "remaining"},
-    "40 steps of the other learner's gradients": {"surrogate": {"weights_sha256": "another run", "draws": 1}},
-    "40 steps, gradients over 4 other draws of the noise": {"surrogate": {"weights_sha256": "metadrop", "draws": 4}},
+    "40 steps, up the loss of the remaining images": {"threat": "remaining"},
+    "10 restarts, up the margin of the remaining images": {"restarts": 10, "loss": "margin", "threat": "remaining"},
+    "40 steps with the other learner's gradients": {"surrogate": {"weights_sha256": "another run", "draws": 1}},
+    "40 steps with gradients over 4 other noise draws": {"surrogate": {"weights_sha256": "metadrop", "draws": 4}},
     "square attack, 500 images": {"method": "square", "steps": 500, "square_share": 0.8},
 }
 BUDGETS = {"linf": [0, 0.02, 0.04, 0.06, 0.08, 0.1], "l1": [0, 20, 40, 60, 80, 100]}
@@ -148,26 +148,26 @@ def test_the_tables_put_attacks_and_learners_side_by_side(tmp_path):
                 if title == "40 steps":  # the curve's own
                     accuracies = [[90 - 10 * i + ahead + seed, 80] for i in range(6)]
                     write_attack(savedir, BUDGETS["linf"], accuracies, weights=name)
-                elif title == "10 restarts, up the margin of those that remain":
+                elif title == "10 restarts, up the margin of the remaining images":
                     write_attack(savedir, [0.1], [[70, 20 + ahead]], weights=name, **attack)
                 elif "other draws" not in title or name == "metadrop":  # MAML has no noise to draw
                     eps, found = ([0.06, 0.1], [[75, 85]]) if title == "10 steps" else ([0.1], [])
                     write_attack(savedir, eps, [*found, [70, 90]], name, (9, 9, 9, 9), **attack)
     found = tables(tmp_path)
     rows = {(title, eps): cells for title, eps, *cells in found["attack, linf"]}
-    assert {title for title, _ in rows} == {*TRIED, "the strongest of these, of every episode"}
+    assert {title for title, _ in rows} == {*TRIED, "the strongest of these attacks in every episode"}
     assert rows["40 steps", "0.1"] == ["60.25 ± 3.18", "65.25 ± 3.18", "+5.00 ± 0.00", ""]
     assert rows["40 steps", "0.06"] == ["70.25 ± 3.18", "75.25 ± 3.18", "+5.00 ± 0.00", ""]
-    assert rows["10 restarts, up the margin of those that remain", "0.1"] == [
+    assert rows["10 restarts, up the margin of the remaining images", "0.1"] == [
         "45.00 ± 0.00",
         "50.00 ± 0.00",
         "+5.00 ± 0.00",
         "",
     ]
     assert rows["10 steps", "0.06"] == ["80.00 ± 0.00", "80.00 ± 0.00", "+0.00 ± 0.00", ""]
-    assert rows["40 steps, gradients over 4 other draws of the noise", "0.1"] == ["", "80.00 ± 0.00", "", ""]
+    assert rows["40 steps with gradients over 4 other noise draws", "0.1"] == ["", "80.00 ± 0.00", "", ""]
     # of every episode the least, at 0.1: MAML 40 + seed and 20, Meta-dropout 50 + seed and 30
-    strongest = ("the strongest of these, of every episode", "0.1")
+    strongest = ("the strongest of these attacks in every episode", "0.1")
     assert rows[strongest] == ["30.25 ± 3.18", "40.25 ± 3.18", "+10.00 ± 0.00", ""]
     assert found["linf, eps"][0][:4] == ["MAML", "2", "85.25 ± 3.18", "80.25 ± 3.18"]
     assert found[""] == [["MAML", "4", "8", "0.5", "0"], ["Meta-dropout", "4", "8", "0.5", "0"]]  # the curve's alone
@@ -188,12 +188,12 @@ def test_a_square_attack_of_the_version_that_moved_lost_images_is_another_row(tm
     write_attack(tmp_path / "maml_0", [0.1], [[1, 1]], weights="maml", method="square", steps=500, square_share=0.05)
     rows = {row[0]: row[1:3] for row in tables(tmp_path)["attack, linf"]}
     title = "square attack, 500 images"
-    assert title not in rows and rows[f"{title}, lost ones moved on"] == ["0.1", "80.00"]
-    assert rows["the strongest of these, of every episode"] == ["0.1", "80.00"]
+    assert title not in rows and rows[f"{title}, misclassified ones moved, too"] == ["0.1", "80.00"]
+    assert rows["the strongest of these attacks in every episode"] == ["0.1", "80.00"]
     write_attack(tmp_path / "maml_0", [0.1], [[40, 50]], weights="maml", **TRIED[title])
     rows = {row[0]: row[1:3] for row in tables(tmp_path)["attack, linf"]}
-    assert rows[title] == ["0.1", "45.00"] and rows[f"{title}, lost ones moved on"] == ["0.1", "80.00"]
-    assert rows["the strongest of these, of every episode"] == ["0.1", "45.00"]
+    assert rows[title] == ["0.1", "45.00"] and rows[f"{title}, misclassified ones moved, too"] == ["0.1", "80.00"]
+    assert rows["the strongest of these attacks in every episode"] == ["0.1", "45.00"]
 
 
 def test_the_gradients_of_another_run_are_those_of_another_row(tmp_path):
@@ -202,8 +202,8 @@ def test_the_gradients_of_another_run_are_those_of_another_row(tmp_path):
         surrogate = {"weights_sha256": weights, "draws": draws}
         write_attack(tmp_path / "maml_0", [0.1], [[number, number]], weights="maml", surrogate=surrogate)
     assert [row[:3] for row in tables(tmp_path)["attack, linf"]] == [
-        ["40 steps of the other learner's gradients", "0.1", "2.00"],
-        ["40 steps, gradients over 4 other draws of the noise", "0.1", "1.00"],
+        ["40 steps with the other learner's gradients", "0.1", "2.00"],
+        ["40 steps with gradients over 4 other noise draws", "0.1", "1.00"],
     ]
 
 
@@ -279,7 +279,7 @@ def test_learners_are_paired_by_seed_and_gradient_and_stand_in_their_columns(tmp
     heads = [line for line in done.stdout.splitlines() if line.startswith(("| attack", "| | "))]
     assert heads == [
         "| attack, linf | eps | MAML | Meta-dropout | MAML, exact gradient | Meta-dropout, exact gradient | "
-        "Meta-dropout - MAML | of exact gradients |",
+        "Meta-dropout - MAML | the same, exact gradients |",
         "| | margin | gradient_l1 | gradient_l2 | gradient_gone |",
     ]
     found = tables(tmp_path)
@@ -326,12 +326,12 @@ def test_an_attack_that_was_asked_for_is_that_of_its_row(tmp_path):
         write_attack(tmp_path / "metadrop_1", eps, [[50, 50]] * len(eps), weights="own", **told, **more)
     rows = [(title, eps) for title, eps, *_ in tables(tmp_path)["attack, linf"]]
     wanted = [(title, "0.1") for title in TRIED]
-    less = ("", ", one image at a time", " up the margin", ", up the loss of those that remain")
+    less = ("", ", one image at a time", " up the margin", ", up the loss of the remaining images")
     wanted += [
         (f"{steps} steps{more}", "0.06") for steps in (10, 40) for more in less if f"{steps} steps{more}" in TRIED
     ]
     wanted += [("40 steps, large balls", "0.2"), ("40 steps, large balls", "0.5")]
-    assert sorted(rows) == sorted([*wanted, ("the strongest of these, of every episode", "0.1")])
+    assert sorted(rows) == sorted([*wanted, ("the strongest of these attacks in every episode", "0.1")])
 
 
 def test_what_cannot_be_a_table_is_refused(tmp_path):

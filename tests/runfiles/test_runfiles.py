@@ -416,18 +416,18 @@ def test_unbalanced_asks_for_all_mixtures_and_support_sets(monkeypatch, shift):
     tables = script("tables")
     split = numbered_drawings().splits["test"]
     pictures = tables.task_pictures(split, MAKERS["glyphs"].prepare, 0, 5, 16)
-    found = dict(measured.of_mixtures(knowing, pictures))
+    found = dict(measured.measure_mixtures(knowing, pictures))
     assert set(found) == {(s, m) for s in ("support", "together", "query") for m in measured.MIXTURES}
     assert set(found.values()) == {accuracy} and knowing.statistics == "support"
     expected = [(s, sum(m)) for m in measured.MIXTURES.values() for s in ("support", "together", "query")]
     assert knowing.asked == expected
-    found = dict(measured.of_support_sets(knowing, pictures))
+    found = dict(measured.measure_support_sets(knowing, pictures))
     assert knowing.counts == [10, 1, 1, 1, 1] and {found[n, "accuracy"] for n in measured.SUPPORT} == {accuracy}
     assert {found[n, "first class"] for n in measured.SUPPORT} == {0.2}
-    found = dict(measured.of_leave_one_out(knowing, pictures))
+    found = dict(measured.measure_leave_one_out(knowing, pictures))
     assert {found[n, "others"] for n in measured.SHOTS} == {accuracy} == {found[n, "one less"] for n in (2, 3, 5)}
     assert {found[n, "left out"] for n in measured.SHOTS} == {1} and knowing.counts == [5] * 5
-    assert "100.0 ± 0.0" in measured.over_tasks(measured.of_leave_one_out, knowing, [pictures] * 2, "").values()
+    assert "100.0 ± 0.0" in measured.over_tasks(measured.measure_leave_one_out, knowing, [pictures] * 2, "").values()
 
 
 def test_drawings_compares_both_ways_on_the_same_pictures(monkeypatch, capsys):

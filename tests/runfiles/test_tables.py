@@ -98,7 +98,7 @@ def test_masks_pairs_seeds_and_tasks(tmp_path):
     head, *rows = rows_of("masks", tmp_path)
     assert head[2:7] == ["seeds", "accuracy", "std of tasks", "tasks above 50 / 80 / 90 %", "loss"]
     (first,), (every,) = (
-        [row for row in part if row[:2] == ["Original", "one a task"]] for part in (rows[:2], rows[3:])
+        [row for row in part if row[:2] == ["Original", "one per task"]] for part in (rows[:2], rows[3:])
     )
     # of 400 tasks 300 are above 50, 200 above 80 and 100 above 90; the stds are 20 and 7.5
     assert first[2:7] == ["2", "78.75 ± 111.18", "13.75", "75.0 / 50.0 / 25.0", "0.3500"]
@@ -108,8 +108,8 @@ def test_masks_pairs_seeds_and_tasks(tmp_path):
 
 def test_masks_calls_learners_and_kinds_what_they_are(tmp_path):
     kinds = {
-        "none": "none", "mask": "one a task", "scaled": "one a task, scaled by 1/(1-p)",
-        "support_only": "one a task, support only", "per_sample": "one an image (dropout)",
+        "none": "none", "mask": "one per task", "scaled": "one per task, scaled by 1/(1-p)",
+        "support_only": "one per task, support only", "per_sample": "one per image (dropout)",
     }  # fmt: skip
     learners = {"metanet_embedding": "Embedding-based", "metanet_original": "Original", "maml": "MAML"}
     wanted = set()
@@ -348,12 +348,12 @@ def test_unbalanced_prints_each_number_in_its_column(monkeypatch, tmp_path):
         return lambda classifier, task: iter(zip(keys, np.array(values) + (task - 0.5) / 5, strict=True))
 
     mixtures = [(s, m) for s in measured.STATISTICS for m in measured.MIXTURES]
-    monkeypatch.setattr(measured, "of_mixtures", answers(mixtures, np.arange(24) / 100))
+    monkeypatch.setattr(measured, "measure_mixtures", answers(mixtures, np.arange(24) / 100))
     sets = [(n, what) for n in measured.SUPPORT for what in ("accuracy", "first class")]
-    monkeypatch.setattr(measured, "of_support_sets", answers(sets, np.arange(6) / 10))
+    monkeypatch.setattr(measured, "measure_support_sets", answers(sets, np.arange(6) / 10))
     shots = [(n, what) for n in measured.SHOTS for what in ("left out", "one less", "others")]
-    monkeypatch.setattr(measured, "of_leave_one_out", answers(shots, np.arange(9) / 10))
-    for name in ("of_mixtures", "of_support_sets", "of_leave_one_out"):
+    monkeypatch.setattr(measured, "measure_leave_one_out", answers(shots, np.arange(9) / 10))
+    for name in ("measure_mixtures", "measure_support_sets", "measure_leave_one_out"):
         getattr(measured, name).__name__ = name
     flags = ("--tasks", 2, "--samples", 6, "--data_dir", "where")
     rows = rows_of("unbalanced", tmp_path / "a.npz", *flags)

@@ -106,7 +106,7 @@ def test_an_interrupted_queue_saves_its_runs_and_begins_no_other(house, tmp_path
         assert time.time() - began < 60 and process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 130 and "the same command goes on" in process.stderr.read()
+    assert process.wait(timeout=60) == 130 and "the same command resumes them" in process.stderr.read()
     process.stderr.close()
     assert (folders[0] / "train_all.log").read_text() == "interrupted and saved\n" and not folders[1].exists()
     assert not (folders[0] / "calls").exists()  # it was not tested
@@ -115,11 +115,11 @@ def test_an_interrupted_queue_saves_its_runs_and_begins_no_other(house, tmp_path
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("results/a", "line 1 is no run"),
-        ("\nresults/a | --model maml | | ", "line 2 is no run"),
-        (" | --model maml", "line 1 is no run"),
+        ("results/a", "line 1 is not a run"),
+        ("\nresults/a | --model maml | | ", "line 2 is not a run"),
+        (" | --model maml", "line 1 is not a run"),
         ("a | --way '3", "line 1 cannot be read (No closing quotation)"),
-        ("a | --seed 0\na | --seed 1", "two lines are runs of a"),
+        ("a | --seed 0\na | --seed 1", "two lines have the savedir a"),
     ],
 )
 def test_lines_that_are_no_runs_are_refused(text, words, tmp_path, monkeypatch):
@@ -206,7 +206,7 @@ def test_the_study_has_all_kinds_and_chooses_their_strengths_on_the_validation_c
     assert trained["maml_0"]["metabatch"] == 4 and trained["vib-1e-4_0"]["vib_beta"] == 1e-4
     untested = {folder for folder, _, test in first if test is None}
     assert untested == {folder for folder in trained if "-" in folder}
-    assert_refused(call("runfiles/regularisers.py", tmp_path, "--runs", 1), "no strength of mixup yet")
+    assert_refused(call("runfiles/regularisers.py", tmp_path, "--runs", 1), "not all validations of mixup")
     for folder in untested:  # the second strength is the best at the end, the first one before
         second = folder.split("-", 1)[1][:-2] in ("1", "1e-3", "6e-5")
         write_run(tmp_path / folder, validations=(0.99, 0.5 if second else 0.9, 0.95 if second else 0.9))
