@@ -1,14 +1,13 @@
-"""What export.npz holds: its layout, its version, and how it is read. Needs no TensorFlow.
+"""The layout of export.npz, its version, and its reader. Needs no TensorFlow.
 
-Version 1, numpy.load(allow_pickle=False) reads it. Sizes: K tasks, P = n_steps + 1 snapshots (before the first
-inner step, and after each; 1 for a learner that takes none), N classes a task, S = N * shot support and
-Q = N * query rows ordered by class, M perturbed copies (0 for a learner without noise), D features, H W C the
-input, h w a layer's map, I chosen support images, J chosen channels. Floats are float32 but where noted;
-accuracies are 0 to 1, losses nats.
+numpy.load(allow_pickle=False) reads it. Sizes: K tasks, P = n_steps + 1 snapshots (before the first inner step, and
+after each; 1 for a learner without inner steps), N classes per task, S = N * shot support and Q = N * query rows ordered
+by class, M perturbed copies (0 for a learner without noise), D features, H W C an input, h w a layer's map, I images and
+J channels whose maps are kept. Floats are float32 unless noted; accuracies are from 0 to 1, losses are in nats.
 
     format                int64, 1
     settings              str, JSON: the run's and the export's settings, the checkpoint and its iteration
-    fingerprints          [K] str, SHA-256 of a task's classes and images: equal where two exports share a task
+    fingerprints          [K] str, SHA-256 of a task's classes and images: equal if two exports share a task
     classes               [K,N] int32, numbers in the test split; images [K,N,shot+query] int32, support first
     support_labels        [S] int32 (0 to N-1); query_labels [Q] int32
     support_images        [K,S,H,W,C] uint8, 0 to 255 over the range of the network's inputs; query_images [K,Q,H,W,C]
@@ -20,10 +19,10 @@ accuracies are 0 to 1, losses nats.
     map_images            [I] int32, the rows of the support set that the maps show
     map_channels          [J] int32, their channels
     clean_LAYER           [K,I,h,w,J] float16, noise-free map after batch norm and relu, before pooling, at the
-                          last snapshot; LAYER is conv1 to conv4, or what the learner's layers with maps are called
+                          last snapshot; LAYER is conv1 to conv4, or the name of another layer that has a map
     perturbed_LAYER       [K,M,I,h,w,J] float16, the same with noise
-    noise_LAYER           [K,M,I,h,w,J] float16, what was multiplied: softplus(a), by the convolution, or a mask, by
-                          the map; M is 0 where the learner multiplies by nothing
+    noise_LAYER           [K,M,I,h,w,J] float16, the factor of the convolution, softplus(a), or of the map, a mask; M is
+                          0 if the learner multiplies by nothing
 """
 
 import json
@@ -43,27 +42,25 @@ SHAPES = {
     "query_predictions": "KPQ", "support_loss": "KP", "query_loss": "KP", "support_accuracy": "KP",
     "query_accuracy": "KP", "map_images": "I", "map_channels": "J",
 }  # fmt: skip
-MAPS = {"clean": "KI..J", "perturbed": "KMI..J", "noise": "K.I..J"}  # of every layer that has maps: clean_LAYER, ...
-# Numbers of something else, and the size that they are below.
+MAPS = {"clean": "KI..J", "perturbed": "KMI..J", "noise": "K.I..J"}  # for each LAYER: clean_LAYER, ...
+# Arrays of indices, and the size that all of them are below.
 INDICES = {"support_labels": "N", "query_labels": "N", "map_images": "S"}
 
 
 def layers(arrays: Iterable[str]) -> list[str]:
-    """The layers that these arrays (their names are enough) hold a map of, in their order."""
+    """Return the layers that arrays with these names hold maps of, in order."""
     names = (name.partition("_") for name in arrays if name not in SHAPES)
     return list(dict.fromkeys(layer for kind, _, layer in names if kind in MAPS))
 
 
 def shapes(arrays: Iterable[str]) -> dict[str, str]:
-    """The arrays that there have to be, where there are these, and the letters of their shapes."""
+    """Return the letters of the shape of every array that an export with maps of these layers needs, by name."""
     return SHAPES | {f"{kind}_{layer}": letters for layer in layers(arrays) for kind, letters in MAPS.items()}
 
 
 def check(arrays: dict[str, np.ndarray]) -> None:
-    """ValueError where arrays are not of `shapes`, or numbers not in their range.
-
-    A letter is one size, which only M may have 0 of, and a dot any size.
-    """
+    """ValueError if an array does not have its shape, or indices are out of range. A letter stands for the same size
+    everywhere, which is 0 for M alone; a dot stands for any size."""
     sizes = {}
     for name, letters in shapes(arrays).items():
         if name not in arrays:
@@ -73,7 +70,7 @@ def check(arrays: dict[str, np.ndarray]) -> None:
             raise ValueError(f"{name} has the shape {shape}")
         for letter, size in zip(letters, shape, strict=True):
             if letter != "." and sizes.setdefault(letter, size) != size:
-                raise ValueError(f"{name} has the shape {shape}, where another array has {letter} = {sizes[letter]}")
+                raise ValueError(f"{name} has the shape {shape}, and another array has {letter} = {sizes[letter]}")
             if not size and letter not in "M.":
                 raise ValueError(f"{name} has the shape {shape}")
     for name, letter in INDICES.items():
@@ -82,23 +79,21 @@ def check(arrays: dict[str, np.ndarray]) -> None:
 
 
 def refuse_infinite(arrays: dict[str, np.ndarray], path: Path, remedy: str) -> None:
-    """UserError where something that is shown is infinite or no number."""
-    figures_show = (name for name in shapes(arrays) if name.endswith("_features") or name.startswith("head_"))
-    maps_show = (f"{kind}_{layer}" for layer in layers(arrays) for kind in MAPS)
-    for name in (*figures_show, *maps_show):
+    """UserError if an array that figures show holds an infinite value or a NaN."""
+    for name in shapes(arrays):
+        if name in SHAPES and not name.endswith("_features") and not name.startswith("head_"):
+            continue
         finite = np.isfinite(arrays[name]).reshape(len(arrays[name]), -1).all(1)
         if not finite.all():
             raise UserError(
                 f"{path}: {name} of task {finite.argmin()} are not all finite, so the learner diverged on it: {remedy} "
-                f"again with --checkpoint best, or train anew with a lower --inner_lr or --meta_lr"
+                f"again with --checkpoint best, or train again with a lower --inner_lr or --meta_lr"
             )
 
 
 def read(savedir: Path) -> dict:
-    """savedir's export: arrays by name, and its settings as a dict.
-
-    UserError: there is none, it is not one of FORMAT, damaged, or holds what is not finite where figures show it.
-    """
+    """Read savedir's export: arrays by name, and `settings` as a dict. UserError if there is none, or if it has another
+    version, is damaged, or has values that `refuse_infinite` refuses."""
     path = savedir / NAME
     remedy = f"run main.py --mode export --savedir {savedir}"
     if not path.is_file():
@@ -108,10 +103,10 @@ def read(savedir: Path) -> dict:
             version = int(file["format"])
             if version == FORMAT:
                 arrays = {name: file[name] for name in file.files}
-    except Exception as fault:  # zipfile, numpy and the decompressors have a dozen for a damaged file
+    except Exception as fault:  # zipfile, numpy and the decompressors raise a dozen kinds at a damaged file
         raise UserError(f"{path} cannot be read ({fault}): {remedy} again") from fault
     if version != FORMAT:
-        raise UserError(f"{path} is of version {version}, and this program reads version {FORMAT}: {remedy} again")
+        raise UserError(f"{path} has version {version}, and this program reads version {FORMAT}: {remedy} again")
     try:
         check(arrays)
         arrays["settings"] = json.loads(str(arrays["settings"]))
@@ -120,5 +115,5 @@ def read(savedir: Path) -> dict:
     except (ValueError, KeyError, TypeError, AttributeError) as fault:
         raise UserError(f"{path} is damaged ({fault}): {remedy} again") from fault
     if stochastic and not arrays["perturbed_features"].shape[2]:
-        raise UserError(f"{path} holds no perturbed copies, though its learner perturbs: {remedy} --export_samples 10")
+        raise UserError(f"{path} holds no perturbed copies, although the learner has noise: {remedy} --export_samples 10")
     return arrays

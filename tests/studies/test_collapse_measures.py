@@ -110,13 +110,13 @@ def test_what_is_degenerate_has_a_defined_value_or_a_clear_error():
     both = (collapse.measures(x, np.tile(labels, 2)) for x in (part, np.delete(part, 2, 1)))
     assert next(both) == pytest.approx(next(both), rel=1e-12)
     for bad, words in (
-        ((h, np.zeros(6)), "between classes"),
-        ((h, labels[:5]), "do not go together"),
-        ((h[0], labels), "do not go together"),
+        ((h, np.zeros(6)), "needs two classes or more"),
+        ((h, labels[:5]), "do not fit"),
+        ((h[0], labels), "do not fit"),
         ((np.where(h > 0, np.nan, h), labels), "not finite"),
-        ((h, labels, np.ones((4, 5))), "weights of the shape"),
+        ((h, labels, np.ones((4, 5))), "shapes"),
         ((h, labels, np.full((4, 6), np.inf)), "weights are not finite"),
-        ((h, labels, None, labels[:2]), "predictions of the shape"),
+        ((h, labels, None, labels[:2]), "shapes"),
     ):
         with pytest.raises(ValueError, match=words):
             collapse.measures(*bad)
