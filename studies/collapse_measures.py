@@ -7,8 +7,8 @@ mu_c the mean of class c, mu_G the mean of the class means, W the head's weights
     S_W = mean over rows of (h - mu_c)(h - mu_c)'           S_B = mean over classes of (mu_c - mu_G)(mu_c - mu_G)'
 
 Rows may have any order, and classes any number of rows. At a full collapse every measure is 0, except for the trace of
-S_B. With one row per class S_W is 0, and so is NC1. A measure that is 0/0 (all class means are equal, or all weights are
-0) is NaN. ValueError: there are fewer than two classes, or features that are not finite.
+S_B. With one row per class S_W is 0, and so is NC1. A measure that is 0/0 (all class means are equal, or all weights
+are 0) is NaN. ValueError: there are fewer than two classes, or features that are not finite.
 """
 
 import numpy as np

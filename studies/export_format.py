@@ -1,9 +1,9 @@
 """The layout of export.npz, its version, and its reader. Needs no TensorFlow.
 
 numpy.load(allow_pickle=False) reads it. Sizes: K tasks, P = n_steps + 1 snapshots (before the first inner step, and
-after each; 1 for a learner without inner steps), N classes per task, S = N * shot support and Q = N * query rows ordered
-by class, M perturbed copies (0 for a learner without noise), D features, H W C an input, h w a layer's map, I images and
-J channels whose maps are kept. Floats are float32 unless noted; accuracies are from 0 to 1, losses are in nats.
+after each; 1 for a learner without inner steps), N classes per task, S = N * shot support and Q = N * query rows
+ordered by class, M perturbed copies (0 for a learner without noise), D features, H W C an input, h w a layer's map, I
+images and J channels whose maps are kept. Floats are float32 unless noted; accuracies are 0 to 1, losses nats.
 
     format                int64, 1
     settings              str, JSON: the run's and the export's settings, the checkpoint and its iteration
@@ -115,5 +115,5 @@ def read(savedir: Path) -> dict:
     except (ValueError, KeyError, TypeError, AttributeError) as fault:
         raise UserError(f"{path} is damaged ({fault}): {remedy} again") from fault
     if stochastic and not arrays["perturbed_features"].shape[2]:
-        raise UserError(f"{path} holds no perturbed copies, although the learner has noise: {remedy} --export_samples 10")
+        raise UserError(f"{path} holds no perturbed copies, but its learner has noise: {remedy} --export_samples 10")
     return arrays
