@@ -1,4 +1,4 @@
-"""Classify the pictures in a folder by those in another one: a table, and a page to look at."""
+"""--mode classify: classify the pictures of a folder by those of another; write a table, and a page to look at."""
 
 from __future__ import annotations
 
@@ -22,30 +22,31 @@ from errors import Stop, UserError
 from files import write_atomically
 from sources.folders import Walk
 from sources.pictures import WHITE, Paper, plural, read, readable, report
-from studies.classifier import FOLDS, Classifier, PictureWarning, number_of_parts
+from studies.classifier import FOLDS, Classifier, PictureWarning, parts_to_leave_out
 
-SHOWN = 500  # of the least sure pictures, on the page
+SHOWN = 500  # query pictures on the page: the least sure ones
 SIDE = 96  # pixels of a thumbnail
 HEAD = ("file", "prediction")  # the table's first columns
-COMPUTED = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")  # before these a cell gets a '
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")  # before them a cell gets a '
 
 
 class Guess(NamedTuple):
-    """file: below the folder of the query pictures. likely [classes]: probabilities."""
+    """A prediction. file: the path below the folder of the query pictures. probabilities: [classes]."""
 
     file: str
-    likely: np.ndarray
+    probabilities: np.ndarray
 
 
 def classify(
     run: Path, support: Path, query: Path, out: Path, skip_bad: bool = False, folds: int = FOLDS, **settings
 ) -> int:
-    """Classify the pictures below `query` by those in SUPPORT/class/, and write `out`, a table of file, prediction and
-    a probability for each class, the least sure first, and a page beside it; then leave out support pictures in at most
-    `folds` parts, and add to the page how many are classified right. skip_bad: leave out pictures that cannot be read.
-    settings: the Classifier's. Ctrl-C ends it with what is computed: exit code 130.
+    """Classify the pictures below `query` by those in SUPPORT/class/. Write `out`, a table of file, prediction and a
+    probability for each class, the least sure first, and a page beside it. Then leave out the support pictures in at
+    most `folds` parts, and add to the page how many of them are classified right. Return the exit code: 0, or 130 if
+    Ctrl-C ended it; what is computed by then is written.
 
-    UserError at a folder or a picture that cannot be read, and at what the learner cannot take.
+    skip_bad: skip pictures that cannot be read. settings: the Classifier's. UserError if a folder or a picture cannot
+    be read, or if the classifier refuses the pictures.
     """
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out} is no table: give it a name that ends with .csv")
@@ -53,8 +54,8 @@ def classify(
     refuse_unwritable(out, page_file)
     walk = Walk()
     labelled = walk.files_by_class(folder_of(support, "support"))
-    files, notes = query_files(folder_of(query, "query"))
-    notes = [*walk.notes(), *notes]
+    files, query_notes = query_files(folder_of(query, "query"))
+    notes = [*walk.notes(), *query_notes]
     for note in notes:
         print(note, file=sys.stderr)
     labelled, files = readable_only(labelled, files, skip_bad)
@@ -72,8 +73,8 @@ def classify(
             raise UserError(f"cannot write {file} ({fault.strerror}): choose another --out") from fault
 
     def write_page() -> None:
-        told = remarks + notes
-        write(lambda: page(guesses, classifier.classes_, query, labelled, right, told, classifier.paper), page_file)
+        texts, paper = remarks + notes, classifier.paper
+        write(lambda: page(guesses, classifier.classes_, query, labelled, right, texts, paper), page_file)
 
     with Stop() as stop:
         with remarks_of_pictures(remarks, "query"):
@@ -100,7 +101,7 @@ def stopped(what: str) -> int:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn what the classifier refuses in a `with` block into a UserError."""
+    """Raise a ValueError of the classifier in a `with` block as a UserError."""
     try:
         yield
     except ValueError as fault:
@@ -109,53 +110,53 @@ def user_errors() -> Iterator[None]:
 
 @contextmanager
 def remarks_of_pictures(remarks: list[str], which: str) -> Iterator[None]:
-    """Add to `remarks` what the classifier warns of in a `with` block. which: the pictures, `support` or `query`."""
+    """Add the classifier's warnings in a `with` block to `remarks`. which: the pictures, `support` or `query`."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", PictureWarning)
         yield
-    for warning in caught:
-        if issubclass(warning.category, PictureWarning):
-            remarks.append(f"warning: {which} pictures: {warning.message}")
+    warned = (one.message for one in caught if issubclass(one.category, PictureWarning))
+    remarks += [f"warning: {which} pictures: {message}" for message in warned]
 
 
 def classified(classifier: Classifier, files: list[Path], query: Path, stop: Stop) -> list[Guess]:
-    """Classify the files; guesses, the least sure first. Where a stop is asked for, of a part of the files."""
-    likely = []
+    """Classify the files; return guesses, the least sure first, of some of the files if a stop is asked for."""
+    probabilities = []
     with tqdm(total=len(files), unit="picture", desc="classify", disable=None) as bar, user_errors():
         for part in classifier.predict_parts(files):
-            likely.extend(part)
+            probabilities.extend(part)
             bar.update(len(part))
             if stop.asked:
                 break
     names = [file.relative_to(query).as_posix() for file in files]
-    return sorted(map(Guess, names, likely), key=lambda guess: guess.likely.max())
+    return sorted(map(Guess, names, probabilities), key=lambda guess: guess.probabilities.max())
 
 
 def leave_out(classifier: Classifier, folds: int, labels: list[str], right: np.ndarray, stop: Stop) -> str:
-    """Leave out the support pictures, as `Classifier.leave_out`; fill `right` [S] with 1 and 0, as `leave_one_out` has
-    them -> a sentence about it. labels: of the support pictures."""
-    parts = number_of_parts(labels, folds)
-    for own, likely in tqdm(classifier.leave_out(folds), total=parts, unit="part", desc="leave out", disable=None):
-        right[own] = classifier.classes_[likely.argmax(-1)] == np.array(labels)[own]
+    """Leave out the support pictures as `Classifier.leave_out` does, and return a sentence on the accuracy. `right` [S]
+    gets a 1 for each picture that is classified right and a 0 for the others. labels: of the support pictures."""
+    parts = len(parts_to_leave_out(labels, folds))
+    bar = tqdm(classifier.leave_out(folds), total=parts, unit="part", desc="leave out", disable=None)
+    for places, probabilities in bar:
+        right[places] = classifier.classes_[probabilities.argmax(-1)] == np.array(labels)[places]
         if stop.asked:
             break
-    return remark_on(right, parts, number_of_parts(labels, len(labels)))
+    return remark_on(right, parts, len(parts_to_leave_out(labels, len(labels))))
 
 
 def refuse_unwritable(out: Path, page_file: Path) -> None:
-    """UserError, before the work, where these files could not be written after it, or are the user's own."""
+    """UserError if these files could not be written, or if the user has other files with these names."""
     for file, beginning in ((out, ",".join([*HEAD, ""])), (page_file, PAGE.partition("<html")[0])):
         if file.is_dir():
             raise UserError(f"--out: {file} is a folder: choose another name")
         if file.exists() and not is_ours(file, beginning.encode()):
-            raise UserError(f"--out: {file} is there, and --mode classify did not write it: choose another name")
+            raise UserError(f"--out: {file} exists, and --mode classify did not write it: choose another name")
     there = next(folder for folder in out.absolute().parents if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"cannot write {out} ({there} is no folder that you can write into): choose another --out")
+        raise UserError(f"cannot write {out} ({there} is not a folder that you can write into): choose another --out")
 
 
 def is_ours(file: Path, beginning: bytes) -> bool:
-    """True if nothing is lost by replacing this file: it begins as those that are written here, or is empty."""
+    """True if this file begins as the files that are written here, or is empty."""
     if not file.is_file():
         return False
     with open(file, "rb") as content:
@@ -174,7 +175,7 @@ def folder_of(path: Path | None, flag: str) -> Path:
 
 
 def query_files(folder: Path) -> tuple[list[Path], list[str]]:
-    """All pictures below a folder, by name, and sentences on what else is there. UserError where there is none."""
+    """Return all pictures below a folder, sorted by name, and notes on other files. UserError if there is none."""
     walk = Walk()
     files = walk.pictures_below(folder)
     if not files:
@@ -185,88 +186,86 @@ def query_files(folder: Path) -> tuple[list[Path], list[str]]:
 def readable_only(
     labelled: list[tuple[str, Path]], files: list[Path], skip_bad: bool
 ) -> tuple[list[tuple[str, Path]], list[Path]]:
-    """The support pictures with their labels, and the query pictures, that can be read. UserError where some cannot and
-    skip_bad is not set, and where a class, or the query, has none left."""
+    """Return the support pictures, with their labels, and the query pictures that can be read. UserError if one cannot
+    and skip_bad is False, or if a class or the query set has none left."""
     good, bad = readable([file for _, file in labelled] + files, skip_bad)
     good, groups = set(good), {"query picture": files}
     for label, file in labelled:
         groups.setdefault(f"picture of the class {label}", []).append(file)
-    for what, own in groups.items():
-        if good.isdisjoint(own):
-            names = set(map(str, own))
+    for what, members in groups.items():
+        if good.isdisjoint(members):
+            names = set(map(str, members))
             raise UserError(f"no {what} is left: {report([fault for fault in bad if fault.args[0] in names])}")
     if bad:
         print(f"note: left out: {report(bad)}", file=sys.stderr)
     return [(label, file) for label, file in labelled if file in good], [file for file in files if file in good]
 
 
-# ---- what is said of the result
+# ---- the table and the page
 
 
 def remark_on(right: np.ndarray, parts: int, pictures: int) -> str:
-    """Say how many of the support pictures that were left out were classified right by the others. parts: how many the
-    `pictures` that can be left out were dealt into."""
+    """Say how many support pictures were classified right when they were left out. right: 1 or 0, or NaN for one that
+    was not left out. parts: the number of parts into which the `pictures` that can be left out were dealt."""
     known = right[~np.isnan(right)]
     if not known.size:
         return "leave-one-out: no class has two support pictures"
-    hits = int(known.sum())
-    low, high = stats.binomtest(hits, known.size).proportion_ci(method="wilson")
-    share = (
-        f"{100 * hits / known.size:.1f} % ({hits} of {known.size}; 95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
-    )
+    hits, count = int(known.sum()), known.size
+    low, high = (100 * share for share in stats.binomtest(hits, count).proportion_ci(method="wilson"))
     how = "leave-one-out" if parts == pictures else f"{parts}-fold cross-validation"
+    share = f"{100 * hits / count:.1f} % ({hits} of {count}; 95 % interval {low:.0f} to {high:.0f} %)"
     return f"{how} accuracy on the support pictures: {share}"
 
 
 def table(guesses: list[Guess], classes: np.ndarray) -> str:
+    """Return the table as CSV."""
     columns = [escaped(str(label), HEAD) for label in classes]
     rows = [[*HEAD, *columns]]
     for guess in guesses:
-        shares = [f"{share:.4f}" for share in guess.likely]
-        rows.append([escaped(guess.file), columns[guess.likely.argmax()], *shares])
+        shares = [f"{share:.4f}" for share in guess.probabilities]
+        rows.append([escaped(guess.file), columns[guess.probabilities.argmax()], *shares])
     return "".join(map(line_of, rows))
 
 
 def escaped(name: str, reserved: Collection[str] = ()) -> str:
-    """A name as a cell: a ' goes before what a spreadsheet would compute, before a reserved word, and before a ', so
-    that a first ' is never the name's own."""
-    return f"'{name}" if name.startswith(COMPUTED) or name in reserved else name
+    """Return a name as a cell: with a ' before it if a spreadsheet would take it for a formula, if it is reserved, or
+    if it begins with a '. So whoever removes one leading ' has the name."""
+    return f"'{name}" if name.startswith(FORMULA) or name in reserved else name
 
 
 def line_of(cells: list[str]) -> str:
-    """A line of a table, in quotes where there are line ends of any kind in it."""
+    """Return a line of CSV. Cells with a line end of any kind are quoted."""
     file = io.StringIO(newline="")
-    csv.writer(file, lineterminator="\r\n").writerow(cells)  # of the two, Python 3.10 quotes what ends a line
+    csv.writer(file, lineterminator="\r\n").writerow(cells)  # Python 3.10 quotes \r and \n only if they end a line here
     return file.getvalue().removesuffix("\r\n") + "\n"
 
 
 def page(guesses, classes, query, labelled, right: np.ndarray, remarks: list[str], paper: Paper = WHITE) -> str:
-    """One file of HTML: the support set, and the pictures with their probabilities. query: the folder of these.
-    labelled: class and file of each support picture."""
+    """Return the page, which holds all its pictures: the support set, and query pictures with their probabilities.
+
+    query: the folder of the query pictures. labelled: class and file of each support picture. right: as in `remark_on`.
+    """
     support = []
     for label in classes:
-        own = [(file, right[i]) for i, (name, file) in enumerate(labelled) if name == label]
-        shown = "".join(thumbnail(file, paper, "wrong" if hit == 0 else "") for file, hit in own)
+        hits = [(file, hit) for (name, file), hit in zip(labelled, right, strict=True) if name == label]
+        shown = "".join(thumbnail(file, paper, "wrong" if hit == 0 else "") for file, hit in hits)
         support.append(f"<tr><th>{html.escape(str(label))}</th><td>{shown}</td></tr>")
     rows = []
     for guess in guesses[:SHOWN]:
-        order = np.argsort(-guess.likely)[:3]
-        bars = "".join(
-            f'<div class="bar"><i style="width:{100 * guess.likely[c]:.1f}%"></i>'
-            f"<span>{html.escape(str(classes[c]))} {100 * guess.likely[c]:.1f} %</span></div>"
-            for c in order
-        )
+        bars = ""
+        for c in np.argsort(-guess.probabilities)[:3]:
+            name, percent = html.escape(str(classes[c])), f"{100 * guess.probabilities[c]:.1f}"
+            bars += f'<div class="bar"><i style="width:{percent}%"></i><span>{name} {percent} %</span></div>'
         image = thumbnail(query / guess.file, paper)
         rows.append(f"<tr><td>{image}</td><td>{html.escape(guess.file)}</td><td>{bars}</td></tr>")
-    more = (
-        f"<p>{len(guesses) - SHOWN} more, which are surer, are only in the table.</p>" if len(guesses) > SHOWN else ""
-    )
-    told = "".join(f"<p>{html.escape(remark)}</p>" for remark in remarks)
-    return PAGE.format(support="\n".join(support), rows="\n".join(rows), more=more, told=told)
+    more = len(guesses) - SHOWN
+    more = f"<p>The table has {more} more, whose predictions are surer.</p>" if more > 0 else ""
+    remarks = "".join(f"<p>{html.escape(remark)}</p>" for remark in remarks)
+    return PAGE.format(support="\n".join(support), rows="\n".join(rows), more=more, remarks=remarks)
 
 
 def thumbnail(file: Path, paper: Paper = WHITE, kind: str = "") -> str:
-    """An img element that holds the picture, on paper where it is transparent."""
+    """Return an img element that holds the picture; transparent areas get the colour `paper`."""
     image, stream = read(file, paper), io.BytesIO()
     image.thumbnail((SIDE, SIDE))
     image.save(stream, "PNG")
@@ -289,9 +288,9 @@ td, th {{ padding: 2px 10px; text-align: left; vertical-align: middle; }}
 .bar span {{ position: relative; padding-left: 4px; }}
 </style>
 <h1>Classified pictures</h1>
-{told}
+{remarks}
 <h2>Support set</h2>
-<p>A framed picture was classified wrong when it was left out.</p>
+<p>A picture with an orange frame was classified wrong when it was left out of the support set.</p>
 <table>
 {support}
 </table>

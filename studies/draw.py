@@ -1,13 +1,12 @@
-"""One page on this machine's loopback address: draw a character for each class and one more, and see what learners
-take it for, before and after each inner step.
+"""--mode draw: a page on this machine's loopback address, on which learners classify what you draw.
 
-The page is studies/draw.html; nothing in it comes from elsewhere. Drawings come as PNGs, ink on paper.
+You draw a character for each class and one more, and see the probabilities before and after each inner step. The page
+is studies/draw.html; it needs no network. Drawings come as PNGs, dark on white.
 """
 
 from __future__ import annotations
 
 import base64
-import collections
 import functools
 import io
 import json
@@ -29,7 +28,7 @@ from lazy import tf
 from perturbations.draws import TRAINING_SUPPORT, UNPERTURBED, Draw, task_noise
 from sources.pictures import decode
 from sources.preparation import Preparation
-from studies.classifier import Classifier
+from studies.trained import Trained
 
 ADDRESS, CLASSES = "127.0.0.1", 5
 PAGE = Path(__file__).with_name("draw.html")
@@ -37,34 +36,34 @@ LARGEST = 1 << 20  # bytes of a request
 SIDE = 280  # pixels of a drawing, as the page sends it
 PREFIX = "data:image/png;base64,"
 FOREIGN = (
-    "this server answers to its own page alone; behind a tunnel, start it with --host NAME:PORT as in the address line"
+    "this server answers only its own page; if you reach it through a tunnel or a proxy, start it with "
+    "--host NAME:PORT as in the browser's address line"
 )
-SHARE = 0.64  # of the image's side, the larger side of a character: Omniglot's mean
-INK = 180  # what is darker is ink
+SHARE = 0.64  # mean of Omniglot: the larger side of a character by the side of its image
+INK = 180  # darker pixels are ink
 SAMPLES = 5  # noise samples of an inner step's loss
-REMEMBERED = 8  # support sets whose adaptation is kept
+REMEMBERED = 8  # support sets whose adaptation is kept in memory
 
 
 def centred(picture: Image.Image) -> Image.Image:
-    """The drawing, ink on paper, in the middle of a square, of which its larger side takes SHARE, as an Omniglot
-    character does on average; a picture without ink stays as it is."""
+    """Put the drawing in the middle of a white square, so that its larger side is SHARE of the square's side. A picture
+    without ink stays as it is."""
     grey = np.asarray(picture.convert("L"))
     rows, columns = (np.flatnonzero((grey < INK).any(axis)) for axis in (1, 0))
     if not rows.size:
         return Image.fromarray(grey)
     ink = grey[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     side = max(round(max(ink.shape) / SHARE), max(ink.shape))
-    square = np.full((side, side), 255, np.uint8)
-    top, left = ((side - length) // 2 for length in ink.shape)
-    square[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
-    return Image.fromarray(square)
+    square = Image.new("L", (side, side), 255)
+    square.paste(Image.fromarray(ink), tuple((side - length) // 2 for length in ink.shape[::-1]))
+    return square
 
 
-class Learner:
-    """A trained learner that is shown at work. ValueError where it cannot have CLASSES classes."""
+class ShownLearner:
+    """A trained learner that the page shows. UserError if it cannot take CLASSES classes."""
 
     def __init__(self, run: Path):
-        trained = Classifier.load(run).trained()
+        trained = Trained.read(run, "last")
         config = self.config = trained.config
         self.title = model.LEARNERS[config["model"]].title
         if (config.get("perturbation") or "none") != "none":
@@ -72,24 +71,22 @@ class Learner:
         self.params = {name: tf.constant(array) for name, array in trained.weights_for(CLASSES).items()}
         self.prepare, self.range = trained.preparation, trained.range
         self.learner = trained.programs(CLASSES).learner
-        self._adapt = tf.function(self._adapt_steps, autograph=False)
-        self._classify = tf.function(self._classify_steps, autograph=False)
-        self._adapted = collections.OrderedDict()  # by the support set's bytes
+        self.adapt_steps = tf.function(self._adapt_steps, autograph=False)
+        self.classify_steps = tf.function(self._classify_steps, autograph=False)
+        self.adapted_to = functools.lru_cache(REMEMBERED)(self._adapted_to)
 
     def adapted(self, x_s: np.ndarray) -> tuple:
-        """What it has learned from x_s [1,CLASSES,H,W,C] before the first inner step and after each; and, mean over
-        channels, what its first layer's map is multiplied by, without noise and in one draw of it, [2,CLASSES,H,W], or
-        None."""
-        key = x_s.tobytes()
-        if key not in self._adapted:
-            self._adapted[key] = self._adapt(x_s)
-            if len(self._adapted) > REMEMBERED:
-                self._adapted.popitem(last=False)
-        return self._adapted[key]
+        """Return the results of adaptation to the images x_s [1,CLASSES,H,W,C]: before the first inner step and after
+        each; and the factors of the first layer's map, mean over channels, without noise and with one draw of it,
+        [2,CLASSES,H,W], or None if the learner multiplies by nothing."""
+        return self.adapted_to(x_s.tobytes(), x_s.shape)
+
+    def _adapted_to(self, content: bytes, shape: tuple[int, ...]) -> tuple:
+        return self.adapt_steps(np.frombuffer(content, np.float32).reshape(shape))
 
     def probabilities(self, x_s: np.ndarray, x_q: np.ndarray) -> list[list[float]]:
-        """Of the image x_q [1,1,H,W,C], by inner step and class."""
-        return self._classify(self.adapted(x_s)[0], x_s, x_q).numpy().astype(float).round(5).tolist()
+        """Return the probabilities of the image x_q [1,1,H,W,C], by inner step and class."""
+        return self.classify_steps(self.adapted(x_s)[0], x_s, x_q).numpy().astype(float).round(5).tolist()
 
     def _adapt_steps(self, x_s):
         learner, params = self.learner, self.params
@@ -102,24 +99,25 @@ class Learner:
         return steps, tf.reduce_mean(tf.stack(factors), -1) if len(factors) == 2 else None
 
     def _classify_steps(self, steps, x_s, x_q):
-        x, shares = tf.concat([x_s, x_q], 1), tf.constant([1 / CLASSES] * CLASSES + [0.0])  # as Classifier's `support`
+        # batch norm's statistics are those of the support set, as in Classifier
+        x, shares = tf.concat([x_s, x_q], 1), tf.constant([1 / CLASSES] * CLASSES + [0.0])
         logits = [self.learner.classify(self.params, adapted, x, shares=shares)[0][0, -1] for adapted in steps]
         return tf.stack([tf.nn.softmax(one) for one in logits])
 
 
-class Show:
-    """What the page asks for. learners: shown side by side. split: test classes to give examples of, or None.
-    prepare: how their pictures became images."""
+class Backend:
+    """Computes the answers to the page's requests. learners: shown side by side. split: the test classes that examples
+    are taken from, or None. prepare: how their pictures became images."""
 
-    def __init__(self, learners: list[Learner], split: data.Split | None, prepare: Preparation):
+    def __init__(self, learners: list[ShownLearner], split: data.Split | None, prepare: Preparation):
         self.learners, self.split, self.prepare, self.lock = learners, split, prepare, threading.Lock()
         self.random = np.random.default_rng()
 
     def classify(self, support: list[str], query: str | None) -> dict:
-        """Data URLs of the support drawings and of the one to classify -> by learner its probabilities and, as data
-        URLs, its noise maps. UserError where one is no image."""
+        """Return each learner's title, probabilities and noise maps, which are data URLs. support, query: drawings, as
+        data URLs. UserError if one is no image."""
         if not isinstance(support, list) or len(support) != CLASSES:
-            raise UserError(f"{CLASSES} support drawings are wanted")
+            raise UserError(f"the request must have {CLASSES} support drawings")
         pictures = [centred(picture_of(url)) for url in [*support, *([query] if query else [])]]
         shown = []
         with self.lock:
@@ -128,22 +126,18 @@ class Show:
                 x = learner.range.inputs(x)
                 x_s, x_q = x[:, :CLASSES], x[:, CLASSES:]
                 maps = learner.adapted(x_s)[1]
-                shown.append(
-                    {
-                        "title": learner.title,
-                        "probabilities": learner.probabilities(x_s, x_q) if query else None,
-                        "maps": None if maps is None else map_urls(maps.numpy()),
-                    }
-                )
+                probabilities = learner.probabilities(x_s, x_q) if query else None
+                maps = None if maps is None else map_urls(maps.numpy())
+                shown.append({"title": learner.title, "probabilities": probabilities, "maps": maps})
         return {"learners": shown}
 
     def example(self) -> dict:
-        """Drawings of CLASSES test classes, and another one of one of them. UserError where there are no data."""
+        """Return drawings of CLASSES test classes and another drawing of one of them. UserError if there are none."""
         if self.split is None:
             raise UserError("there are no test drawings here: give the folder of the dataset as --data_dir")
         count = np.repeat(self.split.images_per_class, self.split.rotations)  # of each class
         if (count > 1).sum() < CLASSES:
-            raise UserError(f"the test set has fewer than {CLASSES} classes of two drawings: draw by hand")
+            raise UserError(f"the test set has fewer than {CLASSES} classes with two drawings: draw by hand")
         classes = self.random.choice(np.flatnonzero(count > 1), CLASSES, replace=False)
         drawings = [self.random.choice(count[c], 2, replace=False) for c in classes]
         which = int(self.random.integers(CLASSES))
@@ -156,10 +150,10 @@ class Show:
 
 
 def picture_of(url: object) -> Image.Image:
-    """The picture in a data URL. UserError where it is none, or larger than a drawing can be."""
-    if not isinstance(url, str) or not url.startswith(PREFIX):
-        raise UserError("a drawing is not a PNG")
+    """Return the picture in a data URL. UserError if there is none, or if it is larger than a drawing can be."""
     try:
+        if not isinstance(url, str) or not url.startswith(PREFIX):
+            raise ValueError
         content = base64.b64decode(url.removeprefix(PREFIX), validate=True)
     except ValueError as fault:
         raise UserError("a drawing is not a PNG") from fault
@@ -170,51 +164,59 @@ def picture_of(url: object) -> Image.Image:
 
 
 def url_of(picture: Image.Image) -> str:
+    """Return the data URL of a picture."""
     content = io.BytesIO()
     picture.save(content, "PNG")
     return PREFIX + base64.b64encode(content.getvalue()).decode()
 
 
 def map_urls(factors: np.ndarray) -> list[list[str]]:
-    """Maps [2,CLASSES,H,W] as pictures, by class and kind: white the mean of all of a kind, orange more, blue less, and
-    full colour their largest distance from it."""
+    """Return maps of factors [2,CLASSES,H,W] as pictures: a list per class, without noise and with it. White is the
+    mean of one of these two kinds, orange above it, blue below, in full colour at the largest distance."""
     shift = factors - factors.mean((1, 2, 3), keepdims=True)
     shift = (shift / np.maximum(np.abs(shift).max((1, 2, 3), keepdims=True), 1e-6))[..., None]
     orange, blue = np.array([213, 94, 0]), np.array([0, 114, 178])
     colours = np.rint(255 + np.abs(shift) * (np.where(shift > 0, orange, blue) - 255)).astype(np.uint8)
     sizes, kind = (112, 112), Image.Resampling.NEAREST
-    return [[url_of(Image.fromarray(one).resize(sizes, kind)) for one in own] for own in np.swapaxes(colours, 0, 1)]
+    return [[url_of(Image.fromarray(one).resize(sizes, kind)) for one in pair] for pair in np.swapaxes(colours, 0, 1)]
 
 
 # ---- the server
 
 
+class Server(ThreadingHTTPServer):
+    """Serves the page and the answers of `backend`. hosts: further addresses of the page (--host). UserError if the
+    port is taken."""
+
+    def __init__(self, backend: Backend, port: int, hosts: Sequence[str] = ()):
+        self.backend, self.token, self.hosts = backend, secrets.token_hex(16), hosts
+        try:
+            super().__init__((ADDRESS, port), Handler)
+        except OSError as fault:
+            raise UserError(f"port {port} is not available ({fault.strerror}): give another --port") from fault
+
+
 class Handler(BaseHTTPRequestHandler):
-    """Answers to the page that it gave, and to nobody else: who calls must have come to this address by its own name,
-    or by one of `hosts`, and know the page's token."""
+    """Answers only the page that the server sent: a request must come to the server's own address, or to one of its
+    `hosts`, and know the page's token."""
 
     server_version, sys_version = "draw", ""
-    timeout = 30  # seconds for a request to come
-
-    def __init__(self, *args, show: Show, token: str, hosts: Sequence[str] = ()):
-        self.show, self.token, self.hosts = show, token, hosts
-        super().__init__(*args)
+    timeout = 30  # seconds until a request has to be there
 
     def do_GET(self) -> None:
+        server = self.server
         if not self._is_own():
             self._refuse(HTTPStatus.FORBIDDEN, FOREIGN)
         elif self.path == "/":
-            facts = {"token": self.token, "classes": CLASSES, "side": SIDE, "examples": self.show.split is not None}
-            page = PAGE.read_text(encoding="utf-8").replace("FACTS", json.dumps(facts)).replace("NONCE", self.token)
+            facts = {"token": server.token, "classes": CLASSES, "side": SIDE, "examples": bool(server.backend.split)}
+            page = PAGE.read_text(encoding="utf-8").replace("FACTS", json.dumps(facts)).replace("NONCE", server.token)
             self._answer(HTTPStatus.OK, page.encode(), "text/html; charset=utf-8")
         else:
-            self._refuse(HTTPStatus.NOT_FOUND, "there is one page, /")
+            self._refuse(HTTPStatus.NOT_FOUND, "the only page is /")
 
     def do_POST(self) -> None:
-        length = self.headers.get("Content-Length", "")
-        if not self._is_own() or not secrets.compare_digest(
-            self.headers.get("X-Token", "").encode(), self.token.encode()
-        ):
+        length, token = self.headers.get("Content-Length", ""), self.headers.get("X-Token", "").encode()
+        if not self._is_own() or not secrets.compare_digest(token, self.server.token.encode()):
             self._refuse(HTTPStatus.FORBIDDEN, FOREIGN)
         elif not length.isdecimal():
             self._refuse(HTTPStatus.LENGTH_REQUIRED, "the request does not say its length")
@@ -227,34 +229,36 @@ class Handler(BaseHTTPRequestHandler):
         try:
             request = json.loads(body or b"{}")
             if self.path == "/example":
-                result = self.show.example()
+                result = self.server.backend.example()
             elif self.path == "/classify":
-                result = self.show.classify(request.get("support"), request.get("query"))
+                result = self.server.backend.classify(request.get("support"), request.get("query"))
             else:
-                self._refuse(HTTPStatus.NOT_FOUND, "there are /example and /classify")
+                self._refuse(HTTPStatus.NOT_FOUND, "the only requests are /example and /classify")
                 return
         except UserError as fault:
             self._refuse(HTTPStatus.BAD_REQUEST, f"{fault}")
         except (ValueError, AttributeError, RecursionError):
-            self._refuse(HTTPStatus.BAD_REQUEST, "the request is no JSON object")
+            self._refuse(HTTPStatus.BAD_REQUEST, "the request is not a JSON object")
         else:
             self._answer(HTTPStatus.OK, json.dumps(result).encode(), "application/json")
 
     def _is_own(self) -> bool:
-        """Does the request come from a page of this server? A foreign page has another origin, or another name for
-        this address. Only a host that was named may come through a proxy, by https."""
-        own = {f"{name}:{self.server.server_address[1]}" for name in (ADDRESS, "localhost")}
-        origins = {f"http://{name}" for name in own.union(self.hosts)} | {f"https://{name}" for name in self.hosts}
-        return self.headers.get("Host") in own.union(self.hosts) and self.headers.get("Origin") in {None, *origins}
+        """True if the request comes from a page of this server. Another page has another origin, or another name for
+        this address. Requests through a proxy, by https, must be to one of `hosts`."""
+        hosts, port = self.server.hosts, self.server.server_address[1]
+        names = {f"{name}:{port}" for name in (ADDRESS, "localhost")}.union(hosts)
+        origins = {None, *(f"http://{name}" for name in names), *(f"https://{name}" for name in hosts)}
+        return self.headers.get("Host") in names and self.headers.get("Origin") in origins
 
     def _refuse(self, status: HTTPStatus, sentence: str) -> None:
-        self.close_connection = True  # what was not read of the request is no next one
+        self.close_connection = True  # the unread rest of this request is not the next request
         self._answer(status, json.dumps({"error": sentence}).encode(), "application/json")
 
     def _answer(self, status: HTTPStatus, content: bytes, kind: str) -> None:
         self.send_response(status)
-        policy = f"default-src 'none'; script-src 'nonce-{self.token}'; style-src 'nonce-{self.token}'; "
-        policy += "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        token = self.server.token
+        policy = f"default-src 'none'; script-src 'nonce-{token}'; style-src 'nonce-{token}'; img-src data:; "
+        policy += "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         headers = {"Content-Type": kind, "Content-Length": str(len(content)), "Content-Security-Policy": policy}
         headers |= {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
         for name, value in headers.items():
@@ -263,44 +267,32 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_) -> None:
-        """Nothing is said of each request."""
+        """Print nothing for each request."""
 
 
-def open_server(show: Show, port: int, hosts: Sequence[str] = ()) -> ThreadingHTTPServer:
-    """The server, listening. hosts: further addresses of the page (--host). UserError where the port is taken."""
-    handler = functools.partial(Handler, show=show, token=secrets.token_hex(16), hosts=hosts)
+def load_test_split(data_dir: str, dataset: str, prepare: Preparation) -> data.Split | None:
+    """Load the test classes for examples; return None, and print why, if they cannot be loaded."""
     try:
-        return ThreadingHTTPServer((ADDRESS, port), handler)
-    except OSError as fault:
-        raise UserError(f"port {port} cannot be had ({fault.strerror}): give another --port") from fault
-
-
-def test_classes(data_dir: str, dataset: str, prepare: Preparation) -> data.Split | None:
-    """Those that examples are taken from; None, with a remark, where there are none."""
-    try:
-        found = data.load(data_dir, dataset)
+        loaded = data.load(data_dir, dataset)
     except UserError as fault:
         print(f"no drawings of the test set: {fault}", file=sys.stderr)
         return None
-    fits = found.image_shape[2] == prepare.channels and found.splits["test"].classes >= CLASSES
-    return found.splits["test"] if fits else None
+    fits = loaded.image_shape[2] == prepare.channels and loaded.splits["test"].classes >= CLASSES
+    return loaded.splits["test"] if fits else None
 
 
 def draw(runs: list[Path], data_dir: str, port: int, hosts: Sequence[str] = ()) -> int:
-    """Serve the page until Ctrl-C; `open_server` has the arguments. UserError where a run cannot be shown, or where the
-    port is taken."""
-    try:
-        learners = [Learner(run) for run in runs]
-    except ValueError as fault:
-        raise UserError(f"{fault}") from fault
+    """Serve the page until Ctrl-C. port, hosts: as in `Server`. UserError if a run cannot be shown, or if the port is
+    taken."""
+    learners = [ShownLearner(run) for run in runs]
     if coloured := [learner.title for learner in learners if learner.prepare.channels != 1]:
-        raise UserError(f"{coloured[0]} was trained on coloured images: what is drawn here is grey")
+        raise UserError(f"{coloured[0]} was trained on coloured images, and drawings on this page are grey")
     first = learners[0]
-    show = Show(learners, test_classes(data_dir, first.config["dataset"], first.prepare), first.prepare)
-    with open_server(show, port, hosts) as server:
+    backend = Backend(learners, load_test_split(data_dir, first.config["dataset"], first.prepare), first.prepare)
+    with Server(backend, port, hosts) as server:
         blank = url_of(Image.new("L", (SIDE, SIDE), 255))
         print("compiling, a minute at most", file=sys.stderr)
-        show.classify([blank] * CLASSES, blank)
+        backend.classify([blank] * CLASSES, blank)
         print(f"http://{ADDRESS}:{server.server_address[1]}/ (Ctrl-C ends it)", flush=True)
         try:
             server.serve_forever()

@@ -1,5 +1,5 @@
-"""A trained learner, as the classifier and the page to draw on use it: its settings, its weights, how a picture becomes
-one of its images, and its compiled programs."""
+"""A trained learner for the classifier and the page to draw on: its settings and weights, the preparation of pictures,
+and its compiled functions."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from sources.preparation import Preparation
 from training import checkpoints, weights
 from training.devices import BF16, precision_of_products
 
-FAR = 5  # standard deviations of the training images' brightness; pictures farther from it are doubted
-COMPUTING = threading.RLock()  # around settings of TensorFlow's, which belong to the process
+FAR = 5  # standard deviations: pictures whose brightness is farther from the training images' are doubted
+COMPUTING = threading.RLock()  # one thread at a time changes TensorFlow's settings, which belong to the process
 
 
 class Programs:
@@ -66,8 +66,8 @@ def programs_of(made: str) -> Programs:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained learner. config: the run's settings. params: its weights, by name. preparation: how a picture becomes
-    an image. range: of the network's inputs, onto which images are mapped."""
+    """A trained learner. config: the run's settings. params: the weights, by name. preparation: makes an image of a
+    picture. range: of the network's inputs, which images are mapped onto."""
 
     path: Path
     config: dict
@@ -77,8 +77,8 @@ class Trained:
 
     @classmethod
     def read(cls, path: Path, checkpoint: str) -> Trained:
-        """Read the folder of a run, its checkpoint `last` or `best`, or a file of weights. UserError where it cannot be
-        read, and where its pictures' preparation, or its inputs' range, is not known."""
+        """Read the checkpoint `last` or `best` of a run, or a file of weights. UserError if it cannot be read, or does
+        not say how its pictures were prepared or what range its inputs had."""
         config = Settings.read(path).config()
         return cls(
             path, config, checkpoints.read_run(path, checkpoint).params, preparation_of(config), range_of(config)
@@ -90,60 +90,63 @@ class Trained:
 
     @property
     def channels(self) -> int:
-        """Channels of a convolution."""
+        """The number of channels of a convolution."""
         return self.config.get("channels") or (64 if self.preparation.channels == 1 else 32)
 
     def programs(self, way: int) -> Programs:
-        """Its programs for so many classes. ValueError where the settings are those of no learner."""
+        """Return the compiled functions for this number of classes. UserError if no learner has the run's settings."""
         name, perturbation = self.config["model"], self.config.get("perturbation")
         own = {key: self.config[key] for key in model.settings_of(name, perturbation) if key in self.config}
         shape = {"image_shape": self.image_shape, "channels": self.channels, "way": way}
         named = shape | {"bf16": self.config.get("precision") == BF16} | own
-        return programs_of(json.dumps([[name, perturbation], named], sort_keys=True))
+        try:
+            return programs_of(json.dumps([[name, perturbation], named], sort_keys=True))
+        except ValueError as fault:
+            raise UserError(f"{fault}") from fault
 
     def weights_for(self, way: int) -> dict[str, np.ndarray]:
-        """Its weights for so many classes. ValueError where there are more than the learner can take, and where the
-        weights are not the learner's."""
+        """Return the weights for this number of classes. UserError if it is more than the learner can take, or if the
+        weights do not belong to the learner."""
         learner = self.programs(self.config["way"]).learner
         shapes = {name: parameter.shape for name, parameter in learner.parameters().items()}
-        try:
-            weights.refuse_other_shapes(self.path, self.params, shapes)
-        except UserError as fault:
-            raise ValueError(f"{fault}") from fault
+        weights.refuse_other_shapes(self.path, self.params, shapes)
         if way > learner.way and not learner.any_way:
-            raise ValueError(
+            raise UserError(
                 f"there are {way} classes, and this learner was trained for {learner.way}: give fewer, or train one "
                 f"with --way {way}"
             )
         return self.params if learner.any_way else learner.narrow(self.params, way)
 
     def doubts(self, spans: np.ndarray, means: np.ndarray) -> list[str]:
-        """Sentences on how images differ from those of training: a single colour, or another brightness. spans, means:
-        largest less smallest value, and mean, of each image [n]. Nothing is said of brightness where the run does not
-        say what its images had."""
-        sentences, drawn = [], spans >= 2 / 255
+        """Return sentences on how images look unlike the training images: in a single colour, or with another
+        brightness, if the run says which it had. spans, means: the largest less the smallest value, and the mean, of
+        each image [n]."""
+        sentences, drawn, flag = [], spans >= 2 / 255, "--invert (invert=True)"
         if not drawn.all():
             sentences.append(
                 f"{(~drawn).sum()} of {len(spans)} pictures have a single colour, as white characters on a "
-                f"transparent ground do on white paper: --invert (invert=True) puts them on black and inverts them"
+                f"transparent background have on white paper: {flag} puts them on black and inverts them"
             )
-        known = self.config.get("brightness") or getattr(MAKERS.get(self.config["dataset"]), "brightness", None)
-        if known and drawn.any():
-            (mean, deviation), seen = known, float(np.median(means[drawn]))
-            if abs(seen - mean) > FAR * max(deviation, 0.02):
-                inverted = abs(1 - seen - mean) < abs(seen - mean) / 2
-                flag, remedy = "--invert (invert=True)", "give pictures whose background is like the training images'"
+        expected = self.config.get("brightness") or getattr(MAKERS.get(self.config["dataset"]), "brightness", None)
+        if expected and drawn.any():
+            (mean, deviation), seen = expected, float(np.median(means[drawn]))
+            if (distance := abs(seen - mean)) > FAR * max(deviation, 0.02):
+                inverted = abs(1 - seen - mean) < distance / 2
+                remedy = (
+                    f"they look inverted, which {flag} mends"
+                    if inverted
+                    else ("give pictures whose background is like the training images'")
+                )
                 sentences.append(
                     f"the images have a mean brightness of {seen:.2f}, and the training images had {mean:.2f} +- "
-                    f"{deviation:.2f} (from 0 to 1, as the network gets them): "
-                    + (f"they look inverted, which {flag} mends" if inverted else remedy)
+                    f"{deviation:.2f} (from 0 to 1, as the network gets them): {remedy}"
                 )
         return sentences
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """Compute in the run's precision in a `with` block, one thread at a time; and suppress TensorFlow's
-        warning that a function is compiled for each new number of images."""
+        """Compute in the run's precision in a `with` block, one thread at a time, without TensorFlow's warning that it
+        compiles a function for each new number of images."""
         logger = tf.get_logger()
         with COMPUTING, precision_of_products(self.config.get("precision")):
             level = logger.level
@@ -155,7 +158,8 @@ class Trained:
 
 
 def preparation_of(config: dict) -> Preparation:
-    """The preparation of the run's training data. UserError where neither the run nor its dataset's maker says it."""
+    """Return the preparation of the run's training images. UserError if neither the run nor its dataset's maker says
+    it."""
     if config.get("prepare"):
         return Preparation(**config["prepare"])
     if config["dataset"] not in MAKERS:
@@ -163,14 +167,14 @@ def preparation_of(config: dict) -> Preparation:
             f"the run does not say how the images of {config['dataset']} were prepared: make the dataset with "
             f"get_data.py --source, and train on that"
         )
-    return MAKERS[config["dataset"]].prepare  # a run of an older version, on data of their default size
+    return MAKERS[config["dataset"]].prepare  # an older version's run, on images of the default size
 
 
 def range_of(config: dict) -> Range:
-    """The range of the run's inputs, onto which pictures are mapped. UserError where its data did not say it."""
-    if (told := config.get("range", UNIT)) is None:
+    """Return the range of the run's inputs. UserError if its dataset did not say it."""
+    if (ends := config.get("range", UNIT)) is None:
         raise UserError(
             f'the run does not say what range the inputs of {config["dataset"]} had: declare it as "range" in the '
             f"dataset's manifest.json, and train on that"
         )
-    return Range(*told)
+    return Range(*ends)

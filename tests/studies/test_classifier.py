@@ -232,7 +232,7 @@ def test_it_is_scikit_learns(maml, pictures, tmp_path):
         (lambda: again.fit(support[:2], labels[:2]), "number of classes has to be greater than one"),
         (lambda: again.fit([pictures[c, 0] for c in range(11)], range(11)), "trained for 10"),
         (lambda: again.fit(["nowhere.png", "x.png"], [0, 1]), "nowhere.png"),
-        (lambda: again.fit("nowhere.png", [0, 1]), "not the one path"),
+        (lambda: again.fit("nowhere.png", [0, 1]), "not a single one: nowhere.png"),
         (lambda: again.fit([np.zeros((4, 4, 2), np.uint8)] * 2, [0, 1]), "shape"),
         (lambda: again.fit([np.full((4, 4), 2.0)] * 2, [0, 1]), "from 0 to 1"),
         (lambda: again.fit([np.zeros((4, 4), int)] * 2, [0, 1]), "int64"),
@@ -372,7 +372,7 @@ def test_parts_leave_every_class_a_picture():
         assert len(parts) == min(folds, 39) and max(map(len, parts)) - min(map(len, parts)) <= 1
         assert sorted(np.concatenate(parts)) == [i for i in range(40) if labels[i] != 2]
         assert all(set(np.delete(labels, part)) == {0, 1, 2, 3} for part in parts)
-    assert study.number_of_parts(["a", "a", "b", "b", "c"], 20) == 4
+    assert len(study.parts_to_leave_out(["a", "a", "b", "b", "c"], 20)) == 4
 
 
 def test_many_pictures_are_classified_by_and_by(maml, pictures, monkeypatch):
@@ -486,7 +486,7 @@ def test_remarks_and_page_say_which_support_pictures_were_wrong(folders, monkeyp
     labelled = [("two", file) for file in sorted((folders / "support/two").iterdir())]
     page = study_of_folders.page(guesses, np.array(["two", "3"]), folders / "query", labelled, np.array([1, 0]), [])
     assert page.count('class="wrong"') == 1 and page.index('class="wrong" alt="1.png"')
-    assert names[1] in page and names[2] not in page and "7 more, which are surer, are only in the table" in page
+    assert names[1] in page and names[2] not in page and "The table has 7 more" in page
 
 
 def test_what_classify_is_told_arrives(folders, monkeypatch):

@@ -51,14 +51,14 @@ def test_files_of_the_users_are_never_replaced(tmp_path):
     for file, content in ((page, "<!doctype html>\n<html>my page"), (table, "file,predictions\n"), (table, "a,b\n")):
         before = file.read_bytes()
         file.write_text(content)
-        with pytest.raises(UserError, match=f"{file.name} is there, and --mode classify did not write it"):
+        with pytest.raises(UserError, match=f"{file.name} exists, and --mode classify did not write it"):
             classify.refuse_unwritable(table, page)
         file.write_bytes(before)
     page.write_text("")
     classify.refuse_unwritable(table, page)
     table.unlink()
     os.mkfifo(table)
-    with pytest.raises(UserError, match=r"mine\.csv is there"):
+    with pytest.raises(UserError, match=r"mine\.csv exists"):
         classify.refuse_unwritable(table, page)
 
 
@@ -69,9 +69,9 @@ def test_query_files_are_pictures_and_the_others_are_named(tmp_path):
     (tmp_path / "deep/loop").symlink_to(tmp_path)
     files, notes = classify.query_files(tmp_path)
     assert files == [tmp_path / "b.PNG", tmp_path / "deep/a.jpg"]
-    told = "\n".join(notes)
-    assert f"1 file of a kind that is not read: {tmp_path}/notes.txt" in told
-    assert f"{tmp_path}/.hidden" in told and "Thumbs.db" in told and "deep/loop" in told
+    text = "\n".join(notes)
+    assert f"1 file of a kind that is not read: {tmp_path}/notes.txt" in text
+    assert f"{tmp_path}/.hidden" in text and "Thumbs.db" in text and "deep/loop" in text
     (tmp_path / "b.PNG").unlink()
     (tmp_path / "deep/a.jpg").unlink()
     with pytest.raises(UserError, match=r"there is no picture below .*notes\.txt"):

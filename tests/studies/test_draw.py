@@ -67,7 +67,7 @@ def test_a_picture_comes_from_a_png_and_from_nothing_else():
 def test_a_learner_is_shown_before_and_after_each_step_with_its_noise(data_dir):
     """The same probabilities as the classifier's after the last step; MAML's maps are none."""
     split = data.load(data_dir, "glyphs").splits["test"]
-    show = study.Show([study.Learner(METADROP)], split, PREPARE)
+    show = study.Backend([study.ShownLearner(METADROP)], split, PREPARE)
     example = show.example()
     (shown,) = show.classify(example["support"], example["query"])["learners"]
     likely = np.array(shown["probabilities"])
@@ -92,7 +92,7 @@ def test_a_learner_is_shown_before_and_after_each_step_with_its_noise(data_dir):
         (shown,) = show.classify(example["support"], example["query"])["learners"]
         hits += int(np.argmax(shown["probabilities"][-1]) == example["class"])
     assert hits >= 15  # chance is 4
-    assert len(learner._adapted) == study.REMEMBERED
+    assert learner.adapted_to.cache_info().currsize == study.REMEMBERED
 
 
 @pytest.mark.parametrize("unequal", [False, True])
@@ -104,7 +104,7 @@ def test_examples_are_two_drawings_of_test_classes(unequal, invert):
     pixels = np.broadcast_to(shades[:, None, None, None], (len(shades), 20, 20, 1))
     pixels = pixels if unequal else pixels.reshape(6, 3, 20, 20, 1)
     split = data.Split(pixels, rotations=1, scale=1 / 255, counts=counts if unequal else None)
-    show, seen = study.Show([], split, Preparation(20, 1, invert)), set()
+    show, seen = study.Backend([], split, Preparation(20, 1, invert)), set()
     show.random = np.random.default_rng(0)
     for _ in range(20):
         example = show.example()
@@ -118,7 +118,7 @@ def test_examples_are_two_drawings_of_test_classes(unequal, invert):
         assert shades[5] != shades[example["class"]]
     assert seen == {10 * k + n for k, count in enumerate(counts) for n in range(count) if count > 1}
     with pytest.raises(UserError, match="--data_dir"):
-        study.Show([], None, PREPARE).example()
+        study.Backend([], None, PREPARE).example()
 
 
 def test_examples_need_five_classes_of_two_drawings():
@@ -126,19 +126,19 @@ def test_examples_need_five_classes_of_two_drawings():
     for counts, rotations, wanted in (([3, 1, 2, 1, 3, 3], 1, False), ([1, 3, 1], 4, False), ([1, 3, 2], 4, True)):
         shades = np.repeat(10 * np.arange(len(counts)), counts).astype(np.uint8)
         pixels = np.broadcast_to(shades[:, None, None, None], (len(shades), 4, 4, 1))
-        show = study.Show([], data.Split(pixels, rotations, 1 / 255, np.array(counts)), Preparation(4, 1))
+        show = study.Backend([], data.Split(pixels, rotations, 1 / 255, np.array(counts)), Preparation(4, 1))
         show.random = np.random.default_rng(0)
         if wanted:
             urls = [url for _ in range(5) for url in show.example()["support"]]
             assert {int(np.asarray(study.picture_of(url)).mean()) for url in urls} == {10, 20}
         else:
-            with pytest.raises(UserError, match="fewer than 5 classes of two drawings"):
+            with pytest.raises(UserError, match="fewer than 5 classes with two drawings"):
                 show.example()
 
 
 def test_examples_are_of_the_test_set(data_dir):
     splits = data.load(data_dir, "glyphs").splits
-    found = study.test_classes(data_dir, "glyphs", PREPARE)
+    found = study.load_test_split(data_dir, "glyphs", PREPARE)
     np.testing.assert_array_equal(found.pixels, splits["test"].pixels)
     assert not np.array_equal(found.pixels[:10], splits["train"].pixels[:10])
 
@@ -161,7 +161,7 @@ def test_a_map_is_orange_where_it_is_large_and_blue_where_it_is_small():
 # ---- requests
 
 
-class Echo(study.Show):
+class Echo(study.Backend):
     """Answers without learners."""
 
     def __init__(self):
@@ -170,7 +170,7 @@ class Echo(study.Show):
 
 @pytest.fixture
 def server():
-    with study.open_server(Echo(), 0) as server:
+    with study.Server(Echo(), 0) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield server
@@ -181,7 +181,7 @@ def ask(server, method="POST", path="/classify", body=None, **headers):
     """Status and answer of one request, which comes from the page unless its headers say otherwise."""
     port = server.server_address[1]
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    own = {"X-Token": server.RequestHandlerClass.keywords["token"], "Origin": f"http://127.0.0.1:{port}"}
+    own = {"X-Token": server.token, "Origin": f"http://127.0.0.1:{port}"}
     body = json.dumps({"support": [BLANK] * 5, "query": BLANK}) if body is None else body
     own |= {name.replace("_", "-"): value for name, value in headers.items()}
     own = {name: value for name, value in own.items() if value is not None}
@@ -195,7 +195,7 @@ def ask(server, method="POST", path="/classify", body=None, **headers):
 def test_the_page_is_served_and_takes_nothing_from_elsewhere(server):
     answer, content = ask(server, "GET", "/")
     page, policy = content.decode(), answer.headers["Content-Security-Policy"]
-    assert answer.status == 200 and server.RequestHandlerClass.keywords["token"] in page
+    assert answer.status == 200 and server.token in page
     assert "FACTS" not in page and "NONCE" not in page
     assert "default-src 'none'" in policy and "connect-src 'self'" in policy
     assert not re.search(r"https?://|src=\"(?!data)|@import", page)
@@ -238,7 +238,7 @@ def test_other_requests_are_refused_with_a_sentence(server, change, status):
 
 def test_a_foreign_page_does_not_get_the_token(server):
     answer, content = ask(server, "GET", "/", Host="evil.example")
-    assert answer.status == 403 and server.RequestHandlerClass.keywords["token"].encode() not in content
+    assert answer.status == 403 and server.token.encode() not in content
 
 
 # ---- the command
@@ -247,7 +247,7 @@ def test_a_foreign_page_does_not_get_the_token(server):
 @pytest.mark.parametrize("host", ["localhost:9000", "box", "[::1]:80"])
 def test_a_host_that_was_named_is_answered_and_its_neighbours_are_not(host):
     """Behind a tunnel, or a proxy that speaks https, the address line has another name or port."""
-    with study.open_server(Echo(), 0, ["localhost:9000", "box", "[::1]:80"]) as server:
+    with study.Server(Echo(), 0, ["localhost:9000", "box", "[::1]:80"]) as server:
         threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         try:
             for origin in (None, f"http://{host}", f"https://{host}"):
@@ -279,7 +279,7 @@ def test_what_cannot_be_shown_is_refused(tmp_path, data_dir):
         taken.listen()
         port = taken.getsockname()[1]
         done = call("main.py", "--mode", "draw", "--weights", METADROP, "--port", port, "--data_dir", data_dir)
-    assert_refused(done, f"port {port} cannot be had", "--port")
+    assert_refused(done, f"port {port} is not available", "--port")
     assert_refused(call("main.py", "--mode", "draw", "--weights", tmp_path / "none.npz"), "there is no weights file")
     assert_refused(call("main.py", "--mode", "draw", "--port", 70000), "at most 65535")
     assert_refused(call("main.py", "--mode", "draw", "--way", 5), "--way has no meaning in --mode draw")
