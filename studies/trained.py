@@ -131,12 +131,9 @@ class Trained:
         if expected and drawn.any():
             (mean, deviation), seen = expected, float(np.median(means[drawn]))
             if (distance := abs(seen - mean)) > FAR * max(deviation, 0.02):
-                inverted = abs(1 - seen - mean) < distance / 2
-                remedy = (
-                    f"they look inverted, which {flag} mends"
-                    if inverted
-                    else ("give pictures whose background is like the training images'")
-                )
+                remedy = "give pictures whose background is like the training images'"
+                if abs(1 - seen - mean) < distance / 2:
+                    remedy = f"they look inverted, which {flag} mends"
                 sentences.append(
                     f"the images have a mean brightness of {seen:.2f}, and the training images had {mean:.2f} +- "
                     f"{deviation:.2f} (from 0 to 1, as the network gets them): {remedy}"
