@@ -3,28 +3,36 @@
 A dataset of any other name is made from your own images: YOUR_IMAGES.
 """
 
-from sources.authors_arrays import holds_authors_arrays
+from functools import partial
+
+from sources import mimgnet, omniglot
+from sources.authors_arrays import Shapes, holds_authors_arrays, make_from_arrays
 from sources.glyphs import make_glyphs
 from sources.images import SETTINGS, make_images
 from sources.maker import SEED, SOURCE, Maker, Variant
-from sources.mimgnet import MIRROR, RETRIES, TIMEOUT, make_mimgnet, make_mimgnet_from_source
-from sources.omniglot import SIZE, make_omniglot, make_omniglot_from_arrays
+
+
+def from_authors_arrays(shapes: Shapes) -> Variant:
+    make = partial(make_from_arrays, shapes=shapes)
+    return Variant(make, {"source": SOURCE}, "from the authors' arrays", holds_authors_arrays)
+
 
 MAKERS = {
     "omniglot": Maker(
-        make_omniglot,
+        omniglot.make_omniglot,
         image_shape=(28, 28, 1),
-        settings={"source": SOURCE, "seed": SEED, "size": SIZE},
-        variants=(
-            Variant(make_omniglot_from_arrays, {"source": SOURCE}, "from the authors' arrays", holds_authors_arrays),
-        ),
+        settings={"source": SOURCE, "seed": SEED, "size": omniglot.SIZE},
+        variants=(from_authors_arrays(omniglot.AUTHORS_SHAPES),),
         brightness=(0.084, 0.029),
     ),
     "mimgnet": Maker(
-        make_mimgnet,
+        mimgnet.make_mimgnet,
         image_shape=(84, 84, 3),
-        settings={"mirror": MIRROR, "timeout": TIMEOUT, "retries": RETRIES},
-        variants=(Variant(make_mimgnet_from_source, {"source": SOURCE}, "from --source"),),
+        settings={"mirror": mimgnet.MIRROR, "timeout": mimgnet.TIMEOUT, "retries": mimgnet.RETRIES},
+        variants=(
+            from_authors_arrays(mimgnet.AUTHORS_SHAPES),
+            Variant(mimgnet.make_mimgnet_from_source, {"source": SOURCE}, "from --source"),
+        ),
         brightness=(0.43, 0.14),
     ),
     "glyphs": Maker(make_glyphs, image_shape=(28, 28, 1), settings={"seed": SEED}, brightness=(0.146, 0.05)),

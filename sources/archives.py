@@ -35,8 +35,10 @@ def contents(path: Path, select: Callable[[str], object]) -> Iterator[tuple[str,
 def _members(path: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
     """Yield (name, declared size in bytes, function that opens it) for every file in a folder, a zip or a tar."""
     if path.is_dir():
-        for file in _files(path):
-            yield file.relative_to(path.parent).as_posix(), file.stat().st_size, partial(open, file, "rb")
+        walk = os.walk(path, onerror=_raise)
+        for file in sorted(Path(parent, name) for parent, _, names in walk for name in names):
+            if file.is_file():
+                yield file.relative_to(path.parent).as_posix(), file.stat().st_size, partial(open, file, "rb")
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
@@ -48,14 +50,9 @@ def _members(path: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
                     yield member.name, member.size, partial(archive.extractfile, member)
 
 
-def _files(folder: Path) -> list[Path]:
-    """All files below a folder, sorted. OSError if a folder in it cannot be read."""
-
-    def fail(fault: OSError) -> NoReturn:
-        raise fault
-
-    walk = os.walk(folder, onerror=fail)
-    return sorted(file for parent, _, names in walk for name in names if (file := Path(parent, name)).is_file())
+def _raise(fault: OSError) -> NoReturn:
+    """Let os.walk fail at a folder that cannot be read."""
+    raise fault
 
 
 def _read(stream: IO[bytes], size: int, name: str, where: Path) -> bytes:

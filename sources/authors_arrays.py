@@ -19,14 +19,14 @@ def holds_authors_arrays(source: Path) -> bool:
     return os.path.isfile(source / "train.npy")
 
 
-def make_from_arrays(folder: Path, target: Path, source: Path, shapes: Shapes, address: str) -> dict:
+def make_from_arrays(folder: Path, target: Path, source: Path, shapes: Shapes, address: str | None = None) -> dict:
     """Make a dataset in `folder` from the authors' arrays in the folder `source`; returns its manifest.
 
-    address: where the arrays come from, for the manifest. UserError as in write_authors_arrays.
+    address: where they were downloaded, if they were. UserError as in write_authors_arrays.
     """
     files = {split: source / f"{split}.npy" for split in shapes}
     names, scale, inputs_range = write_authors_arrays(folder, files, shapes)
-    origin = {"given": address, "files": [checksum(file) for file in files.values()]}
+    origin = {"given": address or str(source), "files": [checksum(file) for file in files.values()]}
     *_, side, channels = shapes["train"]
     prepare = Preparation(side, channels, invert=channels == 1)._asdict()  # in Omniglot's arrays ink is 1
     facts = {"prepare": prepare} | ({"range": list(inputs_range)} if inputs_range else {})

@@ -1,12 +1,12 @@
 """The built-in dataset: invented characters, each drawn many times by an unsteady hand.
 
-It needs no download and takes seconds, so the tests, the demo and a first look at the code run on it.
-A character is two to four pen strokes, each a smooth curve through a few points of a coarse grid. A drawing
-of it moves those points a little, tilts, shears, scales and shifts the whole, and chooses a pen.
+It needs no download and takes seconds, so the tests, the demo and first experiments use it. A character is two to four
+pen strokes, each a smooth curve through a few points of a coarse grid. Each drawing of it moves these points a little,
+tilts, shears, scales and shifts the whole, and chooses the width of the pen.
 
-The same seed should give the same bytes on every machine. So random numbers are uniform draws of RandomState
-(its stream is frozen), and the geometry is + - * / and sqrt only, which IEEE 754 rounds alike everywhere;
-sin, exp or a matrix product may differ in the last bit from one CPU to the next.
+The same seed gives the same bytes on every machine: random numbers are uniform draws of RandomState (its stream is
+frozen), and the geometry uses only + - * / and sqrt, which IEEE 754 rounds alike everywhere; sin, exp or a matrix
+product may differ in the last bit between CPUs.
 """
 
 from pathlib import Path
@@ -17,16 +17,16 @@ from sources.arrays import save, write_manifest
 from sources.preparation import Preparation
 
 SPLITS = {"train": 100, "val": 20, "test": 30}  # characters
-DRAWINGS = 20  # of a character
+DRAWINGS = 20  # per character
 SIZE = 28  # pixels
-GRID = 5  # points on a side of the grid that strokes are laid on; the character's box is [-1, 1] x [-1, 1]
+GRID = 5  # points along each side of the grid of the strokes' points; it is mapped to [-1, 1] x [-1, 1]
 CURVE = 8  # straight pieces between two points of a stroke
 
-# How unsteady the hand is: the largest deviations of one drawing, which are drawn by _bell.
-WOBBLE = 0.2  # of every point of a stroke, in units of half a character
+# How unsteady the hand is: the largest deviations in a drawing; _bell draws them.
+WOBBLE = 0.2  # of each point of a stroke, in units of half a character
 TURN = 0.16  # tan(angle / 2): about 18 degrees
 SHEAR = 0.3
-SCALE = 0.22  # of width and height separately
+SCALE = 0.22  # for width and height separately
 SHIFT = 3.5  # pixels
 PEN = (1.5, 2.6)  # width of the pen, pixels
 
@@ -45,10 +45,8 @@ def make_glyphs(folder: Path, target: Path, seed: int) -> dict:
 
 
 def draw_glyphs(characters: int, drawings: int, seed: int) -> np.ndarray:
-    """Draw `characters` different characters, `drawings` times each.
-
-    Returns uint8 [characters, drawings, SIZE, SIZE, 1], ink 255 on paper 0; a pure function of its arguments.
-    """
+    """Draw different characters, `drawings` times each -> uint8 [characters, drawings, SIZE, SIZE, 1], ink 255 on paper
+    0. A pure function of its arguments."""
     random = np.random.RandomState(seed)
     images = np.empty((characters, drawings, SIZE, SIZE, 1), np.uint8)
     for c in range(characters):
@@ -59,16 +57,16 @@ def draw_glyphs(characters: int, drawings: int, seed: int) -> np.ndarray:
 
 
 def _bell(random: np.random.RandomState, *shape: int) -> np.ndarray:
-    """Draws in [-1, 1], mean 0, standard deviation 1/3: near a normal draw, and exact everywhere."""
+    """Draw numbers in [-1, 1], mean 0, standard deviation 1/3: nearly normal, and with the same bits everywhere."""
     return random.random_sample((3, *shape)).sum(axis=0) / 1.5 - 1.0
 
 
 def _invent(random: np.random.RandomState) -> list[np.ndarray]:
-    """The strokes of a new character: each is float [points, 2], (x, y) in [-1, 1], the whole centred."""
+    """Invent a character -> its strokes, float [points, 2] each: (x, y) in [-1, 1], all together centred."""
     strokes: list[np.ndarray] = []
     for _ in range(random.randint(2, 5)):
         points = [random.randint(0, GRID, 2)]
-        if strokes and random.random_sample() < 0.75:  # most strokes begin on one that is already there
+        if strokes and random.random_sample() < 0.75:  # most strokes start on an earlier one
             earlier = strokes[random.randint(len(strokes))]
             points = [earlier[random.randint(len(earlier))]]
         for _ in range(random.randint(1, 4)):
@@ -78,17 +76,15 @@ def _invent(random: np.random.RandomState) -> list[np.ndarray]:
             points.append(points[-1] + steps[random.randint(len(steps))])
         strokes.append(np.array(points))
     all_points = np.concatenate(strokes)
-    if len(np.unique(all_points, axis=0)) < 4:  # a bare line: its rotations would be one class
+    if len(np.unique(all_points, axis=0)) < 4:  # a bare line: its rotations would look the same
         return _invent(random)
     middle = (all_points.min(axis=0) + all_points.max(axis=0)) / 2
     return [2.0 * (stroke - middle) / (GRID - 1) for stroke in strokes]
 
 
 def _steps(points: list[np.ndarray]) -> list[np.ndarray]:
-    """The steps from the last point, by up to 3 grid points along each axis, that stay on the grid.
-
-    Those that turn by 120 degrees or more against the step before are left out.
-    """
+    """The steps from the last point, by up to 3 grid points along each axis, that stay on the grid and turn by less
+    than 120 degrees against the previous step."""
     end = points[-1]
     steps = [np.array([dx, dy]) for dx in range(-3, 4) for dy in range(-3, 4) if dx or dy]
     steps = [step for step in steps if (end + step).min() >= 0 and (end + step).max() < GRID]
@@ -99,9 +95,9 @@ def _steps(points: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _draw(strokes: list[np.ndarray], random: np.random.RandomState) -> np.ndarray:
-    """One drawing, uint8 [SIZE, SIZE]."""
+    """Draw a character once, uint8 [SIZE, SIZE]."""
     t = TURN * _bell(random)  # tan(angle / 2)
-    cos, sin = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)  # of the angle, without a call of cos or sin
+    cos, sin = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)  # of the angle, without calling cos or sin
     shear = SHEAR * _bell(random)
     width, height = 1 + SCALE * _bell(random, 2)
     shift = SHIFT * _bell(random, 2)
@@ -112,7 +108,7 @@ def _draw(strokes: list[np.ndarray], random: np.random.RandomState) -> np.ndarra
         x, y = _curve(stroke + WOBBLE * _bell(random, *stroke.shape)).T
         x, y = (x + shear * y) * width, y * height
         x, y = cos * x - sin * y, sin * x + cos * y
-        half = 0.34 * SIZE  # the character's box takes two thirds of the image
+        half = 0.34 * SIZE  # the grid takes two thirds of the image
         x, y = half * x + shift[0] + SIZE / 2, half * y + shift[1] + SIZE / 2
         distance = np.minimum(distance, _distance(x, y))
     # A pixel's ink falls from full to none over one pixel at the edge of the line: anti-aliasing.
@@ -130,22 +126,11 @@ def _curve(points: np.ndarray) -> np.ndarray:
 
 
 def _distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Distance, in pixels, of every pixel's centre to the line through the points (x, y): [SIZE, SIZE]."""
+    """Distance in pixels from every pixel's centre to the line through the points (x, y): [SIZE, SIZE]."""
     centre = np.arange(SIZE) + 0.5
     x, y = x[:, None, None], y[:, None, None]
     dx, dy = np.diff(x, axis=0), np.diff(y, axis=0)  # [pieces, 1, 1]
     px = centre - x[:-1]  # [pieces, 1, SIZE]
     py = centre[:, None] - y[:-1]  # [pieces, SIZE, 1]
-    # This computes along = clip((px * dx + py * dy) / length**2, 0, 1), the place of the nearest point on each piece,
-    # and the squared distance (px - along * dx)**2 + (py - along * dy)**2. In place, it takes half the time.
-    along = px * dx + py * dy  # [pieces, SIZE, SIZE]
-    along /= dx * dx + dy * dy + 1e-12
-    np.clip(along, 0.0, 1.0, out=along)
-    across = along * dx
-    np.subtract(px, across, out=across)
-    across *= across
-    along *= dy
-    np.subtract(py, along, out=along)
-    along *= along
-    along += across
-    return np.sqrt(along.min(axis=0))
+    along = np.clip((px * dx + py * dy) / (dx * dx + dy * dy + 1e-12), 0.0, 1.0)  # place of each piece's nearest point
+    return np.sqrt((np.square(px - along * dx) + np.square(py - along * dy)).min(axis=0))

@@ -62,10 +62,10 @@ SETTINGS = {
 
 
 class Picture(NamedTuple):
-    """A picture's class, and a function that makes an image of it, or raises BadPicture."""
+    """A picture's class, and a function that reads it, or raises BadPicture."""
 
     label: str
-    prepare: Callable[[Preparation], np.ndarray]
+    read: Callable[[], Image.Image]
 
 
 def make_images(
@@ -129,7 +129,7 @@ def read_folder(source: Path, table: Path | None) -> tuple[list[Picture], dict[s
         for name, file in walk.files_by_class(folder, LAYOUTS.format(source=source)):
             label = labels.setdefault(normalized(name), name)
             places.setdefault(label, {})[split] = folder.name  # class -> split -> the split's folder
-            pictures.append(Picture(label, lambda prepare, file=file: prepare(read(file))))
+            pictures.append(Picture(label, partial(read, file)))
     notes = walk.notes()
     if table or not folders:
         return pictures, read_split(table, places) if table else {}, notes
@@ -212,8 +212,8 @@ def read_builder(builder) -> Iterator[Picture]:
                 continue
             pixels = example["image"]
             pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-            image = partial(from_pillow, Image.fromarray(pixels), f"image {number} of {name}'s {split}")
-            yield Picture(name_of(int(example["label"])), lambda prepare, image=image: prepare(image()))
+            reader = partial(from_pillow, Image.fromarray(pixels), f"image {number} of {name}'s {split}")
+            yield Picture(name_of(int(example["label"])), reader)
     if unlabelled:
         print(f"{unlabelled} images of {name} have no label, and are left out")
 
@@ -234,7 +234,7 @@ def write_raw(
         for picture in tqdm(pictures, total=total, unit="image", disable=None):
             labels.add(picture.label)
             try:
-                image = picture.prepare(prepare)
+                image = prepare(picture.read())
             except BadPicture as fault:
                 bad.append(fault)
                 continue

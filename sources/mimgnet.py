@@ -15,7 +15,7 @@ from errors import UserError
 from flags import Setting, to_number, whole
 from sources.archives import contents
 from sources.arrays import Names, array_writer, checksum, write_manifest
-from sources.authors_arrays import holds_authors_arrays, make_from_arrays
+from sources.authors_arrays import make_from_arrays
 from sources.download import download
 from sources.pictures import decode
 from sources.preparation import Preparation
@@ -67,11 +67,9 @@ def make_mimgnet(folder: Path, target: Path, mirror: str | None, timeout: float,
 def make_mimgnet_from_source(folder: Path, target: Path, source: Path) -> dict:
     """Make miniImageNet in `folder` from `source`; returns its manifest.
 
-    source: a folder with the authors' arrays; or a folder or an archive with tables and images; or a folder with
-    one such archive. UserError if it is none of these, or is damaged.
+    source: a folder or an archive with tables and images, or a folder with one such archive. UserError if it is none of
+    these, or is damaged.
     """
-    if holds_authors_arrays(source):
-        return make_from_arrays(folder, target, source, AUTHORS_SHAPES, str(source))
     originals = find_originals(source)
     names = write_mimgnet(folder, originals)
     files = [originals] if originals.is_file() else sorted(originals.glob("*.csv"))

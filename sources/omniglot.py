@@ -5,8 +5,8 @@ import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,6 @@ from errors import UserError
 from flags import Setting, whole
 from sources.archives import contents
 from sources.arrays import Names, checksum, save, write_manifest
-from sources.authors_arrays import make_from_arrays
 from sources.pictures import decode
 from sources.preparation import Preparation
 from sources.tfds import prepared_builder
@@ -35,16 +34,8 @@ EVALUATION = {
 OTHERWISE = "try again, or get images_background.zip and images_evaluation.zip yourself: --source FOLDER"
 
 SIZE = Setting(28, "side of the images in pixels", whole(16, ORIGINAL_SIDE))
-
-
-class Drawing(NamedTuple):
-    """A drawing. digest: SHA-256 of the original's pixels; image: uint8 [size, size, 1], ink 255 on paper 0."""
-
-    digest: bytes
-    image: np.ndarray
-
-
-Characters = dict[tuple[str, int], list[Drawing]]  # (alphabet, number from 1 on) -> its drawings
+Drawing = tuple[bytes, np.ndarray]  # SHA-256 of the original's pixels; uint8 [size, size, 1], ink 255 on paper 0
+Characters = dict[str, list[Drawing]]  # alphabet/characterNN -> its drawings
 
 
 def make_omniglot(folder: Path, target: Path, source: Path | None, seed: int, size: int) -> dict:
@@ -57,11 +48,6 @@ def make_omniglot(folder: Path, target: Path, source: Path | None, seed: int, si
     names = write_omniglot(folder, characters, seed)
     prepare = Preparation(size, 1, invert=True)._asdict()
     return write_manifest(folder, target.name, names, origin, rotations=4, split_seed=seed, prepare=prepare)
-
-
-def make_omniglot_from_arrays(folder: Path, target: Path, source: Path) -> dict:
-    """Make Omniglot in `folder` from the authors' arrays in the folder `source`; returns its manifest."""
-    return make_from_arrays(folder, target, source, AUTHORS_SHAPES, str(source))
 
 
 def read_omniglot(
@@ -86,13 +72,13 @@ def read_omniglot(
 
 def _read_part(path: Path, part: str, size: int, count: int, drawings: int) -> Characters:
     """Read the `count` characters in one official archive or folder."""
-    pattern = re.compile(rf"(?:^|/){part}/([^/]+)/character(\d+)/\d+_\d+\.png$")
+    pattern = re.compile(rf"(?:^|/){part}/([^/]+/character\d+)/\d+_\d+\.png$")
     characters: Characters = defaultdict(list)
     images = contents(path, pattern.search)
     for name, data, match in tqdm(images, total=count * drawings, desc=part, disable=None):
         where = f"{name} in {path}"
-        drawing = shrink(np.asarray(decode(data, where).convert("L")), size, where)
-        characters[match[1], int(match[2])].append(drawing)
+        original = np.asarray(decode(data, where).convert("L"))
+        characters[match[1]].append(shrink(original, size, where))
     refuse_other_characters(characters, count, drawings, str(path))
     return characters
 
@@ -112,8 +98,9 @@ def read_examples(examples: Iterable[dict], alphabet_name: Callable[[int], str],
     """Read the characters in tensorflow-datasets' examples, where a number stands for an alphabet's name."""
     characters: Characters = defaultdict(list)
     for example in tqdm(examples, total=DRAWINGS * sum(PARTS.values()), disable=None):
-        character = alphabet_name(int(example["alphabet"])), int(example["alphabet_char_id"]) + 1
-        characters[character].append(shrink(example["image"][:, :, 0], size, "a drawing"))
+        alphabet, number = alphabet_name(int(example["alphabet"])), int(example["alphabet_char_id"]) + 1
+        drawing = shrink(example["image"][:, :, 0], size, "a drawing")
+        characters[f"{alphabet}/character{number:02d}"].append(drawing)
     return characters
 
 
@@ -123,19 +110,16 @@ def shrink(original: np.ndarray, size: int, where: str) -> Drawing:
         raise UserError(f"{where} is {original.shape} pixels, not 105 x 105: give the original Omniglot")
     ink = 255 - original
     image = Image.fromarray(ink).resize((size, size), Image.Resampling.LANCZOS)
-    return Drawing(hashlib.sha256(ink.tobytes()).digest(), np.asarray(image)[:, :, None])
+    return hashlib.sha256(ink.tobytes()).digest(), np.asarray(image)[:, :, None]
 
 
 def refuse_other_characters(characters: Characters, count: int, drawings: int, where: str) -> None:
     """UserError unless there are `count` characters of `drawings` drawings each."""
     if len(characters) != count:
         raise UserError(f"{where} holds {len(characters)} characters, not {count}: give the original one")
-    for (alphabet, number), images in characters.items():
+    for name, images in characters.items():
         if len(images) != drawings:
-            character = f"{alphabet}/character{number:02d}"
-            raise UserError(
-                f"{where} holds {len(images)} drawings, not {drawings}, of {character}: give the original one"
-            )
+            raise UserError(f"{where} holds {len(images)} drawings, not {drawings}, of {name}: give the original one")
 
 
 def write_omniglot(folder: Path, characters: Characters, seed: int, splits: dict[str, int] = SPLITS) -> Names:
@@ -148,12 +132,10 @@ def write_omniglot(folder: Path, characters: Characters, seed: int, splits: dict
     """
     by_name = sorted(characters)
     shuffled = iter([by_name[i] for i in np.random.RandomState(seed).permutation(len(by_name))])
-    names = {}
-    for split, count in splits.items():
-        dealt = list(itertools.islice(shuffled, count))
-        images = [[d.image for d in sorted(characters[c], key=lambda d: d.digest)] for c in dealt]
+    names = {split: list(itertools.islice(shuffled, count)) for split, count in splits.items()}
+    for split, dealt in names.items():
+        images = [[image for _, image in sorted(characters[name], key=itemgetter(0))] for name in dealt]
         save(folder / f"{split}.npy", np.array(images))
-        names[split] = [f"{alphabet}/character{number:02d}" for alphabet, number in dealt]
     return names
 
 

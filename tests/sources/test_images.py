@@ -477,7 +477,7 @@ def test_images_without_a_label_are_left_out_and_grey_ones_are_read(kind, monkey
     pictures = list(images.read_builder(builder))
     assert [one.label for one in pictures] == ["first", "first", "last"]  # test comes first
     for one, number in zip(pictures, (4, 0, 2), strict=True):
-        np.testing.assert_array_equal(one.prepare(Preparation(8, 1)), grey[number])
+        np.testing.assert_array_equal(Preparation(8, 1)(one.read()), grey[number])
     assert "2 images of own/1.0.0 have no label" in capsys.readouterr().out
 
 
