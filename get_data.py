@@ -1,4 +1,4 @@
-"""Make DATA_DIR/<dataset>/ from public addresses, from originals that you have, or from nothing (glyphs).
+"""Make DATA_DIR/<dataset>/: download a dataset, convert originals that you have, or draw it (glyphs).
 
     python get_data.py --dataset omniglot                      # through tensorflow-datasets
     python get_data.py --dataset omniglot --source FOLDER      # images_background.zip, images_evaluation.zip
@@ -7,13 +7,12 @@
     python get_data.py --dataset glyphs                        # drawn here, in seconds
     python get_data.py --dataset mine --source FOLDER          # your own images: FOLDER/class/*.jpg (docs/data.md)
     python get_data.py --dataset pets --source tfds:oxford_iiit_pet
-    python get_data.py --dataset omniglot --verify             # are the files what the manifest says?
+    python get_data.py --dataset omniglot --verify             # check the files against the manifest
 
-It leaves train.npy, val.npy (where the source has validation classes) and test.npy, each
-[base_classes, images_per_class, H, W, C] (or [images, H, W, C], where classes differ in their numbers of images), and
-manifest.json, which says how to read them: pixel = stored *
-scale, and class rotations * b + r is base class b turned by r quarter turns (np.rot90). A folder appears
-whole or not at all. Each faulty input is a UserError: one sentence, exit code 2.
+It writes train.npy, val.npy (if the source has validation classes) and test.npy, each [base_classes, images_per_class,
+H, W, C] (or [images, H, W, C], if classes differ in their numbers of images), and manifest.json, which says how to read
+them: pixel = stored * scale, and class rotations * b + r is base class b turned by r quarter turns (np.rot90). A folder
+is written completely or not at all. Wrong input ends with one sentence and exit code 2.
 """
 
 import argparse
@@ -31,19 +30,19 @@ from sources.maker import Variant, all_flags, is_tfds
 from sources.pictures import first_few
 
 DATA_DIR = Setting(Path("data"), "folder of the datasets", to_path)
-FORCE = Setting(False, "make it again even if it is there")
+FORCE = Setting(False, "make the dataset again if it is there")
 VERIFY = Setting(False, "only check the files against the manifest's checksums")
 
 
 def folder_name(text: str) -> str:
-    """A reader of datasets' names."""
+    """Read a dataset's name from a flag."""
     if not text or Path(text).name != text or text.startswith("."):
         raise argparse.ArgumentTypeError(f"must be a name for a folder below --data_dir, not {text!r}")
     return text
 
 
 class Request(NamedTuple):
-    """What the command line asks for. settings: a value for each of the variant's settings."""
+    """The command line's request. settings: a value for each of the variant's settings."""
 
     target: Path  # DATA_DIR/<dataset>
     variant: Variant
@@ -53,7 +52,7 @@ class Request(NamedTuple):
 
 
 def parse(argv: list[str] | None) -> Request:
-    """The command line; leaves with a sentence and exit code 2 where a flag is wrong, or would do nothing."""
+    """Parse the command line; exit with one sentence and code 2 if a flag is wrong or would have no effect."""
     parser = Parser(description="Make DATA_DIR/<dataset>/.")
     names = f"{', '.join(MAKERS)}; or a name for your own images, with their --source"
     parser.add_argument("--dataset", required=True, type=folder_name, metavar="NAME", help=names)
@@ -82,7 +81,7 @@ def parse(argv: list[str] | None) -> Request:
 
 
 def refuse_other_settings(target: Path, manifest: dict, settings: dict[str, object]) -> None:
-    """UserError where the dataset that is there was made with other settings, as far as the manifest tells."""
+    """UserError if the existing dataset was made with other settings, as far as its manifest says."""
     present_settings = {
         "seed": manifest["split_seed"], "split_seed": manifest["split_seed"], "rotations": manifest["rotations"],
         "size": manifest["image_shape"][0], "shares": manifest.get("shares"), **(manifest.get("prepare") or {}),
@@ -96,7 +95,7 @@ def refuse_other_settings(target: Path, manifest: dict, settings: dict[str, obje
 
 
 def obtain(request: Request) -> tuple[dict, str]:
-    """The dataset's manifest, and what more there is to say: the dataset is checked, or left alone, or made."""
+    """Make the dataset, check it, or leave it alone -> its manifest, and a remark on what was done."""
     target, variant, settings, force, verify = request
     if verify:
         return read_manifest(target, checksums=True, makers=MAKERS), "; checksums agree"
@@ -106,40 +105,40 @@ def obtain(request: Request) -> tuple[dict, str]:
         return manifest, f"; it is complete, made from {manifest['source']['given']} (--force makes it again)"
     source = settings.get("source")
     if source and not is_tfds(source) and source.resolve().is_relative_to(target.resolve()):
-        raise UserError(f"--source {source} is what would be replaced: move it elsewhere")
+        raise UserError(f"--source {source} would be replaced by the dataset: move it elsewhere")
     with making(target) as folder:
         return variant.make(folder, target, **settings), ""
 
 
-def numbers(split: dict) -> str:
-    """How many images its classes have."""
-    counts = split["images_per_class"]
-    return f"{min(counts)} to {max(counts)}" if isinstance(counts, list) else str(counts)
+def images_per_class(entry: dict) -> list[int]:
+    """The number of images of each class in a split's entry of the manifest."""
+    counts = entry["images_per_class"]
+    return counts if isinstance(counts, list) else [counts] * entry["base_classes"]
 
 
-def largest_tasks(splits: dict[str, dict]) -> tuple[str, str]:
-    """Return a sentence on the tasks that the smallest split and the smallest class allow, and a warning where these
-    have fewer than WAY classes, else an empty text."""
+def describe(entry: dict) -> str:
+    """Say how many classes a split has, and how many images its classes have."""
+    counts = images_per_class(entry)
+    most = f" to {max(counts)}" if min(counts) < max(counts) else ""
+    return f"{entry['classes']} classes x {min(counts)}{most}"
+
+
+def largest_episodes(splits: dict[str, dict]) -> tuple[str, str]:
+    """Say how large episodes can be, given the smallest split and the smallest class -> a sentence, and a warning if
+    there are fewer than WAY classes, otherwise an empty text."""
     way, split = min((entry["classes"], name) for name, entry in splits.items())
-    sizes = [size for entry in splits.values() for size in images_by_class(entry)]
+    sizes = [size for e in splits.values() for size in zip(images_per_class(e), e["names"], strict=False)]
     images, label = min(sizes)
     reason = "" if images == max(sizes)[0] else f" ({first_few([label])} has no more images)"
-    told = f"tasks: --way at most {way} ({split} has no more classes), --shot + --query at most {images}{reason}"
+    sentence = f"tasks: --way at most {way} ({split} has no more classes), --shot + --query at most {images}{reason}"
     if way >= WAY:
-        return told, ""
+        return sentence, ""
     remedy = f"train with --way {way}, or give more classes" if way > 1 else "give more classes, or other --shares"
-    return told, f"warning: there are too few classes for --way {WAY}, which the documented commands use: {remedy}"
-
-
-def images_by_class(entry: dict) -> list[tuple[int, str]]:
-    """Number of images and name of each class of a split."""
-    counts = entry["images_per_class"]
-    counts = counts if isinstance(counts, list) else [counts] * entry["base_classes"]
-    return list(zip(counts, entry["names"], strict=False))
+    return sentence, f"warning: there are too few classes for --way {WAY}, which the documented commands use: {remedy}"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line. UserError for every fault that is not a defect of this program."""
+    """Run the command line. UserError for every fault that is not a defect of this program."""
     request = parse(argv)
     try:
         manifest, remark = obtain(request)
@@ -149,13 +148,12 @@ def main(argv: list[str] | None = None) -> None:
         remedy = "free some space" if full else "check that it exists and may be read and written"
         what = f"{where}{fault.strerror or fault} (making {request.target})"
         raise UserError(f"{what}: {remedy}, or give another --data_dir") from None
-    splits = manifest["splits"].items()
-    counts = ", ".join(f"{name} {split['classes']} classes x {numbers(split)}" for name, split in splits)
+    counts = ", ".join(f"{name} {describe(entry)}" for name, entry in manifest["splits"].items())
     remark = ("" if "val" in manifest["splits"] else "; no validation classes") + remark
     remark += f"; {manifest['left_out']} pictures left out" if manifest.get("left_out") else ""
     print(f"{request.target}: {counts} images of {'x'.join(map(str, manifest['image_shape']))}{remark}")
-    told, warning = largest_tasks(manifest["splits"])
-    print(told)
+    sentence, warning = largest_episodes(manifest["splits"])
+    print(sentence)
     if warning:
         print(warning, file=sys.stderr)
 

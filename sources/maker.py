@@ -1,4 +1,4 @@
-"""What a dataset's maker declares, and the flags that several makers share."""
+"""How get_data.py makes a dataset: what its maker declares, and the flags that several makers share."""
 
 import argparse
 import os
@@ -11,18 +11,18 @@ from typing import NamedTuple
 from flags import Setting, to_path, whole
 from sources.preparation import Preparation
 
-TFDS = "tfds:"  # what a --source begins with that is a name of tensorflow-datasets
+TFDS = "tfds:"  # start of a --source that names a dataset of tensorflow-datasets
 
 
 class Variant(NamedTuple):
     """One way to make a dataset.
 
     make: make(folder, target, **settings) -> manifest. It fills the empty `folder`, which becomes `target`,
-        DATA_DIR/<dataset>, when it ends well. It gets a value for each setting, and raises UserError where the source
-        is at fault, OSError where the disk is.
-    settings: its flags by name; all other makers' flags are refused.
-    title: what stands behind the dataset's name where a flag is refused, as in "mimgnet from --source".
-    suits: is a --source meant for this variant?
+        DATA_DIR/<dataset>, if it succeeds. It gets a value for each setting, and raises UserError if the source is at
+        fault, OSError if the disk is.
+    settings: its flags by name; all other flags are refused.
+    title: follows the dataset's name in messages, as in "mimgnet from --source".
+    suits: True if a --source is meant for this variant.
     """
 
     make: Callable[..., dict]
@@ -33,12 +33,12 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True)
 class Maker:
-    """How a dataset is made: a line of the table in sources/__init__.py.
+    """How a dataset is made: an entry of the table in sources/__init__.py.
 
-    make, settings: as in Variant, for a --source that no variant suits, and without one.
+    make, settings: as in Variant, if there is no --source, or one that suits no variant.
     image_shape: (height, width, channels) of its images by default.
-    variants: the other ways to make it, in the order in which a --source is offered to them.
-    brightness: mean and standard deviation of its training images' means (data.brightness), for runs that do not say.
+    variants: the other ways to make it; the first one that suits a --source is taken.
+    brightness: data.brightness of its training images, for runs whose config.json does not have it.
     """
 
     make: Callable[..., dict]
@@ -49,12 +49,12 @@ class Maker:
 
     @property
     def prepare(self) -> Preparation:
-        """How a picture becomes an image of the dataset's by default: grey ones have ink 1 on paper 0."""
+        """How a picture becomes an image of the dataset by default; in grey images ink is 1 on paper 0."""
         side, _, channels = self.image_shape
         return Preparation(side, channels, invert=channels == 1)
 
     def variant(self, source: Path | None) -> Variant:
-        """The way to make it from this --source; None: without one."""
+        """The way to make the dataset from this --source, or without one (None)."""
         suitable = (variant for variant in self.variants if source is not None and variant.suits(source))
         return next(suitable, Variant(self.make, self.settings))
 
@@ -67,16 +67,16 @@ class Maker:
 
 
 def all_flags(makers: dict[str, Maker]) -> dict[str, Setting]:
-    """The flags of all makers by name; the help says which datasets take them."""
-    settings: dict[str, dict[str, Setting]] = defaultdict(dict)  # flag -> dataset -> what it is there
+    """The flags of all makers by name; their help texts say which datasets use them."""
+    settings: dict[str, dict[str, Setting]] = defaultdict(dict)  # flag -> dataset -> setting
     for dataset, maker in makers.items():
         for name, setting in maker.all_settings().items():
             settings[name][dataset] = setting
-    return {name: shared(own) for name, own in settings.items()}
+    return {name: shared(by_dataset) for name, by_dataset in settings.items()}
 
 
 def shared(settings: dict[str, Setting]) -> Setting:
-    """What the help says of a flag that these datasets take."""
+    """Join the settings of several datasets with the same flag; the help text names the datasets and defaults."""
     last = list(settings.values())[-1]
     described = replace(last, help=f"{', '.join(settings)}: {last.help}")
     if all(setting.default == last.default for setting in settings.values()):
@@ -86,17 +86,17 @@ def shared(settings: dict[str, Setting]) -> Setting:
 
 
 def source(text: str) -> Path:
-    """A reader of paths to a folder or a file that is there, or of tfds:NAME."""
+    """Read the path of an existing folder or file, or tfds:NAME, from a flag."""
     return Path(text) if is_tfds(text) else existing_path(text)
 
 
 def is_tfds(text: str | Path) -> bool:
-    """Does it name a dataset of tensorflow-datasets?"""
+    """True if it names a dataset of tensorflow-datasets."""
     return str(text).startswith(TFDS) and len(str(text)) > len(TFDS)
 
 
 def existing_path(text: str) -> Path:
-    """A reader of paths to a folder or a file that is there."""
+    """Read the path of an existing folder or file from a flag."""
     place = to_path(text)
     if not (os.path.isdir(place) or os.path.isfile(place)):
         raise argparse.ArgumentTypeError(f"there is no folder and no file {place}")

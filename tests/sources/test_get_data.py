@@ -160,7 +160,7 @@ def test_files_of_others_are_never_replaced(tmp_path):
     (tmp_path / "mimgnet").mkdir()
     (tmp_path / "mimgnet" / "train.npy").write_bytes(b"precious")
     source = ["--source", tmp_path / "mimgnet"]
-    assert_refused(command("--dataset", "mimgnet", "--data_dir", tmp_path, *source), "what would be replaced")
+    assert_refused(command("--dataset", "mimgnet", "--data_dir", tmp_path, *source), "would be replaced by the dataset")
     assert (tmp_path / "mimgnet" / "train.npy").read_bytes() == b"precious"
 
 
@@ -292,14 +292,14 @@ def test_what_a_dataset_was_made_with_is_not_another_flags(tmp_path):
 
 def test_a_source_in_what_is_to_be_replaced_stays(tmp_path):
     (source := tmp_path / "mine" / "pictures").mkdir(parents=True)
-    with pytest.raises(get_data.UserError, match="is what would be replaced"):
+    with pytest.raises(get_data.UserError, match="would be replaced by the dataset"):
         get_data.main(["--dataset", "mine", "--source", str(source), "--data_dir", str(tmp_path)])
     assert source.is_dir()
 
 
 def test_a_split_says_how_many_images_its_classes_have():
-    assert get_data.numbers({"images_per_class": 20}) == "20"
-    assert get_data.numbers({"images_per_class": [5, 3, 9]}) == "3 to 9"
+    assert get_data.describe({"classes": 12, "base_classes": 3, "images_per_class": 20}) == "12 classes x 20"
+    assert get_data.describe({"classes": 3, "images_per_class": [5, 3, 9]}) == "3 classes x 3 to 9"
 
 
 def test_a_datasets_name_is_a_folder_that_is_seen():

@@ -325,8 +325,8 @@ def test_the_largest_tasks_are_said_and_too_small_ones_are_warned_of(tmp_path):
     )
     assert warning in get(tmp_path / "in", tmp_path, *flags, name="few").stderr  # whenever it is asked for
     entry = {"classes": 1, "base_classes": 1, "images_per_class": 9, "names": ["a"]}
-    told, warning = get_data.largest_tasks({"train": entry, "test": entry})
-    assert told.endswith("--query at most 9") and warning.endswith("give more classes, or other --shares")
+    sentence, warning = get_data.largest_episodes({"train": entry, "test": entry})
+    assert sentence.endswith("--query at most 9") and warning.endswith("give more classes, or other --shares")
 
 
 def test_the_seed_deals_and_every_split_that_is_needed_has_a_class():
