@@ -79,7 +79,7 @@ def test_every_file_has_its_floor():
     assert {module.split(".")[0] for module in FILES} == set(FLOOR)
 
 
-@pytest.mark.parametrize("name", FLOOR)
+@pytest.mark.parametrize("name", sorted(FLOOR))
 def test_no_name_at_the_top_is_that_of_another_package(name):
     """For whoever puts this folder on his path, and imports the other package."""
     assert name not in sys.stdlib_module_names, "Python has such a module"
