@@ -92,10 +92,7 @@ def explanation(fault: Exception) -> str | None:
     if isinstance(fault, MemoryError):
         return f"this machine does not have enough memory: {fault}"
     if type(fault).__name__ == "ResourceExhaustedError":  # TensorFlow's, which is not imported here
-        return (
-            "the device does not have enough memory: lower --metabatch, or add --remat in training; what was saved "
-            "before is complete"
-        )
+        return "the device does not have enough memory: lower --metabatch, or train with --remat"
     return None
 
 

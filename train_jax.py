@@ -6,7 +6,9 @@ episodes, the same noise, the same update. It writes W.npz, or continues from it
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import functools
 import gzip
 import json
 import math
@@ -33,59 +35,15 @@ MAY_DIFFER = {
 }  # fmt: skip
 
 
-class Program:
-    """The XLA program "train" or "test" on JAX's first device: a function from arrays by name to results by name, which
-    stay on the device."""
-
-    def __init__(self, folder: Path, name: str, description: dict):
-        with user_error("JAX cannot be imported", "install it, for example with pip install jax", ImportError):
-            import jax
-            from jax._src.lib import xla_client  # JAX has no public way to compile a serialized HLO module
-        self.name, self.settings, self.device = name, description["settings"], jax.devices()[0]
-        self.arguments, self.results = description[name]["arguments"], description[name]["results"]
-        path = program_file(folder, name)
-        with user_error(f"{path} is missing or damaged", "copy the folder again", OSError, EOFError, zlib.error):
-            computation = xla_client.XlaComputation(gzip.decompress(path.read_bytes()))
-        module = xla_client._xla.mlir.xla_computation_to_mlir_module(computation)
-        options = xla_client.CompileOptions()
-        self.executable = self.device.client.compile_and_load(module, [self.device], options)
-
-    def put(self, array: np.ndarray):
-        """Return the array on the device; it may be there already."""
-        import jax
-
-        return array if isinstance(array, jax.Array) else jax.device_put(array, self.device)
-
-    def __call__(self, arrays: dict) -> dict:
-        row = [self.put(arrays[name]) for name, *_ in self.arguments]
-        results = self.executable.execute(row)
-        return {name: array for (name, *_), array in zip(self.results, results, strict=True)}
-
-    def sample(self, split: data.Split, seed: int, index: int, tasks: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the classes and images of episodes, the same as Engine.episode's."""
-        way = next(shape[1] for name, shape, _ in self.arguments if name == "classes")
-        images, shared = self.settings["shot"] + self.settings["query"], self.settings["legacy_shared_classes"]
-        return data.sample(split, self.name, seed, index, tasks, way, images, shared)
-
-
 def parser() -> Parser:
-    p = Parser(prog="train_jax.py", description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[1])
+    description, epilog = __doc__.split("\n\n")
+    p = Parser(prog="train_jax.py", description=description, epilog=epilog)
     add = p.add_argument
     add("--program", type=to_path, required=True, metavar="P", help="the folder that bench.py --export P wrote")
     add("--weights", type=to_path, metavar="FILE", help="the weights file to write, and to continue from if it exists")
-    add(
-        "--check",
-        action="store_true",
-        help="do not train; print the error of the first iteration's meta-gradient against float64 (for a program of "
-        "bench.py --export P --check), and the time of an iteration",
-    )
-    add(
-        "--data_dir",
-        type=path_text,
-        default="data",
-        metavar="DIR",
-        help="folder that holds the datasets (default: data)",
-    )
+    check = "do not train; print the error of the first iteration's meta-gradient against float64 (for a program of "
+    add("--check", action="store_true", help=f"{check}bench.py --export P --check), and the time of an iteration")
+    add("--data_dir", type=path_text, default="data", metavar="DIR", help="folder of the datasets (default: data)")
     add("--n_train_iters", type=whole(0), metavar="N", help="train to this iteration (default: the program's)")
     add("--seconds", type=positive, metavar="S", help="stop after S seconds of training, with the weights saved")
     add("--save_every", type=positive, default=120.0, metavar="S", help="save every S seconds (default: 120)")
@@ -99,59 +57,25 @@ def main() -> int:
     description = read_description(args.program)
     settings = description["settings"]
     if args.check:
-        print(json.dumps(check(args.program, description, load_splits(args.data_dir, settings)["train"])))
+        print(json.dumps(check(args.program, description, load_splits(args.data_dir, settings))))
         return 0
     if not args.weights:
         raise UserError("--weights is missing: name the weights file to write, or to continue from")
     if args.test_every and not args.n_test_iters:
         raise UserError("--test_every needs the number of test episodes: add --n_test_iters")
     saved = read_weights(args.weights, args.program, settings)
-    splits = load_splits(args.data_dir, settings)
+    jax_run = JaxRun(args.program, description, args.weights, saved, load_splits(args.data_dir, settings))
     last = settings["n_train_iters"] if args.n_train_iters is None else args.n_train_iters
-    if last < (done := int(saved.state["next"]) - 1):
+    if last < (done := jax_run.iteration):
         raise UserError(f"{args.weights} is at iteration {done} already, past --n_train_iters {last}: choose more")
     with user_error(f"cannot make the folder of --weights {args.weights}", "choose another", OSError):
         args.weights.parent.mkdir(parents=True, exist_ok=True)
     with Stop() as stop:
-        return train_and_test(args, description, saved, splits, last, stop)
-
-
-def train_and_test(
-    args, description: dict, saved: weights.Weights, splits: dict[str, data.Split], last: int, stop: Stop
-) -> int:
-    """Train from the saved weights to iteration `last`, with the tests that args ask for. Return the exit code."""
-    training = tester = None
-    for iteration in iterations_to_test(int(saved.state["next"]) - 1, last, args.test_every):
-        if int(saved.state["next"]) <= iteration:
-            if training is None:
-                training = Training(args.program, description, args.weights, saved, splits["train"])
-                device, first = training.step.device.device_kind, int(saved.state["next"])
-                print(f"device: {device}; iterations {first} to {last}", flush=True)
-                end = time.time() + (args.seconds or math.inf)
-            training.saved, training.time = saved, time.time()
-            done = train(training, iteration, last, end, args.save_every, stop)
-            saved = training.saved
-            if not done:
-                return 130 if stop.asked else 0
-        tested = [test["iteration"] for test in saved.about.get("tests", [])]
-        if args.n_test_iters and (iteration == last or iteration not in tested):
-            tester = tester or Program(args.program, "test", description)
-            numbers = test(tester, saved, splits["test"], args.n_test_iters, stop)
-            if len(numbers["accuracy"]) < args.n_test_iters:
-                print("interrupted: the test was not written", file=sys.stderr)
-                return 130
-            saved = with_test(saved, numbers, description["samples"])
-            weights.write(args.weights, saved)
-    return 0
-
-
-def iterations_to_test(done: int, last: int, every: int | None) -> list[int]:
-    """Return the multiples of `every` from the iteration `done` on, and the last iteration."""
-    return [i for i in range(every, last, every) if i >= done] + [last] if every else [last]
+        return train_and_test(jax_run, args, last, stop)
 
 
 def read_weights(path: Path, folder: Path, settings: dict) -> weights.Weights:
-    """Return the weights at `path`, or where that does not exist those that the program in `folder` starts from.
+    """Return the weights at `path`, or, if there is no such file, those that the program in `folder` starts from.
 
     Raise UserError where they are of a run with other settings than the program's, or have no slots of Adam.
     """
@@ -162,9 +86,7 @@ def read_weights(path: Path, folder: Path, settings: dict) -> weights.Weights:
     for name, value in settings.items():
         other = saved.about["settings"].get(name, defaults.get(name))  # files of earlier versions have fewer settings
         if name not in MAY_DIFFER and other != value:
-            raise UserError(
-                f"{path} is of a run with {name} {other}, but {folder} was made for {value}: export another program"
-            )
+            raise UserError(f"{path} is of a run with {name} {other}, but {folder} has {value}: export another program")
     return saved
 
 
@@ -176,23 +98,116 @@ def load_splits(data_dir: str, settings: dict) -> dict[str, data.Split]:
     return data.splits_of(dataset, settings["train_split"])
 
 
-class Training:
-    """Training from saved weights: parameters, slots and pixels stay on the device between the iterations."""
+def train_and_test(jax_run: JaxRun, args: argparse.Namespace, last: int, stop: Stop) -> int:
+    """Train to iteration `last`, with the tests that the command line asks for. Return the exit code."""
+    end = None
+    for iteration in iterations_to_test(jax_run.iteration, last, args.test_every):
+        if jax_run.iteration < iteration:
+            if end is None:
+                print(f"device: {jax_run.device_name}; iterations {jax_run.iteration + 1} to {last}", flush=True)
+                end = time.time() + (args.seconds or math.inf)
+            if not jax_run.train(iteration, last, end, args.save_every, stop):
+                return 130 if stop.asked else 0
+        tested = [test["iteration"] for test in jax_run.saved.about.get("tests", [])]
+        if args.n_test_iters and (iteration == last or iteration not in tested):
+            numbers = jax_run.test(args.n_test_iters, stop)
+            if len(numbers["accuracy"]) < args.n_test_iters:
+                print("interrupted: the test was not written", file=sys.stderr)
+                return 130
+            jax_run.saved = with_test(jax_run.saved, numbers, jax_run.samples)
+            weights.write(args.weights, jax_run.saved)
+    return 0
 
-    def __init__(self, folder: Path, description: dict, path: Path, saved: weights.Weights, split: data.Split):
-        self.settings, self.path, self.saved, self.split = description["settings"], path, saved, split
-        self.step = Program(folder, "train", description)
+
+def iterations_to_test(done: int, last: int, every: int | None) -> list[int]:
+    """Return the multiples of `every` from the iteration `done` on, and the last iteration."""
+    return [i for i in range(every, last, every) if i >= done] + [last] if every else [last]
+
+
+class Program:
+    """The XLA program "train" or "test" on JAX's first device: a function from arrays by name to results by name, which
+    stay on the device. It has the pixels of its split there, too."""
+
+    def __init__(self, folder: Path, name: str, description: dict, split: data.Split):
+        with user_error("JAX cannot be imported", "install it, for example with pip install jax", ImportError):
+            import jax
+            from jax._src.lib import xla_client  # JAX has no public way to compile a serialized HLO module
+        self.name, self.settings, self.split = name, description["settings"], split
+        self.arguments, self.results = description[name]["arguments"], description[name]["results"]
+        path = program_file(folder, name)
+        with user_error(f"{path} is missing or damaged", "copy the folder again", OSError, EOFError, zlib.error):
+            computation = xla_client.XlaComputation(gzip.decompress(path.read_bytes()))
+        module = xla_client._xla.mlir.xla_computation_to_mlir_module(computation)
+        self.device, options = jax.devices()[0], xla_client.CompileOptions()
+        self.executable = self.device.client.compile_and_load(module, [self.device], options)
+        self.pixels = self.put(np.asarray(split.pixels))
+
+    def put(self, array: np.ndarray):
+        """Return the array on the device; it may be there already."""
+        import jax
+
+        return array if isinstance(array, jax.Array) else jax.device_put(array, self.device)
+
+    def sample(self, seed: int, index: int, tasks: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the classes and images of episodes, the same as Engine.episode's."""
+        way = next(shape[1] for name, shape, _ in self.arguments if name == "classes")
+        images, shared = self.settings["shot"] + self.settings["query"], self.settings["legacy_shared_classes"]
+        return data.sample(self.split, self.name, seed, index, tasks, way, images, shared)
+
+    def __call__(self, arrays: dict) -> dict:
+        arrays = arrays | {"pixels": self.pixels}
+        results = self.executable.execute([self.put(arrays[name]) for name, *_ in self.arguments])
+        return {name: array for (name, *_), array in zip(self.results, results, strict=True)}
+
+
+class JaxRun:
+    """A run that is saved in one weights file: its training and its tests on JAX's first device."""
+
+    def __init__(
+        self, folder: Path, description: dict, path: Path, saved: weights.Weights, splits: dict[str, data.Split]
+    ):
+        self.path, self.saved, self.settings = path, saved, description["settings"]
+        self.samples = description["samples"]  # noise samples per loss in the test
+        self.program = functools.cache(lambda name: Program(folder, name, description, splits[name]))
         groups = {"params": saved.params, "adam": saved.slots}
         self.variables = {f"{group}/{k}": value for group, values in groups.items() for k, value in values.items()}
-        self.pixels, self.time = self.step.put(np.asarray(split.pixels)), time.time()
-        self.loss, self.accuracy, self.finite = None, None, True
+        self.finite = True
+
+    @property
+    def iteration(self) -> int:
+        """The iteration of the saved weights."""
+        return self.saved.about["iteration"]
+
+    @property
+    def device_name(self) -> str:
+        return self.program("train").device.device_kind
+
+    def train(self, target: int, last: int, end: float, save_every: float, stop: Stop) -> bool:
+        """Train to iteration `target` (of `last`), or until the time `end`, and save every `save_every` seconds. Return
+        True if the target is reached."""
+        before = first = self.iteration + 1
+        printed = self.saved_at = time.time()
+        for i in range(first, target + 1):
+            self.update(i)
+            now = time.time()
+            leave = i == target or stop.asked or now > end
+            save = leave or now - self.saved_at > save_every
+            if save or i == first or now - printed > PRINT_EVERY:
+                self.print_progress(i, last, (i + 1 - before) / max(now - printed, 1e-9))
+                printed, before = time.time(), i + 1
+            if save:
+                self.save(i)
+            if leave and i < target:
+                print(f"saved after iteration {i}; the same command continues from there", file=sys.stderr)
+                return False
+        return True
 
     def update(self, i: int) -> None:
         """Start iteration i; the device may still compute it after the return."""
-        seed = self.settings["seed"]
-        classes, images = self.step.sample(self.split, seed, i, self.settings["metabatch"])
-        episode = {"classes": classes, "images": images, "seed": np.array([seed, i], np.int32)}
-        results = self.step(self.variables | {"pixels": self.pixels} | episode)
+        step, seed = self.program("train"), self.settings["seed"]
+        classes, images = step.sample(seed, i, self.settings["metabatch"])
+        episodes = {"classes": classes, "images": images, "seed": np.array([seed, i], np.int32)}
+        results = step(self.variables | episodes)
         self.loss, self.accuracy = results["loss"], results["accuracy"]
         self.finite = results["finite"] & self.finite
         self.variables = {name: results[name] for name in self.variables}
@@ -213,90 +228,38 @@ class Training:
             {name.removeprefix(group): np.asarray(value) for name, value in self.variables.items() if group in name}
             for group in ("params/", "adam/")
         )
-        now, before = time.time(), self.saved
+        now, before, best = time.time(), self.saved, self.saved.best_weights()
         state = before.state | {"next": np.asarray(np.int64(i + 1)), "reported": np.asarray(np.int64(i))}
-        state |= {"secs": np.asarray(before.state["secs"] + now - self.time), "window": np.zeros(3)}
-        settings = before.about["settings"]  # the program's lack some
-        kept = MAY_DIFFER & settings.keys()
-        settings = settings | {name: value for name, value in self.settings.items() if name not in kept}
-        about = {"settings": settings, "iteration": i, "weights_sha256": weights.digest(params), "test": None}
-        about |= {"tests": before.about.get("tests", []), "trained_on": f"{self.step.device.device_kind}, JAX"}
-        best = before.best_weights()
+        state |= {"secs": np.asarray(before.state["secs"] + now - self.saved_at), "window": np.zeros(3)}
+        about = {"settings": before.about["settings"], "iteration": i, "weights_sha256": weights.digest(params)}
+        about |= {"test": None, "tests": before.about.get("tests", []), "trained_on": f"{self.device_name}, JAX"}
+        kept = MAY_DIFFER & about["settings"].keys()
+        about["settings"] = about["settings"] | {k: v for k, v in self.settings.items() if k not in kept}
         self.saved = weights.Weights(about, params, slots, state, best.params if best else {})
-        self.time = now
+        self.saved_at = now
         weights.write(self.path, self.saved)
 
-
-def train(training: Training, target: int, last: int, end: float, save_every: float, stop: Stop) -> bool:
-    """Train to iteration `target` (of `last`), or until the time `end`, and save every `save_every` seconds. Return
-    True if the target is reached."""
-    first = int(training.saved.state["next"])
-    printed = saved = time.time()
-    since = first - 1
-    for i in range(first, target + 1):
-        training.update(i)
-        now = time.time()
-        leave = i == target or stop.asked or now > end
-        if leave or i == first or now - printed > PRINT_EVERY or now - saved > save_every:
-            training.print_progress(i, last, (i - since) / max(now - printed, 1e-9))
-            printed, since = time.time(), i
-        if leave or now - saved > save_every:
-            training.save(i)
-            saved = time.time()
-        if leave and i < target:
-            print(f"saved after iteration {i}; the same command continues from there", file=sys.stderr)
-            return False
-    return True
-
-
-def check(folder: Path, description: dict, split: data.Split) -> dict:
-    """Return the times that this device takes to compile the training step and to compute it, and the relative errors
-    of the first iteration's meta-gradient and loss against float64. Raise UserError where the folder lacks those."""
-    path = folder / EXACT
-    if not path.is_file():
-        raise UserError(f"there is no {path}: write it with bench.py --export P --check, where TensorFlow is installed")
-    with user_error(f"{path} is damaged", "copy the folder again", Exception), np.load(path) as file:  # of many kinds
-        moment, loss = file["m"], file["loss"]
-    start = time.perf_counter()
-    training = Training(folder, description, folder / weights.NAME, weights.read(folder / weights.NAME), split)
-    compiled = time.perf_counter() - start
-    training.update(0)
-    report = {"device": training.step.device.device_kind, "compile_s": round(compiled, 1)}
-    report["gradient_error"] = relative_error(np.asarray(training.variables["adam/m"]), moment)
-    report["loss_error"] = abs(float(training.loss) / float(loss) - 1)
-    iterations, start = 0, time.perf_counter()
-    while iterations < 10 or time.perf_counter() - start < CHECK_SECONDS:
-        iterations, before = iterations + 1, training.loss
-        training.update(iterations)
-        float(before)  # waits for the iteration before this one: the device is at most one behind, as in training
-    float(training.loss)
-    report["ms_per_iteration"] = round(1e3 * (time.perf_counter() - start) / iterations, 2)
-    return report
-
-
-def test(step: Program, saved: weights.Weights, split: data.Split, episodes: int, stop: Stop) -> dict[str, list]:
-    """Return loss and accuracy [episodes] of the first test episodes, the same as meta_test's; fewer after a stop."""
-    arrays = {f"params/{name}": step.put(value) for name, value in saved.params.items()}
-    arrays |= {
-        "pixels": step.put(np.asarray(split.pixels)),
-        "seed": np.array([TEST_SEED, data.STREAMS["test"]], np.int32),
-    }
-    numbers, printed, metabatch = {"loss": [], "accuracy": []}, time.time(), step.settings["metabatch"]
-    for first in range(0, episodes, metabatch):
-        if stop.asked:
-            break
-        indices = range(first, first + metabatch)  # the last of them may not be needed
-        classes, images = (
-            np.concatenate(part) for part in zip(*(step.sample(split, TEST_SEED, i, 1) for i in indices), strict=True)
-        )
-        results = step(arrays | {"classes": classes, "images": images, "indices": np.array(indices, np.int32)})
-        for name, values in numbers.items():
-            values += np.asarray(results[name]).tolist()
-        if time.time() - printed > PRINT_EVERY:
-            line = "{} episodes: accuracy {:.2f} +- {:.2f}"
-            print(line.format(len(numbers["accuracy"]), *mean_and_interval(numbers["accuracy"])), flush=True)
-            printed = time.time()
-    return {name: values[:episodes] for name, values in numbers.items()}
+    def test(self, episodes: int, stop: Stop) -> dict[str, list]:
+        """Return loss and accuracy [episodes] of the first test episodes, the same as meta_test's; fewer after a
+        stop."""
+        step, metabatch = self.program("test"), self.settings["metabatch"]
+        arrays = {name: step.put(value) for name, value in self.variables.items()}
+        arrays["seed"] = np.array([TEST_SEED, data.STREAMS["test"]], np.int32)
+        numbers, printed = {"loss": [], "accuracy": []}, time.time()
+        for first in range(0, episodes, metabatch):
+            if stop.asked:
+                break
+            indices = range(first, first + metabatch)  # the last of them may be too many
+            drawn = [step.sample(TEST_SEED, i, 1) for i in indices]
+            classes, images = (np.concatenate(part) for part in zip(*drawn, strict=True))
+            results = step(arrays | {"classes": classes, "images": images, "indices": np.array(indices, np.int32)})
+            for name, values in numbers.items():
+                values += np.asarray(results[name]).tolist()
+            if time.time() - printed > PRINT_EVERY:
+                line = "{} episodes: accuracy {:.2f} +- {:.2f}"
+                print(line.format(len(numbers["accuracy"]), *mean_and_interval(numbers["accuracy"])), flush=True)
+                printed = time.time()
+        return {name: values[:episodes] for name, values in numbers.items()}
 
 
 def with_test(saved: weights.Weights, numbers: dict[str, list], samples: int) -> weights.Weights:
@@ -310,6 +273,30 @@ def with_test(saved: weights.Weights, numbers: dict[str, list], samples: int) ->
     others = [test for test in saved.about.get("tests", []) if test["iteration"] != iteration]
     about = saved.about | {"test": result, "tests": [*others, {"iteration": iteration} | result]}
     return dataclasses.replace(saved, about=about)
+
+
+def check(folder: Path, description: dict, splits: dict[str, data.Split]) -> dict:
+    """Return the times that this device takes to compile the training step and to compute it, and the relative errors
+    of the first iteration's meta-gradient and loss against float64. Raise UserError where the folder lacks those."""
+    path, initial = folder / EXACT, folder / weights.NAME
+    if not path.is_file():
+        raise UserError(f"there is no {path}: write it with bench.py --export P --check, where TensorFlow is installed")
+    with user_error(f"{path} is damaged", "copy the folder again", Exception), np.load(path) as file:  # of many kinds
+        moment, loss = file["m"], file["loss"]
+    start = time.perf_counter()
+    jax_run = JaxRun(folder, description, initial, weights.read(initial), splits)
+    report = {"device": jax_run.device_name, "compile_s": round(time.perf_counter() - start, 1)}
+    jax_run.update(0)
+    report["gradient_error"] = relative_error(np.asarray(jax_run.variables["adam/m"]), moment)
+    report["loss_error"] = abs(float(jax_run.loss) / float(loss) - 1)
+    iterations, start = 0, time.perf_counter()
+    while iterations < 10 or time.perf_counter() - start < CHECK_SECONDS:
+        iterations, before = iterations + 1, jax_run.loss
+        jax_run.update(iterations)
+        float(before)  # waits for the iteration before this one: the device is at most one behind, as in training
+    float(jax_run.loss)
+    report["ms_per_iteration"] = round(1e3 * (time.perf_counter() - start) / iterations, 2)
+    return report
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def program(data_dir, tmp_path_factory):
     return folder
 
 
-def test_a_program_multiplies_bfloat16_whatever_this_processor_has(monkeypatch):
+def test_a_program_multiplies_bfloat16_on_any_processor(monkeypatch):
     from jax._src.lib import xla_client
 
     monkeypatch.setattr(layers, "has_bfloat16", lambda: False)
@@ -58,8 +58,9 @@ class Stub(train_jax.Program):
     """A program that computes nothing and keeps its arguments. In training iteration 1 is not finite; a test's loss is
     the number of its episode."""
 
-    def __init__(self, folder, name, description):
-        self.name, self.settings, self.arguments = name, description["settings"], description[name]["arguments"]
+    def __init__(self, folder, name, description, split):
+        self.name, self.settings, self.split = name, description["settings"], split
+        self.arguments = description[name]["arguments"]
         self.device, self.calls = SimpleNamespace(device_kind="stub"), []
 
     def put(self, array):
@@ -113,7 +114,7 @@ def theirs(data_dir, tmp_path_factory):
     return savedir
 
 
-def test_an_iteration_is_tensorflows_from_the_same_weights(program, data_dir, theirs):
+def test_an_iteration_equals_tensorflows_from_the_same_weights(program, data_dir, theirs):
     """Loss, and Adam's first moment: the same gradient, but for what float32's rounding makes of it.
 
     Each from TensorFlow's own state of that iteration: two programs' roundings drift apart where a maximum flips. Such
@@ -121,12 +122,13 @@ def test_an_iteration_is_tensorflows_from_the_same_weights(program, data_dir, th
     """
     description = train_jax.read_description(program)
     settings = description["settings"]
-    split = train_jax.load_splits(data_dir, settings)["train"]
+    splits = train_jax.load_splits(data_dir, settings)
+    split = splits["train"]
     assert split.classes == 480  # the training and the validation classes
     learner = engine_of(settings)
     step = learner.train_step(split)
     state = weights.read(program / "weights.npz")
-    jax_side = train_jax.Training(program, description, program / "never.npz", state, split)
+    jax_side = train_jax.JaxRun(program, description, program / "never.npz", state, splits)
     errors = []
     for i in range(10):
         for group, variables in (("params", learner.params), ("adam", learner.slots)):
@@ -191,7 +193,7 @@ def test_the_whole_run_is_like_tensorflows(trained, theirs):
         assert np.abs(value - other.params[name]).max() <= 2 * 31 * 1e-3, name
 
 
-def test_a_run_cut_in_two_is_one_that_was_not(program, data_dir, trained, tmp_path):
+def test_an_interrupted_run_equals_an_uninterrupted_one(program, data_dir, trained, tmp_path):
     file = tmp_path / "of/folders/w.npz"  # which are not there
     for iterations in (11, 30):
         done = run(program, data_dir, file, "--n_train_iters", iterations)
@@ -203,8 +205,8 @@ def test_a_run_cut_in_two_is_one_that_was_not(program, data_dir, trained, tmp_pa
             np.testing.assert_array_equal(mine[name], cut[name], err_msg=name)
 
 
-def test_tests_along_the_way_are_kept(program, data_dir, trained):
-    """And change nothing: test_a_run_cut_in_two_is_one_that_was_not has the same run without them."""
+def test_the_file_keeps_the_tests_of_test_every(program, data_dir, trained):
+    """And change nothing: test_an_interrupted_run_equals_an_uninterrupted_one has the same run without them."""
     about = weights.read(trained[0]).about
     assert [test["iteration"] for test in about["tests"]] == [10, 20, 30] and trained[1].count("accuracy :") == 3
     assert len({test["accuracy"] for test in about["tests"]}) > 1  # of other weights
@@ -219,7 +221,7 @@ def test_tests_along_the_way_are_kept(program, data_dir, trained):
     assert_refused(run(program, data_dir, trained[0], "--test_every", 10), "--n_test_iters")
 
 
-def test_a_test_that_is_done_again_is_listed_once():
+def test_a_repeated_test_is_listed_once():
     tests = [{"iteration": 10, "accuracy": 50.0}]
     state = weights.Weights({"iteration": 20, "tests": tests}, {})
     for accuracy in (0.25, 0.75):
@@ -228,37 +230,44 @@ def test_a_test_that_is_done_again_is_listed_once():
     assert state.about["tests"] == [*tests, {"iteration": 20} | last] and state.about["test"] == last
 
 
-def test_of_the_last_metabatch_of_a_test_as_many_episodes_count_as_were_asked_for(program, data_dir):
-    description = train_jax.read_description(program)
-    settings = description["settings"] | {"metabatch": 2}
-    split, stub = (
-        train_jax.load_splits(data_dir, settings)["test"],
-        Stub(program, "test", description | {"settings": settings}),
-    )
-    state = weights.read(program / "weights.npz")
-    numbers = train_jax.test(stub, state, split, 5, SimpleNamespace(asked=False))
+@pytest.fixture
+def stubbed(program, data_dir, tmp_path, monkeypatch):
+    """A function that makes a JaxRun whose programs are stubs, with changed settings."""
+    monkeypatch.setattr(train_jax, "Program", Stub)
+
+    def make(**changed):
+        description = train_jax.read_description(program)
+        description["settings"] |= changed
+        saved, splits = (
+            weights.read(program / "weights.npz"),
+            train_jax.load_splits(data_dir, description["settings"]),
+        )
+        return train_jax.JaxRun(program, description, tmp_path / "w.npz", saved, splits)
+
+    return make
+
+
+def test_a_test_has_as_many_episodes_as_were_asked_for(stubbed):
+    """Also where these are not whole metabatches."""
+    jax_run = stubbed(metabatch=2)
+    numbers = jax_run.test(5, SimpleNamespace(asked=False))
     assert numbers == {"loss": [0, 1, 2, 3, 4], "accuracy": [1] * 5}
-    assert [given["indices"].tolist() for given in stub.calls] == [[0, 1], [2, 3], [4, 5]]
+    calls, split = jax_run.program("test").calls, jax_run.program("test").split
+    assert [arrays["indices"].tolist() for arrays in calls] == [[0, 1], [2, 3], [4, 5]]
     drawn = [data.sample(split, "test", TEST_SEED, i, 1, 3, 3) for i in range(6)]
     for name, episodes in zip(("classes", "images"), zip(*drawn, strict=True), strict=True):
-        np.testing.assert_array_equal(np.concatenate([given[name] for given in stub.calls]), np.concatenate(episodes))
+        np.testing.assert_array_equal(np.concatenate([arrays[name] for arrays in calls]), np.concatenate(episodes))
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_tasks_of_a_metabatch_share_their_classes_where_that_is_asked_for(
-    shared, program, data_dir, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(train_jax, "Program", Stub)
-    description = train_jax.read_description(program)
-    settings = description["settings"] | {"metabatch": 2, "legacy_shared_classes": shared}
-    split, state = train_jax.load_splits(data_dir, settings)["train"], weights.read(program / "weights.npz")
-    training = train_jax.Training(program, description | {"settings": settings}, tmp_path / "w.npz", state, split)
-    training.update(0)
-    one, other = training.step.calls[0]["classes"]
+def test_the_tasks_of_a_metabatch_share_their_classes_with_legacy_shared_classes(shared, stubbed):
+    jax_run = stubbed(metabatch=2, legacy_shared_classes=shared)
+    jax_run.update(0)
+    one, other = jax_run.program("train").calls[0]["classes"]
     assert (one.tolist() == other.tolist()) == shared
 
 
-def test_what_is_not_finite_is_refused_and_the_file_stays(program, data_dir, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_is_refused_and_the_file_stays(program, data_dir, tmp_path, monkeypatch):
     """Iteration 1 is not finite, and the next line of progress is of iteration 3, which is."""
     monkeypatch.setattr(train_jax, "Program", Stub)
     file = Path(shutil.copy(program / "weights.npz", tmp_path / "w.npz"))
@@ -283,7 +292,7 @@ def test_tensorflow_tests_the_file_with_the_same_result_and_trains_on(program, d
     assert done.returncode == 0 and "resumed at iteration 31" in done.stdout, done.stderr
 
 
-def test_it_goes_on_from_tensorflows_weights(program, data_dir, theirs, tmp_path):
+def test_it_continues_from_tensorflows_weights(program, data_dir, theirs, tmp_path):
     """And keeps what the file says of its run and the program does not: how long it is, and what trained it."""
     file = Path(shutil.copy(theirs / "weights.npz", tmp_path / "w.npz"))
     settings = weights.read(file).about["settings"]
@@ -294,7 +303,7 @@ def test_it_goes_on_from_tensorflows_weights(program, data_dir, theirs, tmp_path
     assert after["iteration"] == 31 and after["settings"] == settings
 
 
-def test_it_stops_after_so_long_or_when_it_is_asked_with_the_weights_saved(program, data_dir, tmp_path):
+def test_it_stops_after_seconds_or_a_signal_with_the_weights_saved(program, data_dir, tmp_path):
     file = tmp_path / "w.npz"
     done = run(program, data_dir, file, "--seconds", 0.5, "--n_train_iters", 10**6)
     assert done.returncode == 0 and "the same command continues" in done.stderr, done.stderr
@@ -331,14 +340,14 @@ def test_weights_of_another_run_are_refused(setting, value, words, program, tmp_
 
 
 @pytest.mark.parametrize("name", ["maml", "metadrop"])
-def test_the_shipped_weights_of_a_gpu_can_be_gone_on_from(name, program):
+def test_it_continues_from_the_pretrained_weights(name, program):
     """They say nothing of how their images were prepared, and a program of today does."""
     file = ROOT / f"pretrained/omniglot_20way_1shot_{name}.npz"
     settings = weights.read(file).about["settings"] | {"prepare": {"size": 28, "channels": 1, "invert": True}}
     assert train_jax.read_weights(file, program, settings).about["iteration"] == 5000
 
 
-def test_what_is_missing_or_other_is_one_sentence(program, data_dir, trained, tmp_path):
+def test_missing_or_wrong_input_is_one_sentence(program, data_dir, trained, tmp_path):
     state = weights.read(trained[0])
     weights.write(tmp_path / "plain.npz", weights.Weights(state.about, state.params))
     assert_refused(run(program, data_dir, tmp_path / "plain.npz"), "has no slots of Adam")
@@ -371,7 +380,7 @@ def test_a_damaged_program_is_one_sentence(damage, program, data_dir, tmp_path):
     assert not (tmp_path / "w.npz").exists()
 
 
-def test_an_export_that_fails_leaves_no_folder_that_looks_whole(program, data_dir, tmp_path, monkeypatch):
+def test_a_failed_export_leaves_no_description(program, data_dir, tmp_path, monkeypatch):
     """Of an older export there may be programs, which are replaced one by one: its description goes first."""
     other = shutil.copytree(program, tmp_path / "other")
 

@@ -29,14 +29,9 @@ class TrainingState:
 
     def __init__(self, engine: Engine, savedir: Path, writes: bool = True):
         self.engine, self.writes = engine, writes
-        self.next = tf.Variable(0, dtype=tf.int64)  # the next iteration
-        self.secs = tf.Variable(0.0, dtype=tf.float64)
-        self.window = tf.Variable([0.0, 0.0, 0.0], dtype=tf.float64)  # sums of loss and accuracy; iterations
-        self.best = tf.Variable([-1.0, -1.0], dtype=tf.float64)  # the highest validation accuracy, its iteration
-        self.reported = tf.Variable(-1, dtype=tf.int64)  # the logs are complete up to this iteration
-        self.lengths = tf.Variable([0, 0], dtype=tf.int64)
-        names = ("next", "secs", "window", "best", "reported", "lengths")
-        self.variables = {name: getattr(self, name) for name in names}
+        initial = weights.STATE | {"lengths": np.zeros(2, np.int64)}  # of the logs, in bytes
+        self.variables = {name: tf.Variable(value) for name, value in initial.items()}
+        self.next, self.secs, self.window, self.best, self.reported, self.lengths = self.variables.values()
         self.checkpoint = tf.train.Checkpoint(params=engine.params, adam=engine.slots, **self.variables)
         self.folders = {kind: savedir / "checkpoints" / kind for kind in KEEP}
 

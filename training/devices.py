@@ -213,14 +213,12 @@ def revision() -> str:
     name = re.search(r'^version = "(.*)"', (root / "pyproject.toml").read_text(), re.MULTILINE)[1]
     if not (root / ".git").exists():
         return name
+    command = ["git", "-C", root, "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty= with changes"]
     try:
-        git = [
-            subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, timeout=10, check=True).stdout
-            for words in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        ]
+        commit = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return name
-    return f"{name}, git {git[0].strip()}{' with changes' if git[1] else ''}"
+    return f"{name}, git {commit}"
 
 
 def read_cluster() -> tuple[int, int]:

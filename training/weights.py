@@ -36,9 +36,13 @@ FORMAT = 1
 NAME = "weights.npz"  # what --mode weights writes into a savedir
 START = "start.npz"  # in a savedir, the weights that its run started from
 SLOTS = ("m", "v", "t")
-STATE = {  # the state before the first iteration
-    "next": np.array(0), "secs": np.array(0.0), "window": np.zeros(3), "best": -np.ones(2), "reported": np.array(-1),
-}  # fmt: skip
+STATE = {  # before the first iteration
+    "next": np.int64(0),  # iteration
+    "secs": np.float64(0),  # of training
+    "window": np.zeros(3),  # sums of loss and accuracy since the log's last row, and how many iterations these are
+    "best": -np.ones(2),  # highest validation accuracy, and its iteration
+    "reported": np.int64(-1),  # last iteration whose logs and validation are complete
+}
 ABOUT = {"settings": dict, "iteration": int, "weights_sha256": str}  # in every file
 MAX_BYTES, MAX_ARRAYS = 2**30, 10_000  # of a file, and of its arrays together
 

@@ -1,4 +1,4 @@
-"""What the programs set up before they compute."""
+"""What the programs set up before they compute: devices, threads and memory."""
 
 import os
 import platform
@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 
-from conftest import ROOT
+from conftest import ROOT, SETTINGS, assert_refused, call, flags_of
 from training import devices
 
 # Takes, fills and frees 64 MB, as a step does with its maps, and prints the page faults after the first time.
@@ -28,7 +29,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps freed memory")
 def test_freed_memory_is_used_again():
     def faults(*args):
         command = [sys.executable, "-c", ALLOCATE, *args]
@@ -43,9 +44,9 @@ def test_freed_memory_is_used_again():
         ("", {}, 64),
         ("0::/\n", {"cpu.max": "max 100000"}, 64),
         ("0::/\n", {"cpu.max": "200000 100000"}, 2),
-        ("0::/\n", {"cpu.max": "150000 100000"}, 2),  # a part of a core is worth a thread
+        ("0::/\n", {"cpu.max": "150000 100000"}, 2),  # a fraction of a core counts as one
         ("0::/\n", {"cpu.max": "1000 100000"}, 1),
-        ("0::/\n", {"cpu.max": "9900000 100000"}, 64),  # no more than there are
+        ("0::/\n", {"cpu.max": "9900000 100000"}, 64),  # more than there are
         ("0::/\n", {"cpu.max": "nonsense"}, 64),
         ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000"}, 3),  # of a group above
         ("0::/a/b\n", {"a/b/cpu.max": "100000 50000", "a/cpu.max": "300000 100000"}, 2),
@@ -57,7 +58,7 @@ def test_freed_memory_is_used_again():
         ("1:cpuset:/\n", {"cpuset/cpu.cfs_quota_us": "100000", "cpuset/cpu.cfs_period_us": "100000"}, 64),
     ],
 )  # fmt: skip
-def test_cores_are_those_that_a_containers_quota_pays_for(groups, written, wanted, monkeypatch, tmp_path):
+def test_cores_are_limited_by_the_quota_of_a_container(groups, written, wanted, monkeypatch, tmp_path):
     """Made-up system files, of both versions of control groups."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
     system = {f"sys/fs/cgroup/{name}": text for name, text in written.items()} | {"proc/self/cgroup": groups}
@@ -70,7 +71,7 @@ def test_cores_are_those_that_a_containers_quota_pays_for(groups, written, wante
     assert devices.usable_cores(tmp_path / "none") == 1
 
 
-def test_threads_are_no_more_than_the_cores_that_may_be_used(monkeypatch):
+def test_there_are_no_more_threads_than_usable_cores(monkeypatch):
     threads = []
     monkeypatch.setattr(devices, "set_threads", lambda tf, parallel, cores: threads.append((parallel, cores)))
     monkeypatch.setattr(devices, "usable_cores", lambda: 3)
@@ -85,3 +86,32 @@ def test_every_command_that_computes_keeps_memory(monkeypatch):
     monkeypatch.setattr(devices, "keep_memory", lambda: calls.append("keep_memory"))
     devices.set_up("-1", 1, devices.FLOAT32, distribute=False)
     assert calls == ["keep_memory"]
+
+
+def test_a_missing_gpu_is_refused_and_not_replaced_by_the_cpu(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    settings = flags_of(SETTINGS | {"gpu_id": None})
+    flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, *settings)
+    for gpus in ("7", "0", "0,1"):
+        refused = call("main.py", *flags, "--gpu_id", gpus)
+        assert_refused(refused, f"--gpu_id {gpus}: TensorFlow can use none of these: choose others, or leave --gpu_id")
+    monkeypatch.setattr(devices, "has_nvidia_gpu", lambda: True)
+    assert_refused(call("main.py", *flags, "--gpu_id", 0), "install CUDA's libraries with: .venv/bin/pip install")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["the only GPU"])
+    assert_refused(call("main.py", *flags, "--gpu_id", "0,1"), "TensorFlow can use only 1 of these")
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_device_is_named_with_a_hint_at_a_gpu_without_cuda(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(devices, "has_nvidia_gpu", lambda: False)
+    name = devices.describe_devices(tf, [], 2)
+    assert name.startswith("CPU, 2 cores of ") and "GPU" not in name
+    monkeypatch.setattr(devices, "has_nvidia_gpu", lambda: True)
+    name = devices.describe_devices(tf, [], 1)
+    assert name.startswith("CPU, 1 core of ") and "there is a GPU that TensorFlow cannot use: install CUDA" in name
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # the user chose the CPU
+    assert "GPU" not in devices.describe_devices(tf, [], 1)
+    details = {"device_name": "NVIDIA H100"}
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
+    assert devices.describe_devices(tf, ["a", "b"], 1) == "NVIDIA H100 and NVIDIA H100"

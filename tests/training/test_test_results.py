@@ -16,13 +16,13 @@ IDENTITY = {
 }  # fmt: skip
 
 
-def test_a_mean_and_its_interval_are_percent_of_shares():
+def test_the_mean_and_its_interval_are_in_percent():
     """1.96 std / sqrt(4) of 0.5, 0.75, 1 and 0.25, whose deviation is sqrt(0.078125)."""
     assert test_results.mean_and_interval([0.5, 0.75, 1, 0.25]) == pytest.approx((62.5, 27.391833), rel=1e-6)
 
 
 @pytest.mark.parametrize("fact", IDENTITY)
-def test_each_fact_of_its_identity_tells_a_result_from_another(fact, tmp_path):
+def test_each_part_of_the_identity_distinguishes_results(fact, tmp_path):
     own = test_results.ResultFiles(tmp_path, "meta_test", IDENTITY)
     other = test_results.ResultFiles(
         tmp_path, "meta_test", IDENTITY | {fact: {"way": 6} if fact == "settings" else "other"}
@@ -33,7 +33,7 @@ def test_each_fact_of_its_identity_tells_a_result_from_another(fact, tmp_path):
     assert other.read() is None  # its content tells, too
 
 
-def test_the_latest_result_is_at_hand_and_every_one_is_kept(tmp_path):
+def test_the_latest_result_is_in_savedir_and_all_are_kept(tmp_path):
     first, second = (test_results.ResultFiles(tmp_path, "meta_test", IDENTITY | {"episodes": n}) for n in (4, 5))
     for files, accuracy in ((first, 1), (second, 2), (first, 3)):
         files.write_partial("half")
@@ -99,7 +99,7 @@ def test_attacks_are_compared_radius_by_radius(tmp_path, capsys):
     ]
 
 
-def test_a_test_of_other_weights_is_none_of_these(tmp_path):
+def test_the_latest_test_of_other_weights_does_not_count(tmp_path):
     write(
         tmp_path, "meta_test.json", weights_sha256="w", accuracy=50, interval95=2, episodes=7, n_test_mc_samp=3, loss=1
     )
@@ -112,7 +112,7 @@ def test_a_test_of_other_weights_is_none_of_these(tmp_path):
     assert test_results.latest_test(tmp_path, "v") is None and test_results.latest_test(tmp_path / "none", "w") is None
 
 
-def test_watched_and_tested_collapse_are_told_apart(tmp_path):
+def test_watched_and_tested_collapse_are_read_separately(tmp_path):
     (tmp_path / "collapse.csv").write_text("iter,set,step,layer,tasks,nc1,nc1_std\n4,query,0,conv1,2,0.5,\n")
     row = {"set": "support", "step": 1, "layer": "logits", "nc1": 0.25, "nc1_ci95": None}
     (tmp_path / "collapse.json").write_text(json.dumps({"rows": [row]}))
@@ -123,3 +123,10 @@ def test_watched_and_tested_collapse_are_told_apart(tmp_path):
     assert tested == {"set": "support", "step": 1, "layer": "logits", "nc1": 0.25}
     (tmp_path / "collapse.csv").unlink()
     assert set(test_results.read_collapse(tmp_path)) == {"tested"}
+
+
+def test_an_unwritable_partial_result_is_a_warning(tmp_path, capsys):
+    files = test_results.ResultFiles(tmp_path, "meta_test", {})
+    (tmp_path / "tests").write_text("a file")
+    files.write_partial("{}")
+    assert "warning: cannot save what is computed so far in" in capsys.readouterr().err

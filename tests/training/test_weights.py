@@ -5,7 +5,6 @@ import io
 import json
 import shutil
 import zipfile
-from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -45,7 +44,7 @@ def trained(data_dir, tmp_path_factory):
     return savedir
 
 
-def test_the_file_holds_the_checkpoint_and_says_what_it_is(trained):
+def test_the_file_has_the_checkpoint_and_a_description(trained):
     plain, whole = (weights.read(trained / name) for name in ("weights.npz", "whole.npz"))
     saved = checkpoint(trained)
     assert len(plain.params) == 14 and not plain.slots and not plain.state
@@ -79,7 +78,7 @@ def test_weights_are_tested_exported_and_compared_as_the_run_is(name, trained, d
     assert "+0.00 +- 0.00" in done("--mode", "compare", "--savedir", trained, tmp_path / "a")
 
 
-def test_training_goes_on_from_a_whole_file_to_the_same_bits(trained, data_dir, tmp_path):
+def test_training_continues_from_a_file_with_slots_to_the_same_bits(trained, data_dir, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     done("--savedir", tmp_path / "run", "--resume", "--n_train_iters", 27)
     flags = ("--savedir", tmp_path / "file", "--weights", trained / "whole.npz", "--data_dir", data_dir)
@@ -97,7 +96,7 @@ def test_training_goes_on_from_a_whole_file_to_the_same_bits(trained, data_dir, 
     assert weights.read(tmp_path / "run/weights.npz").about["test"] is None  # the test was of iteration 20
 
 
-def test_a_new_run_begins_with_weights_alone_and_flags_may_change(trained, data_dir, tmp_path):
+def test_a_new_run_starts_from_weights_alone_with_other_flags(trained, data_dir, tmp_path):
     flags = ("--savedir", tmp_path / "a", "--weights", trained / "weights.npz", "--data_dir", data_dir)
     out = done(*flags, "--n_train_iters", 0, "--meta_lr", 1e-9, "--n_steps", 1)
     assert "resumed" not in out
@@ -144,7 +143,7 @@ def test_other_data_are_refused(trained, tmp_path):
     done(*flags, "--n_train_iters", 0, "--val_every", 0)  # a new run may have them
 
 
-def test_a_kill_before_config_json_is_made_good(trained, tmp_path):
+def test_a_kill_before_config_json_is_repaired(trained, tmp_path):
     """Of the two files that a savedir begins with, start.npz is written first."""
     file, settings = trained / "whole.npz", {"model": "maml", "way": 3}
     with weights.starting_in(tmp_path / "a", file, None):  # of weights alone: training writes its config.json
@@ -274,7 +273,7 @@ def archive(path, members: dict[str, bytes], declared: dict[str, int], how=zipfi
             info.file_size = declared.get(info.filename, info.file_size)
 
 
-def test_an_archive_is_refused_by_its_directory_before_it_is_unpacked(trained, tmp_path, monkeypatch):
+def test_a_too_large_archive_is_refused_before_it_is_unpacked(trained, tmp_path, monkeypatch):
     """Where that lies, no more is unpacked than it declares."""
     path = tmp_path / "w.npz"
     with monkeypatch.context() as patch:
@@ -330,7 +329,7 @@ def test_settings_that_no_run_can_have_are_one_sentence_in_every_mode(changed, w
     assert not (tmp_path / "a").exists()
 
 
-def test_a_file_lacks_no_setting_that_a_run_needs(trained, tmp_path):
+def test_a_file_without_a_needed_setting_is_refused(trained, tmp_path):
     content = weights.read(trained / "weights.npz")
     settings = {name: value for name, value in content.about["settings"].items() if name != "query"}
     weights.write(tmp_path / "w.npz", dataclasses.replace(content, about=content.about | {"settings": settings}))
@@ -338,7 +337,7 @@ def test_a_file_lacks_no_setting_that_a_run_needs(trained, tmp_path):
         Settings.read(tmp_path / "w.npz")
 
 
-def test_a_savedir_that_began_with_a_file_is_read_as_the_file_is(trained, tmp_path):
+def test_a_savedir_that_started_from_a_file_is_read_like_the_file(trained, tmp_path):
     """Classified and drawn with, too, before it has a checkpoint of its own; and after its first one it has that."""
     content = weights.read(trained / "weights.npz")
     with weights.starting_in(tmp_path / "a", trained / "weights.npz", content.about["settings"]):
@@ -382,7 +381,7 @@ def test_the_best_weights_come_with_the_best_accuracy(trained, data_dir, tmp_pat
     assert weights.digest(weights.read(tmp_path / "a/weights.npz").params) == weights.digest(best)
 
 
-def test_where_the_best_weights_are_lost_the_best_is_sought_anew(trained, data_dir, tmp_path):
+def test_without_the_best_weights_the_search_for_the_best_restarts(trained, data_dir, tmp_path):
     """As in files of earlier versions: an accuracy without weights would hide all that are there."""
     with_best(trained, tmp_path / "w.npz", False)
     flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, "--weights", tmp_path / "w.npz")
@@ -410,13 +409,13 @@ def test_slots_need_a_run_that_has_them(trained, tmp_path):
     assert_refused(refused, "has no Adam slots, because it began with weights alone")
 
 
-def test_an_export_of_other_files_is_no_file_of_weights(trained, tmp_path):
+def test_another_npz_file_is_refused(trained, tmp_path):
     np.savez(tmp_path / "w.npz", a=np.ones(3))
     with pytest.raises(UserError, match="its version is 0"):
         weights.read(tmp_path / "w.npz")
 
 
-def test_the_best_checkpoints_weights_are_its_own(trained, tmp_path):
+def test_checkpoint_best_gives_the_weights_of_the_best(trained, tmp_path):
     """That is an earlier one here, and meta_test.json is of the last."""
     savedir = shutil.copytree(trained, tmp_path / "a")
     shutil.rmtree(savedir / "checkpoints/best")
@@ -443,13 +442,13 @@ def test_training_without_tensorflow_keeps_the_best_weights(trained, tmp_path):
     doubled = {name: array * 2 for name, array in content.params.items()}
     for best, iteration, wanted in ((doubled, 10.0, doubled), ({}, 20.0, content.params), ({}, 10.0, None)):
         state = content.state | {"best": np.array([0.5, iteration])}
-        training = object.__new__(train_jax.Training)
-        training.saved, training.time = dataclasses.replace(content, state=state, best=best), 0.0
-        training.settings, training.path = {}, tmp_path / "w.npz"
-        training.step = SimpleNamespace(device=SimpleNamespace(device_kind="a device"))
-        training.variables = {f"params/{name}": array + 1 for name, array in content.params.items()}
-        training.variables |= {f"adam/{name}": array for name, array in content.slots.items()}
+        saved = dataclasses.replace(content, state=state, best=best)
+        description = {"settings": {}, "samples": 1}
+        jax_run = train_jax.JaxRun(tmp_path, description, tmp_path / "w.npz", saved, {})
+        jax_run.program = mock.Mock(**{"return_value.device.device_kind": "a device"})
+        jax_run.variables |= {f"params/{name}": array + 1 for name, array in content.params.items()}
+        jax_run.saved_at = 0.0
         for i in (21, 22):
-            training.save(i)
+            jax_run.save(i)
         found = weights.read(tmp_path / "w.npz").best_weights()
         assert (found and weights.digest(found.params)) == (wanted and weights.digest(wanted))

@@ -1,0 +1,97 @@
+"""How a command ends: its exit code and its one sentence."""
+
+import errno
+import signal
+
+import pytest
+
+import errors
+from errors import UserError
+
+
+def run(main, capsys):
+    """Return the exit code and the standard error of a command."""
+    with pytest.raises(SystemExit) as exited:
+        errors.run(main)
+    return exited.value.code, capsys.readouterr().err
+
+
+def raiser(fault):
+    def main():
+        raise fault
+
+    return main
+
+
+class ResourceExhaustedError(Exception):
+    """Named as TensorFlow's."""
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "words"),
+    [
+        (UserError("the first line\n   and the second"), 2, "error: the first line and the second\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (MemoryError("6 GiB"), 2, "error: this machine does not have enough memory: 6 GiB\n"),
+        (ResourceExhaustedError("OOM when allocating\na tensor"), 2, "error: the device does not have enough memory: "),
+        (
+            OSError(errno.EACCES, "Permission denied", "/a/b"),
+            2,
+            "error: cannot read or write /a/b: Permission denied\n",
+        ),
+        (OSError(errno.EIO, "Input/output error"), 2, "error: cannot read or write the disk: Input/output error\n"),
+    ],
+)
+def test_a_fault_is_one_sentence_and_an_exit_code(fault, code, words, capsys):
+    exit_code, message = run(raiser(fault), capsys)
+    assert exit_code == code and message.startswith(words) and message.count("\n") == 1
+
+
+@pytest.mark.parametrize("fault", [ValueError("a defect"), OSError("without a number")])
+def test_a_defect_is_a_traceback(fault):
+    with pytest.raises(type(fault)):
+        errors.run(raiser(fault))
+
+
+def test_a_command_exits_with_its_code(capsys):
+    assert run(lambda: None, capsys) == (None, "") and run(lambda: 130, capsys) == (130, "")
+
+
+def test_options_are_not_abbreviated(capsys):
+    parser = errors.Parser(prog="main.py")
+    parser.add_argument("--savedir")
+    assert parser.parse_args(["--savedir", "a"]).savedir == "a"
+    with pytest.raises(SystemExit) as exited:
+        parser.parse_args(["--save", "a"])
+    assert exited.value.code == 2
+    assert capsys.readouterr().err == "main.py: unrecognized arguments: --save a (see --help)\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_for_a_stop_and_the_second_one_interrupts(number):
+    before = signal.getsignal(number)
+    with errors.Stop() as stop:
+        assert not stop.asked
+        signal.raise_signal(number)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+
+
+def test_an_exception_becomes_a_user_error():
+    def read(fault):
+        with errors.user_error("f cannot be read", "write it again", ValueError, KeyError):
+            raise fault
+
+    with pytest.raises(UserError, match=r"^f cannot be read \(it lacks 'a'\): write it again$"):
+        read(KeyError("a"))
+    with pytest.raises(TypeError):
+        read(TypeError())
+
+
+def test_a_reason_is_one_readable_line():
+    text = "{{function_node __wrapped__SaveV2 _device_/CPU:0}} /proc/self/fd/12/ckpt-1.index; Full [Op:SaveV2]\nmore"
+    assert errors.reason(ValueError(text)) == "ckpt-1.index; Full"
+    assert errors.reason(ValueError()) == "ValueError"
+    assert errors.reason(OSError(errno.EIO, "Input/output error", "/a")) == "Input/output error"
