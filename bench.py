@@ -28,7 +28,7 @@ from flags import Setting, to_path, whole
 from lazy import tf
 from perturbations.draws import task_noise
 from settings import COMMAND, Settings, read_flags, refuse_unused
-from sources import MAKERS
+from sources.table import MAKERS
 from training import xla_programs
 from training.steps import Engine, read
 

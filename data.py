@@ -20,7 +20,7 @@ from errors import UserError
 from lazy import tf
 from ranges import UNIT, Range, can_be_range
 from sources.arrays import open_npy, read_manifest
-from sources.omniglot import background_and_evaluation
+from sources.omniglot_sets import background_and_evaluation
 
 STREAMS = {"train": 0, "val": 1, "test": 2}  # part of an episode's seed: each stream has other episodes
 MEASURED = 1000  # images that `brightness` measures

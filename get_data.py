@@ -23,11 +23,11 @@ from typing import NamedTuple
 
 from errors import Parser, UserError, run
 from flags import Setting, to_path
-from sources import MAKERS, YOUR_IMAGES
 from sources.arrays import checksum, making, read_manifest
 from sources.images import WAY
 from sources.maker import Variant, all_flags, is_tfds
 from sources.pictures import first_few
+from sources.table import MAKERS, YOUR_IMAGES
 
 DATA_DIR = Setting(Path("data"), "folder of the datasets", to_path)
 FORCE = Setting(False, "make the dataset again if it is there")

@@ -21,7 +21,7 @@ from learners.base import Learner
 from ranges import UNIT
 from settings import COMMAND, COMMON, Settings, all_settings, read_flags, refuse_unused
 from settings import parser as settings_parser
-from sources import MAKERS
+from sources.table import MAKERS
 from studies import collapse as collapse_study
 from studies import export as export_study
 from studies import robustness

@@ -16,7 +16,7 @@ from tqdm import tqdm
 import data
 from errors import Parser, run
 from flags import whole
-from sources import MAKERS
+from sources.table import MAKERS
 from studies.classifier import Classifier
 from studies.draw import SAMPLES, SIDE, centred
 from training.steps import TOGETHER

@@ -17,7 +17,7 @@ import data
 from errors import Parser, UserError, run
 from flags import path_text, whole
 from model import LEARNERS
-from sources import MAKERS
+from sources.table import MAKERS
 from studies.classifier import Classifier
 from training.steps import QUERY
 

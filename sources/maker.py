@@ -33,7 +33,7 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True)
 class Maker:
-    """How a dataset is made: an entry of the table in sources/__init__.py.
+    """How a dataset is made: an entry of the table in sources/table.py.
 
     make, settings: as in Variant, if there is no --source, or one that suits no variant.
     image_shape: (height, width, channels) of its images by default.

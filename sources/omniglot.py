@@ -16,21 +16,15 @@ from errors import UserError
 from flags import Setting, whole
 from sources.archives import contents
 from sources.arrays import Names, checksum, save, write_manifest
+from sources.omniglot_sets import PARTS
 from sources.pictures import decode
 from sources.preparation import Preparation
 from sources.tfds import prepared_builder
 
-PARTS = {"images_background": 964, "images_evaluation": 659}  # official archive -> number of its characters
 SPLITS = {"train": 1100, "val": 100, "test": 423}  # characters; with four rotations, 4400, 400 and 1692 classes
 DRAWINGS = 20  # per character
 ORIGINAL_SIDE = 105  # pixels
 AUTHORS_SHAPES = {"train": (4800, 20, 28, 28, 1), "test": (1692, 20, 28, 28, 1)}
-# The alphabets of images_evaluation; all others are in images_background.
-EVALUATION = {
-    "Angelic", "Atemayar_Qelisayer", "Atlantean", "Aurek-Besh", "Avesta", "Ge_ez", "Glagolitic", "Gurmukhi", "Kannada",
-    "Keble", "Malayalam", "Manipuri", "Mongolian", "Old_Church_Slavonic_(Cyrillic)", "Oriya", "Sylheti",
-    "Syriac_(Serto)", "Tengwar", "Tibetan", "ULOG",
-}  # fmt: skip
 OTHERWISE = "try again, or get images_background.zip and images_evaluation.zip yourself: --source FOLDER"
 
 SIZE = Setting(28, "side of the images in pixels", whole(16, ORIGINAL_SIDE))
@@ -137,21 +131,3 @@ def write_omniglot(folder: Path, characters: Characters, seed: int, splits: dict
         images = [[image for _, image in sorted(characters[name], key=itemgetter(0))] for name in dealt]
         save(folder / f"{split}.npy", np.array(images))
     return names
-
-
-def background_and_evaluation(names: Names, where: str) -> dict[str, list[tuple[str, int]]]:
-    """Return Omniglot's original two sets, "train" (background) and "test" (evaluation): the places (split, number) of
-    their characters in the order of their names.
-
-    names: by split, the characters as alphabet/characterNN. UserError if some are missing in `where`.
-    """
-    places = {name: (split, number) for split, characters in names.items() for number, name in enumerate(characters)}
-    sets = {"train": [], "test": []}
-    for name in sorted(places):
-        sets["test" if name.split("/")[0] in EVALUATION else "train"].append(places[name])
-    if [len(characters) for characters in sets.values()] != list(PARTS.values()):
-        raise UserError(
-            f"{where} is not the whole of Omniglot from its originals: --split background needs that, see "
-            f"get_data.py --help"
-        )
-    return sets

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from sources.pictures import from_pillow
+from lazy import LazyModule
 
+# train_jax.py runs without Pillow.
+Image, pictures = LazyModule("PIL.Image"), LazyModule("sources.pictures")
 MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's mode
 
 
@@ -26,7 +27,7 @@ class Preparation(NamedTuple):
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Make a picture upright and opaque (sources/pictures.py), convert it to grey or colour, resize it to the
         square, and invert it -> uint8 [size,size,channels]. BadPicture if its range is unknown."""
-        image = from_pillow(image).convert(MODES[self.channels])
+        image = pictures.from_pillow(image).convert(MODES[self.channels])
         if image.size != (self.size, self.size):
             image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
         pixels = np.asarray(image).reshape(self.size, self.size, self.channels)

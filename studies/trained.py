@@ -21,8 +21,8 @@ from learners.base import Learner
 from perturbations.draws import task_noise
 from ranges import UNIT, Range
 from settings import Settings
-from sources import MAKERS
 from sources.preparation import Preparation
+from sources.table import MAKERS
 from training import checkpoints, weights
 from training.devices import BF16, precision_of_products
 

@@ -19,7 +19,7 @@ import layers
 import model
 import perturbations
 import settings
-import sources
+import sources.table
 from conftest import ROOT, assert_refused, call, flags_of
 from flags import Setting, positive
 from numerics import central_difference, decided
@@ -29,7 +29,7 @@ from perturbations.draws import TEST_QUERY, TRAINING_SUPPORT, Draw, fold, task_n
 from studies import export_format
 from training import steps
 
-TABLES = (model.LEARNERS, perturbations.PERTURBATIONS, sources.MAKERS)
+TABLES = (model.LEARNERS, perturbations.PERTURBATIONS, sources.table.MAKERS)
 SMALL = {"way": 3, "query": 2, "metabatch": 2, "val_every": 0, "gpu_id": "-1", "save_freq": 10, "n_train_iters": 20}
 
 

@@ -113,3 +113,10 @@ def test_there_is_no_circle_in_a_room():
 def test_a_command_begins_without_tensorflow(command):
     code = f"import sys, {command}; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_train_jax_needs_numpy_alone():
+    """And JAX, which it imports later: machines with an accelerator may have nothing else."""
+    others = "tensorflow", "PIL", "tqdm", "scipy", "sklearn", "matplotlib"
+    code = f"import sys; sys.modules |= dict.fromkeys({others}); import train_jax"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -15,7 +15,7 @@ import pytest
 import main
 import settings
 from conftest import ROOT, assert_refused, call, cli
-from sources import MAKERS
+from sources.table import MAKERS
 from training import weights
 
 DEFAULTS = {name: declared.default for name, declared in (settings.all_settings() | settings.COMMAND).items()}

@@ -27,8 +27,9 @@ from originals import (
     record_disk,
     replace,
 )
-from sources import MAKERS, glyphs
+from sources import glyphs
 from sources.arrays import making
+from sources.table import MAKERS
 
 VALUES = {
     "source": ".",
