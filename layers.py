@@ -71,6 +71,25 @@ def freed_with_graph(results):
     return results
 
 
+def recomputed(f: Callable) -> Callable:
+    """Return f, computed again when its results are differentiated, in place of keeping its intermediate tensors: less
+    memory, more time. f takes and returns any structures (tf.nest). Its results can be differentiated once, by the
+    tensors in its arguments alone: what is differentiated has to be an argument and no variable from outside."""
+
+    def call(*arguments):
+        leaves = tf.nest.flatten(arguments)
+        places = [place for place, leaf in enumerate(leaves) if tf.is_tensor(leaf)]
+
+        def compute(*tensors):
+            for place, tensor in zip(places, tensors, strict=True):
+                leaves[place] = tensor
+            return f(*tf.nest.pack_sequence_as(arguments, leaves))
+
+        return freed_with_graph(tf.recompute_grad(compute)(*(leaves[place] for place in places)))
+
+    return call
+
+
 @functools.cache
 def has_bfloat16() -> bool:
     """Does what computes here multiply bfloat16 by itself? A GPU does, and so do the processors that say so."""

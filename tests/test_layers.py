@@ -346,6 +346,34 @@ def test_a_gained_batch_norm_of_one_group_is_the_formula(normal):
             np.testing.assert_allclose(one, wanted, rtol=tolerance, atol=least)
 
 
+def test_what_is_computed_again_has_the_same_results_and_derivative(normal):
+    """Of structures, beside what is no tensor, of a gradient step; and from the arguments alone."""
+    x, w = normal(1, 2, 4, 4, 1), {"b": normal(1), "a": normal(1)}
+
+    def f(x, w, samples):
+        z = layers.norm_relu_pool(x * w["a"] + w["b"] ** 2, w["a"], samples, held=False)
+        return {"z": z, "step": tf.gradients(z**2, x)[0]}
+
+    @tf.function(autograph=False)
+    def derivatives(f):
+        arguments = tf.constant(x), {name: tf.constant(value) for name, value in w.items()}
+        results = f(*arguments, 2)
+        return results, tf.gradients(list(results.values()), tf.nest.flatten(arguments))
+
+    for ours, plain in zip(*map(tf.nest.flatten, (derivatives(layers.recomputed(f)), derivatives(f))), strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-9, atol=1e-12)
+    with tf.Graph().as_default():  # the derivative's operations do not take those of the first computation
+        a = tf.ones([3])
+        y = layers.recomputed(lambda a: tf.exp(tf.tanh(a)))(a)
+        outer = {op.name for op in tf.compat.v1.get_default_graph().get_operations() if op.type in ("Exp", "Tanh")}
+        before, todo = set(), [tf.gradients(y, a)[0].op]
+        while todo:
+            op = todo.pop()
+            before.add(op.name)
+            todo += [tensor.op for tensor in op.inputs if tensor.op.name not in before]
+        assert len(outer) == 2 and not outer & before
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_a_graph_with_gradient_functions_is_freed(again):
     def loss(x):
@@ -353,8 +381,7 @@ def test_a_graph_with_gradient_functions_is_freed(again):
 
     @tf.function(autograph=False)
     def gradient(x):
-        loss_of = tf.recompute_grad(loss) if again else loss
-        return tf.gradients(layers.freed_with_graph(loss_of(x)), x)
+        return tf.gradients((layers.recomputed(loss) if again else loss)(x), x)
 
     before = graphs.alive()
     gradient(tf.ones([1, 2, 4, 4, 1]))
