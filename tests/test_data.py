@@ -12,7 +12,7 @@ import data
 import model
 from errors import UserError
 from ranges import UNIT, Range
-from sources import arrays, omniglot
+from sources import arrays, omniglot_sets
 from training.steps import Engine
 
 
@@ -276,7 +276,7 @@ def test_impossible_episodes_are_refused(split):
 def test_background_is_omniglots_own_two_sets_upright():
     rng = np.random.default_rng(0)
     sizes = {"train": 1100, "val": 100, "test": 423}
-    evaluation = [f"{a}/character{n:02d}" for a in sorted(omniglot.EVALUATION) for n in range(33)][:659]
+    evaluation = [f"{a}/character{n:02d}" for a in sorted(omniglot_sets.EVALUATION) for n in range(33)][:659]
     names = evaluation + [f"Alphabet{n // 40}/character{n % 40:02d}" for n in range(964)]
     pixels, order = np.arange(1623, dtype=np.float32).reshape(-1, 1, 1, 1, 1), rng.permutation(1623)
     splits, named, at = {}, {}, 0
