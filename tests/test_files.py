@@ -99,7 +99,7 @@ def test_json_that_is_nested_too_deep_is_a_value_error():
 
 
 def test_a_plain_path_has_no_pattern_and_is_ascii(monkeypatch, tmp_path):
-    """On Linux it is that of a descriptor, elsewhere a symbolic link."""
+    """On Linux it is the path of a descriptor, elsewhere that of a symbolic link."""
     folder = tmp_path / ODD
     folder.mkdir()
     for descriptors in (files.DESCRIPTORS, tmp_path / "none"):
@@ -127,7 +127,7 @@ def test_a_lock_ends_with_its_process(tmp_path):
 
 
 def test_a_lock_names_the_process_that_holds_it(tmp_path):
-    """And not the one before."""
+    """And not an earlier one."""
     path = tmp_path / "new" / "folder" / "lock"
     for words in (["main.py", "--savedir", "x" * 200], ["main.py"], ["main.py", "--savedir", BYTES]):
         with mock.patch("sys.argv", words), files.locked(path, "waits"):

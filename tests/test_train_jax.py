@@ -1,4 +1,4 @@
-"""Training without TensorFlow: its programs do what TensorFlow's step does, and its runs go on from each other."""
+"""Training without TensorFlow: the same iterations and tests as with it, continued from each other's weights."""
 
 import json
 import os
@@ -27,8 +27,8 @@ import train_jax
 
 pytestmark = pytest.mark.slow
 FLAGS = flags_of(SETTINGS | {"model": "metadrop", "metabatch": 1, "train_split": "trainval", "n_test_mc_samp": 2})
-QUICK = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # compiled in less time
-# A process that has numpy and JAX alone (JAX itself does without scipy, too, for what is done here).
+QUICK = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # compiles faster
+# A process with numpy and JAX alone (JAX does not need scipy for these programs).
 ABSENT = "tensorflow", "PIL", "tqdm", "scipy", "sklearn", "matplotlib"
 WITHOUT = f"import sys; sys.modules |= dict.fromkeys({ABSENT}); import errors, train_jax; errors.run(train_jax.main)"
 
@@ -84,7 +84,7 @@ def run(*args) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def trained(program, data_dir, tmp_path_factory):
-    """The file of a run of 31 iterations, tested on 6 episodes after every 10, and what it said."""
+    """The weights file of a run of 31 iterations with a test on 6 episodes after every 10, and what the run printed."""
     file = tmp_path_factory.mktemp("jax") / "w.npz"
     done = run(program, data_dir, file, "--n_train_iters", 30, "--n_test_iters", 6, "--test_every", 10)
     assert done.returncode == 0, done.stderr
@@ -93,7 +93,7 @@ def trained(program, data_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def theirs(data_dir, tmp_path_factory):
-    """TensorFlow's run of as many iterations."""
+    """The savedir of TensorFlow's run of 31 iterations."""
     savedir = tmp_path_factory.mktemp("tf") / "run"
     flags = (
         "--savedir",
@@ -115,10 +115,10 @@ def theirs(data_dir, tmp_path_factory):
 
 
 def test_an_iteration_equals_tensorflows_from_the_same_weights(program, data_dir, theirs):
-    """Loss, and Adam's first moment: the same gradient, but for what float32's rounding makes of it.
+    """The loss and Adam's first moment are the same, and so the gradient, except for the rounding of float32.
 
-    Each from TensorFlow's own state of that iteration: two programs' roundings drift apart where a maximum flips. Such
-    a flip moves one gradient by up to a third, on another processor in another iteration, and most have none.
+    Every iteration starts from TensorFlow's state, because two programs drift apart where a pooling maximum flips. A
+    flip moves one gradient by up to a third; it is in other iterations on another processor, and most have none.
     """
     description = train_jax.read_description(program)
     settings = description["settings"]
@@ -146,18 +146,18 @@ def test_an_iteration_equals_tensorflows_from_the_same_weights(program, data_dir
 
 
 def engine_of(settings):
-    """TensorFlow's engine of a program's settings, compiled by XLA."""
+    """Return TensorFlow's engine with a program's settings, compiled by XLA."""
     import model
 
-    own = {name: settings[name] for name in model.settings_of(settings["model"])}
+    learner_settings = {name: settings[name] for name in model.settings_of(settings["model"])}
     shape = {"image_shape": (28, 28, 1), "channels": settings["channels"], "way": settings["way"]}
-    learner = model.make(settings["model"], **shape, **own, jit=True)
+    learner = model.make(settings["model"], **shape, **learner_settings, jit=True)
     tasks = {name: settings[name] for name in ("shot", "query", "metabatch", "seed", "meta_lr")}
     return steps.Engine(learner, **tasks)
 
 
 def call_jax(program, data_dir, *flags):
-    """In this process, for what compiles nothing."""
+    """Run train_jax.py in this process, for commands that compile nothing."""
     return call("train_jax.py", "--program", program, "--data_dir", data_dir, *flags)
 
 
@@ -167,14 +167,14 @@ def test_a_device_is_checked_against_float64(program, data_dir, tmp_path):
 
     done = check(program)
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert said["gradient_error"] < 0.01 and said["loss_error"] < 1e-4, said
-    assert said["compile_s"] > 0 and said["ms_per_iteration"] > 0
+    report = json.loads(done.stdout)
+    assert report["gradient_error"] < 0.01 and report["loss_error"] < 1e-4, report
+    assert report["compile_s"] > 0 and report["ms_per_iteration"] > 0
     other = shutil.copytree(program, tmp_path / "other")
     with np.load(program / "exact.npz") as file:
         np.savez(other / "exact.npz", m=1.25 * file["m"], loss=2 * file["loss"])
-    said = json.loads(check(other).stdout)
-    assert abs(said["gradient_error"] - 0.2) < 0.02 and abs(said["loss_error"] - 0.5) < 0.01
+    report = json.loads(check(other).stdout)
+    assert abs(report["gradient_error"] - 0.2) < 0.02 and abs(report["loss_error"] - 0.5) < 0.01
     content = (other / "exact.npz").read_bytes()
     (other / "exact.npz").write_bytes(content[: len(content) // 2])
     assert_refused(check(other), "exact.npz is damaged", "copy the folder again")
@@ -184,7 +184,7 @@ def test_a_device_is_checked_against_float64(program, data_dir, tmp_path):
 
 
 def test_the_whole_run_is_like_tensorflows(trained, theirs):
-    """It begins with the same weights and learns as much; the settings in the files are the same."""
+    """It has the same names and counts, and no weight is further from TensorFlow's than Adam can move it."""
     mine, other = weights.read(trained[0]), weights.read(theirs / "weights.npz")
     assert mine.params.keys() == other.params.keys() and mine.about["iteration"] == other.about["iteration"] == 30
     assert mine.slots["t"] == other.slots["t"] == 31 and int(mine.state["next"]) == 31
@@ -194,7 +194,7 @@ def test_the_whole_run_is_like_tensorflows(trained, theirs):
 
 
 def test_an_interrupted_run_equals_an_uninterrupted_one(program, data_dir, trained, tmp_path):
-    file = tmp_path / "of/folders/w.npz"  # which are not there
+    file = tmp_path / "of/folders/w.npz"  # that do not exist
     for iterations in (11, 30):
         done = run(program, data_dir, file, "--n_train_iters", iterations)
         assert done.returncode == 0, done.stderr
@@ -206,17 +206,17 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(program, data_dir, train
 
 
 def test_the_file_keeps_the_tests_of_test_every(program, data_dir, trained):
-    """And change nothing: test_an_interrupted_run_equals_an_uninterrupted_one has the same run without them."""
+    """They change nothing: test_an_interrupted_run_equals_an_uninterrupted_one has the same run without them."""
     about = weights.read(trained[0]).about
     assert [test["iteration"] for test in about["tests"]] == [10, 20, 30] and trained[1].count("accuracy :") == 3
-    assert len({test["accuracy"] for test in about["tests"]}) > 1  # of other weights
+    assert len({test["accuracy"] for test in about["tests"]}) > 1  # the weights differ
     assert about["tests"][-1] == {"iteration": 30} | about["test"]
     assert train_jax.iterations_to_test(-1, 30, None) == [30] and train_jax.iterations_to_test(-1, 30, 10) == [
         10,
         20,
         30,
     ]
-    assert train_jax.iterations_to_test(10, 30, 10) == [10, 20, 30]  # one that was interrupted before its test
+    assert train_jax.iterations_to_test(10, 30, 10) == [10, 20, 30]  # it was interrupted before the test of 10
     assert train_jax.iterations_to_test(11, 30, 10) == [20, 30] and train_jax.iterations_to_test(40, 30, 10) == [30]
     assert_refused(run(program, data_dir, trained[0], "--test_every", 10), "--n_test_iters")
 
@@ -232,7 +232,7 @@ def test_a_repeated_test_is_listed_once():
 
 @pytest.fixture
 def stubbed(program, data_dir, tmp_path, monkeypatch):
-    """A function that makes a JaxRun whose programs are stubs, with changed settings."""
+    """Return a function that makes a JaxRun with changed settings; its programs are stubs."""
     monkeypatch.setattr(train_jax, "Program", Stub)
 
     def make(**changed):
@@ -248,7 +248,7 @@ def stubbed(program, data_dir, tmp_path, monkeypatch):
 
 
 def test_a_test_has_as_many_episodes_as_were_asked_for(stubbed):
-    """Also where these are not whole metabatches."""
+    """Also where that is not a multiple of the metabatch."""
     jax_run = stubbed(metabatch=2)
     numbers = jax_run.test(5, SimpleNamespace(asked=False))
     assert numbers == {"loss": [0, 1, 2, 3, 4], "accuracy": [1] * 5}
@@ -268,7 +268,7 @@ def test_the_tasks_of_a_metabatch_share_their_classes_with_legacy_shared_classes
 
 
 def test_a_loss_that_is_not_finite_is_refused_and_the_file_stays(program, data_dir, tmp_path, monkeypatch):
-    """Iteration 1 is not finite, and the next line of progress is of iteration 3, which is."""
+    """Iteration 1 is not finite; the next printed iteration, 3, is."""
     monkeypatch.setattr(train_jax, "Program", Stub)
     file = Path(shutil.copy(program / "weights.npz", tmp_path / "w.npz"))
     before = file.read_bytes()
@@ -293,7 +293,7 @@ def test_tensorflow_tests_the_file_with_the_same_result_and_trains_on(program, d
 
 
 def test_it_continues_from_tensorflows_weights(program, data_dir, theirs, tmp_path):
-    """And keeps what the file says of its run and the program does not: how long it is, and what trained it."""
+    """It keeps the settings that the file has and the program lacks: the length of the run, and what trained it."""
     file = Path(shutil.copy(theirs / "weights.npz", tmp_path / "w.npz"))
     settings = weights.read(file).about["settings"]
     assert settings["n_train_iters"] == 30 and settings["sessions"]
@@ -341,7 +341,7 @@ def test_weights_of_another_run_are_refused(setting, value, words, program, tmp_
 
 @pytest.mark.parametrize("name", ["maml", "metadrop"])
 def test_it_continues_from_the_pretrained_weights(name, program):
-    """They say nothing of how their images were prepared, and a program of today does."""
+    """They lack `prepare`, which programs have now."""
     file = ROOT / f"pretrained/omniglot_20way_1shot_{name}.npz"
     settings = weights.read(file).about["settings"] | {"prepare": {"size": 28, "channels": 1, "invert": True}}
     assert train_jax.read_weights(file, program, settings).about["iteration"] == 5000
@@ -381,7 +381,7 @@ def test_a_damaged_program_is_one_sentence(damage, program, data_dir, tmp_path):
 
 
 def test_a_failed_export_leaves_no_description(program, data_dir, tmp_path, monkeypatch):
-    """Of an older export there may be programs, which are replaced one by one: its description goes first."""
+    """The programs of an earlier export are replaced one by one; its description is deleted first."""
     other = shutil.copytree(program, tmp_path / "other")
 
     def full(*_):
@@ -397,12 +397,12 @@ def test_a_failed_export_leaves_no_description(program, data_dir, tmp_path, monk
 def test_the_description_names_all_arrays(program):
     description, state = train_jax.read_description(program), weights.read(program / "weights.npz")
     names = {name: (shape, dtype) for name, shape, dtype in description["train"]["arguments"]}
-    held = {f"params/{k}": v for k, v in state.params.items()} | {f"adam/{k}": v for k, v in state.slots.items()}
-    assert names.keys() == held.keys() | {"pixels", "classes", "images", "seed"}
-    assert all(names[name] == (list(value.shape), "float32") for name, value in held.items())
+    arrays = {f"params/{k}": v for k, v in state.params.items()} | {f"adam/{k}": v for k, v in state.slots.items()}
+    assert names.keys() == arrays.keys() | {"pixels", "classes", "images", "seed"}
+    assert all(names[name] == (list(value.shape), "float32") for name, value in arrays.items())
     results = [name for name, *_ in description["train"]["results"]]
-    assert set(results) == held.keys() | {"loss", "accuracy", "finite"}
+    assert set(results) == arrays.keys() | {"loss", "accuracy", "finite"}
     assert [name for name, *_ in description["test"]["results"]] == ["accuracy", "loss"]
     assert tf.TensorSpec(names["pixels"][0]).shape == (120, 20, 28, 28, 1)
-    for settings in (description["settings"], state.about["settings"]):  # nothing of this machine travels
+    for settings in (description["settings"], state.about["settings"]):  # nothing of this machine is in them
         assert not {"data_dir", "gpu_id", "jit"} & settings.keys()

@@ -17,7 +17,7 @@ from test_files import ODD
 from test_main import read_csv
 from training import checkpoints, loops, steps, test_results, weights
 
-# Without inner steps, so that it is traced in a second.
+# Without inner steps TensorFlow traces the learner in a second.
 FLAGS = (*flags_of(SETTINGS | {"model": "maml", "n_steps": 0}), "--val_every", 0, "--save_freq", 5)
 
 
@@ -50,7 +50,7 @@ def test_a_finished_run_stays_as_it_is(run, finished):
 
 @pytest.mark.parametrize("damage", ["garbage", "", 'model_checkpoint_path: "elsewhere/ckpt-9"\n', None])
 def test_a_run_resumes_whatever_the_list_of_checkpoints_says(run, finished, damage):
-    """What is there does: a list that is damaged, empty, of another folder or missing costs nothing."""
+    """The list may be damaged, empty, of another folder or missing: the checkpoints in the folder decide."""
     path = run / "checkpoints/last/checkpoint"
     path.unlink()
     if damage is not None:
@@ -59,7 +59,7 @@ def test_a_run_resumes_whatever_the_list_of_checkpoints_says(run, finished, dama
     assert done.returncode == 0 and "resumed at iteration 61" in done.stdout, done.stderr
     assert (run / "meta_train.log").read_bytes().startswith((finished / "meta_train.log").read_bytes())
     assert [row["iter"] for row in read_csv(run)] == ["0", "50", "60", "70"]
-    assert sorted(p.stem for p in path.parent.glob("*.index")) == ["ckpt-65", "ckpt-70"]  # the older ones are gone
+    assert sorted(p.stem for p in path.parent.glob("*.index")) == ["ckpt-65", "ckpt-70"]  # the earlier ones are deleted
 
 
 def test_a_run_that_had_a_checkpoint_never_restarts(run, finished):
@@ -89,10 +89,10 @@ def test_a_run_restarts_after_a_kill_in_its_first_checkpoint(data_dir, tmp_path)
 
 
 def test_a_run_from_weights_restarts_after_a_kill_in_its_first_checkpoint(finished, tmp_path):
-    """Whose first checkpoint is of a later iteration: it begins again where the file of weights is."""
+    """Its first checkpoint is of a later iteration; it restarts from the weights file."""
     run = shutil.copytree(finished, tmp_path / "run")
     assert call("main.py", "--mode", "weights", "--savedir", run, "--slots").returncode == 0
-    data = ("--data_dir", json.loads((run / "config.json").read_text())["data_dir"])  # which does not travel
+    data = ("--data_dir", json.loads((run / "config.json").read_text())["data_dir"])  # weights files do not have it
     flags = ("--savedir", tmp_path / "a", "--weights", run / "weights.npz", *data, "--n_train_iters", 61)
     assert call("main.py", *flags).returncode == 0
     folder = tmp_path / "a/checkpoints/last"
@@ -140,14 +140,14 @@ def test_a_stop_before_the_first_update_loses_nothing(monkeypatch, data_dir, tmp
 
 
 def test_a_checkpoint_is_synced_to_the_disk(monkeypatch, data_dir, tmp_path):
-    """Every file of it is synced, and the folder that names it."""
+    """All its files are synced, and its folder, before an earlier checkpoint is deleted."""
     synced, fsync = [], os.fsync
 
-    def watched(descriptor):
+    def record(descriptor):
         synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
         fsync(descriptor)
 
-    monkeypatch.setattr(os, "fsync", watched)
+    monkeypatch.setattr(os, "fsync", record)
     flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, *FLAGS, "--n_train_iters", 0)
     assert call("main.py", *flags).returncode == 0
     folder = tmp_path / "a/checkpoints/last"
@@ -165,7 +165,7 @@ def test_a_second_process_in_a_savedir_is_refused(run):
 
 
 def test_one_of_two_runs_that_start_in_a_savedir_is_refused(monkeypatch, data_dir, tmp_path):
-    """The other has begun, and ended, between this one's first look and its lock."""
+    """The other one starts and ends after this one found savedir empty and before it holds the lock."""
     flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, *FLAGS, "--n_train_iters", 0)
     locked = files.locked
 
@@ -179,7 +179,7 @@ def test_one_of_two_runs_that_start_in_a_savedir_is_refused(monkeypatch, data_di
 
 
 def test_an_unwritable_result_is_refused_before_it_is_computed(run, monkeypatch):
-    """And one that is there already is taken from a folder that is read-only."""
+    """And a result that is there already is read from a read-only folder."""
     flags = ("--mode", "meta_test", "--savedir", run, "--n_test_iters", 3)
 
     def full(path, content):
@@ -250,7 +250,7 @@ def test_a_savedir_and_its_parent_may_have_any_name(finished, tmp_path):
     assert [row["iter"] for row in read_csv(savedir)] == ["0", "50", "60", "70"]
     last = savedir / "checkpoints/last"
     assert sorted(path.name for path in last.glob("*.index")) == ["ckpt-65.index", "ckpt-70.index"]
-    assert len(list(last.glob("ckpt-*.data*"))) == 2 and len(list(last.iterdir())) == 5  # and the list of them
+    assert len(list(last.glob("ckpt-*.data*"))) == 2 and len(list(last.iterdir())) == 5  # with the list
     for mode in ("meta_test", "export", "weights"):
         test = ("--n_test_iters", 2) if mode == "meta_test" else ("--export_tasks", 1) if mode == "export" else ()
         done = call("main.py", "--mode", mode, "--savedir", f"{tmp_path / ODD}/../{ODD}/[{ODD}]", *test)
@@ -270,7 +270,7 @@ def test_a_checkpoint_with_a_number_that_is_not_finite_is_damaged(number, tmp_pa
 
 
 def test_a_row_of_the_log_is_the_mean_since_the_row_before(data_dir, tmp_path, monkeypatch):
-    """Also over a run that was stopped between two rows."""
+    """Also in a run that was interrupted between two rows."""
     monkeypatch.setattr(steps.Engine, "train_step", lambda *_: lambda i, stop: (i, i / 1000, True, False))
     for iterations in (20, 107, 120):
         flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, *FLAGS, "--n_train_iters", iterations)
@@ -286,13 +286,13 @@ def test_a_row_of_the_log_is_the_mean_since_the_row_before(data_dir, tmp_path, m
 def test_a_run_past_n_train_iters_is_one_sentence(run):
     config = (run / "config.json").read_text()
     assert_refused(resume(run, "--n_train_iters", 40), "trained to iteration 60 already", "choose more iterations")
-    assert (run / "config.json").read_text() == config  # which still says 60
+    assert (run / "config.json").read_text() == config  # it still has 60
 
 
 def test_time_is_not_counted_twice(run):
-    """secs in the log go on from where the run was stopped."""
+    """secs in the log continue where the run was interrupted."""
     before = float(read_csv(run)[-1]["secs"])
-    begun = time.time()
+    start = time.time()
     assert resume(run, "--n_train_iters", 70).returncode == 0
     after = float(read_csv(run)[-1]["secs"])
-    assert before < after < before + time.time() - begun
+    assert before < after < before + time.time() - start

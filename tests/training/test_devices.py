@@ -11,7 +11,7 @@ import tensorflow as tf
 from conftest import ROOT, SETTINGS, assert_refused, call, flags_of
 from training import devices
 
-# Takes, fills and frees 64 MB, as a step does with its maps, and prints the page faults after the first time.
+# Allocates, fills and frees 64 MB, like the maps of a step, and prints how many page faults follow the first time.
 ALLOCATE = """
 import ctypes, resource, sys
 if sys.argv[1:]:
@@ -48,9 +48,9 @@ def test_freed_memory_is_used_again():
         ("0::/\n", {"cpu.max": "1000 100000"}, 1),
         ("0::/\n", {"cpu.max": "9900000 100000"}, 64),  # more than there are
         ("0::/\n", {"cpu.max": "nonsense"}, 64),
-        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000"}, 3),  # of a group above
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000"}, 3),  # the group above has the quota
         ("0::/a/b\n", {"a/b/cpu.max": "100000 50000", "a/cpu.max": "300000 100000"}, 2),
-        ("0::/a/b\n", {"cpu.max": "300000 100000"}, 3),  # a container's own group is the top
+        ("0::/a/b\n", {"cpu.max": "300000 100000"}, 3),  # in a container its group is at the top
         ("5:memory:/x\n4:cpu,cpuacct:/d/1\n",
          {"cpu,cpuacct/d/1/cpu.cfs_quota_us": "250000\n", "cpu,cpuacct/d/1/cpu.cfs_period_us": "100000\n"}, 3),
         ("1:cpu:/\n0::/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
@@ -59,7 +59,7 @@ def test_freed_memory_is_used_again():
     ],
 )  # fmt: skip
 def test_cores_are_limited_by_the_quota_of_a_container(groups, written, wanted, monkeypatch, tmp_path):
-    """Made-up system files, of both versions of control groups."""
+    """The system files are made up, for both versions of control groups."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
     system = {f"sys/fs/cgroup/{name}": text for name, text in written.items()} | {"proc/self/cgroup": groups}
     for name, text in system.items():
@@ -82,7 +82,7 @@ def test_there_are_no_more_threads_than_usable_cores(monkeypatch):
 
 def test_every_command_that_computes_keeps_memory(monkeypatch):
     calls = []
-    monkeypatch.setattr(devices, "set_threads", lambda *_: None)  # TensorFlow has been used in this process
+    monkeypatch.setattr(devices, "set_threads", lambda *_: None)  # too late: TensorFlow has computed in this process
     monkeypatch.setattr(devices, "keep_memory", lambda: calls.append("keep_memory"))
     devices.set_up("-1", 1, devices.FLOAT32, distribute=False)
     assert calls == ["keep_memory"]

@@ -1,5 +1,4 @@
-"""Results on the disk: what tells them apart, which one is the latest, and their comparison, from numbers that are
-given. TensorFlow is not needed."""
+"""Results in a savedir: their identity, the latest one, and the comparison of runs. Needs no TensorFlow."""
 
 import json
 import math
@@ -17,20 +16,20 @@ IDENTITY = {
 
 
 def test_the_mean_and_its_interval_are_in_percent():
-    """1.96 std / sqrt(4) of 0.5, 0.75, 1 and 0.25, whose deviation is sqrt(0.078125)."""
+    """1.96 std / sqrt(4); the standard deviation of 0.5, 0.75, 1 and 0.25 is sqrt(0.078125)."""
     assert test_results.mean_and_interval([0.5, 0.75, 1, 0.25]) == pytest.approx((62.5, 27.391833), rel=1e-6)
 
 
 @pytest.mark.parametrize("fact", IDENTITY)
 def test_each_part_of_the_identity_distinguishes_results(fact, tmp_path):
-    own = test_results.ResultFiles(tmp_path, "meta_test", IDENTITY)
+    files = test_results.ResultFiles(tmp_path, "meta_test", IDENTITY)
     other = test_results.ResultFiles(
         tmp_path, "meta_test", IDENTITY | {fact: {"way": 6} if fact == "settings" else "other"}
     )
-    own.write({"accuracy": 1})
-    assert own.read() == {"accuracy": 1} | IDENTITY and other.read() is None and own.partial != other.partial
-    own.path.rename(other.path)
-    assert other.read() is None  # its content tells, too
+    files.write({"accuracy": 1})
+    assert files.read() == {"accuracy": 1} | IDENTITY and other.read() is None and files.partial != other.partial
+    files.path.rename(other.path)
+    assert other.read() is None  # its content has another identity, too
 
 
 def test_the_latest_result_is_in_savedir_and_all_are_kept(tmp_path):
@@ -51,15 +50,15 @@ def write(savedir, name, **content):
 
 
 def test_runs_are_compared_with_the_first_one_episode_by_episode(tmp_path, capsys):
-    """Of five differences, 1, -1, 5, 0 and -2.5, two are better and two worse."""
+    """The differences are 1, -1, 5, 0 and -2.5: two are better and two are worse."""
     accuracies = {"a": [90, 80, 70, 60, 50], "long": [91, 79, 75, 60, 47.5], "c": [100, 100, 100, 100, 55]}
-    for name, own in accuracies.items():
+    for name, values in accuracies.items():
         write(
             tmp_path / name,
             "meta_test.json",
-            accuracy=np.mean(own),
+            accuracy=np.mean(values),
             interval95=1.5,
-            accuracies=own,
+            accuracies=values,
             episodes_sha256="e",
         )
     assert test_results.compare([tmp_path / name for name in accuracies]) == 0
@@ -80,9 +79,9 @@ def test_runs_are_compared_with_the_first_one_episode_by_episode(tmp_path, capsy
 
 def test_attacks_are_compared_radius_by_radius(tmp_path, capsys):
     attack = {"attack": {"norm": "linf", "eps": [0, 0.1], "steps": 7}}
-    for name, own in (("a", [[90, 80], [40, 20]]), ("b", [[90, 82], [30, 26]])):
+    for name, values in (("a", [[90, 80], [40, 20]]), ("b", [[90, 82], [30, 26]])):
         write(
-            tmp_path / name, "attack.json", eps=[0, 0.1], accuracies=own, accuracy=[sum(x) / 2 for x in own],
+            tmp_path / name, "attack.json", eps=[0, 0.1], accuracies=values, accuracy=[sum(x) / 2 for x in values],
             interval95=[1, 2], episodes_sha256="e", settings=attack,
         )  # fmt: skip
     test_results.compare([tmp_path / "a", tmp_path / "b"], attacks=True)
@@ -116,8 +115,8 @@ def test_watched_and_tested_collapse_are_read_separately(tmp_path):
     (tmp_path / "collapse.csv").write_text("iter,set,step,layer,tasks,nc1,nc1_std\n4,query,0,conv1,2,0.5,\n")
     row = {"set": "support", "step": 1, "layer": "logits", "nc1": 0.25, "nc1_ci95": None}
     (tmp_path / "collapse.json").write_text(json.dumps({"rows": [row]}))
-    found = test_results.read_collapse(tmp_path)
-    (watched,), (tested,) = found["watched"], found["tested"]
+    tables = test_results.read_collapse(tmp_path)
+    (watched,), (tested,) = tables["watched"], tables["tested"]
     assert math.isnan(watched.pop("nc1_std")) and math.isnan(tested.pop("nc1_ci95"))
     assert watched == {"iter": 4, "set": "query", "step": 0, "layer": "conv1", "tasks": 2, "nc1": 0.5}
     assert tested == {"set": "support", "step": 1, "layer": "logits", "nc1": 0.25}

@@ -1,4 +1,4 @@
-"""Weights as a file: what it holds, what a run makes of it, and what is refused."""
+"""Weights files: their content, the runs that start from them, and the files that are refused."""
 
 import dataclasses
 import io
@@ -20,7 +20,7 @@ from settings import Settings
 from studies.classifier import Classifier
 from training import checkpoints, weights
 
-# A learner that is traced in a second: without inner steps.
+# Without inner steps TensorFlow traces the learner in a second.
 LEARNER = {"model": "maml", "channels": 2, "n_steps": 0}
 FLAGS = flags_of(SETTINGS | LEARNER | {"val_every": 10, "n_val_tasks": 2, "save_freq": 10})
 TEST = ("--n_test_iters", 6)
@@ -34,7 +34,7 @@ def done(*args) -> str:
 
 @pytest.fixture(scope="module")
 def trained(data_dir, tmp_path_factory):
-    """A tested run of 21 iterations; its weights in weights.npz, with Adam's slots in whole.npz."""
+    """A tested run of 21 iterations; its weights are in weights.npz, and with Adam's slots in whole.npz."""
     savedir = tmp_path_factory.mktemp("weights") / "run"
     done("--savedir", savedir, "--data_dir", data_dir, *FLAGS, "--n_train_iters", 20)
     done("--mode", "meta_test", "--savedir", savedir, *TEST)
@@ -73,7 +73,7 @@ def test_weights_are_tested_exported_and_compared_as_the_run_is(name, trained, d
         k: v for k, v in first.items() if k != "provenance"
     }
     done("--mode", "export", *flags, "--export_tasks", 1)  # the same file again
-    data = ("--data_dir", data_dir)  # which does not travel
+    data = ("--data_dir", data_dir)  # weights files do not have it
     assert "tested before" in done("--mode", "meta_test", "--savedir", tmp_path / "a", *TEST, *data)
     assert "+0.00 +- 0.00" in done("--mode", "compare", "--savedir", trained, tmp_path / "a")
 
@@ -87,7 +87,7 @@ def test_training_continues_from_a_file_with_slots_to_the_same_bits(trained, dat
     one, other = checkpoint(tmp_path / "run"), checkpoint(tmp_path / "file")
     assert one.keys() == other.keys()
     for name in one:
-        if not name.startswith("window/"):  # of the log: the run in two wrote a row more
+        if not name.startswith("window/"):  # sums of the log: the interrupted run wrote one more row
             np.testing.assert_array_equal(one[name], other[name], err_msg=name)
     assert list(read_curves(tmp_path / "file")["iter"]) == [24, 27]
     log = (tmp_path / "file/meta_train.log").read_text()
@@ -140,18 +140,18 @@ def test_other_data_are_refused(trained, tmp_path):
     assert made.returncode == 0
     flags = ("--savedir", tmp_path / "a", "--weights", trained / "weights.npz", "--data_dir", tmp_path / "data")
     assert_refused(call("main.py", "--mode", "meta_test", *flags), "other data than the run was trained on")
-    done(*flags, "--n_train_iters", 0, "--val_every", 0)  # a new run may have them
+    done(*flags, "--n_train_iters", 0, "--val_every", 0)  # a new run may use them
 
 
 def test_a_kill_before_config_json_is_repaired(trained, tmp_path):
-    """Of the two files that a savedir begins with, start.npz is written first."""
+    """start.npz is written before config.json."""
     file, settings = trained / "whole.npz", {"model": "maml", "way": 3}
-    with weights.starting_in(tmp_path / "a", file, None):  # of weights alone: training writes its config.json
+    with weights.starting_in(tmp_path / "a", file, None):  # without settings: training writes config.json
         assert [path.name for path in (tmp_path / "a").iterdir()] == ["start.npz"]
-    for told, kept in ((None, None), (settings, settings), ({"way": 5}, settings)):
-        with weights.starting_in(tmp_path / "a", file, told):
+    for settings_of_file, written in ((None, None), (settings, settings), ({"way": 5}, settings)):
+        with weights.starting_in(tmp_path / "a", file, settings_of_file):
             config = tmp_path / "a/config.json"
-            assert (json.loads(config.read_text()) if config.exists() else None) == kept
+            assert (json.loads(config.read_text()) if config.exists() else None) == written
 
 
 def test_the_file_is_written_whole_or_not_at_all(trained, tmp_path):
@@ -265,7 +265,7 @@ def test_a_wrong_file_is_one_sentence(kind, words, trained, tmp_path):
 
 
 def archive(path, members: dict[str, bytes], declared: dict[str, int], how=zipfile.ZIP_DEFLATED):
-    """A zip file of these members, whose directory declares other sizes of some."""
+    """Write a zip file of these members; its directory has other sizes for those that are declared."""
     with zipfile.ZipFile(path, "w", how) as file:
         for name, content in members.items():
             file.writestr(name, content)
@@ -274,10 +274,10 @@ def archive(path, members: dict[str, bytes], declared: dict[str, int], how=zipfi
 
 
 def test_a_too_large_archive_is_refused_before_it_is_unpacked(trained, tmp_path, monkeypatch):
-    """Where that lies, no more is unpacked than it declares."""
+    """And no more is unpacked than the directory declares."""
     path = tmp_path / "w.npz"
     with monkeypatch.context() as patch:
-        patch.setattr(np, "load", None)  # which would unpack
+        patch.setattr(np, "load", None)  # it would unpack
         archive(path, {"format.npy": b"", "params/a.npy": b"x"}, {"params/a.npy": 6 << 30})
         with pytest.raises(UserError, match=r"declares 2 arrays, 6,442,450,944 bytes; the limits"):
             weights.read(path)
@@ -338,7 +338,7 @@ def test_a_file_without_a_needed_setting_is_refused(trained, tmp_path):
 
 
 def test_a_savedir_that_started_from_a_file_is_read_like_the_file(trained, tmp_path):
-    """Classified and drawn with, too, before it has a checkpoint of its own; and after its first one it has that."""
+    """Also by Classifier. After the savedir's first checkpoint its checkpoints are read."""
     content = weights.read(trained / "weights.npz")
     with weights.starting_in(tmp_path / "a", trained / "weights.npz", content.about["settings"]):
         pass
@@ -353,7 +353,7 @@ def test_a_savedir_that_started_from_a_file_is_read_like_the_file(trained, tmp_p
 
 
 def with_best(trained, path, best: bool):
-    """trained's whole file, but that iteration 10 was the best by far; with that one's weights, or without."""
+    """Write trained's whole.npz with iteration 10 as the best, with or without its parameters. Return these."""
     content = weights.read(trained / "whole.npz")
     others = {name: array * 2 for name, array in content.params.items()} if best else {}
     state = content.state | {"best": np.array([0.99, 10.0])}
@@ -362,8 +362,7 @@ def with_best(trained, path, best: bool):
 
 
 def test_the_best_weights_come_with_the_best_accuracy(trained, data_dir, tmp_path):
-    """--checkpoint best of a run that goes on from a file is that of the run that wrote it, until it is beaten; and so
-    on from its own file."""
+    """--checkpoint best of a run that continues from a file is that of the file, until a validation is better."""
     best = with_best(trained, tmp_path / "w.npz", True)
     flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, "--weights", tmp_path / "w.npz")
     assert "search for the best" not in done(*flags, "--n_train_iters", 21)
@@ -382,7 +381,7 @@ def test_the_best_weights_come_with_the_best_accuracy(trained, data_dir, tmp_pat
 
 
 def test_without_the_best_weights_the_search_for_the_best_restarts(trained, data_dir, tmp_path):
-    """As in files of earlier versions: an accuracy without weights would hide all that are there."""
+    """Files of earlier versions have the best accuracy without its weights: no later weights might exceed it."""
     with_best(trained, tmp_path / "w.npz", False)
     flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, "--weights", tmp_path / "w.npz")
     assert "does not have the weights of the best validation" in done(*flags, "--n_train_iters", 21)
@@ -416,7 +415,7 @@ def test_another_npz_file_is_refused(trained, tmp_path):
 
 
 def test_checkpoint_best_gives_the_weights_of_the_best(trained, tmp_path):
-    """That is an earlier one here, and meta_test.json is of the last."""
+    """Here the best is an earlier checkpoint than the last, and meta_test.json is of the last."""
     savedir = shutil.copytree(trained, tmp_path / "a")
     shutil.rmtree(savedir / "checkpoints/best")
     last = savedir / "checkpoints/last"
@@ -437,7 +436,7 @@ def test_weights_need_a_checkpoint(trained, tmp_path):
 
 
 def test_training_without_tensorflow_keeps_the_best_weights(trained, tmp_path):
-    """Those of the file that it goes on from; the last ones there may be the best."""
+    """The file's best weights, or its last ones where these are the best."""
     content = weights.read(trained / "whole.npz")
     doubled = {name: array * 2 for name, array in content.params.items()}
     for best, iteration, wanted in ((doubled, 10.0, doubled), ({}, 20.0, content.params), ({}, 10.0, None)):
