@@ -22,15 +22,15 @@ import numpy as np
 import data
 import layers
 import main
-import model
 from errors import UserError, run
 from flags import Setting, to_path, whole
 from lazy import tf
+from model import make_episode
 from perturbations.draws import task_noise
 from settings import COMMAND, Settings, read_flags, refuse_unused
 from sources.table import MAKERS
 from training import xla_programs
-from training.steps import Engine, read
+from training.steps import Engine, MetaGradient, flat, read
 
 CLASSES, IMAGES = 100, 100  # of the random data
 OWN = {
@@ -130,9 +130,11 @@ def task_flops(engine: Engine, image_shape: tuple[int, int, int], samples: int |
     params = {k: tf.TensorSpec(v.shape) for k, v in engine.params.items()}
 
     def task(params, x_s, x_q, seeds):
+        episode, noise = make_episode(x_s, x_q, way), task_noise(seeds)
         if samples:
-            return model.evaluate(engine.learner, params, x_s, x_q, task_noise(seeds), samples)[0]
-        return model.meta_gradients(engine.learner, params, x_s, x_q, seeds)
+            return engine.learner.evaluate(params, episode, noise, samples)
+        numbers, gradients = engine.learner.meta_gradient(params, episode, noise)
+        return numbers, [gradient for gradient in gradients.values() if gradient is not None]
 
     specs = params, x_s, x_q, tf.TensorSpec([1, 2], tf.int32)
     with layers.textbook():  # what a shortcut adds is no work of the network's
@@ -155,34 +157,34 @@ def matmul_gflops(parallel: int, size: int = 4096) -> float:
     return parallel * 2 * size**3 / min(seconds) / 1e9
 
 
-def first_episodes(engine: Engine, split: data.Split) -> list[tf.Tensor]:
-    """What `Engine.means` takes for the first iteration."""
-    classes, images = engine.training_episodes(split, 0)
-    return [tf.constant(x) for x in (split.pixels, classes, images, np.array([engine.seed, 0], np.int32))]
+def first_metabatch(engine: Engine, split: data.Split) -> list[tf.Tensor]:
+    """Return what `Engine.mean_gradient` takes for the first iteration."""
+    inputs = engine.training_inputs(split, 0)
+    return [tf.constant(split.pixels), *(inputs[name] for name in ("classes", "images", "seed"))]
 
 
-def exact_means(engine: Engine, split: data.Split) -> np.ndarray:
-    """`Engine.means` of the first iteration in float64, task by task on the CPU, with the same noise."""
+def exact_gradient(engine: Engine, split: data.Split) -> MetaGradient:
+    """Return the meta-gradient of the first iteration in float64, task by task on the CPU, with the same noise."""
     learner = engine.learner
     before = learner.jit, learner.bf16
     with tf.device("CPU"):
         learner.jit = learner.bf16 = False
-        means = tf.function(functools.partial(engine.means, split, dtype=tf.float64), autograph=False)
+        mean = tf.function(functools.partial(engine.mean_gradient, split, dtype=tf.float64), autograph=False)
         params = {k: tf.cast(v, tf.float64) for k, v in read(engine.params).items()}
-        exact = means(params, *first_episodes(engine, split)).numpy()
+        exact = mean(params, *first_metabatch(engine, split))
     learner.jit, learner.bf16 = before
     return exact
 
 
 def check(engine: Engine, split: data.Split) -> dict:
     """Errors of the first iteration's meta-gradient (norm of the difference by norm, all parameters together)
-    and of its loss against `exact_means`."""
-    means = engine.compiled(functools.partial(engine.means, split))
-    single = means(read(engine.params), *first_episodes(engine, split)).numpy()
-    exact = exact_means(engine, split)
+    and of its loss against `exact_gradient`."""
+    mean = engine.compiled(functools.partial(engine.mean_gradient, split))
+    single, exact = mean(read(engine.params), *first_metabatch(engine, split)), exact_gradient(engine, split)
+    found, wanted = (flat(one.gradients | one.distances).numpy() for one in (single, exact))
     return {
-        "gradient_error": xla_programs.relative_error(single[:-2], exact[:-2]),
-        "loss_error": xla_programs.relative_error(single[-2], exact[-2]),
+        "gradient_error": xla_programs.relative_error(found, wanted),
+        "loss_error": xla_programs.relative_error(single.loss.numpy(), exact.loss.numpy()),
     }
 
 
@@ -203,7 +205,7 @@ def time_run(engine: Engine, mode: str, split: data.Split, samples: int, iterati
         seconds = time_steps(lambda i: compiled(i * engine.metabatch, engine.metabatch), iterations)
     else:
         samples, compiled = None, engine.train_step(split)
-        seconds = time_steps(lambda i: float(compiled(i)[0]), iterations)
+        seconds = time_steps(lambda i: float(engine.run_step(compiled, split, i)[0]), iterations)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     median = statistics.median(seconds[2:])
     work = engine.metabatch * task_flops(engine, split.pixels.shape[-3:], samples)
@@ -227,7 +229,7 @@ def bench() -> int:
     result = {}
     if own["export"]:
         config = settings.portable() | facts
-        exact = exact_means(engine, split) if own["check"] else None
+        exact = exact_gradient(engine, split) if own["check"] else None
         xla_programs.write(own["export"], engine, split, test, config, settings.n_test_mc_samp, exact)
         result["program"] = str(own["export"])
     else:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import data
 import files
-import model
 from attacks import MADRY, METHODS, NORMS
 from errors import Parser, UserError, run
 from lazy import LazyModule
-from learners.base import Learner
+from learners import LEARNERS, make
+from model import Learner
 from ranges import UNIT
 from settings import COMMAND, COMMON, Settings, all_settings, read_flags, refuse_unused
 from settings import parser as settings_parser
@@ -82,7 +82,7 @@ def build_engine(settings: Settings, image_shape: tuple[int, int, int], machine:
             f"choose a multiple of {replicas}"
         )
     try:
-        learner = model.make(
+        learner = make(
             settings.model,
             settings.perturbation,
             image_shape=image_shape,
@@ -152,7 +152,7 @@ def meta_train(savedir: Path, given: dict) -> int:
                 print("no validation: training is not monitored, and there will be no best checkpoint")
             if settings.way > (tested := splits["test"].classes) and not engine.learner.any_way:
                 print(f"note: this run cannot be tested: --way {settings.way} is more than the {tested} test classes")
-        return loops.meta_train(
+        return loops.train(
             engine,
             splits["train"],
             val,
@@ -216,14 +216,14 @@ def build(settings: Settings, way: int, bounded: str | None = None) -> tuple[Eng
 
 def settings_of_test(savedir: Path, given: dict) -> Settings:
     trained = Settings.read(savedir).for_a_test()
-    free = ["way"] if model.LEARNERS[trained.model].learner.any_way else []
+    free = ["way"] if LEARNERS[trained.model].learner.any_way else []
     return trained.merged(given, "test", "it cannot be changed in a test", free)
 
 
 def meta_test(savedir: Path, given: dict) -> int:
     settings = settings_of_test(savedir, given)
     engine, split, described, _ = build(settings, settings.way)
-    return loops.meta_test(
+    return loops.test(
         engine,
         split,
         savedir,

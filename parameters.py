@@ -13,10 +13,12 @@ Beginning: TypeAlias = "Callable[[Sequence[int], Sequence[int], tf.DType], tf.Te
 
 
 class Parameter(NamedTuple):
-    """What the owner of a parameter declares: its shape, and from what it begins (`zeros`, `normal(0.02)`, ...)."""
+    """The declaration of a parameter: its shape, its initializer (`zeros`, `normal(0.02)`, ...), and whether the outer
+    loop trains it; a running average is not trained."""
 
     shape: tuple[int, ...]
     begins: Beginning
+    trained: bool = True
 
 
 def zeros(shape, seed, dtype) -> tf.Tensor:

@@ -14,7 +14,7 @@ from pathlib import Path
 from attacks import LOSSES, METHODS, NORMS, SQUARE, THREATS, Adversary
 from errors import Parser, UserError
 from flags import LEARNING, TESTS, TRAINING, Setting, not_negative, path_text, positive, to_path, whole
-from model import LEARNERS, settings_of
+from learners import LEARNERS, settings_of
 from perturbations import PERTURBATIONS
 from ranges import can_be_range
 from sources.preparation import can_be_preparation

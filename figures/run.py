@@ -9,7 +9,7 @@ import numpy as np
 
 from attacks import NORMS
 from errors import UserError
-from model import LEARNERS
+from learners import LEARNERS
 from studies import collapse_measures, export_format
 from training import test_results
 

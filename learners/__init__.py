@@ -1,1 +1,60 @@
-"""Learners and their interface. model.py has MAML and the table of all."""
+"""The table of all learners, and how one is made. A new learner is a class, and a line here."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from flags import Setting
+from learners.metanet import EmbeddingMetaNetwork, OriginalMetaNetwork
+from learners.metasgd import MetaSGD
+from learners.protonet import ProtoNet
+from model import MAML, Learner
+from perturbations import PERTURBATIONS
+
+
+class Entry(NamedTuple):
+    """A line of the table of learners. title: its name in figures. perturbation: the only one that it takes (None: it
+    takes any whose hooks it calls, and has none by default)."""
+
+    learner: type[Learner]
+    title: str
+    perturbation: str | None = None
+
+
+LEARNERS = {
+    "maml": Entry(MAML, "MAML"),
+    "metadrop": Entry(MAML, "Meta-dropout", "noise"),
+    "metasgd": Entry(MetaSGD, "Meta-SGD"),
+    "protonet": Entry(ProtoNet, "Prototypical Network"),
+    "metanet_embedding": Entry(EmbeddingMetaNetwork, "Meta Network (embedding)"),
+    "metanet_original": Entry(OriginalMetaNetwork, "Meta Network (original)"),
+}
+
+
+def classes_for(name: str, perturbation: str | None = None) -> tuple[type[Learner], type]:
+    """The classes of the learner `name` and of its perturbation (None: its own). ValueError where it cannot have it."""
+    entry = LEARNERS[name]
+    if entry.perturbation:
+        allowed = [entry.perturbation]
+    else:
+        allowed = [key for key, kind in PERTURBATIONS.items() if kind.hooks <= entry.learner.hooks]
+    perturbation = perturbation or entry.perturbation or "none"
+    if perturbation not in allowed:
+        raise ValueError(f"{name} cannot have the perturbation {perturbation!r}: it takes {' or '.join(allowed)}")
+    return entry.learner, PERTURBATIONS[perturbation]
+
+
+def settings_of(name: str, perturbation: str | None = None) -> dict[str, Setting]:
+    """What this learner, and this perturbation of it, have for settings. ValueError as `classes_for`."""
+    learner, kind = classes_for(name, perturbation)
+    return learner.settings | kind.settings
+
+
+def make(name: str, perturbation: str | None = None, **settings) -> Learner:
+    """The learner `name` with this perturbation. ValueError as `classes_for`, and at what a constructor refuses.
+
+    settings: the constructor's; those of the perturbation among them go to it.
+    """
+    learner, kind = classes_for(name, perturbation)
+    own = {key: settings.pop(key) for key in kind.settings if key in settings}
+    return learner(perturbation=kind(**own), **settings)

@@ -13,7 +13,7 @@ import numpy as np
 import layers
 from flags import Setting
 from lazy import tf
-from learners.base import Learner
+from model import Learner
 from parameters import BLOCKS, Parameter, Params, normal, ones, uniform, zeros
 from perturbations.draws import TEST_SUPPORT, TRAINING_QUERY, TRAINING_SUPPORT, UNPERTURBED, Draw, Noise
 
@@ -39,7 +39,7 @@ class MetaNetwork(Learner):
         ),
     }  # fmt: skip
     hooks = frozenset({"mask"})
-    any_way = True
+    any_way = inspectable = True
 
     def head_parameters(self) -> dict[str, Parameter]:
         """What writes the classifier."""
@@ -64,8 +64,8 @@ class MetaNetwork(Learner):
             declared[f"conv{block}_bn/beta"] = Parameter((self.channels,), zeros)
         declared |= self.perturbation.parameters(self.image_shape, self.channels)
         for block in range(1, BLOCKS + 1):
-            declared[f"running/conv{block}_bn/mean"] = Parameter((self.channels,), zeros)
-            declared[f"running/conv{block}_bn/variance"] = Parameter((self.channels,), ones)
+            declared[f"running/conv{block}_bn/mean"] = Parameter((self.channels,), zeros, trained=False)
+            declared[f"running/conv{block}_bn/variance"] = Parameter((self.channels,), ones, trained=False)
         return declared
 
     def blocks(self, params, x, draw, batch, shares=None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import layers
 from flags import TRAINING, Setting, whole
 from lazy import tf
-from learners.base import Learner
+from model import Learner
 from parameters import BLOCKS, Parameter, Params, conv_blocks, offsets
 from perturbations.draws import UNPERTURBED, Draw, Noise
 

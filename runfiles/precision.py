@@ -8,7 +8,7 @@ from pathlib import Path
 from tables import ADAPTATION, EPISODES, ROOT, TRAINING, paired, read_runs, refuse_mixed, tests_of
 
 from errors import Parser, UserError, run
-from model import LEARNERS
+from learners import LEARNERS
 
 
 def main() -> None:

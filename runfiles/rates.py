@@ -9,7 +9,7 @@ from pathlib import Path
 from tables import EPISODES, ROOT, SAMPLES, TRAINING, last_validation, paired, read_runs, refuse_mixed, tests_of
 
 from errors import Parser, UserError, run
-from model import LEARNERS
+from learners import LEARNERS
 
 NAMES, GRADIENTS = ("maml", "metadrop"), ("published", "exact")
 

@@ -25,7 +25,7 @@ from tables import (
 from errors import Parser, UserError, run
 from figures.run import read_curves
 from flags import to_path, whole
-from model import make
+from learners import make
 from training.test_results import read_config
 
 TRAIN = (

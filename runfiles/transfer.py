@@ -16,7 +16,7 @@ from tqdm import tqdm
 import data
 from errors import Parser, UserError, run
 from flags import path_text, whole
-from model import LEARNERS
+from learners import LEARNERS
 from sources.table import MAKERS
 from studies.classifier import Classifier
 from training.steps import QUERY

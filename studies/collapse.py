@@ -26,7 +26,8 @@ from perturbations.draws import fold, task_noise
 from studies.collapse_measures import NAMES, measures
 from training.checkpoints import open_results
 from training.logs import TensorBoard, progress_bar
-from training.steps import Engine, read, without_pixels
+from training.programs import without_pixels
+from training.steps import Engine, read
 from training.test_results import COLLAPSE_CSV as CSV
 from training.test_results import COLLAPSE_JSON as JSON
 from training.test_results import ResultFiles

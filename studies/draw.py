@@ -25,6 +25,7 @@ import data
 import model
 from errors import UserError
 from lazy import tf
+from learners import LEARNERS
 from perturbations.draws import TRAINING_SUPPORT, UNPERTURBED, Draw, task_noise
 from sources.pictures import decode
 from sources.preparation import Preparation
@@ -65,7 +66,7 @@ class ShownLearner:
     def __init__(self, run: Path):
         trained = Trained.read(run, "last")
         config = self.config = trained.config
-        self.title = model.LEARNERS[config["model"]].title
+        self.title = LEARNERS[config["model"]].title
         if (config.get("perturbation") or "none") != "none":
             self.title += f", {config['perturbation']}"
         self.params = {name: tf.constant(array) for name, array in trained.weights_for(CLASSES).items()}

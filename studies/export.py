@@ -19,6 +19,7 @@ from lazy import tf
 from perturbations.draws import TRAINING_SUPPORT, Draw, fold, task_noise
 from studies import export_format
 from training.checkpoints import load_parameters
+from training.identity import weights_digest
 from training.logs import progress_bar
 from training.steps import Engine, read
 
@@ -155,7 +156,7 @@ def export(
     arrays = exporter.shared() | {name: np.stack([episode[name] for episode in episodes]) for name in episodes[0]}
     export_format.check(arrays)
     settings = settings | {"checkpoint": checkpoint, "iteration": iteration, "stochastic": stochastic}
-    settings |= {"weights_sha256": engine.weights_digest()}
+    settings |= {"weights_sha256": weights_digest(engine)}
     file = io.BytesIO()
     np.savez_compressed(file, format=np.int64(export_format.FORMAT), settings=np.array(json.dumps(settings)), **arrays)
     write_atomically(savedir / export_format.NAME, file.getvalue())

@@ -28,6 +28,7 @@ from lazy import tf
 from perturbations.draws import fold, standard_normal, task_noise
 from ranges import UNIT, Range
 from training.checkpoints import load_parameters, open_results
+from training.identity import episodes_digest, weights_digest
 from training.logs import progress_bar
 from training.steps import Engine, read
 from training.test_results import ATTACK_JSON as JSON
@@ -104,7 +105,8 @@ def attack_step(
     more = {"clean_start": True} if attack.start == "clean" else {}
     more |= {"share": attack.square_share} if method.squares else {}
 
-    def group(x_s, x_q, seeds):
+    def group(tensors):
+        x_s, x_q, seeds = tensors
         y, surrogate_classifier = model.labels_of(x_q, learner.way), None
         classify = classifier(engine, x_s, seeds, samples, split.range)
         if surrogate:
@@ -134,10 +136,8 @@ def attack_step(
     def compiled(pixels, classes, images, indices):
         x_s, x_q = engine.images(split, pixels, classes, images)
         seeds = tf.stack([fold(engine.stream_seed("test"), i) for i in tf.unstack(indices)])
-        at_once = engine.metabatch if learner.jit else 1
         dtypes = (tf.bool, tf.float32, tf.int32, tf.float32, tf.float32)
-        results = model.by_task(group, [x_s, split.range.unit(x_q), seeds], dtypes, at_once, engine.parallel)
-        return [tf.reshape(values, [engine.metabatch, *values.shape[2:]]) for values in results]
+        return engine.by_task(group, dtypes, [x_s, split.range.unit(x_q), seeds])
 
     def step(first: int, tasks: int) -> list[np.ndarray]:
         results = compiled(pixels, *engine.group_of_episodes(split, "test", first))
@@ -178,7 +178,7 @@ def over_tests(
         told["range"] = list(split.range)
     if surrogate:
         load_parameters(surrogate.engine, surrogate.savedir, checkpoint)
-        digest = surrogate.engine.weights_digest()
+        digest = weights_digest(surrogate.engine)
         told["surrogate"] = surrogate.settings | {"weights_sha256": digest, "draws": surrogate.draws}
     files = open_results(
         engine,
@@ -188,7 +188,7 @@ def over_tests(
         samples=samples,
         settings=settings | {"attack": told},
         episodes=episodes,
-        episodes_sha256=engine.episodes_digest(split, episodes),
+        episodes_sha256=episodes_digest(engine, split, episodes),
     )
     result = files.read()
     if result is None:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-import model
 from errors import UserError
 from lazy import tf
-from learners.base import Learner
+from learners import make, settings_of
+from model import Learner
 from perturbations.draws import task_noise
 from ranges import UNIT, Range
 from settings import Settings
@@ -58,10 +58,10 @@ class Programs:
 
 @functools.lru_cache(maxsize=16)
 def programs_of(made: str) -> Programs:
-    """The programs of the learner that `model.make` gives for these arguments (positional and named, as JSON), the same
-    object for every caller. ValueError as in `model.make`."""
+    """The programs of the learner that `make` returns for these arguments (positional and named, as JSON), the same
+    object for every caller. ValueError as in `make`."""
     positional, named = json.loads(made)
-    return Programs(model.make(*positional, **named))
+    return Programs(make(*positional, **named))
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Trained:
     def programs(self, way: int) -> Programs:
         """Return the compiled functions for this number of classes. UserError if no learner has the run's settings."""
         name, perturbation = self.config["model"], self.config.get("perturbation")
-        own = {key: self.config[key] for key in model.settings_of(name, perturbation) if key in self.config}
+        own = {key: self.config[key] for key in settings_of(name, perturbation) if key in self.config}
         shape = {"image_shape": self.image_shape, "channels": self.channels, "way": way}
         named = shape | {"bf16": self.config.get("precision") == BF16} | own
         try:

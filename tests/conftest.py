@@ -85,9 +85,9 @@ def forget_programs(request):
     """Forget a file's compiled programs behind its last test, and what its cached functions returned."""
     yield
     from studies import trained
-    from training import steps
+    from training import programs
 
-    steps.PROGRAMS.clear()
+    programs.PROGRAMS.clear()
     trained.programs_of.cache_clear()
     for value in vars(request.module).values():
         if hasattr(value, "cache_clear"):

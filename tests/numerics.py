@@ -12,6 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 import layers
+import model
+from perturbations import draws
 
 SUMS = 128  # the rounding error of a loss or of a normalised pixel, in units of eps times its size
 STEP = 1e-7  # so short that no pixel of these tests' nets passes a maximum or relu's 0
@@ -65,3 +67,31 @@ def decided(f, *args):
         result, distance = tf.function(nearest, autograph=False)(*args)
     assert distance > SUMS * np.finfo(np.float32).eps, f"{distance:.1e}: choose other inputs"
     return result
+
+
+def evaluate(learner, params, x_s, x_q, noise, samples=1, training=False, adversary=None):
+    """Return the numbers of the query sets x_q [T,Q,H,W,C] after adaptation to the support sets x_s, and the penalty of
+    the outer loss: what a learner's meta_gradient differentiates, and its evaluate returns, call by call."""
+    way = learner.train_way if training else learner.way
+    adapted, support_penalty = learner.adapt(params, x_s, model.labels_of(x_s, way), noise, samples, training)
+    y, query_noise = model.labels_of(x_q, way), noise if training else None
+    targets = learner.targets(y, noise) if training else y
+    if adversary:
+        x_q = adversary.perturb(lambda x: learner.classify(params, adapted, x, query_noise)[0], x_q, targets, noise)
+    logits, query_penalty = learner.classify(params, adapted, x_q, query_noise)
+    return model.measure(logits, y, targets), support_penalty + query_penalty
+
+
+def meta_gradients(learner, params, x_s, x_q, seeds, tasks_at_once=1, noise_of=draws.task_noise, adversary=None):
+    """Return mean loss and mean accuracy over tasks, and the meta-gradient by every parameter, float64; of x_s
+    [T,S,H,W,C], x_q [T,Q,H,W,C] and seeds [T,2], `tasks_at_once` in one call of the learner."""
+    sums = []
+    for first in range(0, x_s.shape[0], tasks_at_once):
+        group = slice(first, first + tasks_at_once)
+        episode = model.make_episode(x_s[group], x_q[group], learner.train_way)
+        numbers, gradients = learner.meta_gradient(params, episode, noise_of(seeds[group]), adversary)
+        gradients = {k: tf.zeros_like(params[k]) if g is None else g for k, g in gradients.items()}
+        one = {k: tf.reduce_sum(x) for k, x in numbers.items()} | gradients
+        sums.append({k: tf.cast(x, tf.float64) for k, x in one.items()})
+    means = {k: tf.add_n([one[k] for one in sums]) / x_s.shape[0] for k in sums[0]}
+    return means.pop("loss"), means.pop("accuracy"), means

@@ -71,7 +71,8 @@ def compute(s: dict, dtype: str) -> dict:
     """What the project computes on the same inputs, task by task, under the same names as `read` gives."""
     import tensorflow as tf
 
-    import model
+    import learners
+    import numerics
 
     tf.config.experimental.enable_tensor_float_32_execution(False)
     image_shape, channels = SHAPES[s["dataset"]]
@@ -83,8 +84,8 @@ def compute(s: dict, dtype: str) -> dict:
         "inner_lr": s["inner_lr"],
         "meta_gradient": "published" if s["as_shipped"] else "exact",
     }
-    weights, x_s, x_q, noise = redraw(s, model.make("metadrop", **settings), variables())
-    learner = model.make("maml" if s["maml"] else "metadrop", **settings)
+    weights, x_s, x_q, noise = redraw(s, learners.make("metadrop", **settings), variables())
+    learner = learners.make("maml" if s["maml"] else "metadrop", **settings)
     params = {k: tf.constant(weights[k], dtype) for k in learner.init(0)}
     x_s, x_q = tf.constant(x_s, dtype), tf.constant(x_q, dtype)
     noise = {k: tf.constant(v, dtype) for k, v in noise.items()}
@@ -98,10 +99,10 @@ def compute(s: dict, dtype: str) -> dict:
     @tf.function(autograph=False)
     def run(params, x_s, x_q):
         if s["test"]:
-            numbers, _ = model.evaluate(learner, params, x_s, x_q, noise_of(None), s["mc"])
+            numbers, _ = numerics.evaluate(learner, params, x_s, x_q, noise_of(None), s["mc"])
             return numbers["loss"], numbers["accuracy"]
         tasks = tf.zeros([s["metabatch"], 2], tf.int32)
-        return model.meta_gradients(learner, params, x_s, x_q, tasks, noise_of=noise_of)
+        return numerics.meta_gradients(learner, params, x_s, x_q, tasks, noise_of=noise_of)
 
     loss, acc, *grads = run(params, x_s, x_q)
     out = {"query_loss": np.mean(loss), "query_acc": np.mean(acc)}

@@ -16,7 +16,9 @@ import tensorflow as tf
 import bench
 import data
 import layers
+import learners
 import model
+import numerics
 import perturbations
 import settings
 import sources.table
@@ -29,7 +31,7 @@ from perturbations.draws import TEST_QUERY, TRAINING_SUPPORT, Draw, fold, task_n
 from studies import export_format
 from training import steps
 
-TABLES = (model.LEARNERS, perturbations.PERTURBATIONS, sources.table.MAKERS)
+TABLES = (learners.LEARNERS, perturbations.PERTURBATIONS, sources.table.MAKERS)
 SMALL = {"way": 3, "query": 2, "metabatch": 2, "val_every": 0, "gpu_id": "-1", "save_freq": 10, "n_train_iters": 20}
 
 
@@ -78,7 +80,7 @@ def tables():
     """The tables with what is added here, and afterwards as they were."""
     with mock.patch.dict(TABLES[0]), mock.patch.dict(TABLES[1]), mock.patch.dict(TABLES[2]):
         before = [set(lines) for lines in TABLES]
-        model.LEARNERS["step_sizes"] = model.Entry(StepSizes, "Learned step sizes")
+        learners.LEARNERS["step_sizes"] = learners.Entry(StepSizes, "Learned step sizes")
         perturbations.PERTURBATIONS["damped"] = Damped
         for block in re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL):
             assert len(block.strip().splitlines()) <= 30
@@ -125,7 +127,7 @@ def runs(stripes, tmp_path_factory):
 def test_it_is_trained_tested_and_resumed_and_config_json_has_its_settings(name, runs):
     config, own = json.loads((runs / name / "config.json").read_text()), RUNS[name]
     assert {key: config[key] for key in own} == own
-    declared = model.settings_of(own["model"], own.get("perturbation"))
+    declared = learners.settings_of(own["model"], own.get("perturbation"))
     assert declared.keys() <= config.keys()
     assert not (settings.all_settings().keys() - settings.COMMON.keys() - declared.keys()) & config.keys()
     result = json.loads((runs / name / "meta_test.json").read_text())
@@ -235,7 +237,7 @@ def noise_of(seeds):
 
 def toy(**own):
     base = {"image_shape": (16, 16, 1), "channels": 3, "way": 3, "n_steps": 1, "meta_gradient": "exact"}
-    return model.make("step_sizes", "damped", **base | own)
+    return learners.make("step_sizes", "damped", **base | own)
 
 
 @pytest.mark.parametrize("damping", [0.3, 1e-12])
@@ -246,12 +248,12 @@ def test_the_outer_loss_is_the_query_sets_and_its_penalty(damping):
 
     @tf.function(autograph=False)
     def objective(params):
-        numbers, penalty = model.evaluate(learner, params, x_s, x_q, noise_of(seeds), training=True)
+        numbers, penalty = numerics.evaluate(learner, params, x_s, x_q, noise_of(seeds), training=True)
         return tf.reduce_mean(numbers["loss"] + penalty)
 
     @tf.function(autograph=False)
     def gradients():
-        return model.meta_gradients(learner, params, x_s, x_q, seeds, 1, 1, noise_of)
+        return numerics.meta_gradients(learner, params, x_s, x_q, seeds, 1, noise_of)
 
     loss, _, grads = gradients()
     assert (float(objective(params)) - float(loss) > 1e-3) == (damping > 1e-3)  # the loss that is reported has none
@@ -312,14 +314,14 @@ def test_a_pass_adds_the_penalties_of_all_its_layers():
     """MAML's outer loss has those of the query pass; a Meta Network's has those of both passes."""
     settings = {"image_shape": (16, 16, 1), "channels": 3, "way": 3}
     maml = model.MAML(perturbation=Counted(), n_steps=0, **settings)
-    original = model.LEARNERS["metanet_original"].learner
+    original = learners.LEARNERS["metanet_original"].learner
     params, x_s, x_q, seeds = inputs(maml)
     blocks = sum(2.0**block for block in range(1, 5))
 
     def penalty(learner, params):
         @tf.function(autograph=False)
         def compiled():
-            return model.evaluate(learner, params, x_s, x_q, noise_of(seeds), training=True)[1]
+            return numerics.evaluate(learner, params, x_s, x_q, noise_of(seeds), training=True)[1]
 
         return compiled().numpy()
 
@@ -334,14 +336,14 @@ def test_parameters_begin_as_their_owners_declare():
     rates = np.concatenate([v.numpy().ravel() for name, v in params.items() if name.startswith("rate/")])
     assert 0.2 <= rates.min() < 0.21 and 0.39 < rates.max() <= 0.4 and rates.mean() == pytest.approx(0.3, abs=0.01)
     np.testing.assert_array_equal(params["phi/damping"], np.full(3, np.float32(0.8)))
-    plain = model.make("maml", image_shape=(16, 16, 1), channels=3, way=3).init(1)
+    plain = learners.make("maml", image_shape=(16, 16, 1), channels=3, way=3).init(1)
     np.testing.assert_array_equal(params["theta/conv2_w"], plain["theta/conv2_w"])  # nobody moves another's beginning
 
 
 @pytest.mark.parametrize("name", ["metadrop", "metanet_original", "step_sizes"])
 def test_adapting_and_classifying_are_two_calls_and_together_the_test(name):
     own = {} if name == "metanet_original" else {"n_steps": 2}
-    learner = model.make(name, image_shape=(16, 16, 1), channels=3, way=3, **own)
+    learner = learners.make(name, image_shape=(16, 16, 1), channels=3, way=3, **own)
     one = steps.Engine(learner, shot=1, query=2, metabatch=2, seed=3)
     tested = one.test_step(SPLIT, "test", 2)(0, 2)
     episodes = [one.episode(SPLIT, "test", i) for i in range(2)]
@@ -360,7 +362,7 @@ def test_adapting_and_classifying_are_two_calls_and_together_the_test(name):
 
 def test_classifying_is_differentiable_by_the_query_images():
     """As an attack needs it, of float32's step, against float64."""
-    learner = model.make("metadrop", image_shape=(16, 16, 1), channels=3, way=3, n_steps=1)
+    learner = learners.make("metadrop", image_shape=(16, 16, 1), channels=3, way=3, n_steps=1)
     one = steps.Engine(learner, shot=1, query=2, metabatch=1, seed=3)
     rng = np.random.default_rng(0)
     for variable in one.params.values():

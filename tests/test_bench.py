@@ -19,7 +19,13 @@ def test_the_line_leaves_the_compiled_steps_out(mode, monkeypatch):
         calls.append(args)
         return [1.0]
 
-    engine = types.SimpleNamespace(metabatch=4, parallel=2, train_step=lambda s: step, test_step=lambda *a: step)
+    engine = types.SimpleNamespace(
+        metabatch=4,
+        parallel=2,
+        train_step=lambda s: step,
+        test_step=lambda *a: step,
+        run_step=lambda step, split, i: step(i),
+    )
 
     def times(step, iterations):
         for i in range(iterations + 2):

@@ -9,10 +9,11 @@ import pytest
 import tensorflow as tf
 
 import data
-import model
+import learners
 from errors import UserError
 from ranges import UNIT, Range
 from sources import arrays, omniglot_sets
+from training.identity import episodes_digest
 from training.steps import Engine
 
 
@@ -81,9 +82,9 @@ def test_counts_are_part_of_what_identifies_data_and_episodes():
         entry = {"sha256": "a", "images_per_class": counts}
         digests.add(data.digest(manifest | {"splits": {"train": entry, "test": entry}}))
         split = data.Split(pixels, 1, 1.0, np.array(counts))
-        learner = model.make("protonet", image_shape=(16, 16, 1), channels=2, way=3)
+        learner = learners.make("protonet", image_shape=(16, 16, 1), channels=2, way=3)
         one = Engine(learner, shot=1, query=1, metabatch=1, seed=0)
-        episodes.add(one.episodes_digest(split, 0))
+        episodes.add(episodes_digest(one, split, 0))
     assert len(digests) == len(episodes) == 2
 
 

@@ -15,14 +15,15 @@ import pytest
 import tensorflow as tf
 
 import data
+import learners
 import main
-import model
+import optimizers
 import settings
 from conftest import SETTINGS, assert_refused, call, flags_of
 from errors import UserError
 from sources import arrays
 from studies import collapse as study
-from training import devices, loops, steps
+from training import devices, identity, loops, programs, steps
 
 # The base classes of a split, each of one grey that all its images are filled with, whichever way they are turned.
 GREYS = {"train": {10, 20, 30, 40, 50, 60}, "val": {100, 110, 120, 130}, "test": {200, 210, 220, 230, 240}}
@@ -72,7 +73,7 @@ def watching():
             return tf.identity(x_s), tf.identity(x_q)
 
     # with compiled steps of its own, which no other test's engine shares
-    with mock.patch.object(data, "gather", watched), mock.patch.object(steps, "PROGRAMS", collections.OrderedDict()):
+    with mock.patch.object(data, "gather", watched), mock.patch.object(programs, "PROGRAMS", collections.OrderedDict()):
         yield traced
 
 
@@ -171,9 +172,9 @@ def test_tests_on_other_episodes_are_told_apart(changed):
 
     def digest(pixels=pixels, shot=1, way=3, seed=0, episodes=4):
         settings = {"image_shape": (16, 16, 1), "channels": 2, "n_steps": 0, "inner_lr": 0.1}
-        maml = model.make("maml", way=way, **settings)
+        maml = learners.make("maml", way=way, **settings)
         one = steps.Engine(maml, shot=shot, query=16 - shot, metabatch=1, seed=seed)
-        return one.episodes_digest(data.Split(pixels, 4, 1 / 255), episodes)
+        return identity.episodes_digest(one, data.Split(pixels, 4, 1 / 255), episodes)
 
     other = {"roles": {"shot": 5}, "way": {"way": 4}, "seed": {"seed": 1}, "pixels": {"pixels": pixels ^ 1},
              "number": {"episodes": 5}}[changed]  # fmt: skip
@@ -305,8 +306,8 @@ def arrive(monkeypatch, greys, tmp_path):
         return 0
 
     for module, name in (
-        (loops, "meta_train"),
-        (loops, "meta_test"),
+        (loops, "train"),
+        (loops, "test"),
         (study, "over_tests"),
         (export, "export"),
         (robustness, "over_tests"),
@@ -383,7 +384,7 @@ FLAGS = {
     (*VIB, "--vib_beta", 0.5): ("meta_train", mask("vib_beta"), 0.5, 1e-3),
     (*INFORMATION, "--information_beta", 0.5): ("meta_train", mask("information_beta"), 0.5, 6e-5),
     (*INFORMATION, "--information_max_alpha", 0.5): ("meta_train", mask("information_max_alpha"), 0.5, 0.7),
-    ("--meta_gradient", "exact"): ("meta_train", learner("meta_gradient"), "exact", "published"),
+    ("--meta_gradient", "exact"): ("meta_train", learner("meta_gradient_kind"), "exact", "published"),
     ("--remat",): ("meta_train", learner("remat"), True, False),
     ("--meta_lr", 0.02): ("meta_train", made("meta_lr"), 0.02, 1e-3),
     ("--clip_norm", 1): ("meta_train", made("clip_norm"), 1, None),
@@ -480,7 +481,7 @@ def test_channels_are_64_for_grey_images_and_32_for_colour(dataset, depth, chann
 def test_an_engine_of_the_defaults_is_the_papers(arrive):
     """Adam's rate, clipping at 3, five inner steps of 0.1; and what a test takes by itself."""
     arrived = arrive()
-    assert (steps.CLIP, steps.BETA_1, steps.BETA_2, steps.EPSILON) == (3.0, 0.9, 0.999, 1e-8)
+    assert (optimizers.CLIP, optimizers.BETA_1, optimizers.BETA_2, optimizers.EPSILON) == (3.0, 0.9, 0.999, 1e-8)
     assert arrived["engine"].clip_norm is None and arrived["engine"].meta_lr == 1e-3
     assert (arrived["learner"].n_steps, arrived["learner"].inner_lr) == (5, 0.1)
     # a test's seed is 0 whatever the training's, so that all runs meet the same episodes

@@ -12,10 +12,10 @@ from conftest import ROOT
 # From the ground up. A name is a file of the street, or a room; those of one floor do not know each other.
 FLOORS = [
     {"errors", "flags", "lazy"},
-    {"files", "layers", "parameters", "ranges"},
+    {"files", "layers", "optimizers", "parameters", "ranges"},
     {"attacks", "perturbations", "sources"},
-    {"data", "learners"},
-    {"model"},
+    {"data", "model"},
+    {"learners"},
     {"training"},
     {"settings"},
     {"studies"},

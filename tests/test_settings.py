@@ -10,8 +10,8 @@ import pytest
 import bench
 import flags
 import get_data
+import learners
 import main
-import model
 import plot
 import settings
 import train_jax
@@ -227,7 +227,7 @@ def test_a_config_without_what_every_run_has_is_refused(missing, savedir):
 
 
 def test_every_setting_is_declared_once_and_accepts_its_default():
-    own = [owner.settings for owner in (*(entry.learner for entry in model.LEARNERS.values()),)]
+    own = [owner.settings for owner in (*(entry.learner for entry in learners.LEARNERS.values()),)]
     for declared in own:
         assert not declared.keys() & settings.COMMON.keys()
     for name, declared in settings.all_settings().items():

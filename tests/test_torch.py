@@ -20,14 +20,14 @@ CASES = ["omniglot_maml_as_shipped", "omniglot_metadrop", "omniglot_metadrop_as_
 @pytest.mark.parametrize("case", CASES)
 def test_pytorchs_meta_gradient_is_ours(case):
     """On the inputs of the golden values, every parameter; what batch norm takes away is rounding in both."""
-    import model
+    import learners
 
     settings, _ = parity.read(GOLDEN / f"{case}.npz")
     ours = parity.compute(settings, "float64")
     image_shape, channels = parity.SHAPES[settings["dataset"]]
     base = {"image_shape": image_shape, "channels": channels, "way": settings["way"]}
-    weights, x_s, x_q, noise = parity.redraw(settings, model.make("metadrop", **base), parity.variables())
-    names = model.make("maml" if settings["maml"] else "metadrop", **base).parameters()
+    weights, x_s, x_q, noise = parity.redraw(settings, learners.make("metadrop", **base), parity.variables())
+    names = learners.make("maml" if settings["maml"] else "metadrop", **base).parameters()
     params = {name: torch.tensor(weights[name], dtype=torch.float64).requires_grad_() for name in names}
 
     def noise_of(step):

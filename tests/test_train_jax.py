@@ -134,7 +134,7 @@ def test_an_iteration_equals_tensorflows_from_the_same_weights(program, data_dir
         for group, variables in (("params", learner.params), ("adam", learner.slots)):
             jax_side.variables |= {f"{group}/{name}": variable.numpy() for name, variable in variables.items()}
         before = learner.slots["m"].numpy()
-        loss, accuracy, *_ = step(i)
+        loss, accuracy, *_ = learner.run_step(step, split, i)
         jax_side.update(i)
         assert abs(float(jax_side.loss) - float(loss)) < 1e-4 and float(jax_side.accuracy) == pytest.approx(
             float(accuracy)
@@ -147,11 +147,11 @@ def test_an_iteration_equals_tensorflows_from_the_same_weights(program, data_dir
 
 def engine_of(settings):
     """Return TensorFlow's engine with a program's settings, compiled by XLA."""
-    import model
+    import learners
 
-    learner_settings = {name: settings[name] for name in model.settings_of(settings["model"])}
+    learner_settings = {name: settings[name] for name in learners.settings_of(settings["model"])}
     shape = {"image_shape": (28, 28, 1), "channels": settings["channels"], "way": settings["way"]}
-    learner = model.make(settings["model"], **shape, **learner_settings, jit=True)
+    learner = learners.make(settings["model"], **shape, **learner_settings, jit=True)
     tasks = {name: settings[name] for name in ("shot", "query", "metabatch", "seed", "meta_lr")}
     return steps.Engine(learner, **tasks)
 

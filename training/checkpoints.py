@@ -13,6 +13,7 @@ from errors import UserError, user_error
 from files import plain_path, refuse_unwritable, sync, write_atomically
 from lazy import tf
 from training import weights
+from training.identity import weights_digest
 from training.logs import Logs
 from training.steps import Engine
 from training.test_results import ResultFiles
@@ -141,7 +142,7 @@ def open_results(
         "settings": settings,
         "checkpoint": checkpoint,
         "iteration": iteration,
-        "weights_sha256": engine.weights_digest(),
+        "weights_sha256": weights_digest(engine),
         "n_test_mc_samp": samples,
     }
     files = ResultFiles(savedir, mode, identity | facts)

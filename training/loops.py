@@ -1,12 +1,13 @@
-"""The loops: meta_train and meta_test. They know a learner by its interface alone (learners/base.py)."""
+"""The loops of meta-training and testing. They use of a learner only what its contract has (model.Learner)."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from errors import Stop, UserError
 from files import write_if_changed
 from lazy import tf
 from training.checkpoints import TrainingState, open_results
+from training.identity import episodes_digest, same_everywhere
 from training.logs import Logs, progress_bar
 from training.steps import Engine
 from training.test_results import ResultFiles, mean_and_interval, read_json
@@ -26,9 +28,9 @@ LOG_EVERY = 50  # iterations, as in the TF1 code
 Numbers = dict[str, list[float]]  # a test's named numbers, "loss" and "accuracy", an episode each
 
 
-def meta_train(
+def train(
     engine: Engine,
-    train: data.Split,
+    split: data.Split,
     val: data.Split | None,
     savedir: Path,
     *,
@@ -58,7 +60,7 @@ def meta_train(
     resumed = state.restore()
     first = int(state.next)
     if not alone:
-        refuse_unlike_workers(engine, first, settings, train)
+        refuse_unlike_workers(engine, first, settings, split)
     if first > n_train_iters + 1:
         raise UserError(
             f"{savedir} is trained to iteration {first - 1} already, which is past --n_train_iters "
@@ -77,21 +79,25 @@ def meta_train(
             logs=logs,
             bar=bar,
             stop=stop,
-            step=engine.train_step(train, shared_classes),
             validate=engine.test_step(val, "val", val_samples) if val else None,
             last=n_train_iters,
             save_freq=save_freq,
             val_every=val_every,
             n_val_tasks=n_val_tasks,
             alone=alone,
+            rate=engine.learner.outer_rate(engine.meta_lr, max(first - 1, 0), n_train_iters),
             began=time.time() - float(state.secs),
         )
         if int(state.reported) < first - 1:  # interrupted during its validation
             training.report(first - 1)
+        step = engine.train_step(split)
         for i in range(first, n_train_iters + 1):
             if training.stopped:
                 break
-            training.update(i)
+            rate = engine.learner.outer_rate(engine.meta_lr, i, n_train_iters)
+            with training.iteration(i):
+                numbers = step(engine.training_inputs(split, i, shared_classes, rate, stop.asked))
+                training.count(i, rate, *engine.local(numbers))
             if watch and (i % watch_every == 0 or i == n_train_iters):
                 watch(i)
             training.report(i)
@@ -106,11 +112,11 @@ def meta_train(
     return 0
 
 
-def refuse_unlike_workers(engine: Engine, first: int, settings: dict, train: data.Split) -> None:
-    """UserError where the processes that share a metabatch would not train the same run."""
+def refuse_unlike_workers(engine: Engine, first: int, settings: dict, split: data.Split) -> None:
+    """UserError if the processes that share a metabatch would not train the same run."""
     settings = {name: value for name, value in settings.items() if name not in ("data_dir", "gpu_id")}
     try:
-        alike = engine.same_everywhere(first, settings, zlib.crc32(train.pixels))
+        alike = same_everywhere(engine.strategy, first, settings, zlib.crc32(split.pixels))
     except tf.errors.OpError as fault:
         raise UserError(
             f"another worker has not begun ({type(fault).__name__}): see what it says, and start all of them again"
@@ -131,7 +137,6 @@ class Training:
     logs: Logs
     bar: tqdm
     stop: Stop
-    step: Callable  # Engine.train_step's
     validate: Callable | None  # Engine.test_step's, of the validation classes
     last: int  # iteration
     save_freq: int
@@ -139,6 +144,7 @@ class Training:
     n_val_tasks: int
     alone: bool
     began: float  # when a run that was never interrupted would have begun, in time.time()'s seconds
+    rate: float  # the outer step size of the last iteration
     agreed: bool = False  # all processes have agreed to stop after the same iteration
 
     @property
@@ -151,10 +157,11 @@ class Training:
         updated, reported = int(self.state.next) - 1, int(self.state.reported)
         return (updated >= self.last or not self.stopped) and reported >= updated
 
-    def update(self, i: int) -> None:
-        """Iteration i. UserError where it diverged, or where another process is gone."""
+    @contextlib.contextmanager
+    def iteration(self, i: int) -> Iterator[None]:
+        """UserError if another process is gone when the block computes iteration i."""
         try:
-            loss, accuracy, finite, self.agreed = self.step(i, self.stop.asked)
+            yield
         except tf.errors.OpError as fault:
             if self.alone:
                 raise
@@ -162,7 +169,10 @@ class Training:
                 f"iteration {i}: another worker is gone ({type(fault).__name__}); start all of them again with "
                 f"--resume; {self.state.describe_last()}"
             ) from fault
-        loss, accuracy = float(loss), float(accuracy)
+
+    def count(self, i: int, rate: float, loss, accuracy, finite, agreed) -> None:
+        """Count iteration i, which had the outer step size `rate` and these results. UserError if it diverged."""
+        loss, accuracy, self.rate, self.agreed = float(loss), float(accuracy), rate, bool(agreed)
         if not finite:
             raise UserError(
                 f"iteration {i}: the loss is {loss:g} and its gradient is not finite; lower --meta_lr or "
@@ -171,8 +181,8 @@ class Training:
         self.state.next.assign(i + 1)
         self.state.window.assign_add([loss, accuracy, 1])
         self.bar.update()
-        rate = (self.bar.format_dict["rate"] or 0) * self.engine.metabatch
-        self.bar.set_postfix_str(f"loss {loss:.3f}, acc {accuracy:.3f}, {rate:.1f} tasks/s", refresh=False)
+        speed = (self.bar.format_dict["rate"] or 0) * self.engine.metabatch
+        self.bar.set_postfix_str(f"loss {loss:.3f}, acc {accuracy:.3f}, {speed:.1f} tasks/s", refresh=False)
 
     def report(self, i: int) -> None:
         """Log, validate and save after iteration i, where they are due; a stop may cut the validation short."""
@@ -187,7 +197,7 @@ class Training:
         if i % LOG_EVERY == 0 or validating or is_last:
             loss, accuracy, iterations = state.window.numpy()
             row = {"iter": i, "episodes": i * self.engine.metabatch, "secs": float(state.secs)}
-            row |= {"lr": self.engine.meta_lr, "loss": loss / iterations, "acc": accuracy / iterations}
+            row |= {"lr": self.rate, "loss": loss / iterations, "acc": accuracy / iterations}
             self.logs.write(row | (validation or {}))
             state.window.assign([0, 0, 0])
         state.reported.assign(i)
@@ -234,7 +244,7 @@ def run_episodes(
     return numbers
 
 
-def meta_test(
+def test(
     engine: Engine,
     split: data.Split,
     savedir: Path,
@@ -259,7 +269,7 @@ def meta_test(
         samples=samples,
         settings=settings,
         episodes=n_test_iters,
-        episodes_sha256=engine.episodes_digest(split, n_test_iters),
+        episodes_sha256=episodes_digest(engine, split, n_test_iters),
     )
     result = files.read()
     if result is None:

@@ -2,47 +2,50 @@
 
 from __future__ import annotations
 
-import collections
-import dataclasses
-import hashlib
-import json
-import zlib
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Hashable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 import data
 import layers
-import model
+import optimizers
 from attacks import Adversary
-from flags import Configured
 from lazy import tf
-from learners.base import Learner
+from model import Learner, labels_of, make_episode
 from parameters import Params
 from perturbations.draws import fold, task_noise
 from training import weights
+from training.programs import frozen, shared, without_pixels
 
-CLIP = 3.0  # every element of the meta-gradient is clipped to [-CLIP, CLIP], unless its norm is clipped
-BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's; Keras' default epsilon is 1e-7
 # The images that batch norm takes its statistics from where pictures are classified.
 STATISTICS = SUPPORT, TOGETHER, QUERY = "support", "together", "query"
 MOMENTUM, PASSES = 0.1, 2  # of running averages, for each of a task's two passes, over its support and query set
-PROGRAMS = collections.OrderedDict()  # compiled steps by what decides them, the last one used last
-REMEMBERED = 32  # compiled steps
+
+
+class MetaGradient(NamedTuple):
+    """Means over the tasks of a metabatch, float64: loss (nats) and accuracy (0 to 1) of the query sets; the gradient
+    by each trained parameter, not clipped; the distance of each running average from the statistics of the passes."""
+
+    loss: tf.Tensor
+    accuracy: tf.Tensor
+    gradients: Params
+    distances: Params
 
 
 class Engine:
-    """A learner's parameters, Adam's slots, and its compiled steps over one split's pixels.
+    """A learner's parameters, the optimizer's slots, and its compiled steps over one split's pixels.
 
     A step is traced once, and all engines of this process that differ only in their variables' values share it
-    (`program`): pixels stay on the device as they are stored, a call sends indices.
-    metabatch: tasks of one call. Where the learner is made for jit, XLA compiles all tasks into one program;
+    (training/programs.py): pixels stay on the device as they are stored, a call sends indices.
+    metabatch: tasks of one call. If the learner is made for jit, XLA compiles all tasks into one program;
     else they go one by one, `parallel` of them at the same time. A tf.distribute `strategy` gives each of its
-    replicas an equal share of a training step's tasks; ValueError where the metabatch cannot be shared so.
-    clip_norm: the largest norm of a meta-gradient, all parameters together; None: clip its elements to CLIP.
-    adversary: who perturbs the query images of training.
+    replicas an equal share of a training step's tasks; ValueError if the metabatch cannot be shared so.
+    clip_norm: the largest norm of a meta-gradient, all parameters together; None: clip its elements to optimizers.CLIP.
+    adversary: perturbs the query images of training.
     """
 
     def __init__(
@@ -66,32 +69,44 @@ class Engine:
         self.replicas = self.strategy.num_replicas_in_sync
         if metabatch % self.replicas:
             raise ValueError(f"a metabatch of {metabatch} cannot be shared by {self.replicas} replicas")
+        self.trained = [name for name, parameter in learner.parameters().items() if parameter.trained]
         initial = learner.init(seed)
-        trained = [not k.startswith("running/") for k in initial]
-        if trained != sorted(trained, reverse=True):
-            raise ValueError("the learner's running averages do not come last")
-        self.trained = sum(v.shape.num_elements() for v, t in zip(initial.values(), trained, strict=True) if t)
+        count = sum(initial[name].shape.num_elements() for name in self.trained)
+        # All replicas compute the same new value, and each assigns it to its own copy.
+        same = {"aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA} if self.replicas > 1 else {}
         with self.strategy.scope():
-            self.params = {k: tf.Variable(v, name=k) for k, v in initial.items()}
-            zeros = tf.zeros(self.trained)
-            self.slots = {"m": tf.Variable(zeros), "v": tf.Variable(zeros), "t": tf.Variable(0.0)}
+            self.params = {name: tf.Variable(value, name=name, **same) for name, value in initial.items()}
+            self.slots = {k: tf.Variable(v, **same) for k, v in optimizers.empty_slots(count).items()}
         self.compiled = partial(tf.function, autograph=False, jit_compile=learner.jit)
 
+    # ---- episodes, as indices on the host
+
     def episode(self, split: data.Split, stream: str, index: int, tasks=1, shared=False, way=None) -> tuple:
-        """The indices of `tasks` episodes: classes [tasks,way], images [tasks,way,shot+query].
+        """Draw the indices of `tasks` episodes: classes [tasks,way], images [tasks,way,shot+query].
 
         stream: train, val or test. shared: all have the same classes. way: if it is another one than in testing.
         """
         way, images = way or self.learner.way, self.shot + self.query
         return data.sample(split, stream, self.seed, index, tasks, way, images, shared)
 
-    def training_episodes(self, split: data.Split, iteration: int, shared=False) -> tuple:
-        """The indices of an iteration's metabatch, as `episode`."""
-        return self.episode(split, "train", iteration, self.metabatch, shared, self.learner.train_way)
+    def training_inputs(
+        self, split: data.Split, iteration: int, shared: bool = False, rate: float | None = None, stop: bool = False
+    ) -> dict[str, tf.Tensor]:
+        """Return what `train_step`'s function takes in this iteration: the classes and images of its metabatch as
+        `episode` draws them, its seed, the outer step size `rate` (None: meta_lr), and whether this process was asked
+        to stop."""
+        classes, images = self.episode(split, "train", iteration, self.metabatch, shared, self.learner.train_way)
+        return {
+            "classes": tf.constant(classes),
+            "images": tf.constant(images),
+            "seed": tf.constant([self.seed, iteration], tf.int32),
+            "rate": tf.constant(self.meta_lr if rate is None else rate, tf.float32),
+            "stop": tf.constant(stop, tf.float32),
+        }
 
     def group_of_episodes(self, split: data.Split, stream: str, first: int) -> list[tf.Tensor]:
-        """A metabatch of a stream's episodes, the `first` one and those behind it: their classes and images, as
-        `episode`, and their numbers [metabatch]."""
+        """Return the classes and images, as `episode` does, and the numbers [metabatch] of the stream's episodes first,
+        first + 1, ..."""
         numbers = range(first, first + self.metabatch)
         # every episode has its own seed: the same 1000 whatever the metabatch
         episodes = [self.episode(split, stream, i) for i in numbers]
@@ -99,152 +114,143 @@ class Engine:
         return [tf.constant(classes), tf.constant(images), tf.constant(list(numbers), tf.int32)]
 
     def stream_seed(self, stream: str) -> tf.Tensor:
-        """The seed [2] of all episodes of a stream; an episode's own is `fold(stream_seed, its number)`."""
+        """Return the seed [2] of all episodes of a stream; an episode's own is `fold(stream_seed, its number)`."""
         return tf.constant([self.seed, data.STREAMS[stream]])
 
     def images(self, split: data.Split, pixels: tf.Tensor, classes, images) -> tuple[tf.Tensor, tf.Tensor]:
-        """Support images [T,S,H,W,C] and query images [T,Q,H,W,C] of `episode`'s indices; pixels: split's."""
+        """Return support images [T,S,H,W,C] and query images [T,Q,H,W,C] of `episode`'s indices; pixels: split's."""
         return data.gather(pixels, classes, images, split.rotations, split.scale, self.shot, split.counts)
 
-    def same_everywhere(self, *facts) -> bool:
-        """Are these facts the same in all processes?"""
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
-        own = tf.constant(int.from_bytes(digest[:6], "big"), tf.float64)
+    # ---- an iteration of meta-training
 
-        @tf.function(autograph=False)
-        def spread():
-            return self.strategy.run(lambda: tf.distribute.get_replica_context().all_reduce("MEAN", own))
-
-        return float(self.strategy.experimental_local_results(spread())[0]) == float(own)
-
-    def program(self, make: Callable, *facts) -> Callable:
-        """Return the compiled function `make(engine, *facts)` of this engine, or of an earlier one that computes the
-        same: with an equal learner, equal settings and equal facts.
-
-        make: a function that is always the same object. What it compiles takes the variables as its arguments and
-        reads none of the engine's.
-        """
-        key = make, self.kind(), frozen(facts)
-        found = PROGRAMS.pop(key, None) or make(self, *facts)
-        PROGRAMS[key] = found
-        if len(PROGRAMS) > REMEMBERED:
-            PROGRAMS.popitem(last=False)
-        return found
-
-    def kind(self):
-        """Return a key that is equal for engines whose steps compute the same. An engine that cannot share is its own
-        key: variables on several devices cannot be arguments, and a learner's attribute may have no hash."""
-        settings = (self.shot, self.query, self.metabatch, self.seed, self.meta_lr, self.clip_norm, self.adversary)
-        kind = self.compiled.keywords["jit_compile"], self.parallel, settings, frozen(self.learner)
-        try:
-            hash(kind)
-        except TypeError:
-            return self
-        return self if isinstance(self.slots["t"], tf.distribute.DistributedValues) else kind
-
-    def train_step(self, split: data.Split, shared_classes: bool = False) -> Callable:
-        """-> step(iteration, stop), one Adam update.
-
-        It returns mean loss, mean accuracy, whether all was finite, and whether any process asked to `stop`.
-        """
+    def train_step(self, split: data.Split) -> Callable:
+        """Return a compiled function of `training_inputs` that does an iteration and returns what `iteration` does, on
+        each replica (`local`)."""
         pixels = self.strategy.run(lambda: tf.constant(split.pixels))  # a copy on every device
         compiled = self.program(Engine.compile_training, without_pixels(split))
-
-        def step(iteration: int, stop: bool = False):
-            classes, images = self.training_episodes(split, iteration, shared_classes)
-            seed, stop = tf.constant([self.seed, iteration], tf.int32), tf.constant([stop], tf.float64)
-            return compiled(self.params, self.slots, pixels, tf.constant(classes), tf.constant(images), seed, stop)
-
-        return step
+        return partial(compiled, (self.params, self.slots, pixels))
 
     def compile_training(self, split: data.Split) -> Callable:
-        """-> a function of parameters and slots, which it updates, pixels, classes, images, seed, and stop [1]."""
+        """Compile `iteration`: a function of its first arguments and a dictionary of the others."""
+        # One program; collectives cannot be inside, so that several replicas compile the tasks alone.
+        together = self.learner.jit and self.replicas == 1
+        run = partial(self.strategy.run, partial(self.iteration, split))
+        return tf.function(run, autograph=False, jit_compile=together)
+
+    def iteration(self, split: data.Split, params, slots, pixels, classes, images, seed, rate, stop) -> tuple:
+        """Move the variables `params` and `slots` by one step along the meta-gradient of a metabatch; return its mean
+        loss and mean accuracy, whether all numbers were finite, and whether any process was asked to stop.
+
+        split: without its pixels, which are an argument. The others are `training_inputs`. Each of several replicas
+        computes its share of the tasks, and all take the same step.
+        """
+        tasks = self.share_of(classes, images, seed)
+        sums = self.over_tasks(*self.gradient_of(split, read(params), pixels))(tasks)
+        mean = self.mean_of(params, sums)
+        new_params, new_slots, finite = self.update(read(params), read(slots), mean, rate)
+        for variables, values in ((params, new_params), (slots, new_slots)):
+            for name, variable in variables.items():
+                variable.assign(values[name])
+        stop = tf.identity(stop)  # on the replica's own device
+        stop = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, stop) > 0
+        return tf.cast(mean.loss, tf.float32), tf.cast(mean.accuracy, tf.float32), finite, stop
+
+    def share_of(self, classes, images, seed) -> list[tf.Tensor]:
+        """Return this replica's share of a metabatch, as the function of `over_tasks` takes it: classes, images, and a
+        seed for each task."""
         share = self.metabatch // self.replicas
-        means, update = self.compiled(partial(self.means, split)), self.compiled(self.update)
+        first = share * tf.distribute.get_replica_context().replica_id_in_sync_group
+        seed = fold(tf.stack([seed[0], data.STREAMS["train"]]), seed[1])  # seed[0] is an argument of a pure function
+        seeds = tf.stack([fold(seed, first + task) for task in range(share)])
+        indices = [tf.slice(x, [first] + [0] * (len(x.shape) - 1), [share, *x.shape[1:]]) for x in (classes, images)]
+        return self.split_tasks([*indices, seeds])
 
-        def replica(params, slots, pixels, classes, images, seed, stop):
-            context = tf.distribute.get_replica_context()
-            first = share * context.replica_id_in_sync_group
-            classes, images = (tf.slice(x, [first] + [0] * (len(x.shape) - 1), [share, *x.shape[1:]])
-                               for x in (classes, images))  # fmt: skip
-            params, slots = read(params), read(slots)
-            own = tf.concat([means(params, pixels, classes, images, seed, first), stop], 0)
-            shared = layers.freed_with_graph(context.all_reduce(tf.distribute.ReduceOp.MEAN, own))
-            return *update(params, slots, shared[:-1]), shared[-1] > 0
-
-        # One program; collectives cannot be inside, so that several replicas compile the two parts.
-        @tf.function(autograph=False, jit_compile=self.learner.jit and self.replicas == 1)
-        def compiled(params, slots, *args):
-            new_params, new_slots, *report = self.strategy.run(replica, (params, slots, *args))
-            for variables, values in ((params, new_params), (slots, new_slots)):
-                for name, variable in variables.items():
-                    self.strategy.extended.update(variable, assign, (values[name],), group=False)
-            return [self.strategy.experimental_local_results(x)[0] for x in report]
-
-        return compiled
-
-    def pure_step(self, split: data.Split, params: Params, slots: Params, pixels, classes, images, seed):
-        """A training step as a pure function, for export: -> params, slots, loss, accuracy, finite.
-
-        pixels: split's. classes [T,way] and images [T,way,shot+query]: `episode`'s. seed: int32, the run's and
-        the iteration.
-        """
-        return self.update(params, slots, self.means(split, params, pixels, classes, images, seed))
-
-    def pure_test(self, split: data.Split, params: Params, pixels, classes, images, indices, seed, samples: int):
-        """The test of some episodes as a pure function: -> `model.measure`'s numbers, by name, [T] each.
-
-        indices: int32 [T], the episodes' numbers. seed: int32 [2], the test's and its stream. The others as in
-        `pure_step`; samples: noise samples of a loss.
-        """
-        x_s, x_q = self.images(split, pixels, classes, images)
-        seeds = tf.stack([fold(seed, i) for i in tf.unstack(indices)])
-
-        def group(x_s, x_q, seeds):
-            return model.evaluate(self.learner, params, x_s, x_q, task_noise(seeds), samples)[0]
-
-        at_once = seeds.shape[0] if self.learner.jit else 1
-        dtypes = {"loss": tf.float32, "accuracy": tf.float32}
-        numbers = model.by_task(group, [x_s, x_q, seeds], dtypes, at_once, self.parallel)
-        return {name: tf.reshape(values, [-1]) for name, values in numbers.items()}
-
-    def means(self, split: data.Split, params: Params, pixels, classes, images, seed, first=0, dtype="float32"):
-        """Means over these tasks, of which `first` is the number of the first one in the metabatch: the
-        meta-gradient, all parameters in a row, then loss and accuracy. float64; dtype: that of the computation."""
-        x_s, x_q = self.images(split, pixels, classes, images)
-        x_s, x_q, noise_of = tf.cast(x_s, dtype), tf.cast(x_q, dtype), partial(task_noise, dtype=dtype)
-        seed = fold(tf.stack([seed[0], data.STREAMS["train"]]), seed[1])  # seed[0] is an argument of a pure step
-        tasks = classes.shape[0]
-        seeds = tf.stack([fold(seed, first + task) for task in range(tasks)])
-        at_once = tasks if self.learner.jit else 1
+    def gradient_of(self, split: data.Split, params: Params, pixels, dtype="float32") -> tuple:
+        """Return a function of tasks, and the dtypes of its results: the sums over these tasks of loss, accuracy and
+        the meta-gradient by every parameter, each with an axis of one before it. dtype: of the computation."""
         adversary = self.adversary and self.adversary._replace(range=split.range)
-        loss, acc, grads = model.meta_gradients(
-            self.learner, params, x_s, x_q, seeds, at_once, self.parallel, noise_of, adversary
-        )
-        return flat([*grads.values(), loss, acc])
 
-    def update(self, params: Params, slots: Params, means: tf.Tensor):
-        """Adam on the clipped meta-gradient (Keras' formula; Keras cannot apply it as a pure function), and the
-        running averages where this metabatch's passes move them on average."""
-        finite = tf.reduce_all(tf.math.is_finite(means))
-        loss, acc = tf.unstack(tf.cast(means[-2:], tf.float32))
-        grads, distance = tf.split(tf.cast(means[:-2], tf.float32), [self.trained, -1])
-        grads = tf.clip_by_norm(grads, self.clip_norm) if self.clip_norm else tf.clip_by_value(grads, -CLIP, CLIP)
-        t = slots["t"] + 1
-        m = slots["m"] + (grads - slots["m"]) * (1 - BETA_1)
-        v = slots["v"] + (tf.square(grads) - slots["v"]) * (1 - BETA_2)
-        rate = self.meta_lr * tf.sqrt(1 - BETA_2**t) / (1 - BETA_1**t)
-        follow = distance / PASSES * (1 - (1 - MOMENTUM) ** (PASSES * self.metabatch))
-        sizes = [p.shape.num_elements() for p in params.values()]
-        steps = tf.split(tf.concat([m * rate / (tf.sqrt(v) + EPSILON), follow], 0), sizes)
-        params = {k: p - tf.reshape(s, p.shape) for (k, p), s in zip(params.items(), steps, strict=True)}
-        return params, {"m": m, "v": v, "t": t}, loss, acc, finite
+        def task_gradient(tasks: list[tf.Tensor]) -> list[tf.Tensor]:
+            classes, images, seeds = tasks
+            support, query = (tf.cast(x, dtype) for x in self.images(split, pixels, classes, images))
+            episode = make_episode(support, query, self.learner.train_way, classes)
+            numbers, gradients = self.learner.meta_gradient(params, episode, task_noise(seeds, dtype), adversary)
+            gradients = [tf.zeros_like(params[name]) if g is None else g for name, g in gradients.items()]
+            return [x[None] for x in (*map(tf.reduce_sum, numbers.values()), *gradients)]
+
+        return task_gradient, [dtype, tf.float32, *[dtype] * len(params)]
+
+    def mean_of(self, params: Params, sums: list[tf.Tensor]) -> MetaGradient:
+        """Return the means over all tasks, and over all replicas, of the sums that `gradient_of`'s function returned.
+        They are float64, so that they do not depend on how the tasks are grouped."""
+        share, shapes = self.metabatch // self.replicas, [[], [], *(p.shape for p in params.values())]
+        rows = [tf.reshape(x, [-1, *shape]) for x, shape in zip(sums, shapes, strict=True)]
+        means = [tf.reduce_sum(tf.cast(x, tf.float64), 0) / share for x in rows]
+        context = tf.distribute.get_replica_context()
+        loss, accuracy, *means = layers.freed_with_graph(context.all_reduce(tf.distribute.ReduceOp.MEAN, means))
+        means = dict(zip(params, means, strict=True))
+        gradients = {name: means.pop(name) for name in self.trained}
+        return MetaGradient(loss, accuracy, gradients, means)
+
+    def update(
+        self, params: Params, slots: optimizers.Slots, mean: MetaGradient, rate
+    ) -> tuple[Params, optimizers.Slots, tf.Tensor]:
+        """Return the parameters and slots after a step of the size `rate` along the clipped meta-gradient, and whether
+        all numbers are finite. A running average moves as far as the passes of the metabatch move it on average."""
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(x)) for x in tf.nest.flatten(mean)])
+        gradient = optimizers.clip(tf.cast(flat(mean.gradients), tf.float32), self.clip_norm)
+        step, slots = self.learner.optimizer(gradient, slots, rate)
+        sizes = [gradient.shape.num_elements() for gradient in mean.gradients.values()]
+        steps = dict(zip(mean.gradients, tf.split(step, sizes), strict=True))
+        for name, distance in mean.distances.items():
+            steps[name] = tf.cast(distance, tf.float32) / PASSES * (1 - (1 - MOMENTUM) ** (PASSES * self.metabatch))
+        params = {name: value - tf.reshape(steps[name], value.shape) for name, value in params.items()}
+        return params, slots, finite
+
+    def mean_gradient(self, split: data.Split, params: Params, pixels, classes, images, seed, dtype="float32"):
+        """Return the MetaGradient of an iteration; a pure function. params: of the type `dtype`."""
+        tasks = self.share_of(classes, images, seed)
+        return self.mean_of(params, self.over_tasks(*self.gradient_of(split, params, pixels, dtype))(tasks))
+
+    def pure_step(self, split: data.Split, params: Params, slots, pixels, classes, images, seed, rate) -> tuple:
+        """Compute an iteration without changing a variable, for export: return parameters, slots, loss, accuracy, and
+        whether all numbers are finite."""
+        mean = self.mean_gradient(split, params, pixels, classes, images, seed)
+        params, slots, finite = self.update(params, slots, mean, rate)
+        return params, slots, tf.cast(mean.loss, tf.float32), tf.cast(mean.accuracy, tf.float32), finite
+
+    def run_step(self, step: Callable, split: data.Split, iteration: int) -> list:
+        """Do an iteration with `train_step`'s function; return this process' own numbers."""
+        return self.local(step(self.training_inputs(split, iteration)))
+
+    def local(self, report: tuple) -> list:
+        """Return this process' own numbers of what a step returned on each replica."""
+        return [self.strategy.experimental_local_results(x)[0] for x in report]
+
+    # ---- tasks: XLA computes all in one program; a CPU is fastest with one at a time on each of its cores, because a
+    # task's maps stay in the cache and its kernels need no task axis
+
+    def split_tasks(self, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Return tensors [T,...] as the function that `over_tasks` returns takes them."""
+        return tensors if self.learner.jit else [x[:, None] for x in tensors]
+
+    def over_tasks(self, f: Callable, dtypes) -> Callable:
+        """Return f, a function of a list of tensors [T,...], as a function of `split_tasks`' result. f returns a
+        structure of tensors of these dtypes; they are stacked if f is called task by task."""
+        if self.learner.jit:
+            return self.compiled(f)
+        return partial(tf.map_fn, f, fn_output_signature=dtypes, parallel_iterations=self.parallel)
+
+    def by_task(self, f: Callable, dtypes, tensors: list[tf.Tensor]):
+        """Return the structure of tensors [T,...] that f returns for a list of tensors [T,...]."""
+        results = self.over_tasks(f, dtypes)(self.split_tasks(tensors))
+        return results if self.learner.jit else tf.nest.map_structure(lambda x: x[:, 0], results)
+
+    # ---- a test
 
     def test_step(self, split: data.Split, stream: str, samples: int) -> Callable:
-        """-> step(first, tasks): `model.measure`'s numbers by name, [tasks] each, of the episodes first, first + 1, ...
-
-        samples: noise samples of a loss in adaptation.
-        """
+        """Return a function of `first` and `tasks`, which returns `model.measure`'s numbers by name, [tasks] each, of
+        the stream's episodes first, first + 1, ... samples: noise samples of a loss in adaptation."""
         pixels = tf.constant(split.pixels)
         compiled = self.program(Engine.compile_test, without_pixels(split), stream, samples)
 
@@ -255,7 +261,7 @@ class Engine:
         return step
 
     def compile_test(self, split: data.Split, stream: str, samples: int) -> Callable:
-        """-> a function of parameters, pixels, classes, images and the episodes' numbers."""
+        """Compile `pure_test`: a function of parameters, pixels, classes, images and the episodes' numbers."""
 
         @self.compiled
         def compiled(params, pixels, classes, images, indices):
@@ -264,25 +270,42 @@ class Engine:
 
         return compiled
 
-    # ---- as two calls, for whoever changes the query images between them, or classifies many times
+    def pure_test(self, split: data.Split, params: Params, pixels, classes, images, indices, seed, samples: int):
+        """The test of some episodes as a pure function: return `model.measure`'s numbers by name, [T] each.
+
+        classes [T,way] and images [T,way,shot+query]: `episode`'s. indices: int32 [T], the episodes' numbers. seed:
+        int32 [2], the test's and its stream. samples: noise samples of a loss.
+        """
+
+        def evaluate(tensors):
+            support, query, seeds = tensors
+            episode = make_episode(support, query, self.learner.way)
+            return self.learner.evaluate(params, episode, task_noise(seeds), samples)
+
+        seeds = tf.stack([fold(seed, i) for i in tf.unstack(indices)])
+        dtypes = {"loss": tf.float32, "accuracy": tf.float32}
+        return self.by_task(evaluate, dtypes, [*self.images(split, pixels, classes, images), seeds])
+
+    # ---- as two calls, for callers that change the query images between them, or classify many times
 
     def adapt(self, x_s, seeds, samples: int = 1):
-        """What the learner learns, as in testing, from the support images x_s [T,S,H,W,C]; compiled once a shape.
+        """Adapt to the support images x_s [T,S,H,W,C] as in testing; compiled once for each shape. Return the learner's
+        own structure of tensors [T,...].
 
         seeds: int32 [T,2], each task's; that of a test episode is `fold(stream_seed("test"), its number)`.
-        samples: noise samples of a loss. -> the learner's own structure of tensors [T,...].
+        samples: noise samples of a loss.
         """
         x_s, seeds = tf.convert_to_tensor(x_s), tf.convert_to_tensor(seeds)
         return self.program(Engine.compile_adapting)(self.params, x_s, seeds, samples=samples)
 
     def classify(self, adapted, x_q) -> tf.Tensor:
-        """Logits [T,Q,way] of query images x_q [T,Q,H,W,C], any number Q of them; compiled once a shape. Inside a
-        tf.GradientTape, or another tf.function, it is differentiable by x_q."""
+        """Return logits [T,Q,way] of query images x_q [T,Q,H,W,C], any number Q of them; compiled once for each shape.
+        Inside a tf.GradientTape, or another tf.function, it is differentiable by x_q."""
         return self.program(Engine.compile_classifying)(self.params, adapted, tf.convert_to_tensor(x_q))
 
     def compile_adapting(self) -> Callable:
         def adapt_tasks(params, x_s, seeds, samples):
-            y = model.labels_of(x_s, self.learner.way)
+            y = labels_of(x_s, self.learner.way)
             return self.learner.adapt(read(params), x_s, y, task_noise(seeds), samples)[0]
 
         return self.compiled(adapt_tasks)
@@ -293,15 +316,27 @@ class Engine:
 
         return self.compiled(classify_tasks)
 
-    # ---- what identifies a result
+    # ---- compiled functions and variables
 
-    def weights_digest(self) -> str:
-        """SHA-256 of all parameters, by name."""
-        return weights.digest({name: variable.numpy() for name, variable in self.params.items()})
+    def program(self, compile: Callable, *facts) -> Callable:
+        """Return the compiled function `compile(engine, *facts)` of this engine, or of an earlier one that computes the
+        same: with an equal learner, equal settings and equal facts.
+
+        What it compiles takes the variables as arguments, so that it keeps no engine's.
+        """
+        bare = copy.copy(self)
+        bare.params = bare.slots = None
+        return shared(partial(compile, bare, *facts), compile.__name__, self.key(), frozen(facts))
+
+    def key(self) -> Hashable:
+        """Return a key that is equal for engines whose steps compute the same. An engine with variables on several
+        devices shares nothing."""
+        settings = (self.shot, self.query, self.metabatch, self.seed, self.clip_norm, self.adversary, self.parallel)
+        return (settings, frozen(self.learner)) if self.replicas == 1 else (id(self), self.strategy)
 
     def assign(self, path: Path, params: dict[str, np.ndarray], slots: dict[str, np.ndarray] | None = None) -> None:
-        """Take the parameters, and Adam's slots, that the file at `path` holds. UserError where they are not of this
-        learner's shapes."""
+        """Assign the parameters, and the slots, that were read from `path` to the variables. UserError if they are not
+        of this learner's shapes."""
         for variables, values in ((self.params, params), (self.slots, slots)):
             if values:
                 shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
@@ -309,38 +344,12 @@ class Engine:
                 for name, variable in variables.items():
                     variable.assign(values[name])
 
-    def episodes_digest(self, split: data.Split, episodes: int) -> str:
-        """SHA-256 of the first test episodes: their images, and which of those are support and which are query."""
-        tasks = f"{zlib.crc32(split.pixels)} {self.learner.way} {self.shot} {self.query}"
-        tasks += f" {split.counts.tolist()}" if split.counts is not None else ""
-        digest = hashlib.sha256(tasks.encode())
-        for i in range(episodes):
-            for indices in self.episode(split, "test", i):
-                digest.update(indices.tobytes())
-        return digest.hexdigest()
-
-
-def without_pixels(split: data.Split) -> data.Split:
-    """The split as a compiled step keeps it: without pixels, which are an argument, but with their range."""
-    return dataclasses.replace(split, pixels=None, declared=split.range)
-
-
-def frozen(value):
-    """Turn a value into a part of a dictionary's key, equal for learners, splits and lists that compute the same."""
-    if isinstance(value, Configured | data.Split):
-        return type(value), *((name, frozen(own)) for name, own in sorted(vars(value).items()))
-    if isinstance(value, np.ndarray):
-        return value.shape, value.tobytes()
-    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
-
 
 def read(variables: dict[str, tf.Variable]) -> Params:
-    return {k: v.value() for k, v in variables.items()}
+    """Return the values of variables, by name."""
+    return {name: variable.value() for name, variable in variables.items()}
 
 
-def assign(variable, value):
-    return variable.assign(value)
-
-
-def flat(tensors) -> tf.Tensor:
-    return tf.concat([tf.reshape(t, [-1]) for t in tensors], 0)
+def flat(tensors: Params) -> tf.Tensor:
+    """Return all numbers of these tensors in one row."""
+    return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors.values()], 0)

@@ -32,7 +32,7 @@ from errors import UserError, user_error
 from files import write_atomically
 from lazy import tf
 from training import weights
-from training.steps import Engine, read
+from training.steps import Engine, MetaGradient, read
 
 FORMAT = 2
 DESCRIPTION, EXACT = "program.json", "exact.npz"
@@ -46,23 +46,25 @@ def write(
     test: data.Split,
     settings: dict,
     samples: int,
-    exact: np.ndarray | None = None,
+    exact: MetaGradient | None = None,
 ) -> None:
-    """Write the folder. samples: noise samples per loss in the test. settings: those of config.json. exact:
-    `Engine.means` of the first iteration in float64, for exact.npz.
+    """Write the folder. samples: noise samples per loss in the test. settings: those of config.json. exact: the
+    meta-gradient of the first iteration in float64, for exact.npz.
 
     Raise UserError where the folder cannot be written.
     """
     params, slots = read(engine.params), read(engine.slots)
-    indices = engine.training_episodes(train, 0), engine.episode(test, "test", 0, engine.metabatch)
-    training, testing = ({"classes": tf.constant(c), "images": tf.constant(i)} for c, i in indices)
-    train_arguments = {"params": params, "adam": slots, "pixels": tf.constant(train.pixels), **training}
-    train_arguments["seed"] = tf.constant([engine.seed, 0])
-    test_arguments = {"params": params, "pixels": tf.constant(test.pixels), **testing}
-    test_arguments |= {"indices": tf.range(engine.metabatch), "seed": tf.constant([TEST_SEED, data.STREAMS["test"]])}
+    inputs = engine.training_inputs(train, 0)
+    train_arguments = {"params": params, "adam": slots, "pixels": tf.constant(train.pixels)}
+    train_arguments |= {name: inputs[name] for name in ("classes", "images", "seed")}
+    classes, images, indices = engine.group_of_episodes(test, "test", 0)
+    test_arguments = {"params": params, "pixels": tf.constant(test.pixels), "classes": classes, "images": images}
+    test_arguments |= {"indices": indices, "seed": tf.constant([TEST_SEED, data.STREAMS["test"]])}
 
     def train_step(params, adam, pixels, classes, images, seed):
-        params, slots, loss, accuracy, finite = engine.pure_step(train, params, adam, pixels, classes, images, seed)
+        rate = engine.learner.outer_rate(engine.meta_lr, seed[1], settings["n_train_iters"])
+        step = engine.pure_step(train, params, adam, pixels, classes, images, seed, rate)
+        params, slots, loss, accuracy, finite = step
         return {"params": params, "adam": slots, "loss": loss, "accuracy": accuracy, "finite": finite}
 
     test_step = functools.partial(engine.pure_test, test, samples=samples)
@@ -78,8 +80,8 @@ def write(
         weights.write(folder / weights.NAME, weights.Weights(about, initial, slots, weights.STATE))
         (folder / EXACT).unlink(missing_ok=True)
         if exact is not None:
-            _, moments, loss, *_ = engine.update(params, train_arguments["adam"], tf.constant(exact))
-            np.savez(folder / EXACT, m=moments["m"].numpy(), loss=loss.numpy())
+            _, moments, _ = engine.update(params, train_arguments["adam"], exact, engine.meta_lr)
+            np.savez(folder / EXACT, m=moments["m"].numpy(), loss=exact.loss.numpy().astype(np.float32))
         write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1) + "\n")
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import attacks
 import data
-import model
+import learners
 from conftest import ROOT
 from perturbations.draws import fold
 from studies import robustness
@@ -31,7 +31,7 @@ def trained(request, data_dir):
     """The engine of the weights in pretrained/, and the test classes."""
     file = ROOT / "pretrained" / f"glyphs_10way_1shot_{request.param}.npz"
     content = weights.read(file)
-    learner = model.make(request.param, image_shape=(28, 28, 1), channels=64, way=10, n_steps=5, inner_lr=0.1)
+    learner = learners.make(request.param, image_shape=(28, 28, 1), channels=64, way=10, n_steps=5, inner_lr=0.1)
     one = steps.Engine(learner, shot=1, query=3, metabatch=1, seed=0)
     one.assign(file, content.params)
     return one, data.splits_of(data.load(data_dir, "glyphs"), "train")["test"]

@@ -10,8 +10,8 @@ from figures import robustness
 from figures.page import Section
 from figures.run import Run
 from figures.style import BLUE, ORANGE
+from learners import LEARNERS
 from looks import Look, band, colour_of, hexed, legend, only
-from model import LEARNERS
 
 RADII = {
     "linf": (0, 0.02, 0.04, 0.06, 0.08, 0.1),

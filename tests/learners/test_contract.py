@@ -5,8 +5,9 @@ import pytest
 import tensorflow as tf
 
 import layers
+import learners
 import model
-from learners.base import Learner
+from model import Learner
 from perturbations import PERTURBATIONS
 from perturbations.base import HOOKS, Perturbation
 from perturbations.draws import TEST_SUPPORT, TRAINING_SUPPORT, Draw, task_noise
@@ -18,7 +19,7 @@ TAKEN = {
         for perturbation, kind in PERTURBATIONS.items()
         if (entry.perturbation or perturbation) == perturbation and kind.hooks <= entry.learner.hooks
     ]
-    for name, entry in model.LEARNERS.items()
+    for name, entry in learners.LEARNERS.items()
 }
 # Of perturbations that perturb the same places in the same way, one stands for all; perturbations/test_gradients.py has
 # each of them. Meta-SGD differs from MAML by what its steps multiply.
@@ -35,7 +36,7 @@ PAIRS = [
 
 def test_a_learner_takes_the_perturbations_whose_hooks_it_calls():
     all_of_them = list(PERTURBATIONS)
-    assert model.parts("metadrop") == model.parts("maml", "noise")  # what is tested of one is tested of the other
+    assert learners.classes_for("metadrop") == learners.classes_for("maml", "noise")
     assert {
         "maml": all_of_them, "metadrop": ["noise"], "metasgd": all_of_them, "protonet": ["none"],
         "metanet_embedding": ["none", "mask", "information_dropout"],
@@ -44,17 +45,17 @@ def test_a_learner_takes_the_perturbations_whose_hooks_it_calls():
     for name, kind in PERTURBATIONS.items():
         overridden = {hook for hook in HOOKS if getattr(kind, hook) is not getattr(Perturbation, hook)}
         assert kind.hooks == overridden, name
-    assert all(entry.learner.hooks <= set(HOOKS) for entry in model.LEARNERS.values())
+    assert all(entry.learner.hooks <= set(HOOKS) for entry in learners.LEARNERS.values())
     for name, taken in TAKEN.items():
         for perturbation in PERTURBATIONS.keys() - taken:
             with pytest.raises(ValueError, match=f"{name} cannot have the perturbation '{perturbation}': it takes"):
-                model.parts(name, perturbation)
+                learners.classes_for(name, perturbation)
 
 
 @pytest.mark.parametrize(("name", "perturbation"), PAIRS)
 def test_the_contract_is_kept(name, perturbation):
-    own = {"n_steps": 1} if "n_steps" in model.settings_of(name) else {}
-    learner = model.make(name, perturbation, image_shape=SHAPE, channels=3, way=WAY, **own)
+    own = {"n_steps": 1} if "n_steps" in learners.settings_of(name) else {}
+    learner = learners.make(name, perturbation, image_shape=SHAPE, channels=3, way=WAY, **own)
     params, rng = learner.init(0), np.random.default_rng(0)
     assert {key: value.shape for key, value in params.items()} == {k: p.shape for k, p in learner.parameters().items()}
     running = [key.startswith("running/") for key in params]
@@ -107,10 +108,10 @@ def test_the_contract_is_kept(name, perturbation):
 def test_all_learners_of_a_seed_begin_with_the_same_body(name):
     """Whatever else they and their perturbations have, so that runs are paired by their seeds."""
     settings = {"image_shape": SHAPE, "channels": 3, "way": WAY}
-    maml = model.make("maml", **settings).init(1)
+    maml = learners.make("maml", **settings).init(1)
     for perturbation in TAKEN[name]:
-        params = model.make(name, perturbation, **settings).init(1)
-        plain = model.make(name, model.LEARNERS[name].perturbation or "none", **settings).init(1)
+        params = learners.make(name, perturbation, **settings).init(1)
+        plain = learners.make(name, learners.LEARNERS[name].perturbation or "none", **settings).init(1)
         own = [key for key in plain if not key.startswith(("alpha/", "phi/"))]
         assert all(np.array_equal(params[key], plain[key]) for key in own)
         assert all(np.array_equal(params[key], maml[key]) for key in params.keys() & maml.keys())
@@ -118,11 +119,11 @@ def test_all_learners_of_a_seed_begin_with_the_same_body(name):
 
 @pytest.mark.parametrize("name", [name for name in TAKEN if name != "metadrop"])
 def test_a_support_set_is_perturbed_in_a_test_where_the_perturbation_says_so(name):
-    own = {"n_steps": 1} if "n_steps" in model.settings_of(name) else {}
+    own = {"n_steps": 1} if "n_steps" in learners.settings_of(name) else {}
     rng = np.random.default_rng(0)
     x_s = tf.constant(rng.random((TASKS, WAY * SHOT, *SHAPE)), tf.float32)
     for perturbation in {"noise", "mask", "information_dropout"} & set(TAKEN[name]):
-        learner = model.make(name, perturbation, image_shape=SHAPE, channels=3, way=WAY, **own)
+        learner = learners.make(name, perturbation, image_shape=SHAPE, channels=3, way=WAY, **own)
         params = {key: 0.4 * tf.random.stateless_normal(v.shape, [1, 2]) if key.startswith("phi/") else v
                   for key, v in learner.init(0).items()}  # fmt: skip
 

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 import layers
+import learners
 import model
 from perturbations import draws
 
@@ -16,8 +17,8 @@ NOISE = draws.task_noise(tf.constant([[1, 2], [3, 4]]), "float64")
 
 def made(name, perturbation=None, **settings):
     """-> the learner, parameters large enough to see, theta, images."""
-    own = {"n_steps": 2, "inner_lr": 0.3} if "n_steps" in model.settings_of(name) else {}
-    learner = model.make(name, perturbation, image_shape=SHAPE, channels=CHANNELS, way=WAY, **own | settings)
+    own = {"n_steps": 2, "inner_lr": 0.3} if "n_steps" in learners.settings_of(name) else {}
+    learner = learners.make(name, perturbation, image_shape=SHAPE, channels=CHANNELS, way=WAY, **own | settings)
     rng = np.random.default_rng(8)
     params = {k: tf.constant(0.4 * rng.standard_normal(p.shape)) for k, p in learner.parameters().items()}
     params = {k: tf.abs(v) + 0.5 if k.endswith("variance") else v for k, v in params.items()}

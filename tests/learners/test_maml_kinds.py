@@ -5,14 +5,16 @@ import pytest
 import tensorflow as tf
 
 import layers
+import learners
 import model
+import numerics
 from perturbations import draws
 
 WAY, SHOT, QUERY, TASKS, SHAPE, RATE = 3, 2, 2, 2, (16, 18, 1), 0.3
 
 
 def made(name="maml", **settings):
-    return model.make(name, image_shape=SHAPE, channels=3, way=WAY, **{"inner_lr": RATE, "n_steps": 2} | settings)
+    return learners.make(name, image_shape=SHAPE, channels=3, way=WAY, **{"inner_lr": RATE, "n_steps": 2} | settings)
 
 
 def inputs(learner):
@@ -26,7 +28,7 @@ def losses_and_gradients(learner, params, x_s, x_q):
     def run():
         noise = draws.task_noise(tf.constant([[1, task] for task in range(TASKS)]), "float64")
         seeds = tf.zeros([TASKS, 2], tf.int32)
-        return model.meta_gradients(learner, params, x_s, x_q, seeds, TASKS, 1, lambda seeds: noise)
+        return numerics.meta_gradients(learner, params, x_s, x_q, seeds, TASKS, lambda seeds: noise)
 
     loss, _, gradients = run()
     return loss.numpy(), {name: gradient.numpy() for name, gradient in gradients.items()}

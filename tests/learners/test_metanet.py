@@ -8,7 +8,9 @@ import pytest
 import tensorflow as tf
 
 import layers
+import learners
 import model
+import numerics
 from numerics import SUMS, central_difference, decided
 from perturbations import draws
 
@@ -27,7 +29,7 @@ IDLE = {
 def make(name, perturbation="none", image_shape=SHAPE, channels=CHANNELS, way=WAY, **settings):
     if name == "maml":
         settings = {"n_steps": 2, "inner_lr": 0.3, "meta_gradient": "exact"} | settings
-    return model.make(name, perturbation, image_shape=image_shape, channels=channels, way=way, **settings)
+    return learners.make(name, perturbation, image_shape=image_shape, channels=channels, way=way, **settings)
 
 
 def inputs(learner, dtype="float64", tasks=TASKS):
@@ -136,9 +138,9 @@ def test_the_gradient_with_a_mask_is_that_of_finite_differences(name, per_sample
 
     @tf.function(autograph=False)
     def loss_of(params):
-        return tf.reduce_mean(model.evaluate(learner, params, x_s, x_q, noise_of(seeds), training=True)[0]["loss"])
+        return tf.reduce_mean(numerics.evaluate(learner, params, x_s, x_q, noise_of(seeds), training=True)[0]["loss"])
 
-    grads = graph(lambda: model.meta_gradients(learner, params, x_s, x_q, seeds, 1, 1, noise_of))[2]
+    grads = graph(lambda: numerics.meta_gradients(learner, params, x_s, x_q, seeds, 1, noise_of))[2]
     rng = np.random.default_rng(4)
     for k, v in params.items():
         if k.startswith("running/"):
@@ -173,7 +175,7 @@ def test_float32_fused_and_under_xla_is_the_formula_in_float64(name):
     def gradient(dtype, at_once, jit=False, run=graph):
         learner = make(name, "mask", mask_rates=RATES, channels=8, jit=jit)
         params, x_s, x_q, seeds = inputs(learner, dtype)
-        f = lambda *a: model.meta_gradients(learner, *a, at_once, 1, lambda s: draws.task_noise(s, dtype))  # noqa: E731
+        f = lambda *a: numerics.meta_gradients(learner, *a, at_once, lambda s: draws.task_noise(s, dtype))  # noqa: E731
         return run(f, params, x_s, x_q, seeds)[2]
 
     exact = gradient("float64", TASKS, run=decided)
@@ -270,7 +272,7 @@ def test_no_mask_in_testing(name):
         @tf.function(autograph=False)
         def compiled(seeds):
             noise = draws.task_noise(seeds, "float64")
-            return model.evaluate(learner, params, x_s, x_q, noise, 3, training)[0]["loss"]
+            return numerics.evaluate(learner, params, x_s, x_q, noise, 3, training)[0]["loss"]
 
         return compiled
 
@@ -313,7 +315,7 @@ def test_every_pass_has_its_own_draw(name, training):
 
     learner.perturbation.mask = mask
     noise = draws.task_noise(seeds, "float64")
-    graph(lambda: model.evaluate(learner, params, x_s, x_q, noise, training=training)[0]["loss"])
+    graph(lambda: numerics.evaluate(learner, params, x_s, x_q, noise, training=training)[0]["loss"])
     support = draws.TRAINING_SUPPORT if training else draws.TEST_SUPPORT
     steps = [(step, support) for step in range(max(learner.n_steps, 1))]
     assert passes == [*steps, (len(steps), draws.TRAINING_QUERY) if training else (0, draws.TEST_QUERY)]

@@ -7,7 +7,9 @@ import pytest
 import tensorflow as tf
 
 import data
+import learners
 import model
+import numerics
 from conftest import SETTINGS, call, flags_of
 from numerics import central_difference
 
@@ -15,7 +17,7 @@ WAY, SHOT, QUERY, TASKS, SHAPE = 3, 2, 4, 2, (16, 18, 1)
 
 
 def made(**settings):
-    return model.make("protonet", image_shape=SHAPE, channels=4, way=WAY, **settings)
+    return learners.make("protonet", image_shape=SHAPE, channels=4, way=WAY, **settings)
 
 
 def inputs(learner, way=WAY):
@@ -86,7 +88,7 @@ def test_support_and_query_set_are_normalised_as_it_is_told(normalise):
 
 def test_the_body_is_that_of_maml():
     params, x_s, _ = inputs(made())
-    maml = model.make("maml", image_shape=SHAPE, channels=4, way=WAY)
+    maml = learners.make("maml", image_shape=SHAPE, channels=4, way=WAY)
     theta = {name.removeprefix("theta/"): value for name, value in params.items() if name.startswith("theta/")}
     assert {f"theta/{name}" for name in ("dense_w", "dense_b")} == maml.parameters().keys() - made().parameters().keys()
     theta |= {"dense_w": tf.zeros([4, WAY], tf.float64), "dense_b": tf.zeros(WAY, tf.float64)}
@@ -100,12 +102,12 @@ def test_every_parameters_gradient_is_that_of_finite_differences(normalise):
 
     @tf.function(autograph=False)
     def loss_of(params):
-        return tf.reduce_mean(model.evaluate(learner, params, x_s, x_q, None, training=True)[0]["loss"])
+        return tf.reduce_mean(numerics.evaluate(learner, params, x_s, x_q, None, training=True)[0]["loss"])
 
     @tf.function(autograph=False)
     def gradients(params):
         seeds = tf.zeros([TASKS, 2], tf.int32)
-        return model.meta_gradients(learner, params, x_s, x_q, seeds, 1, 1, lambda seeds: None)[2]
+        return numerics.meta_gradients(learner, params, x_s, x_q, seeds, 1, lambda seeds: None)[2]
 
     rng = np.random.default_rng(4)
     for name, gradient in gradients(params).items():

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import layers
+import learners
 import model
 
 WAY, SHAPE = 3, (16, 18, 1)
@@ -19,12 +20,12 @@ def no_noise(step, layer, shape):
     return tf.zeros(shape, tf.float64)
 
 
-@pytest.mark.parametrize(("name", "perturbation"), [*((name, None) for name in model.LEARNERS), ("maml", "vib")])
+@pytest.mark.parametrize(("name", "perturbation"), [*((name, None) for name in learners.LEARNERS), ("maml", "vib")])
 def test_a_class_of_one_image_counts_as_one_of_three(name, perturbation):
     """What is learned is what is learned where the lone images are repeated, to float64's rounding; where noise has a
     price, too."""
-    own = {"n_steps": 2} if "n_steps" in model.settings_of(name) else {}
-    learner = model.make(name, perturbation, image_shape=SHAPE, channels=3, way=WAY, **own, **SETTINGS.get(name, {}))
+    own = {"n_steps": 2} if "n_steps" in learners.settings_of(name) else {}
+    learner = learners.make(name, perturbation, image_shape=SHAPE, channels=3, way=WAY, **own, **SETTINGS.get(name, {}))
     params, rng = learner.init(0, "float64"), np.random.default_rng(0)
     params = {k: v + 0.3 * tf.random.stateless_normal(v.shape, [1, 2], dtype=v.dtype) for k, v in params.items()}
     params = {k: tf.abs(v) + 0.1 if k.endswith("variance") else v for k, v in params.items()}

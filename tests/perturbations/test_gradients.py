@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import model
+import learners
+import numerics
 from numerics import central_difference
 from perturbations import draws
 
@@ -40,7 +41,7 @@ def test_every_parameters_gradient_is_that_of_finite_differences(name, perturbat
     settings = {"image_shape": SHAPE, "channels": CHANNELS, "way": WAY, "inner_lr": 0.3, "n_steps": 1}
     own = SETTINGS.get(perturbation, {})
     learner, again = (
-        model.make(name, perturbation, meta_gradient="exact", remat=remat, **settings, **own)
+        learners.make(name, perturbation, meta_gradient="exact", remat=remat, **settings, **own)
         for remat in (False, (name, perturbation) in AGAIN)
     )
     rng = np.random.default_rng(4)
@@ -50,13 +51,13 @@ def test_every_parameters_gradient_is_that_of_finite_differences(name, perturbat
 
     @tf.function(autograph=False)
     def loss_of(params):
-        numbers, penalty = model.evaluate(learner, params, x_s, x_q, noise, training=True)
+        numbers, penalty = numerics.evaluate(learner, params, x_s, x_q, noise, training=True)
         return tf.reduce_mean(numbers["loss"] + penalty)
 
     @tf.function(autograph=False)
     def gradients(params):
         seeds = tf.constant(SEEDS)
-        return model.meta_gradients(
+        return numerics.meta_gradients(
             again, params, x_s, x_q, seeds, noise_of=lambda seeds: draws.task_noise(seeds, "float64")
         )[2]
 
@@ -91,7 +92,7 @@ def test_what_is_said_not_to_be_trained_has_no_gradient_and_all_else_has_one(
     name, perturbation, n_steps, meta_gradient
 ):
     own = {"meta_gradient": meta_gradient, "n_steps": n_steps, "inner_lr": 0.3} | SETTINGS.get(perturbation, {})
-    learner = model.make(name, perturbation, image_shape=SHAPE, channels=CHANNELS, way=WAY, remat=True, **own)
+    learner = learners.make(name, perturbation, image_shape=SHAPE, channels=CHANNELS, way=WAY, remat=True, **own)
     rng = np.random.default_rng(4)
     params = {k: tf.constant(0.4 * rng.standard_normal(v.shape)) for k, v in learner.init(0).items()}
     x_s, x_q = (tf.constant(rng.random((1, WAY * n, *SHAPE))) for n in (SHOT, QUERY))
@@ -99,7 +100,7 @@ def test_what_is_said_not_to_be_trained_has_no_gradient_and_all_else_has_one(
     @tf.function(autograph=False)
     def gradients():
         noise_of = lambda seeds: draws.task_noise(seeds, "float64")  # noqa: E731
-        return model.meta_gradients(learner, params, x_s, x_q, tf.constant(SEEDS[:1]), noise_of=noise_of)[2]
+        return numerics.meta_gradients(learner, params, x_s, x_q, tf.constant(SEEDS[:1]), noise_of=noise_of)[2]
 
     phi = {key for key in params if key.startswith("phi/")}
     none = {key for key, gradient in gradients().items() if not np.any(gradient)}

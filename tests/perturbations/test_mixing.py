@@ -6,7 +6,9 @@ import tensorflow as tf
 from scipy import stats
 
 import layers
+import learners
 import model
+import numerics
 from perturbations import PERTURBATIONS, draws, mixing
 
 TASKS, SAMPLES, ROWS, WAY = 2, 3, 6, 3
@@ -157,7 +159,7 @@ def test_a_share_of_0_mixes_nothing():
 def test_mamls_losses_are_those_of_mixed_images_with_mixed_labels():
     """The inner loss in training and in testing, the outer loss in training alone; the accuracy is of the labels."""
     settings = {"image_shape": (16, 16, 1), "channels": 3, "way": WAY, "n_steps": 1, "inner_lr": 0.3}
-    learner = model.make("maml", "mixup", mix_set="both", **settings)
+    learner = learners.make("maml", "mixup", mix_set="both", **settings)
     rng = np.random.default_rng(4)
     params = {k: tf.constant(0.4 * rng.standard_normal(v.shape)) for k, v in learner.init(0).items()}
     x_s, x_q = (tf.constant(rng.random((TASKS, WAY * n, 16, 16, 1))) for n in (2, 4))
@@ -176,7 +178,7 @@ def test_mamls_losses_are_those_of_mixed_images_with_mixed_labels():
             query = learner.query_draw(noise) if training else draws.UNPERTURBED
             logits, _ = learner.forward(params, after, x_q, query)
             outer = layers.cross_entropy(logits, mixup.labels(y_q, query)), layers.accuracy(logits, y_q)
-            numbers, penalty = model.evaluate(learner, params, x_s, x_q, noise, training=training)
+            numbers, penalty = numerics.evaluate(learner, params, x_s, x_q, noise, training=training)
             results.append((list(after.values()), wanted, numbers, outer, tf.zeros([]) + penalty))
         return results
 

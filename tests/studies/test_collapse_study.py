@@ -12,10 +12,11 @@ import pytest
 import tensorflow as tf
 
 import data
+import learners
 import model
 from conftest import SMALL, assert_refused, call
 from errors import UserError
-from learners.base import Learner
+from model import Learner
 from perturbations import draws
 from perturbations.base import Perturbation
 from runs import checkpoint
@@ -52,7 +53,7 @@ def test_what_is_measured_is_what_the_learner_does_in_testing(name, perturbation
     rng = np.random.default_rng(0)
     split = data.Split(rng.integers(0, 256, (4, 5, 18, 18, 1), dtype=np.uint8), 4, 1 / 255)
     own = {"n_steps": 2, "inner_lr": 0.4} if name != "metanet_embedding" else {}
-    learner = model.make(name, perturbation, image_shape=(18, 18, 1), channels=5, way=3, **own)
+    learner = learners.make(name, perturbation, image_shape=(18, 18, 1), channels=5, way=3, **own)
     e = steps.Engine(learner, shot=2, query=3, metabatch=1, seed=1)
     if name == "metanet_embedding":  # its untrained embeddings are nearly equal: what is measured would be rounding
         for key, variable in e.params.items():

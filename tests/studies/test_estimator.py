@@ -7,7 +7,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.utils import check_array
 from sklearn.utils.estimator_checks import check_estimator
 
-import model
+import learners
 from settings import Settings
 from studies.classifier import Classifier
 from training import weights
@@ -24,7 +24,7 @@ DECLINED = {
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     """Weights of a small Prototypical Network, untrained."""
-    learner = model.make("protonet", image_shape=(16, 16, 1), channels=2, way=2)
+    learner = learners.make("protonet", image_shape=(16, 16, 1), channels=2, way=2)
     params = {name: value.numpy() for name, value in learner.init(0).items()}
     settings = Settings.given({"dataset": "mine", "model": "protonet", "way": 2, "channels": 2}).config()
     settings |= {"prepare": {"size": 16, "channels": 1, "invert": False}}

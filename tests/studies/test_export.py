@@ -9,10 +9,11 @@ import tensorflow as tf
 
 import data
 import layers
+import learners
 import model
 from conftest import SMALL, assert_refused, call
 from errors import UserError
-from learners.base import Learner
+from model import Learner
 from perturbations import draws
 from perturbations.base import Perturbation
 from ranges import Range
@@ -31,7 +32,7 @@ def export_of(savedir, name: str, shot: int, image_shape, inner_lr=0.1, **change
     if name == "maml":
         floats = (split.pixels / 127.5 - 1).astype(np.float32)
         split = data.Split(floats, 4, 1.0, declared=Range(-1, 1))
-    learner = model.make(name, image_shape=image_shape, channels=6, way=3, n_steps=STEPS, inner_lr=inner_lr)
+    learner = learners.make(name, image_shape=image_shape, channels=6, way=3, n_steps=STEPS, inner_lr=inner_lr)
     e = steps.Engine(learner, shot=shot, query=QUERY, metabatch=1, seed=SEED)
     tf.train.Checkpoint(params=e.params).save(str(savedir / "checkpoints/last/ckpt"))
     settings = {"tasks": 2, "way": 2, "copies": COPIES, "images": 3, "channels": 4, "samples": 1} | changed
@@ -143,7 +144,7 @@ def test_the_command_line_exports_the_episodes_of_meta_test(data_dir, tmp_path):
     assert done.returncode == 0 and "export.npz: 3 tasks" in done.stdout, done.stderr
     found = export_format.read(d)
     # meta_test's own compiled step, on the same three episodes
-    learner = model.make("metadrop", image_shape=(28, 28, 1), channels=4, way=3, n_steps=1, inner_lr=0.1)
+    learner = learners.make("metadrop", image_shape=(28, 28, 1), channels=4, way=3, n_steps=1, inner_lr=0.1)
     e = steps.Engine(learner, shot=1, query=2, metabatch=3, seed=0)
     load_parameters(e, d)
     losses, accuracies = e.test_step(data.load(data_dir, "glyphs").splits["test"], "test", 2)(0, 3).values()

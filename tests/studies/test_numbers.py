@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import data
 import layers
+import learners
 import main
 import model
 from perturbations import draws
@@ -22,8 +23,8 @@ NAMES = collapse_measures.NAMES
 def made(name, shot=1, query=2, metabatch=1):
     """A small engine, and a split of random images."""
     split = data.Split(np.random.default_rng(0).integers(0, 256, (5, 6, 32, 16, 1), np.uint8), 1, 1 / 255)
-    settings = {"n_steps": 1, "inner_lr": 0.1} if "n_steps" in model.settings_of(name) else {}
-    learner = model.make(name, image_shape=(32, 16, 1), channels=3, way=3, **settings)
+    settings = {"n_steps": 1, "inner_lr": 0.1} if "n_steps" in learners.settings_of(name) else {}
+    learner = learners.make(name, image_shape=(32, 16, 1), channels=3, way=3, **settings)
     return steps.Engine(learner, shot=shot, query=query, metabatch=metabatch, seed=7), split
 
 
@@ -81,8 +82,9 @@ def test_the_watch_takes_the_tasks_and_the_noise_of_its_iteration(monkeypatch):
     for iteration in (0, 9):
         watch(iteration)
     for i, iteration in enumerate((0, 9)):
-        classes, images = e.training_episodes(split, iteration)
-        seed = draws.fold(tf.constant([7, data.STREAMS["train"]]), iteration)  # as `Engine.means` has it
+        inputs = e.training_inputs(split, iteration)
+        classes, images = inputs["classes"], inputs["images"]
+        seed = draws.fold(tf.constant([7, data.STREAMS["train"]]), iteration)  # as `Engine.share_of` has it
         for task, (own, numbers, noise) in enumerate(given[2 * i : 2 * i + 2]):
             np.testing.assert_array_equal(own, classes[task : task + 1])
             np.testing.assert_array_equal(numbers, images[task : task + 1])
@@ -188,7 +190,7 @@ def test_activations_are_the_pooled_outputs_of_the_blocks(name):
 def exporter(shot=2, query=3, **settings):
     """Of two-way tasks, of a Meta-dropout run whose maps have six channels."""
     split = data.Split(np.random.default_rng(0).integers(0, 256, (4, 6, 16, 16, 1), np.uint8), 1, 1 / 255)
-    learner = model.make("metadrop", image_shape=(16, 16, 1), channels=6, way=2, n_steps=1, inner_lr=0.1)
+    learner = learners.make("metadrop", image_shape=(16, 16, 1), channels=6, way=2, n_steps=1, inner_lr=0.1)
     e = steps.Engine(learner, shot=shot, query=query, metabatch=1, seed=3)
     given = {"way": 2, "samples": 1, "copies": 3, "images": 4, "channels": 4} | settings
     return export.Exporter(e, split, **given), e, split

@@ -17,6 +17,7 @@ import tensorflow as tf
 import attacks
 import data
 import layers
+import learners
 import main
 import model
 from conftest import ROOT, SMALL, assert_refused, call
@@ -28,7 +29,7 @@ from sources.arrays import checksum, save
 from studies import robustness as study
 from training import steps
 
-LEARNERS = [(name, None) for name in model.LEARNERS if name != "protonet"] + [("maml", "vib"), ("protonet", None)]
+LEARNERS = [(name, None) for name in learners.LEARNERS if name != "protonet"] + [("maml", "vib"), ("protonet", None)]
 # Where the way of learning is not the point: without inner steps a graph is small. The second draws noise in tests.
 WITHOUT_NOISE, NOISY = ("protonet", None), ("metanet_embedding", "information_dropout")
 ATTACK = study.Attack("pgd", "linf", (0.0, 0.2), 3, 0.5, "random", 2, "joint", "cross_entropy")
@@ -36,9 +37,9 @@ ATTACK = study.Attack("pgd", "linf", (0.0, 0.2), 3, 0.5, "random", 2, "joint", "
 
 def make(name, perturbation=None, metabatch=1, **settings):
     split = data.Split(np.random.default_rng(0).integers(0, 256, (6, 8, 16, 16, 1), np.uint8), 1, 1 / 255)
-    if "n_steps" in model.settings_of(name, perturbation):
+    if "n_steps" in learners.settings_of(name, perturbation):
         settings = {"n_steps": 2, "inner_lr": 0.4} | settings
-    learner = model.make(name, perturbation, image_shape=(16, 16, 1), channels=4, way=3, **settings)
+    learner = learners.make(name, perturbation, image_shape=(16, 16, 1), channels=4, way=3, **settings)
     return steps.Engine(learner, shot=1, query=2, metabatch=metabatch, seed=5), split
 
 

@@ -271,7 +271,9 @@ def test_a_checkpoint_with_a_number_that_is_not_finite_is_damaged(number, tmp_pa
 
 def test_a_row_of_the_log_is_the_mean_since_the_row_before(data_dir, tmp_path, monkeypatch):
     """Also in a run that was interrupted between two rows."""
-    monkeypatch.setattr(steps.Engine, "train_step", lambda *_: lambda i, stop: (i, i / 1000, True, False))
+    monkeypatch.setattr(steps.Engine, "train_step", lambda *_: lambda i: (i, i / 1000, True, False))
+    monkeypatch.setattr(steps.Engine, "training_inputs", lambda engine, split, i, *_: i)
+    monkeypatch.setattr(steps.Engine, "local", lambda engine, report: report)
     for iterations in (20, 107, 120):
         flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, *FLAGS, "--n_train_iters", iterations)
         assert call("main.py", *flags, "--resume").returncode == 0

@@ -17,7 +17,7 @@ import tensorflow as tf
 import files
 from conftest import ROOT, SMALL, assert_refused, call, cli
 from runs import checkpoint
-from training.steps import Engine
+from training import identity
 
 TRAINING = ("--metabatch", 4, "--save_freq", 10, "--val_every", 10, "--n_val_tasks", 4)
 
@@ -133,7 +133,7 @@ def test_facts_are_the_same_only_where_no_process_has_others(monkeypatch):
 
     strategy = SimpleNamespace(run=lambda step: step(), experimental_local_results=lambda value: [value])
     monkeypatch.setattr(tf.distribute, "get_replica_context", lambda: SimpleNamespace(all_reduce=all_reduce))
-    same = partial(Engine.same_everywhere, SimpleNamespace(strategy=strategy))
+    same = partial(identity.same_everywhere, strategy)
     facts = (3, {"way": 5}, 17)
     assert same(*facts)  # alone
     others.append(seen[-1])
@@ -144,7 +144,7 @@ def test_facts_are_the_same_only_where_no_process_has_others(monkeypatch):
 
 MIRRORED = """
 import numpy as np, tensorflow as tf
-import data, model
+import data, learners
 from training import steps
 devices = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
@@ -152,10 +152,10 @@ split = data.Split(np.random.default_rng(0).integers(0, 256, (6, 5, 16, 16, 1), 
 name, perturbation, own = {own}
 runs = []
 for strategy in (None, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
-    learner = model.make(name, perturbation, image_shape=(16, 16, 1), channels=3, way=3, **own)
+    learner = learners.make(name, perturbation, image_shape=(16, 16, 1), channels=3, way=3, **own)
     made = steps.Engine(learner, shot=1, query=2, metabatch=4, seed=3, strategy=strategy)
     step = made.train_step(split)
-    losses = [float(step(i)[0]) for i in range(3)]
+    losses = [float(made.run_step(step, split, i)[0]) for i in range(3)]
     runs.append([losses, *(v.numpy() for v in (*made.params.values(), *made.slots.values()))])
 print(max(np.abs(np.subtract(a, b)).max() for a, b in zip(*runs)))
 """

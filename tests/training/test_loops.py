@@ -27,8 +27,16 @@ class Made:
         self.validations, self.stop_at = validations, stop_at
         self.trained, self.validated, self.asked, self.stop = [], [], None, None
 
-    def train_step(self, split, shared):
-        def step(i, stop):
+    learner = types.SimpleNamespace(outer_rate=lambda meta_lr, iteration, last: meta_lr)
+
+    def training_inputs(self, split, iteration, shared, rate, stop):
+        return iteration
+
+    def local(self, report):
+        return report
+
+    def train_step(self, split):
+        def step(i):
             self.trained.append(i)
             self.params["w"].assign(i)
             return i, i / 1000, True, False
@@ -61,7 +69,7 @@ def train(monkeypatch, tmp_path):
 
         monkeypatch.setattr(loops, "Stop", Stop)
         given = {"save_freq": 10, "val_samples": 3, "settings": {"way": 5}} | more
-        code = loops.meta_train(
+        code = loops.train(
             made, types.SimpleNamespace(), "the validation classes", tmp_path, n_train_iters=last,
             val_every=val_every, n_val_tasks=n_val_tasks, **given,
         )  # fmt: skip
@@ -122,12 +130,12 @@ def test_a_validation_that_a_stop_cuts_short_is_made_again(last, train, tmp_path
 
 def test_a_stop_between_validations_saves_and_the_run_goes_on_behind_it(train, tmp_path):
     class Stopping(Made):
-        def train_step(self, split, shared):
-            step = super().train_step(split, shared)
+        def train_step(self, split):
+            step = super().train_step(split)
 
-            def stopping(i, stop):
+            def stopping(i):
                 self.stop.asked = i == 7
-                return step(i, stop)
+                return step(i)
 
             return stopping
 

@@ -12,12 +12,14 @@ import tensorflow as tf
 import data
 import graphs
 import layers
+import learners
 import model
+import numerics
 from attacks import Adversary
 from numerics import decided
 from perturbations import draws
 from ranges import UNIT, Range
-from training import steps
+from training import programs, steps
 
 LEARNER = {"image_shape": (16, 16, 1), "channels": 3, "way": 3}
 MAML = {"n_steps": 1, "inner_lr": 0.4}
@@ -31,8 +33,8 @@ PERTURBATIONS = {"maml": "mask", "metadrop": "noise", "metanet_embedding": "none
 
 
 def make(name="maml", jit=False, perturbation=None, **settings):
-    own = {k: v for k, v in MAML.items() if k in model.settings_of(name)}
-    return steps.Engine(model.make(name, perturbation, **LEARNER, **own, jit=jit), **(TASKS | settings))
+    own = {k: v for k, v in MAML.items() if k in learners.settings_of(name)}
+    return steps.Engine(learners.make(name, perturbation, **LEARNER, **own, jit=jit), **(TASKS | settings))
 
 
 def parameters(made, dtype=tf.float32):
@@ -45,24 +47,37 @@ def episode_of(made, iteration):
     return [tf.constant(x) for x in (*drawn, np.array([made.seed, iteration], np.int32))]
 
 
-def test_the_adversary_is_told_the_range_of_the_splits_inputs(monkeypatch):
+def test_the_adversary_gets_the_range_of_the_splits_inputs(monkeypatch):
     made, met = make(adversary=Adversary("linf", 0.1, 1)), []
 
-    def meta_gradients(*args):
-        met.append(args[-1])
-        return tf.zeros([]), tf.zeros([]), {}
+    def meta_gradient(params, episode, noise, adversary):
+        met.append(adversary)
+        return {"loss": tf.zeros([1]), "accuracy": tf.zeros([1])}, params
 
-    monkeypatch.setattr(model, "meta_gradients", meta_gradients)
+    monkeypatch.setattr(made.learner, "meta_gradient", meta_gradient)
     for declared in (None, Range(-1, 3)):
         split = dataclasses.replace(SPLIT, declared=declared)
-        made.means(steps.without_pixels(split), {}, tf.constant(PIXELS), *episode_of(made, 0))
+        means_with(made, programs.without_pixels(split))(parameters(made), tf.constant(PIXELS), *episode_of(made, 0))
     assert [adversary.range for adversary in met] == [UNIT, (-1, 3)]
 
 
-def random_means(made, rng, size=1.0):
-    """What `means` might return, of all orders of magnitude."""
-    count = sum(v.shape.num_elements() for v in made.params.values()) + 2
-    return size * rng.standard_normal(count) * 10.0 ** rng.integers(-10, 3, count)
+def test_sums_over_tasks_are_float64():
+    """So they do not depend on how the tasks are grouped: the mean of 10^8, 1 and -10^8 is a third."""
+    made = make(metabatch=3)
+    rows = tf.reshape(tf.constant([1e8, 1, -1e8]), [3, 1])
+    params = {name: tf.zeros([]) for name in made.params}
+    mean = made.mean_of(params, [rows, rows, *[rows] * len(params)])
+    for value in (mean.loss, mean.accuracy, mean.gradients["theta/conv1_w"]):
+        np.testing.assert_allclose(value, 1 / 3, rtol=1e-12)
+
+
+def random_mean(made, rng, size=1.0):
+    """Return a meta-gradient of all orders of magnitude."""
+
+    def draw(shape=()):
+        return tf.constant(size * rng.standard_normal(shape) * 10.0 ** rng.integers(-10, 3, shape))
+
+    return steps.MetaGradient(draw(), draw(), {name: draw(v.shape) for name, v in made.params.items()}, {})
 
 
 @pytest.mark.parametrize("clip_norm", [None, 5.0])
@@ -73,10 +88,10 @@ def test_updates_are_keras_adam_on_the_clipped_gradient(clip_norm):
     params, slots = steps.read(made.params), steps.read(made.slots)
     weights, adam = [tf.Variable(v) for v in params.values()], tf.keras.optimizers.Adam(0.01, epsilon=1e-8)
     for size in (1.0, 1e-3, 1e-6):
-        means = random_means(made, rng, size)
-        params, slots, loss, accuracy, finite = made.update(params, slots, tf.constant(means))
-        assert finite and (loss, accuracy) == tuple(means[-2:].astype("f"))
-        grads = means[:-2].astype(np.float32)
+        mean = random_mean(made, rng, size)
+        params, slots, finite = made.update(params, slots, mean, tf.constant(0.01))
+        assert finite
+        grads = steps.flat(mean.gradients).numpy().astype(np.float32)
         if clip_norm:
             norm = np.linalg.norm(grads)
             assert (norm > clip_norm) == (size == 1)
@@ -88,17 +103,29 @@ def test_updates_are_keras_adam_on_the_clipped_gradient(clip_norm):
         for k, w in zip(params, weights, strict=True):
             np.testing.assert_allclose(params[k], w.numpy(), rtol=1e-5, atol=1e-7, err_msg=k)  # a step is 1e-2
     for bad in (np.nan, np.inf):
-        means[0] = bad
-        assert not made.update(params, slots, tf.constant(means))[4]
+        first = next(iter(mean.gradients))
+        spoilt = mean.gradients | {first: mean.gradients[first] * bad}
+        for faulty in (mean._replace(gradients=spoilt), mean._replace(loss=tf.constant(bad, tf.float64))):
+            assert not made.update(params, slots, faulty, 0.01)[2]
+
+
+def means_with(made, split, dtype=tf.float32):
+    """Compile `mean_gradient` with its numbers in a row: the meta-gradient by all parameters, loss, accuracy."""
+
+    def means(*args):
+        mean = made.mean_gradient(split, *args, dtype=dtype)
+        both = mean.gradients | mean.distances
+        return steps.flat({name: both[name] for name in made.params} | {"loss": mean.loss, "accuracy": mean.accuracy})
+
+    return made.compiled(means)
 
 
 @functools.cache
 def means_of(name, dtype=tf.float32, jit=False, bf16=False, adversary=None):
-    """An engine, and its compiled `means` as (classes, images, seed) -> meta-gradient, loss and accuracy in a row."""
+    """Return an engine, and a function of classes, images and seed: `means_with`'s numbers."""
     made = make(name, jit, PERTURBATIONS[name], adversary=adversary)
     made.learner.bf16 = bf16
-    means = made.compiled(functools.partial(made.means, SPLIT, dtype=dtype))
-    pixels = tf.constant(SPLIT.pixels)
+    means, pixels = means_with(made, SPLIT, dtype), tf.constant(SPLIT.pixels)
     return made, lambda *episode: means(parameters(made, dtype), pixels, *episode).numpy()
 
 
@@ -131,7 +158,7 @@ def fold(*numbers):
 
 @pytest.mark.usefixtures("rewritten_graphs")
 @pytest.mark.parametrize(
-    "name", ["metadrop", *(pytest.param(n, marks=pytest.mark.slow) for n in model.LEARNERS if n != "metadrop")]
+    "name", ["metadrop", *(pytest.param(n, marks=pytest.mark.slow) for n in learners.LEARNERS if n != "metadrop")]
 )
 def test_the_gradient_of_one_xla_program_and_of_fused_kernels_is_that_of_float64_by_hand(name):
     """The path of a GPU, and that of a CPU, against float64, on the same episode with the same noise:
@@ -142,10 +169,10 @@ def test_the_gradient_of_one_xla_program_and_of_fused_kernels_is_that_of_float64
     noise_of = functools.partial(draws.task_noise, dtype=tf.float64)
 
     def oracle(*x):
-        return model.meta_gradients(made.learner, params, *x, seeds, tasks_at_once=2, noise_of=noise_of)
+        return numerics.meta_gradients(made.learner, params, *x, seeds, tasks_at_once=2, noise_of=noise_of)
 
     loss, accuracy, grads = decided(oracle, *images)
-    exact = steps.flat([*grads.values(), loss, accuracy]).numpy()
+    exact = steps.flat(grads | {"loss": loss, "accuracy": accuracy}).numpy()
     for settings in ({}, {"jit": True}):
         own, means = means_of(name, **settings)
         found = means(*episode_of(own, 0))
@@ -164,7 +191,7 @@ def test_bf16_rounds_products_and_nothing_else(name):
     assert error(found[:-2], exact[:-2]) > 1e-3
     assert 0 < abs(found[-2] - exact[-2]) < 16 * 2.0**-8 * exact[-2]
     if name == "metadrop":
-        made.train_step(SPLIT)(0)
+        made.run_step(made.train_step(SPLIT), SPLIT, 0)
         assert all(v.dtype == tf.float32 for v in (*made.params.values(), *made.slots.values()))
     x = tf.constant([[[1.0, 1 + 2.0**-10]]])  # the second is 1 in bfloat16
     out = layers.dense(tf.cast(x, tf.bfloat16), tf.ones([2, 1]), tf.constant([2.0**-10]))
@@ -175,9 +202,9 @@ def test_bf16_rounds_products_and_nothing_else(name):
 def test_inner_steps_computed_again_have_the_same_gradient():
     """Two steps, each with masks of its own."""
     settings = LEARNER | MAML | {"n_steps": 2, "mask_per_sample": True}
-    plain, again = (steps.Engine(model.make("maml", "mask", **settings, remat=r), **TASKS) for r in (False, True))
+    plain, again = (steps.Engine(learners.make("maml", "mask", **settings, remat=r), **TASKS) for r in (False, True))
     arguments = [parameters(plain, tf.float64), tf.constant(SPLIT.pixels), *episode_of(plain, 0)]
-    exact, found = (e.compiled(functools.partial(e.means, SPLIT, dtype=tf.float64))(*arguments) for e in (plain, again))
+    exact, found = (means_with(e, SPLIT, tf.float64)(*arguments) for e in (plain, again))
     assert error(found, exact) < 1e-12
 
 
@@ -187,39 +214,40 @@ def test_the_step_is_a_pure_function():
     params, slots = steps.read(made.params), steps.read(made.slots)
     pure = made.compiled(functools.partial(made.pure_step, SPLIT))
     for i in range(2):
-        arguments = [tf.constant(SPLIT.pixels), *episode_of(made, i)]
+        arguments = [tf.constant(SPLIT.pixels), *episode_of(made, i), tf.constant(made.meta_lr)]
         assert not pure.get_concrete_function(params, slots, *arguments).captured_inputs
         params, slots, *_ = pure(params, slots, *arguments)
     step = made.train_step(SPLIT)
-    [step(i) for i in range(2)]
+    [made.run_step(step, SPLIT, i) for i in range(2)]
     for k, v in parameters(made).items():
         np.testing.assert_array_equal(params[k], v, err_msg=k)
 
 
 def test_engines_that_compute_the_same_share_a_compiled_step_and_no_others(monkeypatch):
-    monkeypatch.setattr(steps, "PROGRAMS", collections.OrderedDict())
+    monkeypatch.setattr(programs, "PROGRAMS", collections.OrderedDict())
 
     def step_of(split=SPLIT, name="maml", perturbation="mask", own=(), **settings):
-        learner = model.make(name, perturbation, **LEARNER | MAML | dict(own))
+        learner = learners.make(name, perturbation, **LEARNER | MAML | dict(own))
         made = steps.Engine(learner, **(TASKS | settings))
-        return made.program(steps.Engine.compile_training, steps.without_pixels(split))
+        return made.program(steps.Engine.compile_training, programs.without_pixels(split))
 
     counts = np.array([2, 3])
     uneven = data.Split(PIXELS[0], 4, 1 / 255, counts)
     others = [
         *({"own": own} for own in ({"inner_lr": 0.3}, {"way": 4}, {"mask_rates": [0.1, 0.1, 0.1]}, {"jit": True})),
         {"name": "metasgd"}, {"perturbation": "none"}, {"shot": 2}, {"query": 3},
-        {"metabatch": 3}, {"seed": 4}, {"meta_lr": 0.1}, {"clip_norm": 1.0}, {"adversary": Adversary("l2", 2.0, 3)},
+        {"metabatch": 3}, {"seed": 4}, {"clip_norm": 1.0}, {"adversary": Adversary("l2", 2.0, 3)},
         {"parallel": 2}, {"split": data.Split(PIXELS, 1, 1 / 255)}, {"split": data.Split(PIXELS, 4, 1.0)},
         {"split": uneven}, {"split": dataclasses.replace(uneven, counts=counts[::-1])},
     ]  # fmt: skip
     first = [step_of(), *(step_of(**changed) for changed in others)]
-    assert len(set(map(id, first))) == len(first) == len(steps.PROGRAMS)
+    assert len(set(map(id, first))) == len(first) == len(programs.PROGRAMS)
     assert [step_of(), *(step_of(**changed) for changed in others)] == first
     assert step_of(data.Split(PIXELS // 2, 4, 1 / 255)) is first[0]  # pixels are an argument
-    monkeypatch.setattr(steps, "REMEMBERED", len(first))
+    assert step_of(meta_lr=0.1) is first[0]  # and so is the outer step size
+    monkeypatch.setattr(programs, "REMEMBERED", len(first))
     assert step_of(seed=5) not in first and step_of() is first[0]  # the one that was used last stays
-    assert len(steps.PROGRAMS) == len(first) and step_of(**others[0]) is not first[1]
+    assert len(programs.PROGRAMS) == len(first) and step_of(**others[0]) is not first[1]
 
 
 def test_an_engine_whose_learner_has_no_hash_shares_nothing_and_compiles_once():
@@ -231,24 +259,24 @@ def test_an_engine_whose_learner_has_no_hash_shares_nothing_and_compiles_once():
 
 def test_the_graphs_of_a_forgotten_step_are_freed(monkeypatch):
     before = graphs.alive()
-    monkeypatch.setattr(steps, "PROGRAMS", collections.OrderedDict())
+    monkeypatch.setattr(programs, "PROGRAMS", collections.OrderedDict())
     made = make("protonet")
-    made.train_step(SPLIT)(0)
+    made.run_step(made.train_step(SPLIT), SPLIT, 0)
     assert graphs.alive() > before
-    steps.PROGRAMS.clear()
+    programs.PROGRAMS.clear()
     assert graphs.alive() <= before
 
 
 def test_engines_that_share_a_step_have_their_own_numbers():
     one, other = make("protonet"), make("protonet")
     before = parameters(other)
-    losses = [float(one.train_step(SPLIT)(i)[0]) for i in (0, 0)]
+    losses = [float(one.run_step(one.train_step(SPLIT), SPLIT, i)[0]) for i in (0, 0)]
     for name, value in parameters(other).items():
         np.testing.assert_array_equal(value, before[name])
     assert not np.array_equal(parameters(one)["theta/conv1_w"], before["theta/conv1_w"])
     half = data.Split(PIXELS // 2, 4, 1 / 255)
-    assert float(other.train_step(SPLIT)(0)[0]) == losses[0] != losses[1]
-    assert float(other.train_step(half)(0)[0]) not in losses
+    assert float(other.run_step(other.train_step(SPLIT), SPLIT, 0)[0]) == losses[0] != losses[1]
+    assert float(other.run_step(other.train_step(half), half, 0)[0]) not in losses
 
 
 def test_running_averages_move_as_far_as_the_passes_of_the_metabatch_move_them():
@@ -258,10 +286,9 @@ def test_running_averages_move_as_far_as_the_passes_of_the_metabatch_move_them()
     images = by_hand(made, "train", 5, 2)
     passes = np.concatenate([np.mean(layers.conv(x, w, None), (1, 2, 3)) for x in images])  # the means of four
     name = "running/conv1_bn/mean"
-    same, means = means_of("metanet_original")
-    same.params[name].assign(start)
-    found = made.update(parameters(same), steps.read(made.slots), tf.constant(means(*episode_of(made, 5))))[0][name]
-    same.params[name].assign(made.params[name])
+    params = parameters(made) | {name: tf.constant(start, tf.float32)}
+    compiled = made.compiled(functools.partial(made.pure_step, SPLIT))
+    found = compiled(params, steps.read(made.slots), tf.constant(PIXELS), *episode_of(made, 5), 0.01)[0][name]
     orders, rng = [], np.random.default_rng(0)
     for _ in range(3000):
         running = start
@@ -288,7 +315,7 @@ def test_an_episode_of_a_test_is_its_streams_and_has_its_own_seed():
     params, noise_of = parameters(made, tf.float64), functools.partial(draws.task_noise, dtype=tf.float64)
 
     def oracle(x_s, x_q, seeds):
-        return list(model.evaluate(made.learner, params, x_s, x_q, noise_of(seeds), 2)[0].values())
+        return list(numerics.evaluate(made.learner, params, x_s, x_q, noise_of(seeds), 2)[0].values())
 
     episodes = [[*by_hand(made, "val", i, 1), fold(3, data.STREAMS["val"], i)[None]] for i in (1, 2)]
     expected = decided(oracle, *(tf.concat(part, 0) for part in zip(*episodes, strict=True)))
@@ -319,7 +346,7 @@ def test_the_meta_gradient_under_attack_is_that_of_the_attacked_images(name):
         return adversary.perturb(classify, x_q, model.labels_of(x_q, 3), noise_of(seeds))
 
     def run(x, seeds, **settings):
-        call = functools.partial(model.meta_gradients, made.learner, noise_of=noise_of, **settings)
+        call = functools.partial(numerics.meta_gradients, made.learner, noise_of=noise_of, **settings)
         return tf.function(call, autograph=False)(params, x_s, x, seeds)
 
     by_attack, by_images, clean = (
@@ -329,7 +356,7 @@ def test_the_meta_gradient_under_attack_is_that_of_the_attacked_images(name):
     )
     assert by_attack[0] > clean[0] + 1e-3
     np.testing.assert_allclose(by_attack[:2], by_images[:2], rtol=1e-6)  # the accuracy is float32
-    one, other = (steps.flat(list(result[2].values())).numpy() for result in (by_attack, by_images))
+    one, other = (steps.flat(result[2]).numpy() for result in (by_attack, by_images))
     np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9 * np.abs(other).max())
 
 
