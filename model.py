@@ -243,6 +243,7 @@ class MAML(Learner):
         ),
     }  # fmt: skip
 
+    inspectable = True
     heads = ("theta/dense_w", "theta/dense_b")  # the parameters that have a column for every class
 
     def parameters(self) -> dict[str, Parameter]:
@@ -329,11 +330,11 @@ class MAML(Learner):
             theta = step(params, theta)
         return theta, 0.0
 
-    def trajectory(self, params: Params, x, y, noise: Noise, samples: int = 1) -> list[Params]:
-        theta, steps = self.inner_loop(params, x, y, noise, samples)
+    def trajectory(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False) -> list[Params]:
+        theta, steps = self.inner_loop(params, x, y, noise, samples, training)
         return [*itertools.accumulate(steps, lambda theta, step: step(params, theta), initial=theta)]
 
-    def inner_loop(self, params: Params, x, y, noise: Noise, samples: int, training: bool = False):
+    def inner_loop(self, params: Params, x, y, noise: Noise, samples: int, training: bool):
         """Return theta of every task before adaptation, and the inner steps: functions of params and theta that return
         the next theta.
 

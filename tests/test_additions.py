@@ -290,24 +290,28 @@ def test_the_inner_loss_is_the_support_sets_and_its_penalty_and_step_sizes_are_t
         np.testing.assert_allclose(before[name] - after[name], step, rtol=1e-9, atol=1e-12)
 
 
-class Counted(Perturbation):
-    """Another penalty from every hook of every layer, so that their sum says which were added."""
+class CountedMask(Perturbation):
+    """Another penalty in every layer, so that their sum says which were added."""
 
-    def inputs(self, params, layer, x, draw):
-        return x, 4096.0 if layer == "dense" else 64 * 32 * 2.0 ** int(layer[-1])
+    hooks = frozenset({"mask"})
 
-    def block(self, params, layer, x, mu, draw):
-        return mu, 2.0 ** int(layer[-1])
-
-    def mask(self, params, layer, x, shape, draw):
+    def mask(self, params, theta, layer, x, shape, draw):
         return None, 32 * 2.0 ** int(layer[-1])
 
-    def head(self, params, x, logits, draw):
+
+class Counted(CountedMask):
+    """The same, from every hook."""
+
+    hooks = frozenset({"inputs", "block", "mask", "head"})
+
+    def inputs(self, params, theta, layer, x, draw):
+        return x, 4096.0 if layer == "dense" else 64 * 32 * 2.0 ** int(layer[-1])
+
+    def block(self, params, theta, layer, x, mu, draw):
+        return mu, 2.0 ** int(layer[-1])
+
+    def head(self, params, theta, x, logits, draw):
         return logits, 1024.0
-
-
-class CountedMask(Counted):
-    inputs, block, head = Perturbation.inputs, Perturbation.block, Perturbation.head
 
 
 def test_a_pass_adds_the_penalties_of_all_its_layers():

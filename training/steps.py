@@ -152,8 +152,13 @@ class Engine:
             for name, variable in variables.items():
                 variable.assign(values[name])
         stop = tf.identity(stop)  # on the replica's own device
-        stop = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, stop) > 0
-        return tf.cast(mean.loss, tf.float32), tf.cast(mean.accuracy, tf.float32), finite, stop
+        asked = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, stop)
+        return (
+            tf.cast(mean.loss, tf.float32),
+            tf.cast(mean.accuracy, tf.float32),
+            finite,
+            layers.freed_with_graph(asked) > 0,
+        )
 
     def share_of(self, classes, images, seed) -> list[tf.Tensor]:
         """Return this replica's share of a metabatch, as the function of `over_tasks` takes it: classes, images, and a
