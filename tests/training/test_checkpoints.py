@@ -212,7 +212,7 @@ def test_a_device_without_memory_is_one_sentence(run, monkeypatch):
     def full(*_, **__):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor with shape[8,300,28,28,64]")
 
-    monkeypatch.setattr(loops, "meta_train", full)
+    monkeypatch.setattr(loops, "train", full)
     assert_refused(resume(run), "does not have enough memory", "--metabatch", "--remat")
 
 
