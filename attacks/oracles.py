@@ -16,7 +16,7 @@ from lazy import tf
 Oracle = Callable
 
 # Threat models, and what a figure's title adds for each: `joint_oracle`, the same with `remaining`, `single_oracle`.
-THREATS = {"joint": "", "remaining": ", those that remain", "single": ", one at a time"}
+THREATS = {"joint": "", "remaining": ", remaining images", "single": ", one image at a time"}
 
 
 def margin(logits, y):

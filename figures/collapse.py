@@ -25,7 +25,7 @@ OF_FEATURES = {
     "NC2: equiangularity (○ means, ▵ weights)": ("nc2_angle_means", "nc2_angle_weights"),
     "NC2: std of cosines (○ means, ▵ weights)": ("nc2_spread_means", "nc2_spread_weights"),
     "NC3: self-duality": ("nc3",),
-    "NC4: share not of the nearest class mean": ("nc4",),
+    "NC4: share not predicted as the nearest class mean": ("nc4",),
 }
 OF_LAYERS = {  # none of these needs the weights of the head
     "NC1: $\\mathrm{Tr}(S_W S_B^+)/C$": ("nc1",),
@@ -33,7 +33,7 @@ OF_LAYERS = {  # none of these needs the weights of the head
     "NC2: equinorm of class means": ("nc2_norm_means",),
     "NC2: equiangularity of class means": ("nc2_angle_means",),
     "NC2: std of class means' cosines": ("nc2_spread_means",),
-    "NC4: share not of the nearest class mean": ("nc4",),
+    "NC4: share not predicted as the nearest class mean": ("nc4",),
 }
 LOGARITHMIC = ("nc1", "trace_within", "trace_between")
 MARKS = ("o", "^")
@@ -81,7 +81,7 @@ def draw_iterations(section: Section, watched: dict[str, Rows]) -> None:
     ):
         caption = f"Traces of the covariances within and between classes, and their shares: {kind}; {spread}."
         section.add(f"collapse_traces_{name}", caption, traces(watched, part, layers))
-    for part in SETS:
+    for part in ("query", "support"):
         caption = f"NC1 to NC4 of the features of the {part} set by meta-iterations; {spread}."
         section.add(f"collapse_iterations_{part}", caption, by_iteration(watched, part, features))
 

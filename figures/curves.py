@@ -37,9 +37,8 @@ def learning_curves(runs: dict[str, dict[str, np.ndarray]]) -> Figure:
     axes = fig.subplots(2, 2, sharey="row", sharex="col")
     longest, units = max(run["secs"].max() for run in runs.values()), (("hours", 3600), ("minutes", 60))
     unit, seconds = next(((unit, seconds) for unit, seconds in units if longest >= 2 * seconds), ("seconds", 1))
-    for (losses, accuracies), key, title, scale in zip(
-        axes.T, ("iter", "secs"), ("iterations", unit), (1, seconds), strict=True
-    ):
+    columns = (("iter", "iterations", 1), ("secs", unit, seconds))
+    for (losses, accuracies), (key, title, scale) in zip(axes.T, columns, strict=True):
         for colour, name, run in coloured(runs):
             x = run[key] / scale
             losses.plot(x, run["loss"], color=colour, linewidth=1, label=f"{name}, training")

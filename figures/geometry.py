@@ -36,12 +36,8 @@ def scene(export: dict, task: int, pair: tuple[int, int], seed: int) -> Scene:
     labels = {role: export[f"{role}_labels"] for role in ("support", "query")}
     labels["copies"] = np.tile(labels["support"], copies.shape[1])
     rows = {role: np.flatnonzero(np.isin(labels[role], pair)) for role in features}
-    along, rest, boundary = project(
-        np.concatenate([features[role][:, rows[role]] for role in features], 1),
-        export["head_w"][task],
-        export["head_b"][task],
-        pair,
-    )
+    all_roles = np.concatenate([features[role][:, rows[role]] for role in features], 1)
+    along, rest, boundary = project(all_roles, export["head_w"][task], export["head_b"][task], pair)
     plane = np.stack([along, embed(rest, seed)], -1)
     points = dict(zip(rows, np.split(plane, np.cumsum([*map(len, rows.values())])[:-1], 1), strict=True))
     owner = {role: (labels[role][rows[role]] == pair[1]).astype(int) for role in rows}

@@ -96,9 +96,8 @@ class Run:
 
         An attack is what its .json says, and `sheet`: images [E,way,H,W,C], labels [E,way], clean images, or None.
         """
-        attacks = [test_results.read_attack(self.savedir / test_results.ATTACK_JSON) | {"sheet": None}]
-        for path in (self.savedir / "tests").glob("attack-*.json"):
-            attacks.append(test_results.read_attack(path) | {"sheet": read_sheet(path.with_suffix(".npz"))})
+        paths = [self.savedir / test_results.ATTACK_JSON, *(self.savedir / "tests").glob("attack-*.json")]
+        attacks = [test_results.read_attack(path) | {"sheet": read_sheet(path.with_suffix(".npz"))} for path in paths]
         return {kind_of(attack): attack for attack in sorted(attacks, key=rank)}  # the last one of a kind remains
 
 

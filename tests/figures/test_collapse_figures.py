@@ -17,7 +17,7 @@ SIX = {
     "NC2: equiangularity (○ means, ▵ weights)": ["nc2_angle_means", "nc2_angle_weights"],
     "NC2: std of cosines (○ means, ▵ weights)": ["nc2_spread_means", "nc2_spread_weights"],
     "NC3: self-duality": ["nc3"],
-    "NC4: share not of the nearest class mean": ["nc4"],
+    "NC4: share not predicted as the nearest class mean": ["nc4"],
 }
 BY_LAYER = {
     "NC1: $\\mathrm{Tr}(S_W S_B^+)/C$": ["nc1"],
@@ -25,7 +25,7 @@ BY_LAYER = {
     "NC2: equinorm of class means": ["nc2_norm_means"],
     "NC2: equiangularity of class means": ["nc2_angle_means"],
     "NC2: std of class means' cosines": ["nc2_spread_means"],
-    "NC4: share not of the nearest class mean": ["nc4"],
+    "NC4: share not predicted as the nearest class mean": ["nc4"],
 }
 MARKS = {"o": "○", "^": "▵"}
 RUNS = ("one", "other")  # the second one's values are twice the first one's

@@ -245,7 +245,7 @@ def test_panels_are_in_rows_of_three_at_most(tmp_path):
     places = [ax.get_subplotspec() for ax in figure.axes]
     assert [(place.rowspan.start, place.colspan.start) for place in places] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
     assert [bool(ax.get_ylabel()) for ax in figure.axes] == [True, False, False, True, False]
-    assert [ax.get_xlabel() for ax in figure.axes][:2] == ["eps, L∞", "eps, L∞, those that remain"]
+    assert [ax.get_xlabel() for ax in figure.axes][:2] == ["eps, L∞", "eps, L∞, remaining images"]
 
 
 def test_each_threat_has_a_panel_and_a_sheet_of_its_own(tmp_path):
@@ -254,7 +254,7 @@ def test_each_threat_has_a_panel_and_a_sheet_of_its_own(tmp_path):
     run = Run(tmp_path / "run", {"model": "maml", "shot": 1}, "MAML")
     figure = robustness.panels([run])
     title = TITLES["linf"]
-    names = ["", ", those that remain", ", one at a time"]
+    names = ["", ", remaining images", ", one image at a time"]
     assert [ax.get_xlabel() for ax in figure.axes] == [f"eps, {title}{name}" for name in names]
     lines = [next(line for line in ax.lines if line.get_label() == "MAML") for ax in figure.axes]
     assert [line.get_ydata()[-1] for line in lines] == [70, 20, 30]  # an older version told of no threat
@@ -357,11 +357,13 @@ def test_captions_name_the_run_the_norm_and_the_threat_of_what_is_drawn(tmp_path
     robustness.draw(runs, section, None, lambda: None)
     caption, _ = asked.pop("robustness")
     assert (
-        "L∞, one at a time: 2 episodes" in caption and "L2: 2 episodes" in caption and "the paper's curves" in caption
+        "L∞, one image at a time: 2 episodes" in caption
+        and "L2: 2 episodes" in caption
+        and "the paper's curves" in caption
     )
     assert len(asked) == 4
     for number, run in enumerate(runs):
-        for (norm, threat), title in {("linf", "single"): "L∞, one at a time", ("l2", "joint"): "L2"}.items():
+        for (norm, threat), title in {("linf", "single"): "L∞, one image at a time", ("l2", "joint"): "L2"}.items():
             caption, attack = asked[f"attacked_{number}_{norm}_{threat}"]
             assert caption.startswith(f"run {number}, {title}: for each eps, the first query image")
             assert "red raises" in caption and "Framed in orange: misclassified" in caption

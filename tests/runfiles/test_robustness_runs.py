@@ -212,7 +212,7 @@ def test_norms_of_the_same_radii_have_curves_of_their_own(tmp_path):
         write_attack(tmp_path / "maml_0", BUDGETS["l1"], [[first - i, first - i] for i in range(6)], norm=norm)
     write_attack(tmp_path / "maml_0", BUDGETS["l1"], [[30, 30]] * 6, norm="l1", threat="remaining")
     found = tables(tmp_path)
-    assert found["l1, those that remain, eps"] == [["MAML", "1", *["30.00"] * 6]]
+    assert found["l1, remaining images, eps"] == [["MAML", "1", *["30.00"] * 6]]
     assert found["l1, eps"] == [["MAML", "1", *(f"{90 - i}.00" for i in range(6))]]
     assert found["l1_dense, eps"] == [["MAML", "1", *(f"{60 - i}.00" for i in range(6))]]
     assert found["linf, eps"] == found["l2, eps"] == found[""] == []
