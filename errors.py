@@ -68,19 +68,22 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         sys.stdout.reconfigure(errors="backslashreplace")  # like stderr: a file name may not be UTF-8
     try:
         code = main()
-        sys.stdout.flush()  # raises BrokenPipeError here, and not when Python exits
-        sys.exit(code)
+        sys.stdout.flush()
     except BrokenPipeError:  # the reader has enough, as `head` has: exit as other programs do
-        exit_without_output(128 + signal.SIGPIPE)
+        code = 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        code = 130
     except Exception as fault:
-        sentence = explanation(fault)
-        if sentence is None:
+        if not (sentence := explanation(fault)):
             raise
         print(f"error: {sentence}", file=sys.stderr)
-        exit_without_output(2)
+        code = 2
+    try:
+        sys.stdout.flush()
+    except OSError:  # discard the rest of the output: Python would try again, and exit with another code
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def explanation(fault: Exception) -> str | None:
@@ -94,12 +97,3 @@ def explanation(fault: Exception) -> str | None:
     if type(fault).__name__ == "ResourceExhaustedError":  # TensorFlow's, which is not imported here
         return "the device does not have enough memory: lower --metabatch, or train with --remat"
     return None
-
-
-def exit_without_output(code: int) -> NoReturn:
-    """Exit; discard output that standard output cannot take, because Python would exit with another code."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code)

@@ -101,14 +101,10 @@ class Logs:
         head = f"episode {row['episodes']}, ({row['secs']:.3f} secs)"
         text = f"\nIter {row['iter']} start, learning rate {row['lr']:f}\n"
         text += f"meta_train: {head}, cent {row['loss']:f}, acc {row['acc']:f}\n"
+        scalars = {f"meta_train/{name}": row[name] for name in ("loss", "acc")}
         if "val_acc" in row:
             text += f"meta_val  : {head}, cent {row['val_loss']:f}, acc {row['val_acc']:f}\n"
+            scalars |= {f"meta_val/{name}": row[f"val_{name}"] for name in ("loss", "acc")}
         cells = (row.get(name, "") for name in self.COLUMNS)
         self._write(text, (f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in cells))
-        tags = {
-            "meta_train/loss": "loss",
-            "meta_train/acc": "acc",
-            "meta_val/loss": "val_loss",
-            "meta_val/acc": "val_acc",
-        }
-        self.tensorboard.write(row["iter"], {tag: row[name] for tag, name in tags.items() if name in row})
+        self.tensorboard.write(row["iter"], scalars)

@@ -189,14 +189,14 @@ def compare(savedirs: list[Path], attacks: bool = False) -> int:
             raise UserError(f"{savedirs[0]} and {savedir} were attacked differently: attack both with the same flags")
     episodes = tests[0]["accuracies"].shape[-1]
     print(f"{episodes} test episodes, accuracy and difference in percent, 95 % intervals")
-    if not attacks:
+    if attacks:
+        print(", ".join(f"{name} {value}" for name, value in tests[0]["settings"]["attack"].items() if name != "eps"))
+        for i, eps in enumerate(tests[0]["eps"]):
+            names = ("accuracy", "interval95", "accuracies")
+            print(f"eps {eps:g}")
+            print_differences(savedirs, [{name: test[name][i] for name in names} for test in tests])
+    else:
         print_differences(savedirs, tests)
-        return 0
-    print(", ".join(f"{name} {value}" for name, value in tests[0]["settings"]["attack"].items() if name != "eps"))
-    for i, eps in enumerate(tests[0]["eps"]):
-        print(f"eps {eps:g}")
-        names = ("accuracy", "interval95", "accuracies")
-        print_differences(savedirs, [{name: test[name][i] for name in names} for test in tests])
     return 0
 
 

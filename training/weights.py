@@ -145,10 +145,8 @@ def check_content(weights: Weights) -> None:
     for members, names in ((weights.slots, SLOTS), (weights.state, STATE)):
         if members and set(members) != set(names):
             raise ValueError(f"it has {' '.join(sorted(members))}, wanted {' '.join(names)}")
-    if bool(weights.slots) != bool(weights.state):
-        raise ValueError("it has Adam's slots without a state, or a state without them")
-    if weights.best and not weights.state:
-        raise ValueError("it has the best parameters without a state")
+    if bool(weights.slots) != bool(weights.state) or (weights.best and not weights.state):
+        raise ValueError("it has only a part of Adam's slots, the state and the best parameters")
     if (weights.best or weights.params).keys() != weights.params.keys():
         raise ValueError("its best parameters have other names than its last ones")
     check_arrays(weights)
