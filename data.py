@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import numpy as np
 from errors import UserError
 from lazy import tf
 from ranges import UNIT, Range, can_be_range
+from sources import MAKERS
 from sources.arrays import open_npy, read_manifest
 from sources.omniglot_sets import background_and_evaluation
 
@@ -94,23 +94,14 @@ class Dataset:
         return self.splits["train"].range
 
 
-def brightness(split: Split) -> list[float]:
-    """Mean and standard deviation of the images' mean values (0: lowest, 1: highest input), measured on MEASURED images
-    spread evenly over the split."""
-    numbers = np.unique(np.linspace(0, len(split.images) - 1, MEASURED).astype(int))
-    means = [split.visible(split.images[i]).mean() / 255 for i in numbers]
-    return [round(float(np.mean(means)), 4), round(float(np.std(means)), 4)]
-
-
-def load(data_dir: str, name: str, background: bool = False, makers: Container[str] | None = None) -> Dataset:
+def load(data_dir: str, name: str, background: bool = False) -> Dataset:
     """Open the dataset DATA_DIR/<name>/; its arrays stay on the disk until they are used.
 
-    background: regroup Omniglot by its original two sets of alphabets. makers: the names of the datasets that
-    get_data.py makes, for the message about a missing one. UserError if the dataset is missing or is not what its
-    manifest says.
+    background: regroup Omniglot by its original two sets of alphabets. UserError if the dataset is missing, or is not
+    what its manifest says.
     """
     folder = Path(data_dir) / name
-    manifest = read_manifest(folder, makers=makers)
+    manifest = read_manifest(folder, MAKERS)
     shape, splits, declared = tuple(manifest["image_shape"]), {}, manifest.get("range")
     if not (declared is None or can_be_range(declared)):
         raise UserError(f'{folder / "manifest.json"} has the "range" {declared!r}: write "range": [LOWEST, HIGHEST]')
@@ -130,28 +121,6 @@ def load(data_dir: str, name: str, background: bool = False, makers: Container[s
     return Dataset(name, shape, splits, digest(manifest), manifest.get("prepare"))
 
 
-def digest(manifest: dict) -> str:
-    """SHA-256 of everything that decides the pixels of every class: the arrays' checksums and how they are read."""
-    entries = manifest["splits"]
-    facts = [{split: entry["sha256"] for split, entry in entries.items()}]
-    facts += [manifest[name] for name in ("image_shape", "rotations", "scale")]
-    counts = [entry["images_per_class"] for entry in entries.values() if isinstance(entry["images_per_class"], list)]
-    facts += [counts] if counts else []
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def regroup_by_alphabet(splits: dict[str, Split], names: dict[str, list[str]], where: str) -> dict[str, Split]:
-    """Omniglot's original two sets, upright: train, its background alphabets, and test, its evaluation alphabets.
-
-    names: the names of each split's characters. UserError if characters are missing; `where` names the dataset.
-    """
-    regrouped = {}
-    for name, places in background_and_evaluation(names, where).items():
-        pixels = np.stack([splits[split].pixels[i] for split, i in places])
-        regrouped[name] = replace(splits["train"], pixels=pixels, rotations=1)
-    return regrouped
-
-
 def splits_of(dataset: Dataset, train_split: str) -> dict[str, Split]:
     """The splits that a run uses. train_split: "train", or "trainval" to train on the validation classes too (Omniglot:
     the paper's 4800 classes)."""
@@ -163,39 +132,6 @@ def splits_of(dataset: Dataset, train_split: str) -> dict[str, Split]:
     if not np.ptp(counts):
         pixels, counts = pixels.reshape(len(counts), -1, *dataset.image_shape), None
     return {"train": replace(joined[0], pixels=pixels, counts=counts), "test": dataset.splits["test"]}
-
-
-def known_range(split: Split, user: str) -> Range:
-    """The range of the network's inputs. UserError if it is unknown; it names the `user` that needs the range."""
-    if split.range is None:
-        raise UserError(
-            f"{user} needs the range of the network's inputs, which the dataset's manifest.json does not say: add "
-            f'"range": [LOWEST, HIGHEST] there'
-        )
-    return split.range
-
-
-def check_range(split: Split, name: str, user: str) -> None:
-    """UserError if the range is unknown, or a pixel of the `name` images lies outside it by more than rounding."""
-    low, high = known_range(split, user)
-    if split.declared is None:  # the range of uint8
-        return
-    least, most = (float(extreme(split.pixels)) * split.scale for extreme in (np.min, np.max))
-    if not min(least - low, high - most) >= -1e-5 * (high - low):
-        raise UserError(
-            f"the {name} images hold numbers from {least:g} to {most:g}, and the dataset's manifest.json says "
-            f'"range": [{low:g}, {high:g}]: correct the manifest, because {user} relies on it'
-        )
-
-
-def check_episode(split: Split, name: str, way: int, shot: int, query: int) -> None:
-    """UserError if the `name` split has too few classes, or too few images in a class, for such an episode."""
-    if way > split.classes:
-        raise UserError(f"--way {way} is more than the {split.classes} {name} classes there are: give a smaller one")
-    least = split.images_per_class.min()
-    if shot + query > least:
-        have = f"the {name} classes have" if split.counts is None else f"one of the {name} classes has"
-        raise UserError(f"--shot {shot} and --query {query} need {shot + query} images per class, and {have} {least}")
 
 
 def sample(split: Split, stream: str, seed: int, index: int, tasks: int, way: int, images: int, shared=False):
@@ -235,3 +171,66 @@ def gather(pixels, classes, images, rotations: int, scale: float, shot: int, cou
     x = tf.cast(x, tf.float32) * scale
     support = tf.reshape(x[:, :, :shot], [tasks, way * shot, *x.shape[3:]])
     return support, tf.reshape(x[:, :, shot:], [tasks, way * (n - shot), *x.shape[3:]])
+
+
+def check_episode(split: Split, name: str, way: int, shot: int, query: int) -> None:
+    """UserError if the `name` split has too few classes, or too few images in a class, for such an episode."""
+    if way > split.classes:
+        raise UserError(f"--way {way} is more than the {split.classes} {name} classes there are: give a smaller one")
+    least = split.images_per_class.min()
+    if shot + query > least:
+        have = f"the {name} classes have" if split.counts is None else f"one of the {name} classes has"
+        raise UserError(f"--shot {shot} and --query {query} need {shot + query} images per class, and {have} {least}")
+
+
+def check_range(split: Split, name: str, user: str) -> None:
+    """UserError if the range is unknown, or a pixel of the `name` images lies outside it by more than rounding."""
+    low, high = known_range(split, user)
+    if split.declared is None:  # the range of uint8
+        return
+    least, most = (float(extreme(split.pixels)) * split.scale for extreme in (np.min, np.max))
+    if not min(least - low, high - most) >= -1e-5 * (high - low):
+        raise UserError(
+            f"the {name} images hold numbers from {least:g} to {most:g}, and the dataset's manifest.json says "
+            f'"range": [{low:g}, {high:g}]: correct the manifest, because {user} relies on it'
+        )
+
+
+def known_range(split: Split, user: str) -> Range:
+    """The range of the network's inputs. UserError if it is unknown; it names the `user` that needs the range."""
+    if split.range is None:
+        raise UserError(
+            f"{user} needs the range of the network's inputs, which the dataset's manifest.json does not say: add "
+            f'"range": [LOWEST, HIGHEST] there'
+        )
+    return split.range
+
+
+def brightness(split: Split) -> list[float]:
+    """Mean and standard deviation of the images' mean values (0: lowest, 1: highest input), measured on MEASURED images
+    spread evenly over the split."""
+    numbers = np.unique(np.linspace(0, len(split.images) - 1, MEASURED).astype(int))
+    means = [split.visible(split.images[i]).mean() / 255 for i in numbers]
+    return [round(float(np.mean(means)), 4), round(float(np.std(means)), 4)]
+
+
+def digest(manifest: dict) -> str:
+    """SHA-256 of everything that decides the pixels of every class: the arrays' checksums and how they are read."""
+    entries = manifest["splits"]
+    facts = [{split: entry["sha256"] for split, entry in entries.items()}]
+    facts += [manifest[name] for name in ("image_shape", "rotations", "scale")]
+    counts = [entry["images_per_class"] for entry in entries.values() if isinstance(entry["images_per_class"], list)]
+    facts += [counts] if counts else []
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def regroup_by_alphabet(splits: dict[str, Split], names: dict[str, list[str]], where: str) -> dict[str, Split]:
+    """Omniglot's original two sets, upright: train, its background alphabets, and test, its evaluation alphabets.
+
+    names: the names of each split's characters. UserError if characters are missing; `where` names the dataset.
+    """
+    regrouped = {}
+    for name, places in background_and_evaluation(names, where).items():
+        pixels = np.stack([splits[split].pixels[i] for split, i in places])
+        regrouped[name] = replace(splits["train"], pixels=pixels, rotations=1)
+    return regrouped

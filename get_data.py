@@ -98,9 +98,9 @@ def obtain(request: Request) -> tuple[dict, str]:
     """Make the dataset, check it, or leave it alone -> its manifest, and a remark on what was done."""
     target, variant, settings, force, verify = request
     if verify:
-        return read_manifest(target, checksums=True, makers=MAKERS), "; checksums agree"
+        return read_manifest(target, MAKERS, checksums=True), "; checksums agree"
     if (target / "manifest.json").is_file() and not force:
-        manifest = read_manifest(target, makers=MAKERS)
+        manifest = read_manifest(target, MAKERS)
         refuse_other_settings(target, manifest, settings)
         return manifest, f"; it is complete, made from {manifest['source']['given']} (--force makes it again)"
     source = settings.get("source")

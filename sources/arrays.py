@@ -202,15 +202,14 @@ def write_manifest(
     return manifest
 
 
-def read_manifest(folder: Path, checksums: bool = False, makers: Container[str] | None = None) -> dict:
+def read_manifest(folder: Path, makers: Container[str], checksums: bool = False) -> dict:
     """Return a dataset's manifest after checking that its files are complete. checksums: check these too (slower).
 
-    makers: the names of the datasets that get_data.py makes; None: the folder's name is assumed to be one of them.
-    UserError: no manifest, a damaged one, or a file that is missing or differs; the message has the command that makes
-    the dataset, if get_data.py does.
+    makers: the names of the datasets that get_data.py makes; messages have its command only for these. UserError: no
+    manifest, a damaged one, or a file that is missing or differs.
     """
     path = folder / "manifest.json"
-    known = makers is None or folder.name in makers
+    known = folder.name in makers
     command = f"python get_data.py --dataset {folder.name} --data_dir {folder.parent}"
     again = f"make it again with {command} --force" if known else "make it again"
     if not path.is_file():

@@ -82,27 +82,29 @@ def _deep_colours(image: Image.Image, twin: Image.Image, raw: str) -> tuple[np.n
 
 def _scale_levels(image: Image.Image, levels: np.ndarray, mode: str) -> Image.Image:
     """Scale whole numbers of 8 or 16 bits, [H,W] or [H,W,C], to 8 bits."""
-    shape, depth = levels.shape, 8 * levels.itemsize
-    levels = levels.reshape(shape[0] * shape[1], -1)
-    channels = np.arange(levels.shape[1])
-    out = np.empty(levels.shape, np.uint8)
+    depth, flat = 8 * levels.itemsize, levels.reshape(levels.shape[0] * levels.shape[1], -1)
+    channels = np.arange(flat.shape[1])
     present = np.zeros((len(channels), 1 << depth), bool)  # which numbers occur in each channel
-    for block, _ in _blocks(levels, out):
+    for (block,) in _blocks(flat):
         present[channels, block] = True
     colours = len(channels) - (mode in ("LA", "RGBA", "RGBa"))  # the others: alpha
     bits = image.info.get("sbit", ())
     whites = _white_levels(image, present[:colours], depth, bits[:colours])
     whites += _white_levels(image, present[colours:], depth, bits[colours:])
-    tables = np.minimum(np.arange(1 << depth) / np.array(whites)[:, None], 1) * 255
-    tables = np.rint(tables).astype(np.uint8)
-    for block, scaled in _blocks(levels, out):
-        scaled[:] = tables[channels, block]
+    return _scale(image, flat, 0, np.array(whites), mode)
+
+
+def _scale(image: Image.Image, numbers: np.ndarray, black: float, white: np.ndarray | float, mode: str) -> Image.Image:
+    """Make an image of this mode of numbers [H*W,C], scaled from [black, white] to 0..255."""
+    out = np.empty(numbers.shape, np.uint8)
+    for block, scaled in _blocks(numbers, out):
+        scaled[:] = np.rint(np.minimum((block.astype(np.float64) - black) / (white - black), 1) * 255)
     if _tag(image, PHOTOMETRIC) == WHITE_IS_ZERO:
         out = 255 - out
     if (key := image.info.get("transparency")) is not None:
-        out = np.column_stack([out, np.where((levels == key).all(-1), 0, 255).astype(np.uint8)])
+        out = np.column_stack([out, np.where((numbers == key).all(-1), 0, 255).astype(np.uint8)])
         mode += "A"
-    return Image.frombytes(mode, shape[1::-1], out.tobytes())
+    return Image.frombytes(mode, image.size, out.tobytes())
 
 
 def _blocks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
@@ -154,10 +156,7 @@ def _scale_numbers(image: Image.Image) -> Image.Image:
         black, white = 0, (1 << bits) - 1
     else:
         raise UnknownRange(f"{'floats' if image.mode == 'F' else 'numbers'} of {bits} bits")
-    out = np.empty(numbers.shape, np.uint8)
-    for block, scaled in _blocks(numbers, out):
-        scaled[:] = np.rint((block.astype(np.float64) - black) / (float(white) - black) * 255)
-    return Image.fromarray(255 - out if _tag(image, PHOTOMETRIC) == WHITE_IS_ZERO else out)
+    return _scale(image, numbers.reshape(-1, 1), black, float(white), "L")
 
 
 def _declared_range(image: Image.Image, smallest: float, largest: float) -> tuple[float, float] | None:

@@ -30,28 +30,24 @@ def split_of(name: str) -> str | None:
 def deal(labels: list[str], shares: list[float] | None, seed: int, rotations: int = 1) -> Names:
     """Deal the classes to splits in a random order; train and test get at least one class.
 
-    shares: None for DEFAULT_SHARES, adjusted by `enough_for_episodes`. UserError if there is only one class.
+    shares: None for DEFAULT_SHARES, adjusted: test gets the classes of an episode at least (half of all, if there are
+    too few), and so does val, but val gets none if train would keep less than half of all. UserError if there is only
+    one class.
     """
-    if len(labels) < 2:
+    count = len(labels)
+    if count < 2:
         raise UserError(f"there is only one class, {labels[0]}: give at least two, one to train on and one to test")
-    order = [labels[i] for i in np.random.RandomState(seed).permutation(len(labels))]
-    ends = np.rint(np.cumsum(shares or DEFAULT_SHARES) / sum(shares or DEFAULT_SHARES) * len(labels)).astype(int)
-    ends[0] = np.clip(ends[0], 1, len(labels) - 1)
-    ends[1] = np.clip(ends[1], ends[0], len(labels) - 1)
+    order = [labels[i] for i in np.random.RandomState(seed).permutation(count)]
+    ends = np.rint(np.cumsum(shares or DEFAULT_SHARES) / sum(shares or DEFAULT_SHARES) * count).astype(int)
+    train_end = np.clip(ends[0], 1, count - 1)
+    test_start = np.clip(ends[1], train_end, count - 1)
     if not shares:
-        sizes = np.diff(ends, prepend=0)
-        ends = np.cumsum(enough_for_episodes(*sizes, least=min(-(-WAY // rotations), len(labels) // 2)))
-    starts = (0, *ends[:2])
-    return {split: order[a:b] for split, a, b in zip(SPLITS, starts, ends, strict=True) if a < b}
-
-
-def enough_for_episodes(train: int, val: int, test: int, least: int) -> tuple[int, int, int]:
-    """Adjust these numbers of classes: test gets at least `least`, and so does val, but val gets none if train would
-    keep less than half of all classes."""
-    count, test, val = train + val + test, max(test, least), max(val, least)
-    if 2 * (count - val - test) < count:
-        val = 0
-    return count - val - test, val, test
+        least = min(-(-WAY // rotations), count // 2)
+        test, val = max(count - test_start, least), max(test_start - train_end, least)
+        test_start = count - test
+        train_end = test_start - (val if 2 * (test_start - val) >= count else 0)
+    dealt = {"train": order[:train_end], "val": order[train_end:test_start], "test": order[test_start:]}
+    return {split: classes for split, classes in dealt.items() if classes}
 
 
 def read_split(file: Path, labels: Iterable[str]) -> dict[str, str]:

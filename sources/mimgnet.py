@@ -104,7 +104,10 @@ def read_tables(source: Path, splits: dict[str, int] = SPLITS) -> dict[str, Clas
     for name, table, split in contents(source, lambda name: split_of_table.get(posixpath.basename(name))):
         where = f"{name} in {source}"
         classes: Classes = defaultdict(list)
-        for image, label in _rows(table, where):
+        header, *rows = [line.split(",") for line in table.decode("utf-8-sig", "replace").split()] or [[]]
+        if header != ["filename", "label"] or any(len(row) != 2 for row in rows):
+            raise UserError(f"{where} is not a table of filename,label: give the original tables")
+        for image, label in rows:
             if image in images:
                 raise UserError(f"{where} names {image} a second time: give the original tables")
             if first_split.setdefault(label, split) != split:
@@ -119,14 +122,6 @@ def read_tables(source: Path, splits: dict[str, int] = SPLITS) -> dict[str, Clas
     if missing := [table for table, split in split_of_table.items() if split not in tables]:
         raise UserError(f"there is no {', '.join(missing)} in {source}: it must hold the tables and images/")
     return {split: tables[split] for split in splits}
-
-
-def _rows(table: bytes, where: str) -> list[list[str]]:
-    """The pairs [filename, label] in a table. UserError if it is not such a table."""
-    header, *rows = [line.split(",") for line in table.decode("utf-8-sig", "replace").split()] or [[]]
-    if header != ["filename", "label"] or any(len(row) != 2 for row in rows):
-        raise UserError(f"{where} is not a table of filename,label: give the original tables")
-    return rows
 
 
 def write_mimgnet(folder: Path, source: Path, splits: dict[str, int] = SPLITS, side: int = SIDE) -> Names:

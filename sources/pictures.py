@@ -61,10 +61,8 @@ def is_picture_name(path: Path) -> bool:
 
 def is_picture(path: Path) -> bool:
     """True if the name has a picture's ending, or has no ending and the content is a picture."""
-    return is_picture_name(path) or (not path.suffix and _is_identified(path))
-
-
-def _is_identified(path: Path) -> bool:
+    if path.suffix:
+        return is_picture_name(path)
     try:
         content = _content(path)
         with _guarded(str(path), content):

@@ -34,20 +34,20 @@ def test_an_array_on_a_full_disk():
 
 
 def test_where_there_is_no_dataset_the_others_are_named(tmp_path):
-    def sentence(name, **options):
+    def sentence(name):
         with pytest.raises(UserError) as caught:
-            read_manifest(tmp_path / name, **options)
+            read_manifest(tmp_path / name, {"omniglot"})
         return str(caught.value)
 
     missing = f"there is no dataset in {tmp_path}/omniglot; "
     command = f"make it with: python get_data.py --dataset omniglot --data_dir {tmp_path}"
-    assert sentence("omniglot") == sentence("omniglot", makers={"omniglot"}) == missing + command
+    assert sentence("omniglot") == missing + command
     for name in ("mine", "glyphs", ".glyphs.old"):  # the last: of a get_data.py that was killed
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.json").write_text("{}")
     (tmp_path / "downloads").mkdir()
     assert sentence("omniglot") == f"{missing}{command}; {tmp_path} has glyphs, mine"
-    unknown = sentence("omnigolt", makers={"omniglot"})
+    unknown = sentence("omnigolt")
     assert "python get_data.py --help" in unknown and "--dataset" not in unknown and "has glyphs, mine" in unknown
 
 
@@ -55,6 +55,6 @@ def test_a_damaged_dataset_is_to_be_made_again(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match=r"damaged: make it again with python get_data.py --dataset mine .*--force"):
-        read_manifest(tmp_path / "mine")
+        read_manifest(tmp_path / "mine", {"mine"})
     with pytest.raises(UserError, match=r"damaged: make it again$"):  # get_data.py would refuse its name
-        read_manifest(tmp_path / "mine", makers={"omniglot"})
+        read_manifest(tmp_path / "mine", {"omniglot"})
