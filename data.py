@@ -58,14 +58,14 @@ class Split:
         return len(self.images_per_class) * self.rotations
 
     @property
-    def images(self) -> np.ndarray:
+    def all_images(self) -> np.ndarray:
         """The pixels of all images, one base class after the other, [N,H,W,C]."""
         return self.pixels.reshape(-1, *self.pixels.shape[-3:])
 
     def image(self, label: int, number: int) -> np.ndarray:
         """Return one image of class `label` as `visible` does, turned as its class is."""
         base, turns = divmod(label, self.rotations)
-        return self.visible(np.rot90(self.images[self.images_per_class[:base].sum() + number], turns))
+        return self.visible(np.rot90(self.all_images[self.images_per_class[:base].sum() + number], turns))
 
     def visible(self, pixels: np.ndarray) -> np.ndarray:
         """Map pixels to uint8, 0 to 255 over the range of the network's inputs. UserError if that range is unknown."""
@@ -74,6 +74,8 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
+    """A dataset's splits, and what a run's config.json says of them."""
+
     name: str
     image_shape: tuple[int, int, int]
     splits: dict[str, Split]  # "train", "test", and "val" if the dataset has validation classes
@@ -127,7 +129,7 @@ def splits_of(dataset: Dataset, train_split: str) -> dict[str, Split]:
     if train_split == "train":
         return dict(dataset.splits)
     joined = [dataset.splits[s] for s in ("train", "val") if s in dataset.splits]
-    pixels = np.concatenate([split.images for split in joined])
+    pixels = np.concatenate([split.all_images for split in joined])
     counts = np.concatenate([split.images_per_class for split in joined])
     if not np.ptp(counts):
         pixels, counts = pixels.reshape(len(counts), -1, *dataset.image_shape), None
@@ -145,7 +147,7 @@ def sample(split: Split, stream: str, seed: int, index: int, tasks: int, way: in
     classes = np.broadcast_to(np.stack(classes), (tasks, way))
     counts = split.images_per_class
     order = rng.random((tasks, way, counts.max()))
-    order[np.arange(counts.max()) >= counts[classes // split.rotations][..., None]] = 1  # last: the class lacks them
+    order[np.arange(counts.max()) >= counts[classes // split.rotations][..., None]] = 1  # last: images that it lacks
     numbers = order.argsort(-1)[..., :images]
     return classes.astype(np.int32), numbers.astype(np.int32)
 
@@ -197,7 +199,7 @@ def check_range(split: Split, name: str, user: str) -> None:
 
 
 def known_range(split: Split, user: str) -> Range:
-    """The range of the network's inputs. UserError if it is unknown; it names the `user` that needs the range."""
+    """The range of the network's inputs. UserError if it is unknown; the message says that `user` needs it."""
     if split.range is None:
         raise UserError(
             f"{user} needs the range of the network's inputs, which the dataset's manifest.json does not say: add "
@@ -209,8 +211,8 @@ def known_range(split: Split, user: str) -> Range:
 def brightness(split: Split) -> list[float]:
     """Mean and standard deviation of the images' mean values (0: lowest, 1: highest input), measured on MEASURED images
     spread evenly over the split."""
-    numbers = np.unique(np.linspace(0, len(split.images) - 1, MEASURED).astype(int))
-    means = [split.visible(split.images[i]).mean() / 255 for i in numbers]
+    numbers = np.unique(np.linspace(0, len(split.all_images) - 1, MEASURED).astype(int))
+    means = [split.visible(split.all_images[i]).mean() / 255 for i in numbers]
     return [round(float(np.mean(means)), 4), round(float(np.std(means)), 4)]
 
 

@@ -88,7 +88,7 @@ def refuse_other_settings(target: Path, manifest: dict, settings: dict[str, obje
     }  # fmt: skip
     table = settings.get("split_file")
     if table and checksum(table)["sha256"] not in [file["sha256"] for file in manifest["source"]["files"]]:
-        raise UserError(f"{target} was dealt by another --split_file than {table}: make it again with --force")
+        raise UserError(f"{target} was made with another --split_file than {table}: make it again with --force")
     for name, present in present_settings.items():
         if None not in (present, settings.get(name)) and present != settings[name]:
             raise UserError(f"{target} has --{name} {present}, not {settings[name]}: make it again with --force")

@@ -59,7 +59,7 @@ def save(path: Path, images: np.ndarray) -> None:
 def open_npy(path: Path) -> np.ndarray:
     """Memory-map the array in an .npy file.
 
-    UserError: a missing file, not an .npy file, no numbers, or another size than its header declares.
+    UserError: a missing file, not an .npy file, no numbers, or a size that differs from what its header declares.
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}")
@@ -100,7 +100,7 @@ def npy_header(file: BinaryIO, where: str) -> tuple[tuple[int, ...], int]:
 
 
 def refuse_other_shape(shape: tuple[int, ...], wanted: tuple[int, ...], where: str) -> None:
-    """UserError unless an array of this shape is one of the wanted shape, or that with neighbouring axes merged."""
+    """UserError unless `shape` equals `wanted`, or becomes equal when neighbouring axes of `wanted` are merged."""
     products = set(np.cumprod(wanted).tolist())
     if math.prod(shape) != math.prod(wanted) or not set(np.cumprod(shape).tolist()) <= products:
         raise UserError(f"{where} has shape {shape}, not {wanted}: give the authors' file")

@@ -22,7 +22,7 @@ def holds_authors_arrays(source: Path) -> bool:
 def make_from_arrays(folder: Path, target: Path, source: Path, shapes: Shapes, address: str | None = None) -> dict:
     """Make a dataset in `folder` from the authors' arrays in the folder `source`; returns its manifest.
 
-    address: where they were downloaded, if they were. UserError as in write_authors_arrays.
+    address: where they come from, for the manifest (default: source). UserError as in write_authors_arrays.
     """
     files = {split: source / f"{split}.npy" for split in shapes}
     names, scale, inputs_range = write_authors_arrays(folder, files, shapes)

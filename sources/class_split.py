@@ -27,8 +27,8 @@ def split_of(name: str) -> str | None:
     return next((split for split, names in SPLIT_NAMES.items() if name.strip().lower() in names), None)
 
 
-def deal(labels: list[str], shares: list[float] | None, seed: int, rotations: int = 1) -> Names:
-    """Deal the classes to splits in a random order; train and test get at least one class.
+def assign_at_random(labels: list[str], shares: list[float] | None, seed: int, rotations: int = 1) -> Names:
+    """Assign the classes to splits at random; train and test get at least one class.
 
     shares: None for DEFAULT_SHARES, adjusted: test gets the classes of an episode at least (half of all, if there are
     too few), and so does val, but val gets none if train would keep less than half of all. UserError if there is only
@@ -46,8 +46,8 @@ def deal(labels: list[str], shares: list[float] | None, seed: int, rotations: in
         test, val = max(count - test_start, least), max(test_start - train_end, least)
         test_start = count - test
         train_end = test_start - (val if 2 * (test_start - val) >= count else 0)
-    dealt = {"train": order[:train_end], "val": order[train_end:test_start], "test": order[test_start:]}
-    return {split: classes for split, classes in dealt.items() if classes}
+    names = {"train": order[:train_end], "val": order[train_end:test_start], "test": order[test_start:]}
+    return {split: classes for split, classes in names.items() if classes}
 
 
 def read_split(file: Path, labels: Iterable[str]) -> dict[str, str]:

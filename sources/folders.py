@@ -92,12 +92,12 @@ class Walk:
         layouts: the layouts that messages name. UserError if a picture lies elsewhere, if a class has no picture, or if
         two classes have the same name.
         """
-        wanted = f"wanted is {layouts or f'{folder}/CLASS/*.jpg'}"
+        expected = f"expected: {layouts or f'{folder}/CLASS/*.jpg'}"
         places, files = self.entries(folder)
         if stray := [file for file in files if is_picture(file)]:
             remedy = f"give the folder that holds {folder}, if {folder} is a class"
             remedy = "put it into one, or elsewhere" if places else remedy
-            raise UserError(f"{stray[0]} is in no folder of a class: {remedy}; {wanted}")
+            raise UserError(f"{stray[0]} is in no folder of a class: {remedy}; {expected}")
         self.enter([folder])
         labelled, names = [], {}
         for place in self.enter(places):
@@ -115,7 +115,7 @@ class Walk:
                 inner = self.enter(inner)
             if inner:
                 raise UserError(
-                    f"{inner[0]} is a folder in {place}, which is taken for a class: {wanted}; if {place} holds "
+                    f"{inner[0]} is a folder in {place}, which is taken for a class: {expected}; if {place} holds "
                     f"classes, give that folder, otherwise move {inner[0].name} elsewhere"
                 )
             files = self.pictures(files)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from errors import UserError
 from flags import Setting, to_number, whole
 from sources.arrays import Names, array_writer, checksum, write_manifest
-from sources.class_split import DEFAULT_SHARES, SPLITS, WAY, deal, group_by_split, read_split, split_of
+from sources.class_split import DEFAULT_SHARES, SPLITS, WAY, assign_at_random, group_by_split, read_split, split_of
 from sources.folders import Walk, is_inner, normalized
 from sources.maker import TFDS, existing_path, is_tfds
 from sources.pictures import BadPicture, from_pillow, read, refusal, report
@@ -43,7 +43,7 @@ SIZE = Setting(84, "side of the images in pixels", whole(16, 4096))
 CHANNELS = Setting(3, "3: colour; 1: grey", int, choices=(1, 3))
 INVERT = Setting(False, "make dark pixels bright, for ink on paper")
 ROTATIONS = Setting(1, "4: every class becomes four, turned by quarter turns", int, choices=(1, 4))
-SPLIT_SEED = Setting(0, "seed of the order in which classes are dealt to splits", whole(0, 2**32 - 1))
+SPLIT_SEED = Setting(0, "seed of the random assignment of classes to train, val and test", whole(0, 2**32 - 1))
 SHARES = Setting(
     None,
     f"shares of the classes (default: {','.join(map(str, DEFAULT_SHARES))}, but at least {WAY} classes to train and "
@@ -62,7 +62,7 @@ SETTINGS = {
 
 
 class Picture(NamedTuple):
-    """A picture's class, and a function that reads it, or raises BadPicture."""
+    """A picture's class, and a function that reads the picture or raises BadPicture."""
 
     label: str
     read: Callable[[], Image.Image]
@@ -98,13 +98,16 @@ def make_images(
     numbers, left_out = write_raw(folder / RAW, pictures, prepare, skip_bad)
     if split_file and not split_by_class:
         split_by_class = read_split(split_file, numbers)
-    dealt = not split_by_class
-    names = deal(sorted(numbers), shares, split_seed, rotations) if dealt else group_by_split(split_by_class, numbers)
+    random = not split_by_class
+    if random:
+        names = assign_at_random(sorted(numbers), shares, split_seed, rotations)
+    else:
+        names = group_by_split(split_by_class, numbers)
     counts = write_splits(folder, names, numbers, prepare)
     files = [checksum(split_file)] if split_file else []
     return write_manifest(
         folder, target.name, names, {"given": given, "files": files}, rotations,
-        split_seed=split_seed if dealt else None, shares=(shares or list(DEFAULT_SHARES)) if dealt else None,
+        split_seed=split_seed if random else None, shares=(shares or list(DEFAULT_SHARES)) if random else None,
         counts=counts, prepare=prepare._asdict(), left_out=left_out,
     )  # fmt: skip
 
@@ -139,13 +142,13 @@ def read_folder(source: Path, table: Path | None) -> tuple[list[Picture], dict[s
         raise UserError(
             f"{source} has the class {repeated[0]} in {' and in '.join(places[repeated[0]].values())}, but "
             f"{untrained[0]} not in {folders['train'].name}: a class belongs to one split, so take {repeated[0]} out "
-            f"of one of them, or deal all classes with --split_file"
+            f"of one of them, or assign all classes with --split_file"
         )
     if repeated:
         notes.append(
             f"note: the same classes are in {' and '.join(folder.name for folder in folders.values())}: the pictures "
-            f"of each class are put together, and the classes dealt to train, val and test, so that tests have other "
-            f"classes"
+            f"of each class are put together, and the classes assigned to train, val and test at random, because tests "
+            f"need other classes"
         )
         return pictures, {}, notes
     if split_of(folders["test"].name) != "test":
@@ -168,15 +171,16 @@ def split_folders(source: Path, walk: Walk) -> dict[str, Path]:
     if others := [folder for split, folder in named if not split]:
         raise UserError(
             f"{others[0]} is beside {train}, and neither a class nor one of {', '.join(SPLITS)}: move it elsewhere; "
-            f"wanted is {layouts}"
+            f"expected: {layouts}"
         )
     if twins := [(folders[split], folder) for split, folder in named if folder != folders[split]]:
-        raise UserError(f"{twins[0][0]} and {twins[0][1]} are for the same split: keep one; wanted is {layouts}")
+        raise UserError(f"{twins[0][0]} and {twins[0][1]} are for the same split: keep one; expected: {layouts}")
     if len(folders) == 1:
-        raise UserError(f"{source} has nothing but {train}: give that folder, whose classes are then dealt")
+        raise UserError(f"{source} has no folder but {train}: give that one, and its classes are assigned at random")
     if empty := [folder for folder in folders.values() if not holds_classes(folder, walk)]:
         raise UserError(
-            f"{empty[0]} has no folders of classes: move it elsewhere; or give {train}, whose classes are then dealt"
+            f"{empty[0]} has no folders of classes: move it elsewhere; or give {train}, and its classes are assigned "
+            f"at random"
         )
     if "test" not in folders:
         folders["test"] = folders.pop("val")

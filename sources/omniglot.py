@@ -1,4 +1,4 @@
-"""Omniglot: 1623 handwritten characters of 20 drawings each, dealt to three splits in a random order."""
+"""Omniglot: 1623 handwritten characters of 20 drawings each, assigned to three splits at random."""
 
 import hashlib
 import itertools
@@ -89,7 +89,7 @@ def fetch_omniglot(size: int) -> tuple[Characters, dict]:
 
 
 def read_examples(examples: Iterable[dict], alphabet_name: Callable[[int], str], size: int) -> Characters:
-    """Read the characters in tensorflow-datasets' examples, where a number stands for an alphabet's name."""
+    """Read the characters in tensorflow-datasets' examples, which have numbers in place of alphabets' names."""
     characters: Characters = defaultdict(list)
     for example in tqdm(examples, total=DRAWINGS * sum(PARTS.values()), disable=None):
         alphabet, number = alphabet_name(int(example["alphabet"])), int(example["alphabet_char_id"]) + 1
@@ -117,7 +117,7 @@ def refuse_other_characters(characters: Characters, count: int, drawings: int, w
 
 
 def write_omniglot(folder: Path, characters: Characters, seed: int, splits: dict[str, int] = SPLITS) -> Names:
-    """Deal the characters to the splits in a random order, and write each split's array, uint8 [characters, drawings,
+    """Assign the characters to the splits at random, and write each split's array, uint8 [characters, drawings,
     size, size, 1] -> the characters' names.
 
     splits: split -> number of characters. The same seed gives the same arrays from every source, and the same order at
@@ -127,7 +127,7 @@ def write_omniglot(folder: Path, characters: Characters, seed: int, splits: dict
     by_name = sorted(characters)
     shuffled = iter([by_name[i] for i in np.random.RandomState(seed).permutation(len(by_name))])
     names = {split: list(itertools.islice(shuffled, count)) for split, count in splits.items()}
-    for split, dealt in names.items():
-        images = [[image for _, image in sorted(characters[name], key=itemgetter(0))] for name in dealt]
+    for split, chosen in names.items():
+        images = [[image for _, image in sorted(characters[name], key=itemgetter(0))] for name in chosen]
         save(folder / f"{split}.npy", np.array(images))
     return names

@@ -244,7 +244,7 @@ def _upright(image: Image.Image, paper: Paper) -> Image.Image:
         image = Image.alpha_composite(Image.new("RGBA", image.size, paper), image)
     if image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
-    if type(image) is not Image.Image or image.info:  # do not keep the file, nor facts that are dealt with
+    if type(image) is not Image.Image or image.info:  # keep neither the file nor facts that have been used
         image = image.copy()
         image.info = {}
     return image

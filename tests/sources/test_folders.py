@@ -87,7 +87,7 @@ def test_an_inner_folder_of_images_is_the_class_own(tmp_path):
 
 def test_folders_that_are_no_classes_are_refused(tmp_path):
     touch(tmp_path, "a/1.png", "top/b/1.png")
-    with pytest.raises(UserError, match=r"top/b is a folder in .*wanted is .*/CLASS/\*\.jpg; if .*top holds classes"):
+    with pytest.raises(UserError, match=r"top/b is a folder in .*expected: .*/CLASS/\*\.jpg; if .*top holds classes"):
         classes(tmp_path)
     assert [label for label, _ in classes(tmp_path / "top")[0]] == ["b"]
     (tmp_path / "top/empty").mkdir()

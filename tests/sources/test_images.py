@@ -1,4 +1,4 @@
-"""Datasets of one's own pictures: how a picture becomes an image, which files are taken, and who is dealt where."""
+"""Datasets of your own pictures: how a picture becomes an image, which files are read, which split a class is in."""
 
 import itertools
 import json
@@ -18,6 +18,7 @@ import get_data
 from conftest import ROOT, assert_refused, call
 from errors import UserError
 from sources import class_split, images, pictures
+from sources.class_split import assign_at_random
 from sources.preparation import Preparation
 
 RNG = np.random.default_rng(0)
@@ -164,7 +165,7 @@ def test_classes_of_unequal_numbers_are_kept_and_a_run_uses_them(tmp_path):
 
 
 def read(root, table=None):
-    """The classes of a folder's pictures, in order, who is dealt where, and the notes."""
+    """The classes of a folder's pictures, in order, the split of each class, and the notes."""
     pictures, dealt, notes = images.read_folder(root, table)
     return [one.label for one in pictures], dealt, " ".join(notes)
 
@@ -222,7 +223,7 @@ def test_a_set_for_ordinary_classification_is_put_together_and_dealt(tmp_path):
 def test_folders_that_are_no_layout_are_named_with_the_one_that_is_wanted(tmp_path):
     touch(tmp_path, "train/a/1.png", "test/b/1.png", "extra/c/1.png", "README.md")
     with pytest.raises(
-        UserError, match=r"extra is beside .*train, and .* wanted is .*/CLASS/\*.jpg, or .*train, val and"
+        UserError, match=r"extra is beside .*train, and .* expected: .*/CLASS/\*.jpg, or .*train, val and"
     ):
         read(tmp_path)
     (tmp_path / "extra").rename(tmp_path / "Val")
@@ -232,10 +233,10 @@ def test_folders_that_are_no_layout_are_named_with_the_one_that_is_wanted(tmp_pa
     shutil.rmtree(tmp_path / "Val")
     shutil.rmtree(tmp_path / "valid")
     shutil.rmtree(tmp_path / "test")
-    with pytest.raises(UserError, match=r"nothing but .*train: give that folder"):
+    with pytest.raises(UserError, match=r"no folder but .*train: give that one"):
         read(tmp_path)
     touch(tmp_path, "val/images/1.png", "val/annotations.txt")
-    with pytest.raises(UserError, match=r"val has no folders of classes: .*give .*train, whose classes are then dealt"):
+    with pytest.raises(UserError, match=r"val has no folders of classes: .*give .*train, and its classes are assigned"):
         read(tmp_path)
     (tmp_path / "val/images/1.png").rename(tmp_path / "val/1.png")
     (tmp_path / "val/images").rmdir()
@@ -265,7 +266,7 @@ def test_a_table_deals_the_classes_and_leaves_out_others(tmp_path):
         "  e": "val",
     }
     table.write_text("test,a\ntrain,b\n")
-    assert_refused(get(tmp_path / "in", tmp_path, *flags), "was dealt by another --split_file", "--force")
+    assert_refused(get(tmp_path / "in", tmp_path, *flags), "was made with another --split_file", "--force")
     for text, words in (
         ("test,b\ntrain,x\n", "line 2 has the class 'x'"),
         ("test,b\n", "has no train classes"),
@@ -292,7 +293,7 @@ def test_a_table_and_folders_may_encode_names_in_two_ways(tmp_path):
 
 def test_there_are_classes_enough_for_tasks_where_there_can_be():
     def sizes(count, *more):
-        dealt = class_split.deal([f"c{i}" for i in range(count)], *more)
+        dealt = assign_at_random([f"c{i}" for i in range(count)], *more)
         return [len(dealt.get(split, [])) for split in ("train", "val", "test")]
 
     wanted = {2: [1, 0, 1], 3: [2, 0, 1], 4: [2, 0, 2], 9: [5, 0, 4], 10: [5, 0, 5], 12: [7, 0, 5], 19: [14, 0, 5]}
@@ -301,7 +302,7 @@ def test_there_are_classes_enough_for_tasks_where_there_can_be():
     assert sizes(12, class_split.DEFAULT_SHARES, 0) == [8, 2, 2]  # as they are given
     assert sizes(8, None, 0, 4) == [4, 2, 2]  # of each class come four
     many = [f"c{i}" for i in range(40)]
-    assert class_split.deal(many, None, 3) == class_split.deal(many, class_split.DEFAULT_SHARES, 3)
+    assert assign_at_random(many, None, 3) == assign_at_random(many, class_split.DEFAULT_SHARES, 3)
 
 
 def test_the_largest_tasks_are_said_and_too_small_ones_are_warned_of(tmp_path):
@@ -331,15 +332,15 @@ def test_the_largest_tasks_are_said_and_too_small_ones_are_warned_of(tmp_path):
 
 def test_the_seed_deals_and_every_split_that_is_needed_has_a_class():
     labels = [f"c{i}" for i in range(20)]
-    dealt = class_split.deal(labels, [0.64, 0.16, 0.2], 0)
+    dealt = assign_at_random(labels, [0.64, 0.16, 0.2], 0)
     assert {split: len(own) for split, own in dealt.items()} == {"train": 13, "val": 3, "test": 4}
-    assert dealt == class_split.deal(labels, [0.64, 0.16, 0.2], 0) != class_split.deal(labels, [0.64, 0.16, 0.2], 1)
+    assert dealt == assign_at_random(labels, [0.64, 0.16, 0.2], 0) != assign_at_random(labels, [0.64, 0.16, 0.2], 1)
     for shares in ((0.98, 0.01, 0.01), (0.01, 0.01, 0.98), (0.5, 0, 0.5)):
         for count in (2, 3, 5):
-            parts = class_split.deal(labels[:count], shares, 3)
+            parts = assign_at_random(labels[:count], shares, 3)
             assert parts["train"] and parts["test"] and sorted(itertools.chain(*parts.values())) == labels[:count]
     with pytest.raises(UserError, match="there is only one class, c0"):
-        class_split.deal(labels[:1], [0.64, 0.16, 0.2], 0)
+        assign_at_random(labels[:1], [0.64, 0.16, 0.2], 0)
 
 
 def test_files_that_are_no_images_are_listed_and_refused_or_left_out(tmp_path):
@@ -384,7 +385,7 @@ def test_pictures_in_wrong_places_are_refused(tmp_path):
     assert_refused(
         get(tmp_path / "in", tmp_path),
         "deeper is a folder in",
-        "/a, which is taken for a class: wanted is",
+        "/a, which is taken for a class: expected:",
         "train, val and test",
     )
     (tmp_path / "empty").mkdir()
