@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,6 @@ import numpy as np
 from errors import UserError
 from lazy import tf
 from ranges import UNIT, Range, can_be_range
-from sources import MAKERS
 from sources.arrays import open_npy, read_manifest
 from sources.omniglot_sets import background_and_evaluation
 
@@ -96,14 +96,14 @@ class Dataset:
         return self.splits["train"].range
 
 
-def load(data_dir: str, name: str, background: bool = False) -> Dataset:
+def load(data_dir: str, name: str, background: bool = False, makers: Container[str] | None = None) -> Dataset:
     """Open the dataset DATA_DIR/<name>/; its arrays stay on the disk until they are used.
 
-    background: regroup Omniglot by its original two sets of alphabets. UserError if the dataset is missing, or is not
-    what its manifest says.
+    background: regroup Omniglot by its original two sets of alphabets. makers: see read_manifest. UserError if the
+    dataset is missing, or is not what its manifest says.
     """
     folder = Path(data_dir) / name
-    manifest = read_manifest(folder, MAKERS)
+    manifest = read_manifest(folder, makers)
     shape, splits, declared = tuple(manifest["image_shape"]), {}, manifest.get("range")
     if not (declared is None or can_be_range(declared)):
         raise UserError(f'{folder / "manifest.json"} has the "range" {declared!r}: write "range": [LOWEST, HIGHEST]')

@@ -21,6 +21,7 @@ from model import Learner
 from ranges import UNIT
 from settings import COMMAND, COMMON, Settings, all_settings, read_flags, refuse_unused
 from settings import parser as settings_parser
+from sources.table import MAKERS
 from studies import collapse as collapse_study
 from studies import export as export_study
 from studies import robustness
@@ -45,7 +46,7 @@ def load_data(settings: Settings, *used: str, bounded: str | None = None) -> tup
     the range of their pixels, if one does. UserError where a split cannot, or where the data are not those that the
     run knows.
     """
-    dataset = data.load(settings.data_dir, settings.dataset, settings.split == "background")
+    dataset = data.load(settings.data_dir, settings.dataset, settings.split == "background", MAKERS)
     if settings.facts.get("data_sha256") not in (None, dataset.sha256):
         raise UserError(
             f"{settings.data_dir}/{dataset.name} holds other data than the run was trained on (other checksums): "

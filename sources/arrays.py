@@ -202,14 +202,14 @@ def write_manifest(
     return manifest
 
 
-def read_manifest(folder: Path, makers: Container[str], checksums: bool = False) -> dict:
+def read_manifest(folder: Path, makers: Container[str] | None, checksums: bool = False) -> dict:
     """Return a dataset's manifest after checking that its files are complete. checksums: check these too (slower).
 
-    makers: the names of the datasets that get_data.py makes; messages have its command only for these. UserError: no
-    manifest, a damaged one, or a file that is missing or differs.
+    makers: the names of the datasets that get_data.py makes; messages have its command only for these (None: for all).
+    UserError: no manifest, a damaged one, or a file that is missing or differs.
     """
     path = folder / "manifest.json"
-    known = folder.name in makers
+    known = makers is None or folder.name in makers
     command = f"python get_data.py --dataset {folder.name} --data_dir {folder.parent}"
     again = f"make it again with {command} --force" if known else "make it again"
     if not path.is_file():
