@@ -25,7 +25,7 @@ def user_error(what: str, remedy: str, *kinds: type[Exception]) -> Iterator[None
 
 
 def reason(fault: Exception) -> str:
-    """Return the first line of an exception's message, without what only TensorFlow's authors can read."""
+    """Return the first line of an exception's message, without the parts that only TensorFlow's authors can read."""
     if isinstance(fault, KeyError):
         return f"it lacks {fault}"
     text = getattr(fault, "strerror", None) or next(iter(str(fault).splitlines()), type(fault).__name__)

@@ -120,7 +120,7 @@ def train_and_test(jax_run: JaxRun, args: argparse.Namespace, last: int, stop: S
 
 
 def iterations_to_test(done: int, last: int, every: int | None) -> list[int]:
-    """Return the multiples of `every` from the iteration `done` on, and the last iteration."""
+    """Return the iterations to test after: the multiples of `every` from `done` on, and the last one."""
     return [i for i in range(every, last, every) if i >= done] + [last] if every else [last]
 
 
@@ -143,7 +143,7 @@ class Program:
         self.pixels = self.put(np.asarray(split.pixels))
 
     def put(self, array: np.ndarray):
-        """Return the array on the device; it may be there already."""
+        """Return the array on the device. Copy it, unless it is there."""
         import jax
 
         return array if isinstance(array, jax.Array) else jax.device_put(array, self.device)
@@ -213,7 +213,7 @@ class JaxRun:
         self.variables = {name: results[name] for name in self.variables}
 
     def print_progress(self, i: int, last: int, rate: float) -> None:
-        """Print a line about iteration i. Raise UserError where it or an earlier one was not finite."""
+        """Print loss, accuracy and speed. Raise UserError if iteration i or an earlier one was not finite."""
         loss, accuracy = float(self.loss), float(self.accuracy)
         if not bool(self.finite):
             raise UserError(
@@ -229,8 +229,8 @@ class JaxRun:
             for group in ("params/", "adam/")
         )
         now, before, best = time.time(), self.saved, self.saved.best_weights()
-        state = before.state | {"next": np.asarray(np.int64(i + 1)), "reported": np.asarray(np.int64(i))}
-        state |= {"secs": np.asarray(before.state["secs"] + now - self.saved_at), "window": np.zeros(3)}
+        state = {"next": np.int64(i + 1), "secs": before.state["secs"] + now - self.saved_at, "window": np.zeros(3)}
+        state |= {"best": before.state["best"], "reported": np.int64(i)}
         about = {"settings": before.about["settings"], "iteration": i, "weights_sha256": weights.digest(params)}
         about |= {"test": None, "tests": before.about.get("tests", []), "trained_on": f"{self.device_name}, JAX"}
         kept = MAY_DIFFER & about["settings"].keys()
@@ -263,7 +263,7 @@ class JaxRun:
 
 
 def with_test(saved: weights.Weights, numbers: dict[str, list], samples: int) -> weights.Weights:
-    """Print the result of a test. Return the weights with it."""
+    """Print a test's result. Return the weights with the result in their description."""
     accuracy, interval = mean_and_interval(numbers["accuracy"])
     print(f"loss : {np.mean(numbers['loss']):f}")
     print(f"accuracy : {accuracy:f} +- {interval:f}", flush=True)
@@ -276,8 +276,8 @@ def with_test(saved: weights.Weights, numbers: dict[str, list], samples: int) ->
 
 
 def check(folder: Path, description: dict, splits: dict[str, data.Split]) -> dict:
-    """Return the times that this device takes to compile the training step and to compute it, and the relative errors
-    of the first iteration's meta-gradient and loss against float64. Raise UserError where the folder lacks those."""
+    """Return this device's times to compile the training step and to compute it, and the relative errors of the first
+    iteration's meta-gradient and loss against float64. Raise UserError where the folder lacks exact.npz."""
     path, initial = folder / EXACT, folder / weights.NAME
     if not path.is_file():
         raise UserError(f"there is no {path}: write it with bench.py --export P --check, where TensorFlow is installed")

@@ -112,8 +112,8 @@ def read_run(run: Path, kind: str = "last") -> weights.Weights:
 
 
 def read_to_resume(savedir: Path, kind: str) -> weights.Weights:
-    """Return a savedir's weights as `read_run`, with the parameters of the best checkpoint where those are of another
-    iteration: all that training resumes from."""
+    """Return a savedir's weights as `read_run` does, and with them the parameters of the best checkpoint, if that has
+    another iteration: all that training needs to resume."""
     saved = read_run(savedir, kind)
     with contextlib.suppress(UserError):
         best = read_run(savedir, "best")
@@ -183,6 +183,6 @@ def list_for_tensorflow(paths: list[Path]) -> str:
 
 
 def had_checkpoint(folder: Path) -> bool:
-    """Return True if this folder ever had a complete checkpoint: an index, or the list that `save` writes after it. The
-    files that a kill leaves of the very first one do not count."""
+    """Return True if a checkpoint in this folder was ever complete: it has an index, or the list that `save` writes
+    after it. A kill during the very first one leaves neither."""
     return (folder / "checkpoint").exists() or any(folder.glob("*.index"))

@@ -63,10 +63,11 @@ def progress_bar(**settings) -> tqdm:
 
 
 class Logs:
-    """meta_train.log in the format of the TF1 code, meta_train.csv and TensorBoard's scalars in savedir; or nothing.
+    """meta_train.log in the format of the TF1 code, meta_train.csv and TensorBoard's scalars. Without a savedir nothing
+    is written.
 
-    lengths: the result of `lengths` when the checkpoint was saved that the run resumes from; the two files are cut back
-    to these. first, reported: as in `cut_events`.
+    lengths: the files' lengths in the checkpoint that the run resumes from; they are cut back to these. first,
+    reported: as in `cut_events`.
     """
 
     COLUMNS = ("iter", "episodes", "secs", "lr", "loss", "acc", "val_loss", "val_acc", "val_ci95")
@@ -89,7 +90,7 @@ class Logs:
             file.flush()
 
     def lengths(self) -> list[int]:
-        """Sync meta_train.log and meta_train.csv, and return how many bytes each has."""
+        """Sync meta_train.log and meta_train.csv. Return their lengths in bytes."""
         for file in (self.log, self.csv):
             os.fsync(file.fileno())
         return [os.fstat(file.fileno()).st_size for file in (self.log, self.csv)]

@@ -29,8 +29,8 @@ IDENTITY = (
 
 
 class ResultFiles:
-    """The files of one result: `path` savedir/tests/<mode>-<digest>.json, `latest` savedir/<mode>.json, and `partial`
-    for an interrupted computation."""
+    """The files of one result: `path` (savedir/tests/<mode>-<digest>.json), `latest` (savedir/<mode>.json), and
+    `partial`, which has what an interrupted computation finished."""
 
     def __init__(self, savedir: Path, mode: str, identity: dict):
         self.latest = savedir / f"{mode}.json"
@@ -57,7 +57,7 @@ class ResultFiles:
             print(f"warning: cannot save what is computed so far in {self.partial} {why}", file=sys.stderr)
 
     def write(self, result: dict) -> None:
-        """Write `result`, with its identity, as the latest one; keep the one that was the latest in tests/."""
+        """Write `result`, with its identity, as the latest one. The one before stays in tests/."""
         self.path.parent.mkdir(exist_ok=True)
         before = read_json(self.latest)
         if before and identity_of(before) != self.identity:
@@ -146,9 +146,10 @@ def latest_test(savedir: Path, weights_sha256: str) -> dict | None:
 
 
 def read_collapse(savedir: Path) -> dict[str, list[dict]]:
-    """Return the rows of collapse.csv as "watched" and those of collapse.json as "tested", where there are any.
+    """Return the rows that were measured in training (collapse.csv) as "watched" and those over test tasks
+    (collapse.json) as "tested"; leave out what has no rows.
 
-    A row has set, step, layer, each measure and its spread (NaN where undefined), and iter if it is watched.
+    A row has set, step, layer, each measure and its spread (NaN where undefined), and in collapse.csv iter.
     """
     tables = {}
     for kind, name in (("watched", COLLAPSE_CSV), ("tested", COLLAPSE_JSON)):

@@ -146,7 +146,7 @@ def check_content(weights: Weights) -> None:
         if members and set(members) != set(names):
             raise ValueError(f"it has {' '.join(sorted(members))}, wanted {' '.join(names)}")
     if bool(weights.slots) != bool(weights.state) or (weights.best and not weights.state):
-        raise ValueError("it has only a part of Adam's slots, the state and the best parameters")
+        raise ValueError("it needs Adam's slots and a state together, or neither of them and no best parameters")
     if (weights.best or weights.params).keys() != weights.params.keys():
         raise ValueError("its best parameters have other names than its last ones")
     check_arrays(weights)
@@ -171,8 +171,8 @@ def check_arrays(weights: Weights) -> None:
 
 @contextmanager
 def starting_in(savedir: Path, path: Path, settings: dict | None) -> Iterator[None]:
-    """Make savedir, with a copy of the weights file at `path` and, if there are settings, with a config.json. Where the
-    `with` block raises UserError and wrote nothing else, restore savedir.
+    """Make savedir with a copy of the weights file at `path` and, if there are settings, with a config.json. If the
+    `with` block raises UserError and wrote no other files, restore savedir as it was before.
 
     Raise UserError where savedir has another run; a run that started from the same file may continue.
     """

@@ -4,16 +4,16 @@ A folder has train.hlo.gz and test.hlo.gz, serialized HLO modules for one device
 weights that training starts from (weights.py). On request it has exact.npz, the first iteration in float64: the first
 moment `m` of Adam, which is the clipped meta-gradient times 1 - beta_1, and the `loss`.
 
-Both programs are pure functions, from a row of arrays to a row of arrays. program.json has names, shapes and dtypes of
-the arguments and results, the run's settings and the dataset's digest. Names are those in the weights file, and
+Both programs are pure functions, which take and return a list of arrays. program.json has the names, shapes and dtypes
+of these, the run's settings and the dataset's digest. The names are those in the weights file, and
 
     pixels      of the split, as they are stored: [classes,images,H,W,C]
     classes     int32 [T,way], and images int32 [T,way,shot+query], from data.sample
     seed        int32 [2]: in training the run's seed and the iteration, in the test the test's seed and the stream
     indices     int32 [T], numbers of the test episodes
 
-Results of training: the next iteration's parameters and slots; loss, accuracy, and whether all was finite. Results of
-the test: accuracy and loss, [T] each.
+The training step returns the next iteration's parameters and slots, loss, accuracy, and whether all was finite; the
+test step accuracy and loss, [T] each.
 """
 
 from __future__ import annotations
