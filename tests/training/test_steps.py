@@ -123,7 +123,7 @@ def means_with(made, split, dtype=tf.float32):
 @functools.cache
 def means_of(name, dtype=tf.float32, jit=False, bf16=False, adversary=None):
     """Return an engine, and a function of classes, images and seed: `means_with`'s numbers."""
-    made = make(name, jit, PERTURBATIONS[name], adversary=adversary)
+    made = make(name, jit, PERTURBATIONS.get(name), adversary=adversary)
     made.learner.bf16 = bf16
     means, pixels = means_with(made, SPLIT, dtype), tf.constant(SPLIT.pixels)
     return made, lambda *episode: means(parameters(made, dtype), pixels, *episode).numpy()
@@ -163,7 +163,7 @@ def fold(*numbers):
 def test_the_gradient_of_one_xla_program_and_of_fused_kernels_is_that_of_float64_by_hand(name):
     """The path of a GPU, and that of a CPU, against float64, on the same episode with the same noise:
     a task's randomness is that of (run, stream, iteration, task)."""
-    made = make(name, perturbation=PERTURBATIONS[name])
+    made = make(name, perturbation=PERTURBATIONS.get(name))
     images, params = by_hand(made, "train", 0, 2), parameters(made, tf.float64)
     seeds = tf.stack([fold(3, 0, 0, task) for task in range(2)])
     noise_of = functools.partial(draws.task_noise, dtype=tf.float64)
@@ -329,7 +329,7 @@ def test_the_meta_gradient_under_attack_is_that_of_the_attacked_images(name):
     """In float64: query images that the adversary perturbed by hand, which then are constants; one task's noise is its
     own. And its loss is above that of the clean images."""
     adversary = Adversary("l2", 2.0, 3)
-    made = make(name, perturbation=PERTURBATIONS[name])
+    made = make(name, perturbation=PERTURBATIONS.get(name))
     (x_s, x_q), params = by_hand(made, "train", 0, 2), parameters(made, tf.float64)
     x_s, x_q = tf.cast(x_s, tf.float64), tf.cast(x_q, tf.float64)
     seeds = tf.stack([fold(3, 0, 0, task) for task in range(2)])
