@@ -181,7 +181,7 @@ def check(engine: Engine, split: data.Split) -> dict:
     and of its loss against `exact_gradient`."""
     mean = engine.compiled(functools.partial(engine.mean_gradient, split))
     single, exact = mean(read(engine.params), *first_metabatch(engine, split)), exact_gradient(engine, split)
-    found, wanted = (flat(one.gradients | one.distances).numpy() for one in (single, exact))
+    found, wanted = (flat((one.gradients | one.distances).values()).numpy() for one in (single, exact))
     return {
         "gradient_error": xla_programs.relative_error(found, wanted),
         "loss_error": xla_programs.relative_error(single.loss.numpy(), exact.loss.numpy()),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable
+import math
+from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -188,11 +189,13 @@ class Engine:
     def mean_of(self, params: Params, sums: list[tf.Tensor]) -> MetaGradient:
         """Return the means over all tasks, and over all replicas, of the sums that `gradient_of`'s function returned.
         They are float64, so that they do not depend on how the tasks are grouped."""
-        share, shapes = self.metabatch // self.replicas, [[], [], *(p.shape for p in params.values())]
+        share, shapes = self.metabatch // self.replicas, [[], [], *(list(p.shape) for p in params.values())]
         rows = [tf.reshape(x, [-1, *shape]) for x, shape in zip(sums, shapes, strict=True)]
-        means = [tf.reduce_sum(tf.cast(x, tf.float64), 0) / share for x in rows]
+        row = flat([tf.reduce_sum(tf.cast(x, tf.float64), 0) / share for x in rows])
         context = tf.distribute.get_replica_context()
-        loss, accuracy, *means = layers.freed_with_graph(context.all_reduce(tf.distribute.ReduceOp.MEAN, means))
+        row = layers.freed_with_graph(context.all_reduce(tf.distribute.ReduceOp.MEAN, row))
+        means = tf.split(row, [math.prod(shape) for shape in shapes])
+        loss, accuracy, *means = (tf.reshape(x, shape) for x, shape in zip(means, shapes, strict=True))
         means = dict(zip(params, means, strict=True))
         gradients = {name: means.pop(name) for name in self.trained}
         return MetaGradient(loss, accuracy, gradients, means)
@@ -203,7 +206,7 @@ class Engine:
         """Return the parameters and slots after a step of the size `rate` along the clipped meta-gradient, and whether
         all numbers are finite. A running average moves as far as the passes of the metabatch move it on average."""
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(x)) for x in tf.nest.flatten(mean)])
-        gradient = optimizers.clip(tf.cast(flat(mean.gradients), tf.float32), self.clip_norm)
+        gradient = optimizers.clip(tf.cast(flat(mean.gradients.values()), tf.float32), self.clip_norm)
         step, slots = self.learner.optimizer(gradient, slots, rate)
         sizes = [gradient.shape.num_elements() for gradient in mean.gradients.values()]
         steps = dict(zip(mean.gradients, tf.split(step, sizes), strict=True))
@@ -355,6 +358,6 @@ def read(variables: dict[str, tf.Variable]) -> Params:
     return {name: variable.value() for name, variable in variables.items()}
 
 
-def flat(tensors: Params) -> tf.Tensor:
+def flat(tensors: Iterable[tf.Tensor]) -> tf.Tensor:
     """Return all numbers of these tensors in one row."""
-    return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors.values()], 0)
+    return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)

@@ -91,7 +91,7 @@ def test_updates_are_keras_adam_on_the_clipped_gradient(clip_norm):
         mean = random_mean(made, rng, size)
         params, slots, finite = made.update(params, slots, mean, tf.constant(0.01))
         assert finite
-        grads = steps.flat(mean.gradients).numpy().astype(np.float32)
+        grads = steps.flat(mean.gradients.values()).numpy().astype(np.float32)
         if clip_norm:
             norm = np.linalg.norm(grads)
             assert (norm > clip_norm) == (size == 1)
@@ -115,7 +115,7 @@ def means_with(made, split, dtype=tf.float32):
     def means(*args):
         mean = made.mean_gradient(split, *args, dtype=dtype)
         both = mean.gradients | mean.distances
-        return steps.flat({name: both[name] for name in made.params} | {"loss": mean.loss, "accuracy": mean.accuracy})
+        return steps.flat([*(both[name] for name in made.params), mean.loss, mean.accuracy])
 
     return made.compiled(means)
 
@@ -172,7 +172,7 @@ def test_the_gradient_of_one_xla_program_and_of_fused_kernels_is_that_of_float64
         return numerics.meta_gradients(made.learner, params, *x, seeds, tasks_at_once=2, noise_of=noise_of)
 
     loss, accuracy, grads = decided(oracle, *images)
-    exact = steps.flat(grads | {"loss": loss, "accuracy": accuracy}).numpy()
+    exact = steps.flat([*grads.values(), loss, accuracy]).numpy()
     for settings in ({}, {"jit": True}):
         own, means = means_of(name, **settings)
         found = means(*episode_of(own, 0))
@@ -356,7 +356,7 @@ def test_the_meta_gradient_under_attack_is_that_of_the_attacked_images(name):
     )
     assert by_attack[0] > clean[0] + 1e-3
     np.testing.assert_allclose(by_attack[:2], by_images[:2], rtol=1e-6)  # the accuracy is float32
-    one, other = (steps.flat(result[2]).numpy() for result in (by_attack, by_images))
+    one, other = (steps.flat(result[2].values()).numpy() for result in (by_attack, by_images))
     np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9 * np.abs(other).max())
 
 
