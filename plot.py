@@ -1,4 +1,4 @@
-"""Draw what runs have left in their savedirs: python plot.py --savedir D [D2 ...], which writes D/plot/index.html.
+"""Draw figures of runs from the files in their savedirs: python plot.py --savedir D [D2 ...] writes D/plot/index.html.
 
 Decision boundaries and stochastic features need main.py --mode export, the histogram --mode meta_test; neural
 collapse needs --mode collapse, or training with --collapse_every; robustness --mode attack.
@@ -28,12 +28,16 @@ class Figure(NamedTuple):
     needs: str  # the property of a Run that it is drawn from
     flags: tuple[str, ...]  # the flags that it uses, of those that not all figures use
     draw: Callable[[list[Run], Section, Selection, Callable[..., object]], None]
-    work: Callable[[int, int], int] = lambda runs, tasks: 1  # how far `draw` advances the progress bar
+    count_advances: Callable[[int, int], int] = lambda runs, tasks: 1  # how far `draw` advances the progress bar
 
 
 FIGURES = {
-    "boundary": Figure("Decision boundaries", "export", ("tasks", "classes", "seed"), boundary.draw, boundary.work),
-    "features": Figure("Stochastic features", "export", ("tasks", "layers", "channels"), features.draw, features.work),
+    "boundary": Figure(
+        "Decision boundaries", "export", ("tasks", "classes", "seed"), boundary.draw, boundary.count_advances
+    ),
+    "features": Figure(
+        "Stochastic features", "export", ("tasks", "layers", "channels"), features.draw, features.count_advances
+    ),
     "curves": Figure("Learning curves", "curves", (), curves.draw),
     "histogram": Figure("Accuracies of the test episodes", "test", (), histogram.draw),
     "collapse": Figure("Neural collapse", "collapse", (), collapse.draw),
@@ -48,8 +52,8 @@ def main() -> int:
     ready, faults = gather(runs, [name for name in FIGURES if name in (args.figures or FIGURES)], bool(args.figures))
     exports = next((ready[name] for name in ready if FIGURES[name].needs == "export"), [])
     selection = select(args, exports)
-    if args.figures and "features" in ready:
-        features.refuse_without_features(exports)
+    if "features" in (args.figures or ()) and all(reasons := [features.obstacle(run) for run in exports]):
+        raise UserError("; ".join(reasons))
     page = Page(runs[0].savedir / "plot", [figure.title for figure in FIGURES.values()], args.format, args.dpi)
     page.make_folder()
     for fault, names in faults.items():
@@ -72,14 +76,12 @@ def parser() -> Parser:
                    help="folders of runs, drawn side by side; the figures go to the first one's plot/")  # fmt: skip
     p.add_argument("--figures", nargs="+", choices=list(FIGURES), metavar="NAME",
                    help=f"any of {', '.join(FIGURES)} (default: all that the runs have the files for)")  # fmt: skip
-    p.add_argument("--tasks", nargs="+", type=whole(0), metavar="N",
-                   help="numbers of exported tasks (default: the first three)")  # fmt: skip
+    p.add_argument("--tasks", nargs="+", type=whole(0), metavar="N", help="exported tasks (default: the first three)")
     p.add_argument("--classes", nargs=2, type=whole(0), metavar=("A", "B"),
                    help="the two classes of a task on both sides of the boundary (default: 0 1)")  # fmt: skip
-    p.add_argument("--layers", nargs="+", metavar="LAYER",
-                   help="exported layers whose maps are shown (default: the first two)")  # fmt: skip
+    p.add_argument("--layers", nargs="+", metavar="LAYER", help="exported layers (default: the first two)")
     p.add_argument("--channels", nargs="+", type=whole(0), metavar="N",
-                   help="exported channels to show (default: in each layer the 3 that vary most)")  # fmt: skip
+                   help="exported channels (default: in each layer the 3 that vary most)")  # fmt: skip
     p.add_argument("--format", nargs="+", choices=["png", "pdf", "svg"], default=["png", "pdf"], metavar="KIND",
                    help="png, pdf, svg (default: png pdf); the page needs png, which is always written")  # fmt: skip
     p.add_argument("--dpi", type=whole(1, 1200), default=200, metavar="N",
@@ -104,9 +106,9 @@ def check_flags(args: argparse.Namespace) -> None:
 
 
 def gather(runs: list[Run], wanted: list[str], required: bool) -> tuple[dict[str, list[Run]], dict[str, list[str]]]:
-    """Return by figure the runs that have what it is drawn from, and by fault the figures that lack a run for it.
+    """Return the runs that each figure can be drawn from, and the figures that lack a run, by the reason.
 
-    UserError if there is nothing to draw or, where all are `required`, if a run lacks what a figure is drawn from.
+    UserError if there is nothing to draw or, with `required`, if a run cannot be drawn in one of the figures.
     """
     ready, faults = {name: [] for name in wanted}, {}
     for name, members in ready.items():
@@ -134,8 +136,8 @@ def select(args: argparse.Namespace, exports: list[Run]) -> Selection:
 
 
 def draw(ready: dict[str, list[Run]], page: Page, selection: Selection) -> None:
-    """Draw every figure of the runs that have what it is drawn from, into its section of the page."""
-    total = sum(FIGURES[name].work(len(runs), len(selection.tasks)) for name, runs in ready.items())
+    """Draw every figure into its section of the page."""
+    total = sum(FIGURES[name].count_advances(len(runs), len(selection.tasks)) for name, runs in ready.items())
     seconds = 0.5 if sys.stderr.isatty() else 15  # a log gets few lines
     with tqdm(total=total, unit="figure", desc="plot", dynamic_ncols=True, mininterval=seconds) as bar:
         for name, runs in ready.items():

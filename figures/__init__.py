@@ -1,1 +1,1 @@
-"""What plot.py draws of a run: reading it, drawing it, and the page that shows the pictures."""
+"""Read runs, draw them, and show the pictures on a page, for plot.py."""

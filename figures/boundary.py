@@ -30,7 +30,7 @@ ROLES = {
 Rows = dict[str, dict[str, tuple[Scene, int]]]  # by run name, then by the start of a panel's title: scene, snapshot
 
 
-def work(runs: int, tasks: int) -> int:
+def count_advances(runs: int, tasks: int) -> int:
     """Return how often `draw` calls `advance`."""
     return 1 + 3 * tasks
 
@@ -82,14 +82,14 @@ def by_step(scenes: dict[str, Scene], classes: tuple[str, str]) -> Figure:
 
 
 def grid(rows: Rows, classes: tuple[str, str], width: float, height: float, snapshots: slice) -> Figure:
-    """Draw a row per run. width, height: of a panel, in inches. snapshots: those that a panel has room for."""
+    """Draw a row per run. width, height: of a panel, in inches. snapshots: axis 1 has room for their points."""
     columns = max(map(len, rows.values()))
     fig = Figure(figsize=(max(WIDTH, 0.5 + width * columns), 0.9 + height * len(rows)))
     axes = fig.subplots(len(rows), columns, squeeze=False)
     for row, (name, panels) in zip(axes, rows.items(), strict=True):
         for ax, (title, (scene, step)) in zip(row, panels.items(), strict=False):
             draw_plane(ax, scene, step, window(scene, snapshots), classes)
-            ax.set_title(title + correct(scene, step))
+            ax.set_title(title + accuracy_text(scene, step))
         for ax in row[len(panels) :]:
             ax.set_axis_off()
         row[0].set_ylabel(f"{name}\n{AXIS_2}")
@@ -115,7 +115,7 @@ def frames(scenes: dict[str, Scene], classes: tuple[str, str], moves: int = 6) -
             steps = len(scene.boundary) - 1
             nearest = min(round(step), steps)
             progress = f", inner step {nearest} of {steps}" if steps else ""
-            ax.set(xlabel=AXIS_1, ylabel=AXIS_2, title=f"{name}{progress}: {correct(scene, nearest)}")
+            ax.set(xlabel=AXIS_1, ylabel=AXIS_2, title=f"{name}{progress}: {accuracy_text(scene, nearest)}")
         if not frame:
             add_legend(fig, scenes.values())
         yield fig, (80 if move else 2000 if snapshot == last else 900)
@@ -154,12 +154,12 @@ def window(scene: Scene, snapshots: slice = slice(None)) -> tuple[float, float]:
     return float(values.min() - margin), float(values.max() + margin)
 
 
-def correct(scene: Scene, snapshot: int) -> str:
+def accuracy_text(scene: Scene, snapshot: int) -> str:
     return f"{100 * scene.accuracy[snapshot]:.0f} % correct"
 
 
 def add_legend(fig: Figure, scenes: Iterable[Scene]) -> None:
-    """Name each mark; perturbed copies only if a scene has some."""
+    """Add a legend of the marks; it names perturbed copies only if a scene has some."""
     copies = any(scene.points["copies"].size for scene in scenes)
     entries = zip(*fig.axes[0].get_legend_handles_labels(), strict=True)
     shown = {label: handle for handle, label in entries if copies or not label.startswith(ROLE_NAMES["copies"])}

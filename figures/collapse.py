@@ -44,8 +44,8 @@ MEAN = "mean and standard deviation over the"
 
 
 def draw(runs: list[Run], section: Section, selection: Selection, advance: Callable[..., object]) -> None:
-    """Draw by iterations what was measured in training; by steps and layers what was measured on test tasks or, if
-    that is missing, at the end of training."""
+    """Draw the measurements of training by iterations; and those of the test tasks or, if there are none, of the last
+    training iteration by inner steps and by layers."""
     watched, tested = (
         {run.label: run.collapse[kind] for run in runs if kind in run.collapse} for kind in ("watched", "tested")
     )
@@ -71,6 +71,7 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
 
 
 def draw_iterations(section: Section, watched: dict[str, Rows]) -> None:
+    """Draw the measurements of training by iterations."""
     features, logits = ({name: layers_of(rows)[place] for name, rows in watched.items()} for place in (-2, -1))
     tasks = " or ".join(dict.fromkeys(str(rows[0]["tasks"]) for rows in watched.values()))
     spread = f"{MEAN} {tasks} training tasks of an iteration"
@@ -103,19 +104,19 @@ def traces(runs: dict[str, Rows], part: str, layers: dict[str, str]) -> Figure:
         upper.set_title(f"{title}: traces")
         lower.set(title=f"{title}: shares of both traces", ylim=(0, 1))
     set_logarithmic(*axes[0])
-    return finish(fig, axes[1], runs, TRACES, "meta-iteration")
+    return add_legend(fig, axes[1], runs, TRACES, "meta-iteration")
 
 
 def by_iteration(runs: dict[str, Rows], part: str, layers: dict[str, str]) -> Figure:
     """Draw NC1 to NC4 by meta-iterations. part: "support" or "query". layers: the layer, by run name."""
     rows = {name: select(rows, set=part, layer=layers[name]) for name, rows in runs.items()}
-    return six(rows, OF_FEATURES, MODELS, "iter", "meta-iteration")
+    return six_panels(rows, OF_FEATURES, MODELS, "iter", "meta-iteration")
 
 
 def by_step(runs: dict[str, Rows], layers: dict[str, str]) -> Figure:
     """Draw NC1 to NC4 of both sets by inner steps. layers: the layer, by run name."""
     rows = {name: select(rows, layer=layers[name]) for name, rows in runs.items()}
-    return six(rows, OF_FEATURES, SETS, "step", "inner steps done")
+    return six_panels(rows, OF_FEATURES, SETS, "step", "inner steps done")
 
 
 def by_layer(runs: dict[str, Rows], part: str) -> Figure:
@@ -125,14 +126,16 @@ def by_layer(runs: dict[str, Rows], part: str) -> Figure:
         name: [row | {"place": layers.index(row["layer"])} for row in select(rows, set=part)]
         for name, rows in runs.items()
     }
-    fig = six(rows, OF_LAYERS, MODELS, "place", "layer")
+    fig = six_panels(rows, OF_LAYERS, MODELS, "place", "layer")
     for ax in fig.axes:
         ax.set_xticks(range(len(layers)), layers)
     return fig
 
 
-def six(runs: dict[str, Rows], panels: dict[str, tuple[str, ...]], styles: Styles, x: str, xlabel: str) -> Figure:
-    """Draw six panels. panels: their measures by title. x: the key of a row's place on the x axis."""
+def six_panels(
+    runs: dict[str, Rows], panels: dict[str, tuple[str, ...]], styles: Styles, x: str, xlabel: str
+) -> Figure:
+    """Draw six panels. panels: the measures by title. x: the key of a row that is its place on the x axis."""
     fig = Figure(figsize=(7.5, 8.2))
     axes = fig.subplots(3, 2, sharex=True)
     for ax, (title, measures) in zip(axes.ravel(), panels.items(), strict=True):
@@ -148,11 +151,11 @@ def six(runs: dict[str, Rows], panels: dict[str, tuple[str, ...]], styles: Style
             set_logarithmic(ax)
         else:
             ax.set_ylim(bottom=0)
-    return finish(fig, axes[-1], runs, {name: style for name, (style, _) in styles.items()}, xlabel)
+    return add_legend(fig, axes[-1], runs, {name: style for name, (style, _) in styles.items()}, xlabel)
 
 
 def draw_measure(ax: Axes, rows: Rows, measure: str, x: str, **look) -> None:
-    """Draw one measure, and a band of its spread where that is defined."""
+    """Draw one measure as a curve, with a band where its spread is defined."""
     points = [(row[x], row[measure], row.get(f"{measure}_std", row.get(f"{measure}_ci95", np.nan))) for row in rows]
     places, centre, spread = np.array(points, float).reshape(-1, 3).T
     if np.isfinite(centre).any():
@@ -167,15 +170,15 @@ def select(rows: Rows, **place) -> Rows:
 
 
 def set_logarithmic(*axes: Axes) -> None:
-    """Give these axes one logarithmic scale around their curves. A band may reach below 0."""
+    """Give these axes the same logarithmic scale, around their curves: a band may reach below 0."""
     values = np.concatenate([line.get_ydata() for ax in axes for line in ax.lines] or [[1]])
     values = values[np.isfinite(values) & (values > 0)]
     for ax in axes if values.size else ():
         ax.set(yscale="log", ylim=(values.min() / 2, values.max() * 2))
 
 
-def finish(fig: Figure, axes: Iterable[Axes], runs: dict[str, Rows], styles: dict[str, str], xlabel: str) -> Figure:
-    """Add a legend of the colours of the runs and of the line styles, and the label below the lowest axes."""
+def add_legend(fig: Figure, axes: Iterable[Axes], runs: dict[str, Rows], styles: dict[str, str], xlabel: str) -> Figure:
+    """Add a legend of the run colours and the line styles; label the x axis of the lowest `axes`."""
     lines = [Line2D([], [], color=colour, label=name) for colour, name, _ in coloured(runs)]
     lines += [Line2D([], [], color="black", linestyle=style, label=name) for name, style in styles.items()]
     fig.legend(handles=lines, loc="outside lower center", ncol=4)

@@ -28,7 +28,7 @@ def is_validated(run: dict[str, np.ndarray]) -> bool:
 
 
 def learning_curves(runs: dict[str, dict[str, np.ndarray]]) -> Figure:
-    """Draw the losses above the accuracies, which are those of training if no run has a validation.
+    """Draw the losses and, below them, the validation accuracies; training accuracies if no run has a validation.
 
     runs: by name the columns of meta_train.csv [rows], NaN in rows without a validation. Accuracies are 0 to 1.
     """

@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from errors import UserError
 from figures.page import Section
 from figures.run import Run
 from figures.selection import Selection, pick_channels, pick_layers
@@ -16,7 +15,7 @@ from studies import export_format
 
 
 class Channel(NamedTuple):
-    """One channel of one layer for one image. M is 0 in `noise` if the layer multiplies by no noise."""
+    """One channel of one layer for one image. `noise` is empty (M = 0) if nothing is multiplied by noise."""
 
     label: str
     clean: np.ndarray  # [h,w], noise-free
@@ -25,7 +24,7 @@ class Channel(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """What a panel shows of a channel, and of which noise sample if it shows one."""
+    """The kind of map that a panel shows and, if it is that of one noise sample, its number."""
 
     kind: str
     sample: int = 0
@@ -45,7 +44,7 @@ BESIDE = {"noise-free": Panel("clean"), "a sample": Panel("sample"), "mean noise
 TIGHT = {"figure.constrained_layout.h_pad": 0.02, "figure.constrained_layout.w_pad": 0.02}
 
 
-def work(runs: int, tasks: int) -> int:
+def count_advances(runs: int, tasks: int) -> int:
     """Return how often `draw` calls `advance`: once per run and task."""
     return runs * tasks
 
@@ -55,7 +54,7 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
     maps, a strip of its channels and an animation of its noise samples."""
     with_maps = [run for run in runs if not obstacle(run)]
     if len(with_maps) > 1:
-        draw_beside(with_maps, section, selection)
+        draw_side_by_side(with_maps, section, selection)
     for number, run in enumerate(runs):
         if reason := obstacle(run):
             section.note(f"{reason}.")
@@ -73,8 +72,8 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
             advance()
 
 
-def draw_beside(runs: list[Run], section: Section, selection: Selection) -> None:
-    """Draw the images that have maps in all of these runs, a picture per task, layer and choice of channels."""
+def draw_side_by_side(runs: list[Run], section: Section, selection: Selection) -> None:
+    """Draw these runs side by side on the images with maps in all of them, a figure per task, layer and channel."""
     layers = [
         layer
         for layer in pick_layers(runs[0].export, selection.layers)
@@ -94,7 +93,7 @@ def draw_beside(runs: list[Run], section: Section, selection: Selection) -> None
                     f"{' and '.join(channels)}, task {task}, {layer}: the same training images in one channel per run; "
                     f"the mean noise has one scale for all runs."
                 )
-                section.add(f"features_beside_task{task}_{layer}_{choice}", caption, beside(pixels, channels))
+                section.add(f"features_beside_task{task}_{layer}_{choice}", caption, side_by_side(pixels, channels))
 
 
 def draw_image(run: Run, task: int, row: int, places: list[tuple[str, int]], name: str, section: Section) -> None:
@@ -126,14 +125,8 @@ def obstacle(run: Run) -> str | None:
     return None
 
 
-def refuse_without_features(runs: list[Run]) -> None:
-    """UserError if none of the runs has stochastic features."""
-    if all(reasons := [obstacle(run) for run in runs]):
-        raise UserError("; ".join(reasons))
-
-
 def strip(pixels: np.ndarray, channels: list[Channel], samples: int = 4) -> Figure:
-    """Draw for papers: noise-free, some samples, mean, standard deviation and, where noise multiplies, the mean noise.
+    """Draw a figure for papers: noise-free, some samples, mean, standard deviation and, if it multiplies, mean noise.
 
     pixels: the input [H,W,C], uint8.
     """
@@ -161,7 +154,7 @@ def frames(pixels: np.ndarray, channels: list[Channel]) -> Iterator[tuple[Figure
 
 
 @matplotlib.rc_context(TIGHT)
-def beside(pixels: list[np.ndarray], channels: dict[str, list[Channel]]) -> Figure:
+def side_by_side(pixels: list[np.ndarray], channels: dict[str, list[Channel]]) -> Figure:
     """Draw a row per image with the panels of every run. If the noise depends on the image, its mean differs from row
     to row.
 
@@ -184,7 +177,7 @@ def beside(pixels: list[np.ndarray], channels: dict[str, list[Channel]]) -> Figu
         axes = part.subplots(len(row), len(BESIDE), squeeze=False)
         draw_panels(axes, row, BESIDE, [ranges_of(whole) | {"mean noise": noise_range}] * len(row))
         for ax in axes[-1]:
-            tell_range(ax)
+            label_range(ax)
     return fig
 
 
@@ -205,12 +198,12 @@ def grid(pixels: np.ndarray, channels: list[Channel], columns: dict[str, Panel])
         row[0].set_ylabel(channel.label)
         for ax, panel in zip(row, columns.values(), strict=True):
             if ax is row[0] or panel.kind not in ACTIVATIONS:
-                tell_range(ax)
+                label_range(ax)
     return fig, axes
 
 
 def draw_panels(axes: np.ndarray, channels: list[Channel], columns: dict[str, Panel], ranges: Iterable[dict]) -> None:
-    """Draw a row of panels per channel; those of noise are empty where nothing is multiplied. ranges: `ranges_of`."""
+    """Draw a row of panels per channel; those of noise are empty where nothing is multiplied. ranges: by channel."""
     for row, channel, limits in zip(axes, channels, ranges, strict=True):
         for ax, panel in zip(row, columns.values(), strict=True):
             if "noise" in panel.kind and not len(channel.noise):
@@ -234,8 +227,8 @@ def ranges_of(channel: Channel) -> dict[str, tuple[float, float]]:
     return ranges
 
 
-def tell_range(ax: Axes) -> None:
-    """Write below a panel the values of its first and its last colour."""
+def label_range(ax: Axes) -> None:
+    """Write the values of the first and the last colour below a panel."""
     for image in ax.images:
         ax.set_xlabel("{:.2g} to {:.2g}".format(*image.get_clim()), fontsize=6, labelpad=1)
 

@@ -66,7 +66,7 @@ def draw_counts(ax: Axes, values: np.ndarray, edges: np.ndarray, mean: float, co
 
 
 def bins(values: np.ndarray, quantum: float) -> np.ndarray:
-    """Return the edges of about 40 bins at most. Each bin contains the same number of an episode's possible values."""
+    """Return the edges of at most about 40 bins, each around as many of the accuracies that an episode can have."""
     width = quantum * max(1, round((np.ptp(values) / quantum + 1) / 40))
     first = quantum * (np.floor(values.min() / quantum + 1e-6) - 0.5)
     return np.arange(first, values.max() + width + quantum / 2, width)

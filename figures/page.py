@@ -1,4 +1,4 @@
-"""The page that shows the figures of runs: static, opened from disk, and complete without any other file."""
+"""The page that shows the figures: static HTML, which is opened from disk and loads nothing from the network."""
 
 import html
 import tempfile

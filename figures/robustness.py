@@ -70,7 +70,7 @@ LINES = {"-": ":", "--": "-."}  # a run's line style, and that of the paper's cu
 
 
 def draw(runs: list[Run], section: Section, selection: Selection, advance: Callable[..., object]) -> None:
-    """Draw a panel per norm, threat, dataset and kind of task, and a sheet of images per run, norm and threat."""
+    """Draw accuracies in a panel per norm, threat and kind of task, and a sheet of images per run, norm and threat."""
     figure = panels(runs)
     caption = "Accuracy on the query images of test tasks under attack, by the largest norm of the perturbation. "
     caption += "Bands are 95 % intervals over episodes. "
@@ -84,8 +84,8 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
             if attack["sheet"] is not None:
                 caption = (
                     f"{run.name}, {TITLES[kind]}: for each eps, the first query image of every class of the first "
-                    f"test task after the strongest attack, and below it the perturbation: red raises the value of a "
-                    f"pixel, blue lowers it. In a grey image black is the highest value. Framed in orange: "
+                    f"test task where the attack was most successful, and below it the perturbation: red raises the "
+                    f"value of a pixel, blue lowers it. In a grey image black is the highest value. Framed in orange: "
                     f"misclassified as the class of the number."
                 )
                 name = "_".join(["attacked", *[str(number)] * (len(runs) > 1), *kind])
@@ -126,7 +126,7 @@ def panels(runs: list[Run]) -> Figure:
         ax.set_ylabel("accuracy under attack (%)")
     for ax in grid.ravel()[len(shown) :]:
         ax.remove()
-    looks = looks_of(runs, list(shown.values()))
+    looks = choose_looks(runs, list(shown.values()))
     look_of = GREYS | {run.learner: looks[run.savedir] for run in reversed(runs)}
     for ax, ((kind, dataset, way, shot), members) in zip(fig.axes, shown.items(), strict=True):
         radii = NORMS[kind[0]].budgets
@@ -151,7 +151,7 @@ def tasks_of(run: Run) -> tuple[str, int, int]:
     return run.config.get("dataset", "omniglot"), run.config.get("way") or 0, run.config.get("shot") or 0
 
 
-def looks_of(runs: list[Run], panels: list[list[Run]]) -> dict[Path, dict]:
+def choose_looks(runs: list[Run], panels: list[list[Run]]) -> dict[Path, dict]:
     """Return the label, colour and line style of each run, by savedir. panels: the runs in each panel.
 
     Runs with the same settings but other tasks look the same, unless two of them are in one panel. After six runs the
@@ -167,7 +167,7 @@ def looks_of(runs: list[Run], panels: list[list[Run]]) -> dict[Path, dict]:
 
 
 def sheet(attack: dict) -> Figure:
-    """Draw a column per class and two rows per radius: the image after the strongest attack, and what was added."""
+    """Draw a column per class and two rows per radius: the attacked image, and the perturbation."""
     (images, labels, clean), eps = (attack["sheet"][name] for name in ("images", "labels", "clean")), attack["eps"]
     added = (images - clean).mean(-1)
     largest = max(np.abs(images - clean).max(), 1e-6)

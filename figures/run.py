@@ -31,12 +31,12 @@ class Run:
     @property
     def label(self) -> str:
         """The name, for a figure."""
-        return escape(self.name)
+        return escape_label(self.name)
 
     @property
     def learner(self) -> str:
-        """The description of the settings, for a figure: the same for runs that differ in their tasks or seed alone."""
-        return escape(describe(self.config))
+        """The result of `describe`, for a figure. Runs that differ only in their tasks or seed share it."""
+        return escape_label(describe(self.config))
 
     @cached_property
     def export(self) -> dict:
@@ -92,9 +92,9 @@ class Run:
 
     @cached_property
     def attacks(self) -> dict[tuple[str, str], dict]:
-        """The attack to draw for each norm and threat: the latest of the usual ones (see `rank`), else the latest.
+        """The attack to draw for each norm and threat: the latest usual one (see `rank`) or, without one, the latest.
 
-        An attack is what its .json says, and `sheet`: images [E,way,H,W,C], labels [E,way], clean images, or None.
+        An attack is the content of its .json and `sheet`: images [E,way,H,W,C], labels [E,way], clean images, or None.
         """
         paths = [self.savedir / test_results.ATTACK_JSON, *(self.savedir / "tests").glob("attack-*.json")]
         attacks = [test_results.read_attack(path) | {"sheet": read_sheet(path.with_suffix(".npz"))} for path in paths]
@@ -102,7 +102,7 @@ class Run:
 
 
 def open_runs(savedirs: list[Path]) -> list[Run]:
-    """Return the runs in these folders with distinct names: `describe`, then the folder's name where two are the same.
+    """Return the runs in these folders. Their names are distinct: `describe`, and the folder's name if that is shared.
 
     UserError if a folder holds no run.
     """
@@ -116,7 +116,7 @@ def open_runs(savedirs: list[Path]) -> list[Run]:
     return runs
 
 
-def escape(text: str) -> str:
+def escape_label(text: str) -> str:
     """Return the text so that matplotlib shows all of it: a dollar sign would start a formula, and a legend leaves out
     labels that start with an underscore."""
     return (" " * text.startswith("_") + text).replace("$", r"\$")
@@ -156,11 +156,11 @@ def read_curves(savedir: Path) -> dict[str, np.ndarray]:
             for row in (reader := csv.DictReader(file)):
                 line = reader.line_num
                 if None in row or None in row.values():
-                    raise ValueError(f"{len(reader.fieldnames)} cells are wanted")
+                    raise ValueError(f"expected {len(reader.fieldnames)} cells")
                 for name, cells in columns.items():
                     cells.append(float(row[name] or "nan"))
         if not line:
-            raise ValueError("no row yet")
+            raise ValueError("it has no row yet")
     except (OSError, ValueError, KeyError, csv.Error) as fault:
         raise UserError(f"{path} cannot be read (line {line}: {fault}): correct or delete that line") from fault
     return {name: np.array(cells) for name, cells in columns.items()}
@@ -182,7 +182,7 @@ def kind_of(attack: dict) -> tuple[str, str]:
 
 
 def read_sheet(path: Path) -> dict | None:
-    """Return the images that an attack kept; None if they are missing or damaged, since only people look at them."""
+    """Return the images of an attack; None if they are missing or damaged, since the curves do not need them."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in ("images", "labels", "clean")}

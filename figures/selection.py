@@ -11,7 +11,7 @@ from studies import export_format
 
 @dataclass(frozen=True)
 class Selection:
-    """What is drawn of every export. If tasks, layers or channels are empty, the program chooses them."""
+    """The parts of every export that are drawn. Empty tasks, layers or channels stand for a default."""
 
     tasks: tuple[int, ...] = ()
     classes: tuple[int, int] = (0, 1)  # the two on both sides of the boundary, numbers in a task

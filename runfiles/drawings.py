@@ -1,5 +1,5 @@
-"""Measure what it costs in accuracy that the page of --mode draw centres and scales a drawing: Omniglot's test drawings
-at their original size, classified as they are and as the page sends them, on the same test tasks.
+"""Measure how much accuracy is lost because the page of --mode draw centres and scales a drawing: Omniglot's test
+drawings at their original size, classified as they are and as the page sends them, on the same test tasks.
 
 python runfiles/drawings.py ORIGINALS [WEIGHTS ...] [--tasks N]
 

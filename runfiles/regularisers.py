@@ -110,15 +110,15 @@ def key(name: str, value: str) -> str:
     return f"{name}-{value}" if value else name
 
 
-def titled(name: str, value: str) -> str:
+def title_of(name: str, value: str) -> str:
     """Return the title of a kind with this strength, for a table."""
     kind = KINDS[name]
     return f"{kind.title}, {kind.strength.rpartition('_')[2]} {value}" if value else kind.title
 
 
 def lines(results: Path, seeds: list[int], flags: str) -> list[str]:
-    """Return the runs of these seeds. Seed 0 trains every strength without a test; another seed trains and tests the
-    chosen strength, and tests it with seed 0, too. UserError if none can be chosen yet."""
+    """Return the runs of these seeds. With seed 0 every strength is trained, not tested; with another seed the chosen
+    strength is trained and tested, and that of seed 0 is tested, too. UserError if none can be chosen yet."""
     runs = []
     for name, kind in KINDS.items():
         if kind.values and 0 in seeds:

@@ -30,7 +30,7 @@ SEEDS = (0, 1, 2)
 
 
 class Kind(NamedTuple):
-    """A row of the table. All runs are attacked in linf; norms: those in which seed 0 is attacked, too."""
+    """A row of the table. All runs are attacked in linf; norms: further ones, for seed 0 alone."""
 
     title: str
     flags: str
@@ -66,7 +66,7 @@ REGULARISERS = {
 # The kinds that robustness.sh attacks with the weights of pretrained/.
 SHIPPED = {"maml_20way": "MAML, 20-way", "metadrop_20way": "Meta-dropout, 20-way"}
 TITLES = {name: kind.title for name, kind in KINDS.items()} | SHIPPED
-TITLES |= {name: regularisers.titled(*chosen) for name, chosen in REGULARISERS.items()}
+TITLES |= {name: regularisers.title_of(*chosen) for name, chosen in REGULARISERS.items()}
 TASKS = ("_20way", "_5shot", "")  # ends of the names of kinds, which tell their tasks
 
 

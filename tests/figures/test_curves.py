@@ -5,7 +5,7 @@ import pytest
 
 from figures import curves
 from figures.page import Section
-from figures.run import Run, escape
+from figures.run import Run, escape_label
 from figures.style import BLUE, ORANGE
 from looks import Look, assert_unit, band, hexed, legend, only
 
@@ -90,6 +90,6 @@ def test_the_caption_has_an_interval_where_the_figure_has_one(monkeypatch, valid
 
 def test_the_legend_tells_many_runs_apart_whatever_they_are_called():
     """Fourteen: the colours alone are six. A name may begin with an underscore, and have a dollar."""
-    names = [escape(f"_{number}$") for number in range(14)]
+    names = [escape_label(f"_{number}$") for number in range(14)]
     looks = legend(curves.learning_curves({name: a_run() for name in names}))  # which wants them distinct
     assert list(looks) == [f"{name}, {part}" for name in names for part in ("training", "validation")]

@@ -59,9 +59,9 @@ def test_damaged_numbers_of_a_run_are_one_sentence(tmp_path):
     header = "iter,episodes,secs,lr,loss,acc,val_loss,val_acc,val_ci95\n"
     for content, words in (
         ("iter,secs\n1,2\n", "line 2: 'loss'"),
-        (header, "no row yet"),
-        (header + "0,0,1,1,1,1,,,\n50,4\n", "line 3: 9 cells are wanted"),
-        (header + "0,0,1,1,1,1,,,\n50,4,1,1,1,1,,,,7\n", "line 3: 9 cells are wanted"),
+        (header, "it has no row yet"),
+        (header + "0,0,1,1,1,1,,,\n50,4\n", "line 3: expected 9 cells"),
+        (header + "0,0,1,1,1,1,,,\n50,4,1,1,1,1,,,,7\n", "line 3: expected 9 cells"),
         (header + "0,0,1,1,one,1,,,\n", "line 2: could not convert string to float: 'one'): correct or delete"),
         (header + "0" * 200000 + "\n", "field larger than"),
         (b"\xff\xfe", "cannot be read"),

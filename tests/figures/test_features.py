@@ -110,7 +110,7 @@ def test_captions_name_the_run_the_task_the_image_and_the_samples(monkeypatch):
     for seed, run in enumerate(runs):
         run.__dict__["export"] = fake_export(shot=2, seed=seed, copies=5) | {"map_images": np.array([0, 2])}
     section = Section("Stochastic features", ["png"], 40)
-    for name in ("strip", "frames", "beside"):
+    for name in ("strip", "frames", "side_by_side"):
         monkeypatch.setattr(features, name, lambda *args, name=name: (name, *args))
     for add in ("add", "add_animation"):
         monkeypatch.setattr(section, add, lambda name, caption, fig: asked.update({name: (caption, fig)}))
@@ -168,7 +168,7 @@ def test_side_by_side_every_run_has_its_own_channel_and_the_noise_one_scale():
         "seeing": channels("conv1 ch 7", np.full((6, 5, 5), 0.25), np.full((6, 5, 5), 2.0)),
         "added": channels("conv1 ch 0", *2 * [np.empty((0, 5, 5))]),
     }
-    fig = features.beside(pixels, runs)
+    fig = features.side_by_side(pixels, runs)
     left, *right = fig.subfigs
     assert [colour_of(ax.images[0], ax.images[0].get_array()[0, 0]) for ax in left.axes] == ["#0a0a0a", "#c8c8c8"]
     assert [ax.get_title() for ax in left.axes] == ["input", ""]
@@ -190,7 +190,7 @@ def test_side_by_side_every_run_has_its_own_channel_and_the_noise_one_scale():
 
 def test_runs_are_side_by_side_on_the_same_images_with_the_channels_of_each(monkeypatch, tmp_path):
     drawn = []
-    monkeypatch.setattr(features, "beside", lambda *args: drawn.append(args) or Figure((0.1, 0.1)))
+    monkeypatch.setattr(features, "side_by_side", lambda *args: drawn.append(args) or Figure((0.1, 0.1)))
     monkeypatch.setattr(features, "draw_image", lambda *args: None)
     runs = [write_run(tmp_path / name, seed=seed) for seed, name in enumerate("abc")]
     runs.append(write_run(tmp_path / "maml", "maml"))
