@@ -61,7 +61,11 @@ def planted(fault: Fault, content: str) -> str:
 
 
 def copy_tree(target: Path) -> None:
-    """Copy what git tracks, and what it does not ignore: what is edited later does not matter to this run."""
+    """Copy what git tracks, and what it does not ignore: what is edited later does not matter to this run. Of a tree
+    that is no git repository, copy everything but the environment."""
+    if not (ROOT / ".git").exists():
+        shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(".venv"), dirs_exist_ok=True)
+        return
     command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
