@@ -24,7 +24,7 @@ from typing import NamedTuple
 from errors import Parser, UserError, run
 from flags import Setting, to_path
 from sources.arrays import checksum, making, read_manifest
-from sources.images import WAY
+from sources.class_split import WAY
 from sources.maker import Variant, all_flags, is_tfds
 from sources.pictures import first_few
 from sources.table import MAKERS, YOUR_IMAGES
@@ -76,7 +76,7 @@ def parse(argv: list[str] | None) -> Request:
     settings = {name: values.get(name, setting.default) for name, setting in variant.settings.items()}
     for name, setting in variant.settings.items():
         if not setting.accepts(settings[name]):  # the makers that share a flag have different ranges
-            parser.error(f"--{name} {settings[name]} cannot be for {task}: {setting.help}")
+            parser.error(f"--{name} {settings[name]} is not possible for {task}: {setting.help}")
     return Request(target / dataset, variant, settings, "force" in values, "verify" in values)
 
 

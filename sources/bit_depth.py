@@ -39,7 +39,8 @@ def to_eight_bits(image: Image.Image, reopen: Callable[[], Image.Image] | None =
     if image.info.get("pairs"):
         both = np.asarray(image)
         return _scale_levels(image, both[..., ::2].astype(np.uint16) << 8 | both[..., 1::2], "LA")
-    raw = _raw_mode(image)
+    layout = image.tile[0][3] if getattr(image, "tile", ()) else ""
+    raw = str(layout[0] if isinstance(layout, tuple) else layout)  # Pillow's name for the order of the file's bytes
     if image.format == "TIFF" and len(image.getbands()) > 1 and _tag(image, PLANAR) == SEPARATE and _bits(image) > 8:
         raise UnreadableKind("has more than 8 bits per channel in separate planes: save it with 8 bits, or interleaved")
     if reopen and len(image.getbands()) > 1 and raw[-4:-1] == ";16":
@@ -54,13 +55,6 @@ def to_eight_bits(image: Image.Image, reopen: Callable[[], Image.Image] | None =
     if image.mode in ("L", "LA", "RGB", "RGBA") and image.info.get("depth") == 8 > min(image.info.get("sbit", [8])):
         return _scale_levels(image, np.asarray(image), image.mode)
     return image
-
-
-def _raw_mode(image: Image.Image) -> str:
-    """Pillow's name for the layout of the file's bytes; empty for an image in memory."""
-    tiles = getattr(image, "tile", ())
-    arguments = tiles[0][3] if tiles else ""
-    return str(arguments[0]) if isinstance(arguments, tuple) else str(arguments)
 
 
 def _deep_colours(image: Image.Image, twin: Image.Image, raw: str) -> tuple[np.ndarray, str]:
@@ -133,7 +127,8 @@ def _white_levels(image: Image.Image, present: np.ndarray, depth: int, bits: tup
 
 
 def _are_scaled(numbers: np.ndarray, depth: int, count: int) -> bool:
-    """True if numbers of `count` bits are scaled or shifted to `depth` bits. PNG demands it; some programs do not."""
+    """True if numbers of `count` bits are scaled or shifted to `depth` bits. PNG's standard demands it; not all
+    programs do it."""
     few, top = (1 << count) - 1, (1 << depth) - 1
     scaled = np.rint(np.rint(numbers * (few / top)) * (top / few))
     return bool((scaled == numbers).all() or (numbers % (1 << (depth - count)) == 0).all())

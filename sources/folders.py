@@ -43,7 +43,7 @@ class Walk:
         """List the folders and the files in a folder, by name. A broken link is a file, and its reader refuses it."""
         folders, files = [], []
         for path in sorted(folder.iterdir(), key=lambda path: path.name):
-            if is_system_name(path.name):
+            if MATCHES_SYSTEM.match(path.name.lower()):
                 self._skip(SYSTEM_FILES, path)
             elif os.path.isdir(path):
                 folders.append(path)
@@ -115,7 +115,7 @@ class Walk:
                 inner = self.enter(inner)
             if inner:
                 raise UserError(
-                    f"{inner[0]} is a folder in {place}, which is taken for a class: {expected}; if {place} holds "
+                    f"{inner[0]} is a folder in {place}, which is read as a class: {expected}; if {place} holds "
                     f"classes, give that folder, otherwise move {inner[0].name} elsewhere"
                 )
             files = self.pictures(files)
@@ -133,11 +133,6 @@ class Walk:
 
     def _skip(self, reason: str, path: Path) -> None:
         self._skipped.setdefault(reason, {})[path] = None
-
-
-def is_system_name(name: str) -> bool:
-    """True if operating systems or tools create files or folders of this name."""
-    return bool(MATCHES_SYSTEM.match(name.lower()))
 
 
 def is_inner(folders: list[Path]) -> bool:

@@ -111,7 +111,8 @@ def read_tables(source: Path, splits: dict[str, int] = SPLITS) -> dict[str, Clas
             if image in images:
                 raise UserError(f"{where} names {image} a second time: give the original tables")
             if first_split.setdefault(label, split) != split:
-                raise UserError(f"{where} has the class {label} of {first_split[label]}.csv: give the original tables")
+                twice = f"{where} has the class {label}, which {first_split[label]}.csv has too"
+                raise UserError(f"{twice}: give the original tables")
             images.add(image)
             classes[label].append(image)
         if len(classes) != splits[split]:

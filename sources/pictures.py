@@ -233,7 +233,10 @@ def _opened(content: bytes, formats: Sequence[str]) -> Image.Image:
 
 def _upright(image: Image.Image, paper: Paper) -> Image.Image:
     """Turn the image as EXIF says, put it on paper where it is transparent, and convert it to "L" or "RGB"."""
-    turn = TURNS.get(_orientation(image))
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION))
+    except Exception:  # EXIF is broken
+        turn = None
     image = image if turn is None else image.transpose(turn)
     if image.mode in PLAIN:
         image = image.convert(PLAIN[image.mode])
@@ -248,11 +251,3 @@ def _upright(image: Image.Image, paper: Paper) -> Image.Image:
         image = image.copy()
         image.info = {}
     return image
-
-
-def _orientation(image: Image.Image) -> object:
-    """The number of EXIF's orientation; None if EXIF is missing or broken."""
-    try:
-        return image.getexif().get(ORIENTATION)
-    except Exception:
-        return None

@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 
 from errors import UserError
-from sources.folders import SYSTEM, Walk, is_system_name
+from sources.folders import MATCHES_SYSTEM, SYSTEM, Walk
 from sources.pictures import first_few
 
 
@@ -72,7 +72,7 @@ def test_what_systems_leave_is_nobodys_class_or_picture(tmp_path):
         assert (
             notes.startswith("note: skipped files and folders that systems leave behind: ") and "and 17 more" in notes
         )
-    assert all(is_system_name(pattern.replace("*", "x")) for pattern in SYSTEM)
+    assert all(MATCHES_SYSTEM.match(pattern.replace("*", "x")) for pattern in SYSTEM)
 
 
 def test_an_inner_folder_of_images_is_the_class_own(tmp_path):
@@ -81,7 +81,7 @@ def test_an_inner_folder_of_images_is_the_class_own(tmp_path):
     assert files == [("n01", "n01/images/1.png"), ("n02", "n02/Images/2.png")]
     assert f"{tmp_path}/n01/n01_boxes.txt" in notes
     touch(tmp_path, "n02/beside.png")
-    with pytest.raises(UserError, match=r"n02/Images is a folder in .*/n02, which is taken for a class"):
+    with pytest.raises(UserError, match=r"n02/Images is a folder in .*/n02, which is read as a class"):
         classes(tmp_path)
 
 

@@ -385,7 +385,7 @@ def test_pictures_in_wrong_places_are_refused(tmp_path):
     assert_refused(
         get(tmp_path / "in", tmp_path),
         "deeper is a folder in",
-        "/a, which is taken for a class: expected:",
+        "/a, which is read as a class: expected:",
         "train, val and test",
     )
     (tmp_path / "empty").mkdir()
@@ -405,7 +405,7 @@ def test_the_command_line_of_ones_own_images(tmp_path):
         assert_refused(get(tmp_path / "in", tmp_path, "--shares", shares), "three shares")
     assert_refused(get(tmp_path / "in", tmp_path, "--mirror", "http://127.0.0.1:9"), "--mirror has no meaning for mine")
     big = ("--dataset", "omniglot", "--source", tmp_path / "in", "--data_dir", tmp_path, "--size", 200)
-    assert_refused(call("get_data.py", *big), "--size 200 cannot be for omniglot")
+    assert_refused(call("get_data.py", *big), "--size 200 is not possible for omniglot")
     assert get(tmp_path / "in", tmp_path, "--size", 16).returncode == 0
     assert "it is complete" in get(tmp_path / "in", tmp_path, "--size", 16).stdout
     for flag, value in (("--size", 20), ("--channels", 1), ("--split_seed", 3), ("--rotations", 4)):
