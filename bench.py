@@ -9,6 +9,7 @@ peak_mb is the whole process's.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import json
@@ -25,7 +26,7 @@ import main
 from errors import UserError, run
 from flags import Setting, to_path, whole
 from lazy import tf
-from model import make_episode
+from model import Learner, make_episode
 from perturbations.draws import task_noise
 from settings import COMMAND, Settings, read_flags, refuse_unused
 from sources.table import MAKERS
@@ -124,22 +125,33 @@ def count_flops(outputs) -> int:
 
 
 def task_flops(engine: Engine, image_shape: tuple[int, int, int], samples: int | None) -> int:
-    """Of one task of a training iteration, or of a test episode with `samples` noise samples."""
-    way = engine.learner.way if samples else engine.learner.train_way
-    x_s, x_q = (tf.TensorSpec([1, way * n, *image_shape]) for n in (engine.shot, engine.query))
-    params = {k: tf.TensorSpec(v.shape) for k, v in engine.params.items()}
+    """Return the work of one task of a training iteration, or of a test episode with `samples` noise samples.
+
+    Work is linear in the images' channels. It is counted for two numbers of channels at which the first layer takes no
+    shortcut, because the work that a shortcut adds is not the network's.
+    """
+    *size, depth = image_shape
+    learner, counts = copy.copy(engine.learner), []
+    for channels in (layers.FEW, layers.FEW + 1):
+        learner.image_shape = (*size, channels)
+        counts.append(count_flops(traced_task(learner, engine.shot, engine.query, samples).outputs))
+    return counts[0] + (counts[1] - counts[0]) * (depth - layers.FEW)
+
+
+def traced_task(learner: Learner, shot: int, query: int, samples: int | None):
+    """Return the graph of one task's training iteration, or of its test with `samples` noise samples."""
+    way = learner.way if samples else learner.train_way
+    x_s, x_q = (tf.TensorSpec([1, way * n, *learner.image_shape]) for n in (shot, query))
+    params = {name: tf.TensorSpec(parameter.shape) for name, parameter in learner.parameters().items()}
 
     def task(params, x_s, x_q, seeds):
         episode, noise = make_episode(x_s, x_q, way), task_noise(seeds)
         if samples:
-            return engine.learner.evaluate(params, episode, noise, samples)
-        numbers, gradients = engine.learner.meta_gradient(params, episode, noise)
+            return learner.evaluate(params, episode, noise, samples)
+        numbers, gradients = learner.meta_gradient(params, episode, noise)
         return numbers, [gradient for gradient in gradients.values() if gradient is not None]
 
-    specs = params, x_s, x_q, tf.TensorSpec([1, 2], tf.int32)
-    with layers.textbook():  # what a shortcut adds is no work of the network's
-        graph = tf.function(task, autograph=False).get_concrete_function(*specs)
-    return count_flops(graph.outputs)
+    return tf.function(task, autograph=False).get_concrete_function(params, x_s, x_q, tf.TensorSpec([1, 2], tf.int32))
 
 
 def matmul_gflops(parallel: int, size: int = 4096) -> float:

@@ -1,48 +1,22 @@
 """Layers with a task axis: pure functions over tensors, twice differentiable, with and without XLA.
 
-Shapes: T tasks, N images of one task (of all its noise samples), H W C a map, D K features in and out,
-G groups that are normalised on their own (a task, or one noise sample of a task).
-A weight is shared by all tasks (its natural rank) or has a leading task axis.
-Products are computed in the dtype of the maps (bfloat16, for example) and returned in that of the weights.
+Shapes: T tasks, N images of one task (of all its noise samples), H W C a map, D K features in and out, G groups, each
+normalised by its own statistics (a task, or one noise sample of a task). A weight is shared by all tasks (its natural
+rank) or has a leading task axis. Products are computed in the dtype of the maps (bfloat16, for example) and returned in
+the dtype of the weights.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
 
 from lazy import tf
 
-FEW = 8  # input channels below which the shortcuts of `conv` and `conv_batch_norm` are faster, on a CPU
-BFLOAT16_AS_FLOAT32 = True  # is a product of bfloat16 computed in float32 where the processor has none?
+FEW = 8  # `conv` and `conv_batch_norm` take shortcuts for fewer input channels, which are faster on a CPU
 EPSILON = 1e-3  # contrib batch_norm's default in the TF1 code; it matters where the weights' std is 0.02
 GAINED_EPSILON = 1e-5  # PyTorch's, where there is a gain
-
-
-@contextmanager
-def textbook() -> Iterator[None]:
-    """Inside it layers are traced without their shortcuts for few input channels, so that their work can be counted."""
-    global FEW
-    before, FEW = FEW, 0
-    try:
-        yield
-    finally:
-        FEW = before
-
-
-@contextmanager
-def for_other_devices() -> Iterator[None]:
-    """Inside it products of bfloat16 are traced as such, whatever this processor has."""
-    global BFLOAT16_AS_FLOAT32
-    before, BFLOAT16_AS_FLOAT32 = BFLOAT16_AS_FLOAT32, False
-    try:
-        yield
-    finally:
-        BFLOAT16_AS_FLOAT32 = before
 
 
 def custom_gradient(f):
@@ -92,27 +66,37 @@ def recomputed(f: Callable) -> Callable:
 
 @functools.cache
 def has_bfloat16() -> bool:
-    """Does what computes here multiply bfloat16 by itself? A GPU does, and so do the processors that say so."""
+    """Return True if this machine multiplies bfloat16 by itself: a GPU does, and a processor whose flags say so."""
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text() if cpuinfo.exists() else ""
     return "avx512_bf16" in flags or "amx_bf16" in flags or bool(tf.config.list_physical_devices("GPU"))
 
 
+def compiled_by_xla() -> bool:
+    """Return True while a program for XLA is traced, which may run on another machine."""
+    from tensorflow.python.ops import control_flow_util
+
+    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
 def product(op: Callable, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """op(x, y), a product whose sums are float32, in the dtype of x. A processor that has no bfloat16 is six times as
-    slow with it as with float32, in which it gets the same: the factors are rounded already, and the result is."""
-    if x.dtype == tf.bfloat16 and BFLOAT16_AS_FLOAT32 and not has_bfloat16():
+    """Return op(x, y), a product whose sums are float32, in the dtype of x.
+
+    A processor without bfloat16 is six times as slow with it as with float32. There the product is computed in float32,
+    with the same result: its factors are rounded already, and its result is rounded. (XLA decides this by itself.)
+    """
+    if x.dtype == tf.bfloat16 and not (compiled_by_xla() or has_bfloat16()):
         return tf.cast(op(tf.cast(x, tf.float32), tf.cast(y, tf.float32)), x.dtype)
     return op(x, y)
 
 
 def rounded(x: tf.Tensor, bf16: bool) -> tf.Tensor:
-    """Maps as convolutions and matrix products take them."""
+    """Return the maps x, rounded to bfloat16 if `bf16`, as convolutions and matrix products take them."""
     return tf.cast(x, tf.bfloat16) if bf16 else x
 
 
 def conv(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
-    """3x3 convolution, stride 1, SAME padding, with bias (None: without, for kernels that tasks share).
+    """3x3 convolution, stride 1, SAME padding, plus the bias. (b is None: no bias, for a kernel that all tasks share.)
 
     x [T,N,H,W,C]; w [3,3,C,D] and b [D], or w [T,3,3,C,D] and b [T,D] -> [T,N,H,W,D].
     """
@@ -124,15 +108,14 @@ def conv(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
         rows = tf.reshape(x, [tasks * n, height, width, channels])
         if b is None:
             y = tf.cast(convolve(rows, w), dtype)
-        elif channels < FEW and x.dtype == dtype:
-            # The bias as the kernel of a channel of ones: its gradient comes with the kernel's.
+        elif channels < FEW and x.dtype == dtype:  # the bias is the kernel of a channel of ones
             rows = tf.concat([rows, tf.ones_like(rows[..., :1])], -1)
             bias = tf.pad(b[None, None, None], [[1, 1], [1, 1], [0, 0], [0, 0]])
             y = convolve(rows, tf.concat([w, bias], 2))
         else:
             y = tf.nn.bias_add(tf.cast(convolve(rows, w), dtype), b)
         return tf.reshape(y, [tasks, n, height, width, -1])
-    # A kernel for every task: the nine shifts side by side, then one batched matrix product.
+    # A kernel per task: the nine shifts side by side, then one batched matrix product.
     # (tf.vectorized_map cannot do this, and a grouped conv2d has no gradient on the CPU.)
     rows = tf.reshape(columns(x), [tasks, n * height * width, 9 * channels])
     y = tf.cast(product(tf.matmul, rows, tf.reshape(w, [tasks, 9 * channels, -1])), dtype) + b[:, None]
@@ -141,16 +124,16 @@ def conv(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
 
 @custom_gradient
 def convolve(x, w):
-    """x [N,H,W,C], w [3,3,C,D] -> [N,H,W,D]. Its gradient by x is a convolution, too, and written as one: the kernel
-    for that is faster on a CPU."""
+    """x [N,H,W,C], w [3,3,C,D] -> [N,H,W,D]. The gradient by x is written as a convolution, whose kernel is faster on a
+    CPU."""
     y = product(lambda x, w: tf.nn.conv2d(x, w, 1, "SAME"), x, w)
     back = convolve_to_few if x.shape[-1] < FEW and x.dtype != tf.bfloat16 else convolve
-    return y, lambda dy: (back(dy, _turned(w)), _convolve_gradient(x, dy))
+    return y, lambda dy: (back(dy, turned(w)), kernel_gradient(x, dy))
 
 
 def convolve_to_few(x, w):
-    """`convolve` where D is small, for which a CPU's kernel is slow: one matrix product with the kernel's nine places
-    side by side, whose results are moved to where they belong."""
+    """`convolve` for a small D, for which a CPU's kernel is slow: one matrix product with the kernel's nine places side
+    by side, whose results are then moved to their places and added."""
     n, height, width, channels = x.shape
     places = tf.reshape(tf.einsum("ijcd->cijd", w), [channels, -1])
     y = product(tf.matmul, tf.reshape(x, [-1, channels]), places)
@@ -159,19 +142,20 @@ def convolve_to_few(x, w):
 
 
 @custom_gradient
-def _convolve_gradient(x, dy):
-    """The gradient of `convolve` by its kernel: x [N,H,W,C], dy [N,H,W,D] -> [3,3,C,D]."""
+def kernel_gradient(x, dy):
+    """Gradient of `convolve` by its kernel: x [N,H,W,C], dy [N,H,W,D] -> [3,3,C,D]."""
     settings = {"filter_sizes": [3, 3, x.shape[-1], dy.shape[-1]], "strides": [1, 1, 1, 1], "padding": "SAME"}
     dw = product(lambda x, dy: tf.raw_ops.Conv2DBackpropFilter(input=x, out_backprop=dy, **settings), x, dy)
-    return dw, lambda g: (convolve(dy, _turned(g)), convolve(x, g))
+    return dw, lambda g: (convolve(dy, turned(g)), convolve(x, g))
 
 
-def _turned(w):
+def turned(w):
+    """Kernel of the convolution that is the gradient by the input: [3,3,C,D] -> [3,3,D,C]."""
     return tf.transpose(tf.reverse(w, [0, 1]), [0, 1, 3, 2])
 
 
 def columns(x: tf.Tensor) -> tf.Tensor:
-    """The pixels under a 3x3 kernel at every place, side by side: [T,N,H,W,C] -> [T,N,H,W,9C]."""
+    """Pixels under a 3x3 kernel at each of its places, side by side: [T,N,H,W,C] -> [T,N,H,W,9C]."""
     height, width = x.shape[2:4]
     padded = tf.pad(x, [[0, 0], [0, 0], [1, 1], [1, 1], [0, 0]])
     return tf.concat([padded[:, :, i : i + height, j : j + width] for i in range(3) for j in range(3)], -1)
@@ -182,61 +166,56 @@ def dense(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     return tf.cast(product(tf.matmul, x, tf.cast(w, x.dtype)), w.dtype) + (b[:, None] if b.shape.rank == 2 else b)
 
 
-def batch_norm(x: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
-    """Normalise each group of x [G,N,H,W,C] over N, H and W with its own statistics, then add beta [C].
+def batch_norm(x: tf.Tensor, beta: tf.Tensor, stop_bn_backward: bool = False) -> tf.Tensor:
+    """Normalise each group of x [G,N,H,W,C] over N, H and W by its own statistics, then add beta [C].
 
     Biased variance, no gamma, no running averages: the batch at hand, in training and in testing.
+    stop_bn_backward: dL/dx is a constant when it is differentiated again. This is the meta-gradient of the TF1 code,
+    because fused batch norm has no second derivative in a TF 1.x while loop (its tf.map_fn over tasks).
     """
-    mean, rstd = _statistics(x)
-    return (x - mean) * rstd + beta
 
-
-def batch_norm_held(x: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
-    """`batch_norm` whose dL/dx is held constant when it is differentiated again.
-
-    The TF1 code's meta-gradient: in a TF 1.x while loop (its tf.map_fn over tasks) fused batch norm loses
-    its second derivative.
-    """
+    def normalise(x):
+        mean, rstd = group_statistics(x)
+        return (x - mean) * rstd, rstd
 
     @custom_gradient
-    def normalised(x):
-        mean, rstd = _statistics(x)
-        normal = (x - mean) * rstd
-        return normal, lambda dy: tf.stop_gradient(rstd * (dy - _mean(dy) - normal * _mean(dy * normal)))
+    def stopped(x):
+        normal, rstd = normalise(x)
+        return normal, lambda dy: tf.stop_gradient(rstd * (dy - group_mean(dy) - normal * group_mean(dy * normal)))
 
-    return normalised(x) + beta
+    return (stopped(x) if stop_bn_backward else normalise(x)[0]) + beta
 
 
-def norm_pool(x: tf.Tensor, beta: tf.Tensor, held: bool) -> tf.Tensor:
-    """max_pool(batch_norm(x, beta)), or of batch_norm_held: x [G,N,H,W,C] -> [G,N,H//2,W//2,C].
+def norm_pool(x: tf.Tensor, beta: tf.Tensor, stop_bn_backward: bool) -> tf.Tensor:
+    """max_pool(batch_norm(x, beta, stop_bn_backward)): x [G,N,H,W,C] -> [G,N,H//2,W//2,C].
 
-    A maximum commutes with a normalisation, whose factor is positive, so that a quarter of the pixels is normalised.
+    A maximum commutes with a normalisation, because its factor is positive: a quarter of the pixels is normalised.
     Both derivatives are written out: they pass over the whole map a third as often as TensorFlow's.
     """
-    pixels = x.shape[1:4].num_elements()  # that are normalised together
+    pixels = x.shape[1:4].num_elements()  # of a group
 
     def mean_of(dy):
-        return _mean(dy) * (dy.shape[1:4].num_elements() / pixels)
+        return group_mean(dy) * (dy.shape[1:4].num_elements() / pixels)
 
     @custom_gradient
     def normalised(x):
-        mean, rstd = _statistics(x)
+        mean, rstd = group_statistics(x)
         maxima, spread, gather = windows(x)
         normal = (maxima - mean) * rstd
 
         def line(x, slope, offset):
-            """offset + slope * z, where z is x normalised."""
+            """offset + slope * (x normalised)"""
             slope *= rstd
             return x * slope + (offset - mean * slope)
 
         @custom_gradient
         def backward(x, dy):
             dy_mean, dy_normal = mean_of(dy), mean_of(dy * normal)
-            # What moves a pixel moves the mean and the standard deviation of all.
+            # A pixel moves the mean and the standard deviation of its group.
             dx = spread(rstd * dy) - line(x, rstd * dy_normal, rstd * dy_mean)
 
             def second(g):
-                """The gradient of sum(dx * g) by x and by dy."""
+                """Gradient of sum(dx * g) by x and by dy."""
                 gathered, g_mean = gather(g), mean_of(g)
                 g_normal = (mean_of(g * x) - mean * g_mean) * rstd
                 by_dy = rstd * (gathered - g_mean - normal * g_normal)
@@ -248,32 +227,32 @@ def norm_pool(x: tf.Tensor, beta: tf.Tensor, held: bool) -> tf.Tensor:
 
             return dx, second
 
-        return normal, lambda dy: tf.stop_gradient(backward(x, dy)) if held else backward(x, dy)
+        return normal, lambda dy: tf.stop_gradient(backward(x, dy)) if stop_bn_backward else backward(x, dy)
 
     return normalised(x) + beta
 
 
 def batch_norm_gained(x, gamma, beta):
-    """`batch_norm` with a gain gamma [C] and PyTorch's epsilon -> it, and the mean and unbiased variance [G,C]."""
-    # The fused op normalises one group, and has no float64. It is three times as fast on a CPU and sums plainly: its
-    # output is 1e-5 off where a channel has 15,000 pixels, and 5e-4 where it has 500,000; two passes are 3e-6 off.
+    """`batch_norm` with a gain gamma [C] and PyTorch's epsilon -> the output, mean and unbiased variance [G,C]."""
+    # The fused op normalises one group, and has no float64. It is three times as fast on a CPU, and rounds more: its
+    # output is 1e-5 off if a channel has 15,000 pixels, and 5e-4 if it has 500,000; two passes are 3e-6 off.
     if x.shape[0] == 1 and x.dtype != tf.float64:
         rows = tf.reshape(x, x.shape[1:])  # x[0] would copy the map, and again in the backward pass
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=rows, scale=gamma, offset=beta, mean=[], variance=[], epsilon=GAINED_EPSILON
         )
         return tf.reshape(y, x.shape), mean[None], variance[None]
-    mean = _mean(x)
-    variance = _mean(tf.square(x - mean))
+    mean = group_mean(x)
+    variance = group_mean(tf.square(x - mean))
     y = (x - mean) * tf.math.rsqrt(variance + GAINED_EPSILON) * gamma + beta
-    return y, mean[:, 0, 0, 0], _unbiased(variance[:, 0, 0, 0], x.shape)
+    return y, mean[:, 0, 0, 0], unbiased(variance[:, 0, 0, 0], x.shape)
 
 
 def conv_batch_norm(x, w, gamma, beta):
-    """batch_norm_gained(conv(x)), every task a group. x [T,N,H,W,C], w [3,3,C,D] -> [T,N,H,W,D], [T,D], [T,D].
+    """batch_norm_gained(conv(x)), each task a group. x [T,N,H,W,C], w [3,3,C,D] -> [T,N,H,W,D], [T,D], [T,D].
 
-    The statistics of a linear map's output are those of its input: of the 9 C pixels under the kernel. Where C is
-    1, that is a 9 x 9 covariance in place of four passes over a map of D channels, and their derivatives.
+    The statistics of a convolution's output follow from those of its input, the 9 C pixels under the kernel. For C = 1
+    a 9 x 9 covariance replaces four passes over a map of D channels, and their derivatives.
     """
     tasks, n, height, width, channels = x.shape
     if channels >= FEW:
@@ -281,50 +260,52 @@ def conv_batch_norm(x, w, gamma, beta):
     count, under = n * height * width, tf.reshape(tf.eye(9 * channels, dtype=w.dtype), [3, 3, channels, -1])
     x32 = tf.cast(x, w.dtype)
     inputs = tf.reshape(conv(x32, under, None), [tasks, count, -1])  # on a CPU faster than `columns`
-    # A covariance does not depend on a shift, but its rounding does: without one, that of mean(x)^2 would hide the
-    # variance of faint images. The shift is a constant; what the border leaves of the mean is small.
-    shift = tf.stop_gradient(tf.tile(_mean(x32)[:, 0, 0], [1, 1, 9]))
+    # A shift changes the rounding of a covariance, nothing else. Without it, the rounding of mean(x)^2 would hide the
+    # variance of faint images. The shift is a constant; the mean that remains, because of the border, is small.
+    shift = tf.stop_gradient(tf.tile(group_mean(x32)[:, 0, 0], [1, 1, 9]))
     inputs -= shift
     rest = tf.reduce_mean(inputs, 1, keepdims=True)
     covariance = tf.matmul(inputs, inputs, transpose_a=True) / count - tf.matmul(rest, rest, transpose_a=True)
     kernel = tf.reshape(w, [9 * channels, -1])
     mean = ((shift + rest) @ kernel)[:, 0]
-    # A variance of 0 is rounded to either side of it; there its derivative is 0, as that of the maximum is.
+    # Rounding may make a variance of 0 negative; there the derivative is 0, as the maximum's is.
     variance = tf.maximum(tf.reduce_sum(kernel * (covariance @ kernel), 1), 0)
     gain = gamma * tf.math.rsqrt(variance + GAINED_EPSILON)  # [T,D]
     y = conv(x, w * gain[:, None, None, None], beta - mean * gain)
-    return y, mean, _unbiased(variance, x.shape)
+    return y, mean, unbiased(variance, x.shape)
 
 
-def _unbiased(variance, shape):
-    count = int(np.prod(shape[1:4]))
+def unbiased(variance, shape):
+    """Unbiased variance of the pixels of a group, from the biased one and the maps' shape [G,N,H,W,C]."""
+    count = shape[1:4].num_elements()
     return variance * (count / max(count - 1, 1))
 
 
 def conv_normalised(x, w, gamma, beta, mean, variance):
-    """batch_norm_gained(conv(x)) with given statistics [C], in one convolution. w [3,3,C,D] -> as `conv`."""
+    """batch_norm_gained(conv(x)) with this mean and variance [D], in one convolution. w [3,3,C,D] -> as `conv`."""
     gain = gamma * tf.math.rsqrt(variance + GAINED_EPSILON)
     return conv(x, w * gain, beta - mean * gain)
 
 
-def lag(running: tf.Tensor, statistics: tf.Tensor, tasks: int) -> tf.Tensor:
-    """A penalty whose gradient by a `running` average [C] is how far that lies from the `statistics` of groups [G,C],
-    summed over the groups: half the squared distance, of each of the tasks [T]. Nothing else has a gradient of it."""
+def running_average_penalty(running: tf.Tensor, statistics: tf.Tensor, tasks: int) -> tf.Tensor:
+    """Half the squared distance between a running average [C] and the statistics of groups [G,C], summed over the
+    groups of each task -> [T]. Its gradient moves the running average towards the statistics, and moves nothing else.
+    """
     squares = tf.square(running - tf.stop_gradient(statistics))
     return tf.reduce_sum(tf.reshape(squares, [tasks, -1]), 1) / 2
 
 
-def _mean(x):
-    """Of each group of x [G,N,H,W,C]: [G,1,1,1,C]. Rows first: on a CPU that takes less than half the time of all axes
-    at once, and rounds less, as fewer numbers are added to one sum."""
+def group_mean(x):
+    """Mean of each group of x [G,N,H,W,C]: [G,1,1,1,C]. Rows first: on a CPU that takes less than half the time of all
+    axes at once, and rounds less, because fewer numbers are added to one sum."""
     return tf.reduce_mean(tf.reduce_mean(x, 3, keepdims=True), [1, 2], keepdims=True)
 
 
-def _statistics(x):
+def group_statistics(x):
     """Mean, and 1 / standard deviation, of each group of x [G,N,H,W,C]: [G,1,1,1,C]."""
-    # Two reduce_means: tf.nn.moments stops the gradient through the mean, so its second derivative is wrong.
-    mean = _mean(x)
-    return mean, tf.math.rsqrt(_mean(tf.math.squared_difference(x, mean)) + EPSILON)
+    # tf.nn.moments stops the gradient through the mean, so that its second derivative is wrong.
+    mean = group_mean(x)
+    return mean, tf.math.rsqrt(group_mean(tf.math.squared_difference(x, mean)) + EPSILON)
 
 
 def shared_statistics(x: tf.Tensor, shares: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -337,15 +318,15 @@ def shared_statistics(x: tf.Tensor, shares: tf.Tensor) -> tuple[tf.Tensor, tf.Te
 
 
 def batch_norm_shared(x, gamma, beta, shares):
-    """`batch_norm_gained` with the statistics of `shared_statistics`, alone."""
+    """Output of `batch_norm_gained` with the mean and variance of `shared_statistics`."""
     mean, variance = shared_statistics(x, shares)
     return (x - mean) * tf.math.rsqrt(variance + GAINED_EPSILON) * gamma + beta
 
 
 def class_shares(y: tf.Tensor) -> tf.Tensor | None:
-    """The weight of each image of a class, so that all classes count the same: labels y, one-hot [S,way] -> [way], such
-    that the images' weights y @ class_shares have the sum 1. A class without images has the weight 0. None where it is
-    known, when a program is traced, that all classes have the same number of images."""
+    """Weight of an image of each class that makes all classes count the same: labels y, one-hot [S,way] -> [way]. The
+    images' weights, y @ class_shares, have the sum 1; a class without images has the weight 0. None if all classes have
+    the same number of images, and this is known when the program is traced."""
     if (known := tf.get_static_value(y)) is not None:
         counts = known.sum(0)
         if (counts == counts[0]).all():
@@ -356,7 +337,7 @@ def class_shares(y: tf.Tensor) -> tf.Tensor | None:
 
 
 def image_shares(y: tf.Tensor, class_shares: tf.Tensor | None) -> tf.Tensor | None:
-    """The share [S] of each image in the statistics of a set: labels y, one-hot [S,way]."""
+    """Weight of each image in the statistics of a set, [S], from its labels y, one-hot [S,way]."""
     return None if class_shares is None else tf.linalg.matvec(y, class_shares)
 
 
@@ -364,8 +345,8 @@ def image_shares(y: tf.Tensor, class_shares: tf.Tensor | None) -> tf.Tensor | No
 def softplus(x: tf.Tensor) -> tf.Tensor:
     """log(1 + exp(x)), within 5e-7 of max(1, x) in float32.
 
-    As -log(sigmoid(-x)), whose sigmoid is all that both derivatives need: half the time of tf.nn.softplus on
-    a CPU, of which the second derivative is the larger part.
+    Computed as -log(sigmoid(-x)), because both derivatives need the sigmoid alone: with them it takes half the time of
+    tf.nn.softplus on a CPU.
     """
     p = tf.sigmoid(-x)
 
@@ -389,17 +370,17 @@ def max_pool(x: tf.Tensor) -> tf.Tensor:
 
 
 def windows(x: tf.Tensor) -> tuple[tf.Tensor, Callable, Callable]:
-    """Of the 2x2 windows of x [T,N,H,W,C]: the maxima [T,N,H//2,W//2,C], and two functions. `spread` puts such a map's
-    numbers where the maxima are (the first of equal ones), and 0 elsewhere; `gather` takes them from there.
+    """Return the maxima [T,N,H//2,W//2,C] of the 2x2 windows of x [T,N,H,W,C], and two functions. `spread` puts the
+    numbers of such a map where the maxima are (the first of equal ones), and 0 elsewhere; `gather` takes them back.
 
-    Neighbours are compared side by side in memory. TensorFlow's kernel for the derivative is three times as slow on a
-    CPU; XLA has no deterministic one, and rounds the second derivative to bfloat16 (4 % off). tf.reduce_max is no way
-    out: its derivative asks which elements equal the maximum, and where XLA computes them again in another fusion they
-    are rounded otherwise and none does: gradients were 60 % off. A choice between two has no such question.
+    TensorFlow's kernel for the derivative is three times as slow on a CPU; XLA has no deterministic one, and rounds the
+    second derivative to bfloat16 (4 % off). The derivative of tf.reduce_max compares the elements with the maximum: XLA
+    computes them again in another fusion with another rounding, none is equal, and gradients were 60 % off. Here
+    neighbours are compared with each other, side by side in memory.
     """
     tasks, n, height, width, channels = x.shape
     rows, columns = height // 2, width // 2
-    below, right = height % 2, width % 2  # a row and a column that no window has
+    below, right = height % 2, width % 2  # a row and a column outside all windows
     paired = [tasks * n * rows, 2, columns, 2, channels]
 
     def whole(x):
@@ -425,12 +406,12 @@ def windows(x: tf.Tensor) -> tuple[tf.Tensor, Callable, Callable]:
     return maxima, spread, gather
 
 
-def norm_relu_pool(x: tf.Tensor, beta: tf.Tensor, samples: int, held: bool, mask=None, shares=None) -> tf.Tensor:
-    """max_pool(mask * relu(batch_norm(x))), each noise sample of each task normalised on its own.
+def norm_relu_pool(x, beta: tf.Tensor, samples: int, stop_bn_backward: bool, mask=None, shares=None) -> tf.Tensor:
+    """max_pool(mask * relu(batch_norm(x))), each noise sample of each task normalised by its own statistics.
 
-    x [T,N,H,W,C] with N = samples * images, sample-major; beta [C]; mask as `relu_pool` -> [T,N,H//2,W//2,C].
-    `held`: batch norm's backward pass is a constant to the second derivative (the published gradient).
-    shares: as in `shared_statistics`; None: all images have the same.
+    x [T,N,H,W,C] with N = samples * images, sample-major; beta [C]; mask as in `relu_pool` -> [T,N,H//2,W//2,C].
+    stop_bn_backward: as in `batch_norm` (the published gradient). shares: as in `shared_statistics`; None: all images
+    have the same weight.
     """
     tasks, n, *rest = x.shape
     groups = tf.reshape(x, [tasks * samples, n // samples, *rest])
@@ -442,10 +423,9 @@ def norm_relu_pool(x: tf.Tensor, beta: tf.Tensor, samples: int, held: bool, mask
         normal = tf.reshape(normal, [tasks, n, *normal.shape[2:]])
         return tf.nn.relu(normal) if mask is None else relu_pool(normal, mask)
     if mask is None:
-        maxima = norm_pool(groups, beta, held)
+        maxima = norm_pool(groups, beta, stop_bn_backward)
         return tf.nn.relu(tf.reshape(maxima, [tasks, n, *maxima.shape[2:]]))
-    normal = (batch_norm_held if held else batch_norm)(groups, beta)
-    return relu_pool(tf.reshape(normal, x.shape), mask)
+    return relu_pool(tf.reshape(batch_norm(groups, beta, stop_bn_backward), x.shape), mask)
 
 
 def relu_pool(x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
@@ -457,7 +437,7 @@ def relu_pool(x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
 
 
 def masked(x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
-    """x [T,N,H,W,C] times mask [T,M,1 or N/M,H,W,C], if there is one."""
+    """x [T,N,H,W,C] times mask [T,M,1 or N/M,H,W,C], if it is not None."""
     if mask is None:
         return x
     tasks, n, *rest = x.shape
@@ -465,17 +445,12 @@ def masked(x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
     return tf.reshape(tf.reshape(x, [tasks, groups, n // groups, *rest]) * mask, x.shape)
 
 
-def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Mean cross entropy (nats) of each task: logits [T,N,K], one-hot labels [N,K] -> [T]."""
-    return tf.reduce_mean(cross_entropies(logits, labels), -1)
-
-
-def balanced_cross_entropy(logits: tf.Tensor, labels: tf.Tensor, class_shares: tf.Tensor | None) -> tf.Tensor:
-    """`cross_entropy` in which a label of class c has the weight class_shares[c] [K] (None: the mean over the rows);
-    labels [N,K] or [T,N,K] may be mixed."""
+def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, class_shares: tf.Tensor | None = None) -> tf.Tensor:
+    """Cross entropy (nats) of each task, the mean over its rows: logits [T,N,K], labels [N,K] or [T,N,K], which may be
+    mixed -> [T]. class_shares [K]: the sum in which a label of class c has the weight class_shares[c] instead."""
     if class_shares is None:
-        return cross_entropy(logits, labels)
-    # TensorFlow's own cross entropy has a wrong gradient where a row's labels have another sum than 1.
+        return tf.reduce_mean(cross_entropies(logits, labels), -1)
+    # TensorFlow's own cross entropy has a wrong gradient for a row whose labels do not have the sum 1.
     return -tf.reduce_sum(labels * class_shares * tf.nn.log_softmax(logits), [-2, -1])
 
 

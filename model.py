@@ -84,7 +84,7 @@ class Learner(Configured):
     query set's cross entropy plus both penalties.
 
     A parameter that is declared with trained=False is a running average. The optimizer leaves it alone: its gradient is
-    that of a penalty (layers.lag), and is its distance from the statistics of the batch.
+    that of a penalty (layers.running_average_penalty): its distance from the statistics of the batch.
     """
 
     hooks = frozenset(HOOKS)
@@ -272,8 +272,9 @@ class MAML(Learner):
             mu = layers.conv(x, theta[f"{layer}_w"], theta[f"{layer}_b"])
             mu, block_penalty = self.perturbation.block(params, theta, layer, x, mu, draw)
             mask, mask_penalty = self.perturbation.mask(params, theta, layer, x, mu.shape, draw)
-            held = self.meta_gradient_kind == "published"
-            output = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], draw.samples, held, mask, shares)
+            stop_bn_backward = self.meta_gradient_kind == "published"
+            offset = params[f"{layer}_bn/beta"]
+            output = layers.norm_relu_pool(mu, offset, draw.samples, stop_bn_backward, mask, shares)
             if record is not None:
                 record.append(Block(layer, x, mu, mask, output))
             x, penalties = output, [*penalties, input_penalty + block_penalty + mask_penalty]
@@ -361,7 +362,7 @@ class MAML(Learner):
         differ in their numbers of images; draw.shares are then set, too."""
         logits, penalty = self.forward(params, theta, x, draw, draw.shares)
         class_shares = None if class_shares is None else class_shares / draw.samples
-        loss = layers.balanced_cross_entropy(logits, self.perturbation.labels(y, draw), class_shares) + penalty
+        loss = layers.cross_entropy(logits, self.perturbation.labels(y, draw), class_shares) + penalty
         sizes = self.step_sizes(params)
         grads = tf.gradients(loss, [theta[name] for name in sizes])
         if self.meta_gradient_kind == "first_order":

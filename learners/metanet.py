@@ -84,7 +84,8 @@ class MetaNetwork(Learner):
                 groups = tf.reshape(x, [x.shape[0] * draw.samples, x.shape[1] // draw.samples, *x.shape[2:]])
                 if shares is None:
                     mu, *statistics = layers.conv_batch_norm(groups, w, *affine)
-                    penalty = sum(layers.lag(*pair, x.shape[0]) for pair in zip(running, statistics, strict=True))
+                    pairs = zip(running, statistics, strict=True)
+                    penalty = sum(layers.running_average_penalty(*pair, x.shape[0]) for pair in pairs)
                 else:
                     mu, penalty = layers.batch_norm_shared(layers.conv(groups, w, None), *affine, shares), 0.0
                 mu = tf.reshape(mu, [*x.shape[:2], *mu.shape[2:]])

@@ -55,7 +55,7 @@ class ProtoNet(Learner):
         for block in range(1, BLOCKS + 1):
             layer, x = f"conv{block}", layers.rounded(x, self.bf16)
             mu = layers.conv(x, params[f"theta/{layer}_w"], params[f"theta/{layer}_b"])
-            x = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples=1, held=False, shares=shares)
+            x = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples=1, stop_bn_backward=False, shares=shares)
             outputs[layer] = tf.reshape(x, [*x.shape[:2], -1])
         return outputs
 

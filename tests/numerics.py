@@ -56,9 +56,9 @@ def decided(f, *args):
         watch(x)
         return pool(x)
 
-    def watched_norm_pool(x, beta, held):
+    def watched_norm_pool(x, beta, stop):
         watch(layers.batch_norm(x, beta))
-        return norm_pool(x, beta, held)
+        return norm_pool(x, beta, stop)
 
     def nearest(*args):
         return f(*args), tf.reduce_min(distances)

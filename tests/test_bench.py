@@ -7,6 +7,8 @@ import pytest
 import tensorflow as tf
 
 import bench
+import learners
+from training import steps
 
 
 @pytest.mark.parametrize("mode", ["meta_train", "meta_test"])
@@ -75,6 +77,22 @@ def test_flops_are_those_of_convolutions_and_products_and_their_gradients():
     assert count(convolve, (2, 6, 5, 4), (3, 3, 4, 7)) == 3 * one
     assert count(lambda x, w: [tf.nn.conv2d(x, w, 1, "SAME")], (2, 6, 5, 4), (3, 3, 4, 7)) == one
     assert count(multiply, (2, 8), (8, 3)) == 2 * (2 * 3 * 8) + 2 * (2 * 8 * 3) + 2 * (8 * 3 * 2)
+
+
+def test_the_work_of_a_task_is_its_formula():
+    """A Prototypical Network's test: convolutions at four sizes, class means [3,6] [6,8] and logits [9,8] [8,3]."""
+    learner = learners.make("protonet", image_shape=(16, 16, 1), channels=8, way=3)
+    convolutions = sum(2 * 9 * depth * 8 * side**2 for depth, side in ((1, 16), (8, 8), (8, 4), (8, 2)))
+    engine = steps.Engine(learner, shot=2, query=3, metabatch=1, seed=0)
+    assert bench.task_flops(engine, (16, 16, 1), 1) == 15 * convolutions + 2 * 3 * 6 * 8 + 2 * 9 * 8 * 3
+
+
+def test_the_work_of_a_training_task_is_that_of_its_graph():
+    """Whatever the images' channels; many have no shortcuts, and no other work in their graph."""
+    learner = learners.make("metadrop", image_shape=(16, 16, 20), channels=8, way=2, n_steps=1)
+    engine = steps.Engine(learner, shot=1, query=1, metabatch=1, seed=0)
+    work = bench.count_flops(bench.traced_task(learner, 1, 1, None).outputs)
+    assert bench.task_flops(engine, (16, 16, 20), None) == work
 
 
 def test_the_yardstick_is_the_fastest_of_the_runs_that_do_not_compile(monkeypatch):

@@ -88,12 +88,12 @@ def test_dense_is_the_formula(normal, per_task):
         np.testing.assert_allclose(y[t], x[t] @ (w[t] if per_task else w) + (b[t] if per_task else b), rtol=1e-10)
 
 
-@pytest.mark.parametrize("norm", [layers.batch_norm, layers.batch_norm_held])
+@pytest.mark.parametrize("stop", [False, True])
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 1e-5)])
-def test_batch_norm_is_the_formula_for_each_group(normal, norm, groups, dtype, tolerance):
+def test_batch_norm_is_the_formula_for_each_group(normal, stop, groups, dtype, tolerance):
     x, beta = normal(groups, 4, 5, 6, 3) * 0.03 + 1, normal(3)  # small variance: epsilon matters
-    y = norm(tf.constant(x, dtype), tf.constant(beta, dtype))
+    y = layers.batch_norm(tf.constant(x, dtype), tf.constant(beta, dtype), stop)
     for g in range(groups):
         np.testing.assert_allclose(
             y[g], norm_formula(x[g].astype(dtype).astype(float), beta), rtol=0, atol=50 * tolerance
@@ -122,10 +122,10 @@ def test_max_pool_drops_the_odd_row_and_column(normal, size):
     np.testing.assert_array_equal(layers.max_pool(tf.constant(x)), [pool_formula(task) for task in x])
 
 
-@pytest.mark.parametrize("held", [False, True])
-def test_block_is_norm_relu_pool_with_every_sample_normalised_on_its_own(normal, held):
+@pytest.mark.parametrize("stop", [False, True])
+def test_block_is_norm_relu_pool_with_every_sample_normalised_by_its_own_statistics(normal, stop):
     x, beta = normal(2, 3 * 4, 6, 7, 5), normal(5)  # 2 tasks, 3 samples of 4 images
-    y = layers.norm_relu_pool(tf.constant(x), tf.constant(beta), 3, held)
+    y = layers.norm_relu_pool(tf.constant(x), tf.constant(beta), 3, stop)
     for t in range(2):
         for s in range(3):
             rows = slice(4 * s, 4 * s + 4)
@@ -150,14 +150,14 @@ def test_in_a_balanced_cross_entropy_classes_count_the_same(normal):
     x = tf.constant(logits)
     with tf.GradientTape() as tape:
         tape.watch(x)
-        loss = layers.balanced_cross_entropy(x, tf.constant(labels), tf.constant(shares, tf.float64))
+        loss = layers.cross_entropy(x, tf.constant(labels), tf.constant(shares, tf.float64))
     np.testing.assert_allclose(loss, expected, rtol=1e-12)
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     np.testing.assert_allclose(tape.gradient(loss, x), (labels @ shares)[:, None] * (p - labels), rtol=1e-12)
     mixed = 0.3 * labels + 0.7 * labels[::-1]  # a label's parts count as their classes do
     log_p = np.log(p)
     np.testing.assert_allclose(
-        layers.balanced_cross_entropy(x, tf.constant(mixed), tf.constant(shares, tf.float64)),
+        layers.cross_entropy(x, tf.constant(mixed), tf.constant(shares, tf.float64)),
         -(mixed * shares * log_p).sum((1, 2)), rtol=1e-12,
     )  # fmt: skip
 
@@ -214,26 +214,27 @@ def test_derivatives_of_the_block_in_float32_are_float64s(normal, jit):
 
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize(("groups", "dtype"), [(1, "float32"), (2, "float32"), (2, "float64")])
-def test_held_batch_norm_has_the_same_gradient_and_no_second_derivative(normal, groups, dtype, jit):
+def test_a_stopped_batch_norm_has_the_same_gradient_and_no_second_derivative(normal, groups, dtype, jit):
     beta, c, x = normal(3), normal(groups, 4, 6, 5, 3), normal(groups, 4, 6, 5, 3)
 
-    def loss(norm):
+    def loss(stop):
         # linear in the output: the only second derivative is batch norm's own
-        return lambda x: tf.reduce_sum(norm(x, tf.cast(beta, dtype)) * tf.cast(c, dtype))
+        return lambda x: tf.reduce_sum(layers.batch_norm(x, tf.cast(beta, dtype), stop) * tf.cast(c, dtype))
 
-    (exact, second), _ = directional(loss(layers.batch_norm), x.astype(dtype), jit)
-    (held, none), _ = directional(loss(layers.batch_norm_held), x.astype(dtype), jit)
-    np.testing.assert_allclose(held, exact, rtol=1e-3, atol=1e-5)
+    (exact, second), _ = directional(loss(False), x.astype(dtype), jit)
+    (stopped, none), _ = directional(loss(True), x.astype(dtype), jit)
+    np.testing.assert_allclose(stopped, exact, rtol=1e-3, atol=1e-5)
     assert np.abs(second).max() > 1e-2 and np.abs(none).max() == 0
 
-    def beta_gradient(norm):
+    def beta_gradient(stop):
         @tf.function(autograph=False)
         def gradient(b):
-            return tf.gradients(tf.reduce_sum(norm(tf.constant(x, dtype), b) * tf.cast(c, dtype)), [b])[0]
+            y = layers.batch_norm(tf.constant(x, dtype), b, stop)
+            return tf.gradients(tf.reduce_sum(y * tf.cast(c, dtype)), [b])[0]
 
         return gradient(tf.constant(beta, dtype))
 
-    np.testing.assert_allclose(beta_gradient(layers.batch_norm_held), beta_gradient(layers.batch_norm), rtol=1e-3)
+    np.testing.assert_allclose(beta_gradient(True), beta_gradient(False), rtol=1e-3)
 
 
 @pytest.mark.parametrize("jit", [False, True])
@@ -266,9 +267,9 @@ def test_second_derivative_of_max_pool_under_jit_is_not_rounded(normal, dtype):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("stop", [False, True])
 @pytest.mark.parametrize("size", [(4, 6), (7, 5)])
-def test_block_has_the_derivatives_of_its_textbook_form(normal, size, held, masked):
+def test_block_has_the_derivatives_of_its_plain_form(normal, size, stop, masked):
     """Of pooling what is normalised, by TensorFlow's own kernels and derivatives."""
     x, beta, c, v = (
         normal(2, 3, *size, 4),
@@ -278,9 +279,8 @@ def test_block_has_the_derivatives_of_its_textbook_form(normal, size, held, mask
     )
     mask = tf.constant(np.random.default_rng(2).integers(0, 2, (2, 1, 3, *size, 4)) * 1.5) if masked else None
 
-    def textbook(x, beta):
-        normal = (layers.batch_norm_held if held else layers.batch_norm)(x, beta)
-        rows = tf.reshape(layers.masked(tf.nn.relu(normal), mask), [-1, *size, 4])
+    def plain(x, beta):
+        rows = tf.reshape(layers.masked(tf.nn.relu(layers.batch_norm(x, beta, stop)), mask), [-1, *size, 4])
         return tf.reshape(tf.nn.max_pool2d(rows, 2, 2, "VALID"), c.shape)
 
     @tf.function(autograph=False)
@@ -290,8 +290,8 @@ def test_block_has_the_derivatives_of_its_textbook_form(normal, size, held, mask
         first = tf.gradients(y, arguments)
         return y, first, tf.gradients(tf.reduce_sum(first[0] * v) + tf.reduce_sum(tf.square(first[1])), arguments)
 
-    ours = derivatives(lambda x, beta: layers.norm_relu_pool(x, beta, 1, held, mask))
-    theirs = derivatives(textbook)
+    ours = derivatives(lambda x, beta: layers.norm_relu_pool(x, beta, 1, stop, mask))
+    theirs = derivatives(plain)
     for a, b in zip(tf.nest.flatten(ours), tf.nest.flatten(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
@@ -315,14 +315,17 @@ def test_convolution_has_the_derivatives_of_tensorflows(normal, channels):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9 * np.abs(b).max())
 
 
-@pytest.mark.parametrize(("inside", "name"), [("textbook", "FEW"), ("for_other_devices", "BFLOAT16_AS_FLOAT32")])
-def test_what_is_traced_otherwise_is_so_inside_alone(inside, name):
-    """Also where what is inside fails."""
-    before = getattr(layers, name)
-    with pytest.raises(KeyError), getattr(layers, inside)():
-        assert not getattr(layers, name)
-        raise KeyError
-    assert before and getattr(layers, name) == before
+@pytest.mark.parametrize("jit", [False, True])
+def test_layers_know_that_xla_will_compile_them(jit):
+    """Also inside a loop."""
+    answers = []
+
+    def f(x):
+        answers.append(layers.compiled_by_xla())
+        return tf.map_fn(lambda y: answers.append(layers.compiled_by_xla()) or y, x)
+
+    tf.function(f, autograph=False, jit_compile=jit)(tf.ones([2]))
+    assert answers == [jit, jit]
 
 
 @pytest.mark.parametrize(
@@ -351,7 +354,7 @@ def test_what_is_computed_again_has_the_same_results_and_derivative(normal):
     x, w = normal(1, 2, 4, 4, 1), {"b": normal(1), "a": normal(1)}
 
     def f(x, w, samples):
-        z = layers.norm_relu_pool(x * w["a"] + w["b"] ** 2, w["a"], samples, held=False)
+        z = layers.norm_relu_pool(x * w["a"] + w["b"] ** 2, w["a"], samples, stop_bn_backward=False)
         return {"z": z, "step": tf.gradients(z**2, x)[0]}
 
     @tf.function(autograph=False)
@@ -377,7 +380,7 @@ def test_what_is_computed_again_has_the_same_results_and_derivative(normal):
 @pytest.mark.parametrize("again", [False, True])
 def test_a_graph_with_gradient_functions_is_freed(again):
     def loss(x):
-        return tf.reduce_sum(layers.norm_relu_pool(x, tf.zeros([1]), 1, held=False))
+        return tf.reduce_sum(layers.norm_relu_pool(x, tf.zeros([1]), 1, stop_bn_backward=False))
 
     @tf.function(autograph=False)
     def gradient(x):

@@ -27,7 +27,6 @@ from pathlib import Path
 import numpy as np
 
 import data
-import layers
 from errors import UserError, user_error
 from files import write_atomically
 from lazy import tf
@@ -109,7 +108,7 @@ def compile_step(step, arguments: dict) -> tuple[bytes, dict]:
     flat arguments and results."""
     function = tf.function(lambda values: step(**values), autograph=False, jit_compile=True)
     device = tf.nest.flatten(arguments)[0].device
-    with layers.for_other_devices(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # To give this advice TensorFlow draws a random number, which its op determinism refuses.
         warnings.filterwarnings("ignore", "device_name is being deprecated")
         hlo = function.experimental_get_compiler_ir(arguments)(stage="hlo_serialized", device_name=device)
