@@ -95,7 +95,9 @@ def test_a_step_sizes_gradient_is_that_of_the_step_times_the_losss(meta_gradient
     @tf.function(autograph=False)
     def by_hand():
         before, after = metasgd.trajectory(params, x_s, y_s, noise, training=True)
-        support, query = (metasgd.forward(params, theta, x, None)[0] for theta, x in ((before, x_s), (after, x_q)))
+        support, query = (
+            metasgd.forward(params, theta, x, draws.UNPERTURBED)[0] for theta, x in ((before, x_s), (after, x_q))
+        )
         names = list(before)
         g, outer = (
             tf.gradients(layers.cross_entropy(logits, y), [theta[name] for name in names])
