@@ -14,7 +14,7 @@ LARGEST = 64 << 20  # bytes; far more than an image or a table of names needs
 
 
 def contents(path: Path, select: Callable[[str], object]) -> Iterator[tuple[str, bytes, object]]:
-    """Yield (name, bytes, select(name)) for every file in a folder, a zip or a tar whose select(name) is true.
+    """Yield (name, bytes, selected) for every file in a folder, a zip or a tar if selected, select(name), is true.
 
     Names have forward slashes; in a folder they begin with the folder's name. UserError: not an archive, a damaged
     one, or a selected file of more than LARGEST bytes, which is not read.

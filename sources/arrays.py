@@ -164,7 +164,7 @@ def write_manifest(
 ) -> dict:
     """Describe the splits' arrays in `folder` and write manifest.json, after all else; returns the manifest.
 
-    source: where the images come from, {"given", "files"}. rotations: into how many classes a base class is turned.
+    source: where the images come from, {"given", "files"}. rotations: the number of classes per base class.
     split_seed: None if nothing was shuffled or drawn. counts: split -> number of images per class; needed for arrays
     [images of all classes, H, W, C]. facts: further entries. Everything else is read from the arrays.
     """

@@ -23,7 +23,7 @@ WAY = 5  # classes in an episode of the documented commands
 
 
 def split_of(name: str) -> str | None:
-    """The split that a folder's name, or a table, means."""
+    """The split that a name of a folder, or in a table, stands for; None: no split."""
     return next((split for split, names in SPLIT_NAMES.items() if name.strip().lower() in names), None)
 
 
@@ -82,7 +82,7 @@ def read_split(file: Path, labels: Iterable[str]) -> dict[str, str]:
 
 
 def group_by_split(split_by_class: dict[str, str], labels: Iterable[str]) -> Names:
-    """Return split -> those of these classes that belong to it, by name. UserError if train or test has none."""
+    """Group the classes by split -> {split: its classes, sorted}. UserError if train or test has none."""
     names = {split: sorted(label for label in labels if split_by_class.get(label) == split) for split in SPLITS}
     if missing := [split for split in ("train", "test") if not names[split]]:
         raise UserError(f"no {missing[0]} class has an image: give some")

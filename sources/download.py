@@ -166,7 +166,7 @@ def _resumes(reply: requests.Response, size: int, note: dict) -> bool:
 
 
 def _validator(reply: requests.Response) -> str | None:
-    """What identifies this version of the file, if the server says it: a strong ETag, or the date."""
+    """An identifier of this version of the file, if the server sends one: a strong ETag, or the date."""
     etag = reply.headers.get("ETag", "W/")
     return reply.headers.get("Last-Modified") if etag.startswith("W/") else etag
 

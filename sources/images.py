@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -29,6 +28,7 @@ LAYOUTS = "{source}/CLASS/*.jpg, or {source}/train, val and test with CLASS/*.jp
 OTHERWISE = "see its catalogue for the name, or give a folder of classes as --source"
 PIXELS = {("uint8", 1), ("uint8", 3), ("uint8", 4), ("uint16", 1)}  # types and numbers of channels that are read
 RAW = "pixels.raw"  # in the folder that is being made: all images, in the order in which they are read
+Picture = tuple[str, Callable[[], Image.Image]]  # its class, and a function that reads it or raises BadPicture
 
 
 def shares_of_classes(text: str) -> list[float]:
@@ -61,13 +61,6 @@ SETTINGS = {
 }  # fmt: skip
 
 
-class Picture(NamedTuple):
-    """A picture's class, and a function that reads the picture or raises BadPicture."""
-
-    label: str
-    read: Callable[[], Image.Image]
-
-
 def make_images(
     folder: Path,
     target: Path,
@@ -89,10 +82,10 @@ def make_images(
     if is_tfds(source):
         with prepared_builder(str(source).removeprefix(TFDS), OTHERWISE) as builder:
             pictures, split_by_class = read_builder(builder), {}
-            given = f"tensorflow-datasets {builder.info.full_name}"
+            origin = f"tensorflow-datasets {builder.info.full_name}"
     else:
         pictures, split_by_class, notes = read_folder(source, split_file)
-        given = str(source)
+        origin = str(source)
         for note in notes:
             print(note, file=sys.stderr)
     numbers, left_out = write_raw(folder / RAW, pictures, prepare, skip_bad)
@@ -106,7 +99,7 @@ def make_images(
     counts = write_splits(folder, names, numbers, prepare)
     files = [checksum(split_file)] if split_file else []
     return write_manifest(
-        folder, target.name, names, {"given": given, "files": files}, rotations,
+        folder, target.name, names, {"given": origin, "files": files}, rotations,
         split_seed=split_seed if random else None, shares=(shares or list(DEFAULT_SHARES)) if random else None,
         counts=counts, prepare=prepare._asdict(), left_out=left_out,
     )  # fmt: skip
@@ -132,7 +125,7 @@ def read_folder(source: Path, table: Path | None) -> tuple[list[Picture], dict[s
         for name, file in walk.files_by_class(folder, LAYOUTS.format(source=source)):
             label = labels.setdefault(normalized(name), name)
             places.setdefault(label, {})[split] = folder.name  # class -> split -> the split's folder
-            pictures.append(Picture(label, partial(read, file)))
+            pictures.append((label, partial(read, file)))
     notes = walk.notes()
     if table or not folders:
         return pictures, read_split(table, places) if table else {}, notes
@@ -217,7 +210,7 @@ def read_builder(builder) -> Iterator[Picture]:
             pixels = example["image"]
             pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
             reader = partial(from_pillow, Image.fromarray(pixels), f"image {number} of {name}'s {split}")
-            yield Picture(name_of(int(example["label"])), reader)
+            yield name_of(int(example["label"])), reader
     if unlabelled:
         print(f"{unlabelled} images of {name} have no label, and are left out")
 
@@ -235,15 +228,15 @@ def write_raw(
     numbers, labels, bad, written = {}, set(), [], 0
     total = len(pictures) if isinstance(pictures, list) else None
     with open(path, "wb") as raw:
-        for picture in tqdm(pictures, total=total, unit="image", disable=None):
-            labels.add(picture.label)
+        for label, reader in tqdm(pictures, total=total, unit="image", disable=None):
+            labels.add(label)
             try:
-                image = prepare(picture.read())
+                image = prepare(reader())
             except BadPicture as fault:
                 bad.append(fault)
                 continue
             raw.write(image.tobytes())
-            numbers.setdefault(picture.label, []).append(written)
+            numbers.setdefault(label, []).append(written)
             written += 1
     if bad and not skip_bad:
         raise UserError(refusal(bad))

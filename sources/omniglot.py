@@ -50,7 +50,7 @@ def read_omniglot(
     """Read the official archives or folders -> the characters, and the manifest's "source".
 
     source: a folder that holds images_background and images_evaluation, zipped or not, or one of these.
-    parts: the number of characters that each must hold; drawings: the number per character. UserError otherwise.
+    parts: the number of characters in each; drawings: the number per character. UserError if these differ.
     """
     characters, archives = {}, []
     folder = source.parent if source.name.removesuffix(".zip") in parts else source

@@ -167,7 +167,7 @@ def test_classes_of_unequal_numbers_are_kept_and_a_run_uses_them(tmp_path):
 def read(root, table=None):
     """The classes of a folder's pictures, in order, the split of each class, and the notes."""
     pictures, dealt, notes = images.read_folder(root, table)
-    return [one.label for one in pictures], dealt, " ".join(notes)
+    return [label for label, _ in pictures], dealt, " ".join(notes)
 
 
 def touch(root, *names):
@@ -476,9 +476,9 @@ def test_images_without_a_label_are_left_out_and_grey_ones_are_read(kind, monkey
     train, test = zip(stored, [0, -1, 1], strict=False), zip(stored[3:], [-1, 0], strict=True)
     builder = builder_of(tfds.features.Image(shape=(8, 8, 1), dtype=kind), label, train=train, test=test)
     pictures = list(images.read_builder(builder))
-    assert [one.label for one in pictures] == ["first", "first", "last"]  # test comes first
-    for one, number in zip(pictures, (4, 0, 2), strict=True):
-        np.testing.assert_array_equal(Preparation(8, 1)(one.read()), grey[number])
+    assert [label for label, _ in pictures] == ["first", "first", "last"]  # test comes first
+    for (_, reader), number in zip(pictures, (4, 0, 2), strict=True):
+        np.testing.assert_array_equal(Preparation(8, 1)(reader()), grey[number])
     assert "2 images of own/1.0.0 have no label" in capsys.readouterr().out
 
 
