@@ -1,4 +1,4 @@
-"""Savedirs with what plot.py reads, of random numbers."""
+"""Write savedirs that plot.py can read, with random numbers."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ LAYERS = ("conv1", "conv2", "conv3", "conv4")
 def fake_export(
     model="metadrop", shot=1, image_shape=(28, 28, 1), way=2, copies=4, tasks=2, images=2, seed=0, layers=LAYERS
 ) -> dict:
-    """An export of random numbers, laid out as export_format.py says; classes are apart, as a trained net's are."""
+    """Return an export of random numbers in the layout of export_format.py, with separated classes."""
     rng = np.random.default_rng(seed)
     support, query, (height, width, _) = way * shot, way * QUERY, image_shape
     copies = copies if model == "metadrop" else 0
@@ -48,7 +48,7 @@ def fake_export(
 
 
 def write_run(savedir: Path, model="metadrop", version=export_format.FORMAT, **settings) -> Path:
-    """A savedir with all that plot.py reads."""
+    """Write a savedir with all files that plot.py reads."""
     savedir.mkdir(parents=True)
     (savedir / "config.json").write_text(json.dumps({"model": model, "dataset": "<omniglot & more>", "way": 5}))
     arrays = fake_export(model, **settings)
@@ -70,13 +70,13 @@ def write_run(savedir: Path, model="metadrop", version=export_format.FORMAT, **s
 
 
 def collapse_value(measure: str, part: str, step: int, layer: int, iteration: int = 0) -> float:
-    """What `collapse_rows` has at a place, 0 to 1; layer: its number among the layers."""
+    """Return the value, 0 to 1, of a row of `collapse_rows`. layer: its number among the layers."""
     place = 0.1 + 0.01 * step + 0.1 * layer + 0.001 * iteration + 0.3 * (part == "query")
     return place + 1e-4 * collapse_measures.NAMES.index(measure)
 
 
 def collapse_rows(spread: str, iterations=(None,), layers=("conv3", "conv4", "logits"), **extra) -> list[dict]:
-    """Rows as studies/collapse.py writes them: every value is told apart by its measure and its place."""
+    """Return rows as studies/collapse.py writes them, with a distinct value for every measure and place."""
     rows = []
     for i in iterations:
         for part in ("support", "query"):
@@ -91,7 +91,7 @@ def collapse_rows(spread: str, iterations=(None,), layers=("conv3", "conv4", "lo
 
 
 def write_collapse(savedir: Path, kind: str, **settings) -> Path:
-    """A savedir with neural collapse, of the kind `watched` or `tested`, and nothing else."""
+    """Write a savedir with nothing but neural collapse, of the kind `watched` or `tested`."""
     savedir.mkdir(parents=True)
     (savedir / "config.json").write_text(json.dumps({"model": savedir.name}))
     if kind == "watched":

@@ -1,4 +1,4 @@
-"""plot.py's command line in this process, and what is on its page."""
+"""Run plot.py in this process, and read its page."""
 
 import html.parser
 
@@ -8,14 +8,14 @@ QUICK = ("--dpi", 40, "--format", "png")
 
 
 def draw(*argv) -> str:
-    """Run plot.py, which has to succeed -> its standard error."""
+    """Run plot.py, which must succeed, and return its standard error."""
     done = call("plot.py", *argv)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
 
 class Links(html.parser.HTMLParser):
-    """The images, the links and the tags of a page that is fed to it."""
+    """Collect the images, links and tags of a page."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What is drawn of a scene: every point as the legend says of its role and class, at its step."""
+"""The points of a scene are drawn at their step, and look as the legend says of their role and class."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ AXIS_1, AXIS_2 = "projection on $w_A - w_B$", "t-SNE of the rest"
 
 @pytest.fixture(autouse=True)
 def no_tsne(monkeypatch):
-    """Axis 2 is the first number that axis 1 leaves: what is drawn is what there is, and t-SNE takes its time."""
+    """Replace the slow t-SNE: axis 2 is the first number that axis 1 leaves out."""
     monkeypatch.setattr(geometry, "embed", lambda rest, seed: np.tanh(rest[..., 0]))
 
 
@@ -36,7 +36,7 @@ def test_many_training_points_are_drawn_smaller():
 
 
 def assert_panel(ax, scene, step):
-    """Points, boundary and shades at a snapshot; the points are those that the figure's legend names."""
+    """Check the points, which the legend names, the boundary and the shades at a snapshot."""
     shown = only(ax)
     roles = {name: role for name, role in ROLES.items() if scene.points[role].size}
     assert set(shown) == {f"{name}, {c}" for name in roles for c in NAMES}
@@ -57,7 +57,7 @@ def assert_panel(ax, scene, step):
 
 
 def test_points_are_what_the_legend_says_at_the_step_of_the_title():
-    """Of two runs, one of which perturbs nothing."""
+    """Two runs, one without a perturbation."""
     scenes = {"first run": a_scene(), "other run": a_scene(model="maml", seed=5)}
     axes = np.reshape(boundary.by_step(scenes, NAMES).axes, (2, STEPS + 1))
     for row, (name, scene) in zip(axes, scenes.items(), strict=True):

@@ -32,34 +32,34 @@ RUNS = ("one", "other")  # the second one's values are twice the first one's
 
 
 def runs_of(rows) -> dict[str, list[dict]]:
-    """Two runs of these rows, told apart by their values."""
+    """Return two runs with these rows and distinct values."""
     numbers = lambda row: {k: 2 * v for k, v in row.items() if isinstance(v, float)}  # noqa: E731
     return {"one": rows, "other": [row | numbers(row) for row in rows]}
 
 
 def drawn(fig, ax) -> dict[tuple[str, str, str], tuple]:
-    """The curves of a panel, as x and y, by the legend's run (its colour) and style (its line), and by their mark."""
-    looks, found = legend(fig), {}
+    """Return the x and y of a panel's curves by the legend's run (colour) and style (line), and by their mark."""
+    looks, curves = legend(fig), {}
     assert all(own.colour == hexed("black") for text, own in looks.items() if text not in RUNS)
     runs = {looks[name].colour: name for name in RUNS}
     styles = {own.line: text for text, own in looks.items() if text not in RUNS}
     for line in artists(ax):
         own = look(line)
         place = (runs[own.colour], styles[own.line], own.marker)
-        assert place not in found
-        found[place] = line.get_xdata(), line.get_ydata()
-    return found
+        assert place not in curves
+        curves[place] = line.get_xdata(), line.get_ydata()
+    return curves
 
 
 def assert_panels(fig, panels, xs, value, styles):
-    """Each panel's measures, in the runs' colours, the styles' lines, and the marks that its title names. value: of a
-    measure, style and x."""
+    """Check the measures of each panel: colours are runs, lines are styles, and the title names the marks. value: the
+    expected number of a measure, style and x."""
     assert {ax.get_title(): None for ax in fig.axes}.keys() == panels.keys()
     for ax in fig.axes:
-        measures, found = panels[ax.get_title()], drawn(fig, ax)
-        assert set(found) == {(run, style, mark) for run in RUNS for style in styles
+        measures, curves = panels[ax.get_title()], drawn(fig, ax)
+        assert set(curves) == {(run, style, mark) for run in RUNS for style in styles
                               for mark in ("o", "^")[: len(measures)]}  # fmt: skip
-        for (run, style, mark), (x, y) in found.items():
+        for (run, style, mark), (x, y) in curves.items():
             if len(measures) > 1:  # the mark's name in the title
                 what = ax.get_title().partition(MARKS[mark])[2].split()[0].strip(",)")
                 (measure,) = (name for name in measures if name.endswith(what))
@@ -102,7 +102,7 @@ def test_curves_by_steps_are_the_legends_sets():
 
 
 def test_curves_by_layers_are_in_the_order_of_the_layers():
-    """Not of their names; and the runs may not have the same."""
+    """Layers are not sorted by name, and runs may have different ones."""
     layers, steps = ("stem", "body", "logits"), {"meta-model": 0, "adapted": STEPS}
     runs = runs_of(collapse_rows("ci95", layers=layers))
     for part in ("support", "query"):
@@ -118,15 +118,15 @@ def test_curves_by_layers_are_in_the_order_of_the_layers():
 
 
 def test_traces_and_shares_are_the_legends():
-    """Above the traces, below their shares, which go to 1 together; before adaptation at the left."""
+    """Traces are above their shares, which add to 1; the meta-model is at the left."""
     runs = runs_of(collapse_rows("std", (0, 100), tasks=4))
     fig = collapse.traces(runs, "support", dict.fromkeys(runs, "conv4"))
     titles = [f"{when}: {what}" for what in ("traces", "shares of both traces") for when in ("meta-model", "adapted")]
     assert [ax.get_title() for ax in fig.axes] == titles
     for ax, step in zip(fig.axes, 2 * (0, STEPS), strict=True):
-        found = drawn(fig, ax)
+        curves = drawn(fig, ax)
         for run, factor in zip(RUNS, (1, 2), strict=True):
-            within, between = (found[run, f"{which} classes", "none"] for which in ("within", "between"))
+            within, between = (curves[run, f"{which} classes", "none"] for which in ("within", "between"))
             np.testing.assert_array_equal(within[0], [0, 100])
             names = ("share_within", None) if "shares" in ax.get_title() else ("trace_within", "trace_between")
             first, second = (
@@ -151,7 +151,7 @@ def test_a_band_reaches_its_spread_to_both_sides(spread):
 
 @pytest.fixture
 def captions(monkeypatch):
-    """What is said of each figure of the runs with these measurements, by its name; and what is asked to be drawn."""
+    """captions(**measured) -> by the name of a figure its caption, and the call that draws it."""
     asked = {}
     for name in ("traces", "by_iteration", "by_step", "by_layer"):
         monkeypatch.setattr(collapse, name, lambda *args, name=name: (name, *args))

@@ -14,7 +14,7 @@ NONE = np.full(4, np.nan)
 
 
 def a_run(seconds=1.0, **changed) -> dict[str, np.ndarray]:
-    """Four rows of a log."""
+    """Return four rows of a log."""
     run = {"iter": 50 * X, "secs": seconds * X, "loss": 3.1 - X, "acc": 0.4 + X / 9, "val_loss": 4.2 - X}
     return run | {"val_acc": 0.3 + X / 10, "val_ci95": 0.05 + X / 100} | changed
 
@@ -89,7 +89,7 @@ def test_the_caption_has_an_interval_where_the_figure_has_one(monkeypatch, valid
 
 
 def test_the_legend_tells_many_runs_apart_whatever_they_are_called():
-    """Fourteen: the colours alone are six. A name may begin with an underscore, and have a dollar."""
+    """Fourteen runs share six colours. A name may start with an underscore and contain a dollar sign."""
     names = [escape_label(f"_{number}$") for number in range(14)]
     looks = legend(curves.learning_curves({name: a_run() for name in names}))  # which wants them distinct
     assert list(looks) == [f"{name}, {part}" for name in names for part in ("training", "validation")]

@@ -1,5 +1,4 @@
-"""Stochastic features: every panel shows the numbers that its title says, in the colours that the range below it
-says."""
+"""Stochastic features: every panel shows the map of its title, in colours with the range below it."""
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ def a_channel(label="conv1 ch 0", seed=0, noise=True) -> features.Channel:
 
 
 def the_map(title: str, channel: features.Channel) -> np.ndarray:
-    """What a panel of this title has to show."""
+    """Return the map that a panel with this title must show."""
     kind, _, number = title.partition(" ")
     if kind == "sample":
         return channel.perturbed[int(number) - 1]
@@ -38,7 +37,7 @@ def the_map(title: str, channel: features.Channel) -> np.ndarray:
 
 
 def assert_panel(ax, title: str, channel: features.Channel) -> None:
-    """The map that its title says. Activations go from black, 0, to white; what is no activation, from violet to
+    """Check that the panel shows the map of its title: activations from black, 0, to white, the others from violet to
     yellow."""
     (image,) = ax.images
     np.testing.assert_allclose(image.get_array(), the_map(title, channel))
@@ -156,7 +155,7 @@ def test_a_layer_without_a_multiplied_noise_has_an_empty_panel_for_it():
 
 
 def test_side_by_side_every_run_has_its_own_channel_and_the_noise_one_scale():
-    """Constant noise and noise that sees the image, of two images; a run without a multiplied noise beside them."""
+    """Three runs on two images: constant noise, noise that depends on the image, and nothing multiplied."""
     rng = np.random.default_rng(0)
     pixels = [np.full((5, 5, 1), value, np.uint8) for value in (10, 200)]
 

@@ -1,4 +1,4 @@
-"""The plane of the boundary, against the head itself."""
+"""The plane of the boundary agrees with the head."""
 
 import numpy as np
 import pytest

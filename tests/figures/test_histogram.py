@@ -21,7 +21,7 @@ def test_bins_hold_each_accuracy_in_its_own():
 
 
 def a_test(*accuracies, interval=1.25, episodes="abc") -> dict:
-    """What meta_test leaves."""
+    """Return a result of meta_test."""
     test = {"accuracies": np.array(accuracies, float), "accuracy": np.mean(accuracies), "interval95": interval}
     return test | {"episodes_sha256": episodes, "quantum": 10.0}
 
@@ -30,7 +30,7 @@ TESTS = {"a": a_test(60, 80, 80), "b": a_test(80, 90, 100, interval=2.5), "c": a
 
 
 def assert_names(ax, wanted):
-    """wanted: by the legend's text the run's colour, what is counted, and the mean. The text tells the mean, too."""
+    """wanted: the run's colour, the counted values and the mean (also in the text), by the legend's text."""
     shown = only(ax, ax)
     assert legend(ax) == {text: Look(hexed(colour), "-", "none", "none") for text, (colour, *_) in wanted.items()}
     for text, (colour, values, mean) in wanted.items():

@@ -1,4 +1,4 @@
-"""The page: it shows every figure, needs nothing from elsewhere, and a real browser loads it."""
+"""The page shows every figure, loads nothing from the network, and a browser can load it."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The pictures' bytes."""
+"""Pictures as bytes."""
 
 import io
 
@@ -24,7 +24,7 @@ def test_the_same_seed_gives_the_same_bytes():
 
 
 def test_an_animation_shows_its_frames_in_order_each_for_its_time():
-    """A black bar that moves: one figure that changes, as the figures' own."""
+    """A black bar that moves in one figure, as the animations of this program do."""
     places, times = (0.2, 0.8, 0.4, 0.6), (80, 200, 900, 120)
     fig = Figure((1, 1))
     bar = fig.add_artist(Rectangle((0, 0), 0.1, 1, color="black"))

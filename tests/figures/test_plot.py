@@ -1,4 +1,4 @@
-"""plot.py: what is drawn is what was read, what is missing is said, and a mistyped flag is one sentence."""
+"""plot.py draws what it reads, says what is missing, and answers a mistyped flag with one sentence."""
 
 import errno
 import json
@@ -39,7 +39,7 @@ def test_a_run_is_called_after_its_learner_and_what_sets_it_apart(config, name):
 
 @pytest.fixture
 def recorded(monkeypatch) -> dict[str, list[tuple]]:
-    """What the modules of figures/ are asked to draw, by module and function; nothing is drawn."""
+    """Record the arguments of the drawing functions of figures/, by module and function, and draw nothing."""
     calls = {}
 
     def record(module, function, draw_nothing):

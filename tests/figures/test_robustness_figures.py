@@ -1,4 +1,4 @@
-"""The figures of attacks: the runs' curves beside the paper's, and the attacked images."""
+"""Figures of attacks: the curves of runs beside the paper's, and the attacked images."""
 
 import json
 
@@ -22,13 +22,13 @@ RADII = {
 
 
 def write_attack(savedir, norm, accuracy, digest, time="2026-01-01", eps=(0, 0.1, 0.05), sheet=True, **attack):
-    """What --mode attack leaves, the latest in attack.json. attack: settings; None is one that is not told."""
+    """Write the files of --mode attack; the latest attack is in attack.json. attack: settings; None leaves one out."""
     accuracies = np.array(accuracy)[:, None] + [[-1, 1]]
     content = {"eps": eps, "accuracy": accuracy, "interval95": [1, 2, 3, 4, 5, 6][: len(eps)]}
     content |= {"accuracies": accuracies.tolist(), "episodes_sha256": "a", "provenance": {"time": time}}
-    told = {"method": "pgd", "norm": norm, "steps": 7, "restarts": 1, "threat": "joint", "loss": "cross_entropy"}
-    told = {name: value for name, value in (told | attack).items() if value is not None}
-    content |= {"settings": {"attack": told}}
+    settings = {"method": "pgd", "norm": norm, "steps": 7, "restarts": 1, "threat": "joint", "loss": "cross_entropy"}
+    settings = {name: value for name, value in (settings | attack).items() if value is not None}
+    content |= {"settings": {"attack": settings}}
     (savedir / "tests").mkdir(parents=True, exist_ok=True)
     for path in (savedir / "attack.json", savedir / "tests" / f"attack-{digest}.json"):
         path.write_text(json.dumps(content))
@@ -57,7 +57,7 @@ def test_the_latest_attack_of_each_norm_is_drawn(tmp_path):
 
 
 def test_in_every_panel_the_curves_are_those_that_the_legend_names(tmp_path):
-    """Of two runs by two norms, in percent; the paper's are dotted, in their learners' colours."""
+    """Two runs and two norms, in percent; the paper's curves are dotted, in the colours of their learners."""
     runs, numbers = [], {"maml": {"linf": [90, 20, 60], "l2": [80, 10, 50]}, "metadrop": {"linf": [95, 70, 85]}}
     for number, (model, norms) in enumerate(numbers.items()):
         for norm, accuracy in norms.items():
@@ -107,7 +107,7 @@ def test_a_later_attack_of_another_kind_is_not_drawn_in_place_of_the_usual_one(n
     assert write(70, "d", 5, **(usual | other)) == 70  # the later one of two
     assert write(60, "a", 3, **usual) == 60
     assert write(50, "f", 2, **usual) == 60
-    assert write(40, "c", 6, **usual, method=None) == 40  # an older version told of no other
+    assert write(40, "c", 6, **usual, method=None) == 40  # an older version recorded no method
     assert write(30, "b", 7, **(usual | other)) == 40
     drawn = Run(tmp_path, {}).attacks[norm, "joint"]
     assert drawn["sheet"]["images"].shape == (6, 2, 16, 16, 1) and drawn["sheet"]["clean"].shape == (2, 16, 16, 1)
@@ -156,7 +156,7 @@ def test_a_panel_has_its_own_norms_radii_shots_and_the_papers_curves(tmp_path):
 
 
 def test_the_papers_other_curves_are_drawn_with_the_learners_that_are_there(tmp_path):
-    """Dotted, in the colour of the learner's run; a norm in which the paper has not trained it has none."""
+    """They are dotted, in the colour of the learner's run. The paper has not trained every learner in every norm."""
     runs = []
     for name, own in (("mixed", {"perturbation": "mixup"}), ("trained", {"adversarial": "linf:0.1"})):
         for norm in ("linf", "l1_dense"):
@@ -237,7 +237,7 @@ def test_runs_on_another_dataset_are_in_panels_of_their_own_without_the_papers_c
 
 
 def test_panels_are_in_rows_of_three_at_most(tmp_path):
-    """Five: three above two, and the first of each row says what is drawn."""
+    """Five panels: three above two, and the first of each row has the label of the y axis."""
     for norm in RADII:
         write_attack(tmp_path, norm, [90, 20, 60], norm)
     write_attack(tmp_path, "linf", [90, 10, 60], "remaining", threat="remaining")
@@ -257,7 +257,7 @@ def test_each_threat_has_a_panel_and_a_sheet_of_its_own(tmp_path):
     names = ["", ", remaining images", ", one image at a time"]
     assert [ax.get_xlabel() for ax in figure.axes] == [f"eps, {title}{name}" for name in names]
     lines = [next(line for line in ax.lines if line.get_label() == "MAML") for ax in figure.axes]
-    assert [line.get_ydata()[-1] for line in lines] == [70, 20, 30]  # an older version told of no threat
+    assert [line.get_ydata()[-1] for line in lines] == [70, 20, 30]  # an older version recorded no threat
     assert all(len(ax.lines) == 3 for ax in figure.axes)  # the paper's are behind each
     done = call("plot.py", "--savedir", tmp_path / "run", "--figures", "attack", "--format", "png", "--dpi", 40)
     assert done.returncode == 0, done.stderr
@@ -322,7 +322,7 @@ def test_a_sheet_shows_what_was_added_and_what_an_image_is_taken_for(tmp_path):
 
 
 def test_a_sheets_colours_are_those_that_the_caption_says(tmp_path):
-    """Grey images: black is the highest; in colours as they are. Red raises, blue lowers; orange frames are wrong."""
+    """In grey images black is the highest value. Red raises, blue lowers; orange frames are errors."""
     write_attack(tmp_path, "l2", [90, 20, 60], "b")
     attack = Run(tmp_path, {}).attacks["l2", "joint"]
     axes = np.array(robustness.sheet(attack).axes).reshape(6, 2)

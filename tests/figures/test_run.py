@@ -1,4 +1,4 @@
-"""What a run has left, and is missing or damaged: one sentence, exit code 2. What is only odd is drawn."""
+"""A missing or damaged file of a run is answered with one sentence and exit code 2. An unusual one is drawn."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""runfiles/robustness.py: the runs and attacks of the study, and the tables of what they leave."""
+"""runfiles/robustness.py: the runs and attacks of the study, and the tables of their results."""
 
 import collections
 import json
@@ -13,24 +13,24 @@ from conftest import ROOT, assert_refused, call, cli
 
 @pytest.fixture(autouse=True)
 def runfiles(monkeypatch):
-    """The script can be imported, as `call` does."""
+    """Let `call` import the script."""
     monkeypatch.syspath_prepend(ROOT / "runfiles")
 
 
 def lines(results, part) -> dict[str, list[dict]]:
-    """folder -> settings of the training, the test, and the attacks."""
+    """Return folder -> settings of the training, the test and the attacks."""
     done = call("runfiles/robustness.py", results, f"--{part}", "--", "--gpu_id", "-1")
     assert done.returncode == 0, done.stderr
     runs = {}
     for line in done.stdout.splitlines():
         folder, *parts = (part.strip() for part in line.split("|"))
-        runs[folder.removeprefix(f"{results}/")] = given = [
+        runs[folder.removeprefix(f"{results}/")] = commands = [
             vars(main.parser().parse_args(shlex.split(part))) for part in parts
         ]
-        for flags, mode in zip(given, ["meta_train", "meta_test"] + ["attack"] * len(given), strict=False):
+        for flags, mode in zip(commands, ["meta_train", "meta_test"] + ["attack"] * len(commands), strict=False):
             assert flags["gpu_id"] == "-1"
             settings.refuse_unused(flags, mode)
-        for flags in given[2:]:
+        for flags in commands[2:]:
             main.refuse_idle_flags(settings.Settings.of(flags), flags)
     assert len(runs) == len(done.stdout.splitlines())
     return runs
@@ -54,7 +54,7 @@ def test_the_study_has_its_runs_and_their_curves(tmp_path):
 
 
 def test_the_regularisers_that_have_been_tested_are_attacked_too(tmp_path):
-    """In their study's folder, with its flags: those that are not in this one, with the strength that was tested."""
+    """They stay in the folder of their study, with its flags and the strength that was tested there."""
     others = tmp_path / "regularisers"
     for name in ("fixed_0", "fixed_1", "head_0", "maml_0", "mixup-1_0"):
         (others / name).mkdir(parents=True)
@@ -94,7 +94,7 @@ def test_the_study_tries_more_than_one_attack_on_both_learners_and_gradients(tmp
     assert len(probes["maml_0"]) == len(probes["metadrop_0"]) - 1  # MAML has no noise to draw
 
 
-# The attacks at 0.1 whose row has this title, and in what each is another than the first.
+# The attacks at 0.1 by the title of their row: the settings that differ from those of the first.
 TRIED = {
     "40 steps": {},
     "10 steps": {"steps": 10},
@@ -111,15 +111,15 @@ BUDGETS = {"linf": [0, 0.02, 0.04, 0.06, 0.08, 0.1], "l1": [0, 20, 40, 60, 80, 1
 
 
 def write_attack(savedir, eps, accuracies, weights="w", clean=(4, 8, 0.5, 0), facts=None, time=None, **attack):
-    """What --mode attack leaves. time: when it was made. attack: in what it is another than the attack of the
+    """Write a result of --mode attack. time: when it was made. attack: settings that differ from those of the
     curves."""
-    told = {"method": "pgd", "norm": "linf", "eps": eps, "steps": 40, "start": "random", "restarts": 1} | attack
-    told = {"step": 2.5 / told["steps"], "threat": "joint", "loss": "cross_entropy"} | told
+    recorded = {"method": "pgd", "norm": "linf", "eps": eps, "steps": 40, "start": "random", "restarts": 1} | attack
+    recorded = {"step": 2.5 / recorded["steps"], "threat": "joint", "loss": "cross_entropy"} | recorded
     means = [sum(own) / len(own) for own in accuracies]
     content = {"eps": eps, "accuracies": accuracies, "accuracy": means, "interval95": [0] * len(eps)}
     content |= {"episodes_sha256": "a", "weights_sha256": weights, "iteration": 800, "n_test_mc_samp": 10}
     content["clean"] = dict(zip(("margin", "gradient_l1", "gradient_l2", "gradient_gone"), clean, strict=True))
-    content["settings"] = {"attack": told, "data_sha256": "d", "precision": "float32"}
+    content["settings"] = {"attack": recorded, "data_sha256": "d", "precision": "float32"}
     content |= {"provenance": {"time": time}} if time else {}
     for name, value in (facts or {}).items():
         (content if name in content else content["settings"])[name] = value
@@ -129,15 +129,15 @@ def write_attack(savedir, eps, accuracies, weights="w", clean=(4, 8, 0.5, 0), fa
 
 
 def tables(results) -> dict[str, list[list[str]]]:
-    """The first cell of a table's head -> its rows."""
+    """Return the rows of each table, by the first cell of its head."""
     done = call("runfiles/robustness.py", results)
     assert done.returncode == 0, done.stderr
-    found = collections.defaultdict(list)
+    results = collections.defaultdict(list)
     for table in done.stdout.strip().split("\n\n"):
         head, _, *rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in table.splitlines()]
         assert {len(row) for row in rows} <= {len(head)}
-        found[head[0]] = rows
-    return found
+        results[head[0]] = rows
+    return results
 
 
 def test_the_tables_put_attacks_and_learners_side_by_side(tmp_path):
@@ -151,10 +151,10 @@ def test_the_tables_put_attacks_and_learners_side_by_side(tmp_path):
                 elif title == "10 restarts, up the margin of the remaining images":
                     write_attack(savedir, [0.1], [[70, 20 + ahead]], weights=name, **attack)
                 elif "other draws" not in title or name == "metadrop":  # MAML has no noise to draw
-                    eps, found = ([0.06, 0.1], [[75, 85]]) if title == "10 steps" else ([0.1], [])
-                    write_attack(savedir, eps, [*found, [70, 90]], name, (9, 9, 9, 9), **attack)
-    found = tables(tmp_path)
-    rows = {(title, eps): cells for title, eps, *cells in found["attack, linf"]}
+                    eps, results = ([0.06, 0.1], [[75, 85]]) if title == "10 steps" else ([0.1], [])
+                    write_attack(savedir, eps, [*results, [70, 90]], name, (9, 9, 9, 9), **attack)
+    results = tables(tmp_path)
+    rows = {(title, eps): cells for title, eps, *cells in results["attack, linf"]}
     assert {title for title, _ in rows} == {*TRIED, "the strongest of these attacks in every episode"}
     assert rows["40 steps", "0.1"] == ["60.25 ± 3.18", "65.25 ± 3.18", "+5.00 ± 0.00", ""]
     assert rows["40 steps", "0.06"] == ["70.25 ± 3.18", "75.25 ± 3.18", "+5.00 ± 0.00", ""]
@@ -169,8 +169,8 @@ def test_the_tables_put_attacks_and_learners_side_by_side(tmp_path):
     # of every episode the least, at 0.1: MAML 40 + seed and 20, Meta-dropout 50 + seed and 30
     strongest = ("the strongest of these attacks in every episode", "0.1")
     assert rows[strongest] == ["30.25 ± 3.18", "40.25 ± 3.18", "+10.00 ± 0.00", ""]
-    assert found["linf, eps"][0][:4] == ["MAML", "2", "85.25 ± 3.18", "80.25 ± 3.18"]
-    assert found[""] == [["MAML", "4", "8", "0.5", "0"], ["Meta-dropout", "4", "8", "0.5", "0"]]  # the curve's alone
+    assert results["linf, eps"][0][:4] == ["MAML", "2", "85.25 ± 3.18", "80.25 ± 3.18"]
+    assert results[""] == [["MAML", "4", "8", "0.5", "0"], ["Meta-dropout", "4", "8", "0.5", "0"]]  # the curve's alone
     # A run that has not met all of them has none that is the strongest.
     (square,) = (path for path in (tmp_path / "maml_1/tests").iterdir() if '"square"' in path.read_text())
     square.unlink()
@@ -180,7 +180,7 @@ def test_the_tables_put_attacks_and_learners_side_by_side(tmp_path):
 
 
 def test_a_square_attack_of_the_version_that_moved_lost_images_is_another_row(tmp_path):
-    """It is one of the strongest row's where the new one is not there; one with another share is in no row."""
+    """It counts for the strongest attack if there is no new one. One with another share is in no row."""
     for title, attack in TRIED.items():
         if "draws" not in title:
             old = {} if attack.get("method") != "square" else {"square_share": None}
@@ -197,7 +197,7 @@ def test_a_square_attack_of_the_version_that_moved_lost_images_is_another_row(tm
 
 
 def test_the_gradients_of_another_run_are_those_of_another_row(tmp_path):
-    """By whose weights the surrogate has, and how often it adapts."""
+    """The row depends on the surrogate's weights and on how often it adapts."""
     for number, (weights, draws) in enumerate([("maml", 1), ("maml", 4), ("another", 1), ("another", 4)]):
         surrogate = {"weights_sha256": weights, "draws": draws}
         write_attack(tmp_path / "maml_0", [0.1], [[number, number]], weights="maml", surrogate=surrogate)
@@ -211,11 +211,11 @@ def test_norms_of_the_same_radii_have_curves_of_their_own(tmp_path):
     for norm, first in (("l1", 90), ("l1_dense", 60)):
         write_attack(tmp_path / "maml_0", BUDGETS["l1"], [[first - i, first - i] for i in range(6)], norm=norm)
     write_attack(tmp_path / "maml_0", BUDGETS["l1"], [[30, 30]] * 6, norm="l1", threat="remaining")
-    found = tables(tmp_path)
-    assert found["l1, remaining images, eps"] == [["MAML", "1", *["30.00"] * 6]]
-    assert found["l1, eps"] == [["MAML", "1", *(f"{90 - i}.00" for i in range(6))]]
-    assert found["l1_dense, eps"] == [["MAML", "1", *(f"{60 - i}.00" for i in range(6))]]
-    assert found["linf, eps"] == found["l2, eps"] == found[""] == []
+    results = tables(tmp_path)
+    assert results["l1, remaining images, eps"] == [["MAML", "1", *["30.00"] * 6]]
+    assert results["l1, eps"] == [["MAML", "1", *(f"{90 - i}.00" for i in range(6))]]
+    assert results["l1_dense, eps"] == [["MAML", "1", *(f"{60 - i}.00" for i in range(6))]]
+    assert results["linf, eps"] == results["l2, eps"] == results[""] == []
 
 
 OTHERWISE = [
@@ -227,17 +227,20 @@ OTHERWISE = [
 
 @pytest.mark.parametrize("attack", OTHERWISE, ids=lambda attack: "-".join(attack))
 def test_an_attack_that_differs_in_one_thing_is_not_that_of_the_curve(attack, tmp_path):
-    """Alone it leaves the curve's rows empty; beside the curve's it is not another seed, nor in its place."""
+    """Alone it leaves the rows of the curve empty; beside the curve's attack it neither adds a seed nor replaces it."""
     savedir = tmp_path / "maml_0"
     write_attack(savedir, BUDGETS["linf"], [[50, 50]] * 6, **attack)
-    found = tables(tmp_path)
-    assert found["linf, eps"] == found[""] == []
-    assert "40 steps" not in {row[0] for row in found["attack, linf"]}
+    results = tables(tmp_path)
+    assert results["linf, eps"] == results[""] == []
+    assert "40 steps" not in {row[0] for row in results["attack, linf"]}
     write_attack(savedir, BUDGETS["linf"], [[80, 80]] * 6)
     write_attack(savedir, BUDGETS["linf"], [[50, 50]] * 6, **attack)
-    found = tables(tmp_path)
-    assert found["linf, eps"] == [["MAML", "1", *["80.00"] * 6]]
-    assert [row[1:3] for row in found["attack, linf"] if row[0] == "40 steps"] == [["0.06", "80.00"], ["0.1", "80.00"]]
+    results = tables(tmp_path)
+    assert results["linf, eps"] == [["MAML", "1", *["80.00"] * 6]]
+    assert [row[1:3] for row in results["attack, linf"] if row[0] == "40 steps"] == [
+        ["0.06", "80.00"],
+        ["0.1", "80.00"],
+    ]
 
 
 def test_two_attacks_on_one_run_are_one_seed(tmp_path):
@@ -251,20 +254,20 @@ def test_two_attacks_on_one_run_are_one_seed(tmp_path):
 
 
 def test_of_several_attacks_the_latest_is_in_every_table(tmp_path):
-    """By the time that it was made, not by the name of its file."""
+    """The time counts, not the name of the file."""
     for month, accuracy in (("02", 50), ("03", 80), ("01", 20)):
         attack = {"clean": (accuracy, 2, 3, 4), "time": f"2026-{month}-05T10:00:00+00:00"}
         write_attack(tmp_path / "maml_0", BUDGETS["linf"], [[accuracy, accuracy]] * 6, **attack)
         write_attack(tmp_path / "maml_0", [0.1], [[accuracy - 1, accuracy - 1]], steps=10, time=attack["time"])
-    found = tables(tmp_path)
-    assert found["linf, eps"] == [["MAML", "1", *["80.00"] * 6]] and found[""] == [["MAML", "80", "2", "3", "4"]]
-    assert [row[:3] for row in found["attack, linf"]] == [
+    results = tables(tmp_path)
+    assert results["linf, eps"] == [["MAML", "1", *["80.00"] * 6]] and results[""] == [["MAML", "80", "2", "3", "4"]]
+    assert [row[:3] for row in results["attack, linf"]] == [
         ["10 steps", "0.1", "79.00"], ["40 steps", "0.06", "80.00"], ["40 steps", "0.1", "80.00"],
     ]  # fmt: skip
 
 
 def test_learners_are_paired_by_seed_and_gradient_and_stand_in_their_columns(tmp_path):
-    """Of seeds 0 to 2 each kind lacks another one; at 0.1 and 0.06, which the attack has in this order."""
+    """Each kind lacks a different one of the seeds 0 to 2. The attack has 0.1 before 0.06."""
     means = {
         "maml": {0: 10, 2: 60}, "metadrop": {1: 99, 2: 63}, "maml_exact": {0: 50, 1: 20}, "metadrop_exact": {0: 40},
     }  # fmt: skip
@@ -282,12 +285,12 @@ def test_learners_are_paired_by_seed_and_gradient_and_stand_in_their_columns(tmp
         "Meta-dropout - MAML | the same, exact gradients |",
         "| | margin | gradient_l1 | gradient_l2 | gradient_gone |",
     ]
-    found = tables(tmp_path)
-    at_006, at_01 = (row[2:] for row in found["attack, linf"] if row[0] == "40 steps")
+    results = tables(tmp_path)
+    at_006, at_01 = (row[2:] for row in results["attack, linf"] if row[0] == "40 steps")
     # 12.706 / sqrt(2) times the deviations of (10, 60), (99, 63) and (50, 20)
     assert at_01 == ["35.00 ± 317.66", "81.00 ± 228.71", "35.00 ± 190.59", "40.00", "+3.00", "-10.00"]
     assert at_006 == ["17.50 ± 158.83", "40.50 ± 114.36", "17.50 ± 95.30", "20.00", "+1.50", "-5.00"]
-    assert found[""] == [
+    assert results[""] == [
         ["MAML", "35", "70", "105", "140"],
         ["Meta-dropout", "81", "162", "243", "324"],
         ["MAML, exact gradient", "35", "70", "105", "140"],
@@ -309,21 +312,21 @@ def test_a_curve_has_its_radii_in_order_and_the_mean_of_its_seeds(tmp_path):
 
 
 def test_an_attack_that_was_asked_for_is_that_of_its_row(tmp_path):
-    """What main.py would be told, as attack.json says it, belongs to one row of the table, with its radii."""
+    """The settings that attack.json would record belong to one row of the table, with its radii."""
     asked = []
     for flags in (flags for part in ("runs", "probes") for flags in lines(tmp_path, part)["metadrop_1"][2:]):
         assert flags.get("norm", "linf") == "linf"
-        told = {name: flags[f"attack_{name}"] for name in ("steps", "method", "loss") if f"attack_{name}" in flags}
-        told |= {name: flags[name] for name in ("restarts", "threat") if name in flags}
-        told |= {"square_share": 0.8} if told.get("method") == "square" else {}
+        recorded = {name: flags[f"attack_{name}"] for name in ("steps", "method", "loss") if f"attack_{name}" in flags}
+        recorded |= {name: flags[name] for name in ("restarts", "threat") if name in flags}
+        recorded |= {"square_share": 0.8} if recorded.get("method") == "square" else {}
         if surrogate := flags.get("surrogate"):
             assert surrogate in (str(tmp_path / "metadrop_1"), str(tmp_path / "maml_1"))
-            whose = "own" if surrogate.endswith("metadrop_1") else "other"
-            surrogate = {"weights_sha256": whose, "draws": flags["surrogate_draws"]}
-        asked.append((told, surrogate, flags.get("eps", BUDGETS["linf"])))
-    for told, surrogate, eps in asked:
+            weights = "own" if surrogate.endswith("metadrop_1") else "other"
+            surrogate = {"weights_sha256": weights, "draws": flags["surrogate_draws"]}
+        asked.append((recorded, surrogate, flags.get("eps", BUDGETS["linf"])))
+    for recorded, surrogate, eps in asked:
         more = {"surrogate": surrogate} if surrogate else {}
-        write_attack(tmp_path / "metadrop_1", eps, [[50, 50]] * len(eps), weights="own", **told, **more)
+        write_attack(tmp_path / "metadrop_1", eps, [[50, 50]] * len(eps), weights="own", **recorded, **more)
     rows = [(title, eps) for title, eps, *_ in tables(tmp_path)["attack, linf"]]
     wanted = [(title, "0.1") for title in TRIED]
     less = ("", ", one image at a time", " up the margin", ", up the loss of the remaining images")

@@ -1,4 +1,4 @@
-"""The scripts train and test with the published settings, and the tables show what they leave, or refuse it."""
+"""The scripts train and test with the published settings, and the tables show their results or refuse them."""
 
 import importlib
 import json
@@ -46,17 +46,17 @@ def test_a_cell_has_the_published_settings(model, cell):
 
 
 def calls(script: str, folder, **environment) -> list[dict]:
-    """The settings of main.py's calls that a copy of this script in `folder` makes; each mode uses its flags."""
+    """Return the settings of main.py's calls by a copy of this script in `folder`. Each mode must use its flags."""
     shutil.copytree(ROOT / "runfiles", folder / "runfiles", dirs_exist_ok=True)
     done = subprocess.run(
         ["sh", str(folder / "runfiles" / script), "--gpu_id", "-1"],
         env=os.environ | {"PYTHON": "echo"} | environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     lines = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("main.py")]
-    given = [vars(main.parser().parse_args(line)) for line in lines]
-    for flags in given:
+    flags_of_runs = [vars(main.parser().parse_args(line)) for line in lines]
+    for flags in flags_of_runs:
         settings.refuse_unused(flags, flags["mode"])
-    return [DEFAULTS | flags for flags in given]
+    return [DEFAULTS | flags for flags in flags_of_runs]
 
 
 SCRIPTS = {
@@ -67,7 +67,7 @@ SCRIPTS = {
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_old_results_do_not_stand_for_new_ones(script, tmp_path):
-    """A script run again, perhaps for other settings, leaves it to main.py to know what has been trained and tested."""
+    """A script that is run again calls main.py for every run, since main.py knows what has been trained and tested."""
     first = calls(script, tmp_path)
     for flags in first:
         for mode in ("meta_test", "collapse"):
@@ -102,7 +102,7 @@ def test_masks_has_the_published_protocol(tmp_path):
 
 
 def write_test(savedir, **facts) -> None:
-    """A meta_test.json that says these facts; without them it is as an old version left it."""
+    """Write a meta_test.json with these facts; without them it is like that of an old version."""
     savedir.mkdir(parents=True, exist_ok=True)
     test = {"accuracy": 50, "interval95": 0, "accuracies": [0, 100] * 100, "losses": [1] * 200, "episodes_sha256": "a"}
     (savedir / "meta_test.json").write_text(json.dumps(test | facts))
@@ -181,7 +181,7 @@ def write_validation(savedir, *rows) -> None:
 
 
 def test_rates_tries_all_and_goes_on_with_the_best(tmp_path):
-    """Seed 0 with all rates, then two more seeds and tests with what rates.py calls the best; what diverges is left."""
+    """Seed 0 has all rates; two more seeds and the tests have the best ones of rates.py. Diverging runs are skipped."""
     stub = tmp_path / "python"
     stub.write_text(
         '#!/bin/sh\ncase "$*" in *--best*) echo 0.2 3e-3;; *"inner_lr 0.05"*) exit 2;; *) echo "$@";; esac\n'
@@ -235,7 +235,7 @@ DATA, STEPS = {"settings": {"data_sha256": "d"}}, {"settings": {"n_steps": 1}}
 
 @pytest.fixture
 def table(monkeypatch, tmp_path):
-    """Write runs (savedir -> what sets its test apart), and make the table of this program from them."""
+    """table(program, runs): write runs (savedir -> facts of its test) and return the program's table of them."""
     monkeypatch.syspath_prepend(ROOT / "runfiles")
 
     def make(program: str, runs: dict[str, dict]):
@@ -295,7 +295,7 @@ def test_the_table_shows_what_there_is(tmp_path):
 
 
 def write_weights(path, model, tests, **settings):
-    """A file of weights, of one number, with tests along the way: iteration -> accuracy and interval."""
+    """Write a file of weights, a single number, with tests from training: iteration -> accuracy and interval."""
     params = {"w": np.zeros(1, np.float32)}
     alike = {"data_sha256": "a", "train_split": "trainval", "way": 20, "shot": 1, "query": 15, "metabatch": 8}
     settings = {"model": model} | alike | settings
@@ -331,9 +331,9 @@ def test_transfer_trains_both_learners_on_both_datasets(tmp_path):
     done = cli("runfiles/transfer.py", tmp_path, "--runs", "--", "--gpu_id", "-1")
     assert done.returncode == 0, done.stderr
     runs = [[part.strip() for part in line.split("|")] for line in done.stdout.splitlines()]
-    given = {folder: vars(main.parser().parse_args(flags.split())) for folder, flags in runs}
-    assert len(given) == len(runs) == 12
-    for folder, flags in given.items():
+    flags_of_runs = {folder: vars(main.parser().parse_args(flags.split())) for folder, flags in runs}
+    assert len(flags_of_runs) == len(runs) == 12
+    for folder, flags in flags_of_runs.items():
         dataset, model, seed = folder.removeprefix(f"{tmp_path}/").split("_")
         assert (flags["dataset"], flags["model"], flags["seed"], flags["gpu_id"]) == (dataset, model, int(seed), "-1")
         assert (flags["way"], flags["shot"], flags["n_train_iters"]) == (5, 1, 800)
@@ -341,7 +341,7 @@ def test_transfer_trains_both_learners_on_both_datasets(tmp_path):
 
 
 def numbered_drawings():
-    """A dataset of 8 test classes of 16 images whose pixels are all 20 * class + image."""
+    """Return a dataset of 8 test classes of 16 images, in which all pixels of an image are 20 * class + image."""
     import data
 
     values = 20 * np.arange(8)[:, None] + np.arange(16)
@@ -351,14 +351,14 @@ def numbered_drawings():
 
 
 def number_of(picture):
-    """20 * class + image of a picture, ink on paper, or of its row of numbers from 0 to 1."""
+    """Return 20 * class + image of a picture (ink on paper), or of its row of numbers from 0 to 1."""
     first = np.ravel(picture)[0] * (255 if isinstance(picture, np.ndarray) else 1)
     return round(255 - first)
 
 
 class Knowing:
-    """A classifier that knows the classes of `numbered_drawings`, and says the next one with shift = 1. It refuses to
-    classify what it was fitted to, and keeps in `asked` its statistics and how many pictures it was asked for."""
+    """A classifier that knows the classes of `numbered_drawings`; with shift = 1 it answers the next one. It refuses to
+    classify its support pictures, and records in `asked` its statistics and the number of query pictures."""
 
     def __init__(self, shift=0):
         self.shift, self.statistics, self.asked = shift, "together", []
@@ -377,13 +377,13 @@ class Knowing:
 
 
 def script(name):
-    """A script of runfiles/, as a module."""
+    """Import a script of runfiles/."""
     with mock.patch.object(sys, "path", [str(ROOT / "runfiles"), *sys.path]):
         return importlib.import_module(name)
 
 
 def test_transfer_asks_a_classifier_for_the_classes_of_unseen_drawings():
-    """Every pixel tells the class and the image: a classifier that knows is right, and one that does not is not."""
+    """Every pixel shows the class and the image, so `Knowing` is always right, and always wrong with shift = 1."""
     transfer, dataset, knowing = script("transfer"), numbered_drawings(), Knowing()
     assert transfer.accuracy(knowing, dataset, 3, "") == 100
     assert transfer.accuracy(knowing, dataset, 3, "", flat=True) == 100
@@ -392,7 +392,7 @@ def test_transfer_asks_a_classifier_for_the_classes_of_unseen_drawings():
 
 
 class Counted(Knowing):
-    """`Knowing`, of support sets of any numbers of pictures, which it classifies right when they are left out."""
+    """`Knowing` for support sets of any size, right on every picture that is left out."""
 
     def fit(self, support, labels):
         self.counts = np.bincount(labels).tolist()
@@ -407,7 +407,7 @@ class Counted(Knowing):
 
 @pytest.mark.parametrize("shift", [0, 1])
 def test_unbalanced_asks_for_all_mixtures_and_support_sets(monkeypatch, shift):
-    """A classifier that knows is right of any mixture, with any statistics, and never asked for a support picture."""
+    """`Counted` is right on every mixture, with all statistics, and is never asked for a support picture."""
     measured, knowing, accuracy = script("unbalanced"), Counted(shift), float(shift == 0)
     monkeypatch.setattr(measured, "IMAGES", 16)
     monkeypatch.setattr(measured, "QUERY", 6)
@@ -416,22 +416,22 @@ def test_unbalanced_asks_for_all_mixtures_and_support_sets(monkeypatch, shift):
     tables = script("tables")
     split = numbered_drawings().splits["test"]
     pictures = tables.task_pictures(split, MAKERS["glyphs"].prepare, 0, 5, 16)
-    found = dict(measured.measure_mixtures(knowing, pictures))
-    assert set(found) == {(s, m) for s in ("support", "together", "query") for m in measured.MIXTURES}
-    assert set(found.values()) == {accuracy} and knowing.statistics == "support"
+    measures = dict(measured.measure_mixtures(knowing, pictures))
+    assert set(measures) == {(s, m) for s in ("support", "together", "query") for m in measured.MIXTURES}
+    assert set(measures.values()) == {accuracy} and knowing.statistics == "support"
     expected = [(s, sum(m)) for m in measured.MIXTURES.values() for s in ("support", "together", "query")]
     assert knowing.asked == expected
-    found = dict(measured.measure_support_sets(knowing, pictures))
-    assert knowing.counts == [10, 1, 1, 1, 1] and {found[n, "accuracy"] for n in measured.SUPPORT} == {accuracy}
-    assert {found[n, "first class"] for n in measured.SUPPORT} == {0.2}
-    found = dict(measured.measure_leave_one_out(knowing, pictures))
-    assert {found[n, "others"] for n in measured.SHOTS} == {accuracy} == {found[n, "one less"] for n in (2, 3, 5)}
-    assert {found[n, "left out"] for n in measured.SHOTS} == {1} and knowing.counts == [5] * 5
+    measures = dict(measured.measure_support_sets(knowing, pictures))
+    assert knowing.counts == [10, 1, 1, 1, 1] and {measures[n, "accuracy"] for n in measured.SUPPORT} == {accuracy}
+    assert {measures[n, "first class"] for n in measured.SUPPORT} == {0.2}
+    measures = dict(measured.measure_leave_one_out(knowing, pictures))
+    assert {measures[n, "others"] for n in measured.SHOTS} == {accuracy} == {measures[n, "one less"] for n in (2, 3, 5)}
+    assert {measures[n, "left out"] for n in measured.SHOTS} == {1} and knowing.counts == [5] * 5
     assert "100.0 ± 0.0" in measured.over_tasks(measured.measure_leave_one_out, knowing, [pictures] * 2, "").values()
 
 
 def test_drawings_compares_both_ways_on_the_same_pictures(monkeypatch, capsys):
-    """A classifier that takes the pictures on one of the ways for other classes loses on that one alone."""
+    """A classifier that misclassifies the pictures of one way loses only there."""
     drawings, ways = script("drawings"), []
 
     class Astray(Knowing):

@@ -1,5 +1,5 @@
-"""The shell scripts of runfiles/: the flags that each hands on, the names of its runs, and that the flags which it is
-given reach every command.
+"""The shell scripts of runfiles/: the flags of each command, the names of the runs, and that the flags of a script
+reach every command.
 
 A stub stands for Python and writes down how it was called; nothing is trained.
 """
@@ -44,7 +44,7 @@ def commands(tmp_path):
 
 
 def flags_of(calls, mode=None) -> list[dict]:
-    """What main.py is told by these commands, each of which uses its flags; of one mode, or of all."""
+    """Return the flags of main.py in these commands, of one mode or of all. Each mode must use its flags."""
     given = [vars(main.parser().parse_args(words[1:])) for words in calls if words[0] == "main.py"]
     for flags in given:
         settings.refuse_unused([name for name in flags if name != "mode"], flags["mode"])
@@ -53,7 +53,7 @@ def flags_of(calls, mode=None) -> list[dict]:
 
 
 def others(calls) -> list[str]:
-    """The commands that are not main.py's."""
+    """Return the commands of other programs than main.py."""
     return [" ".join(words) for words in calls if words[0] != "main.py"]
 
 
@@ -168,7 +168,7 @@ TRAINING = {path.name for path in (ROOT / "runfiles").glob("*.sh")} - BY_TRAIN_A
 
 @pytest.mark.parametrize("script", sorted(TRAINING))
 def test_flags_for_all_and_for_training_or_tests_alone_reach_them(script, commands):
-    """The flags that a script is given reach every run; TRAIN_FLAGS and TEST_FLAGS come behind its own and count."""
+    """The flags of a script reach every run; TRAIN_FLAGS and TEST_FLAGS override the script's."""
     more = {"TRAIN_FLAGS": "--save_freq 7 --n_train_iters 3", "TEST_FLAGS": "--checkpoint best --n_test_iters 5"}
     calls = flags_of(commands(script, "--gpu_id", "-1", "--precision", "bf16", **more))
     train, tests = ([f for f in calls if f["mode"] in modes] for modes in (["meta_train"], ["meta_test", "collapse"]))
@@ -181,7 +181,7 @@ def test_flags_for_all_and_for_training_or_tests_alone_reach_them(script, comman
 
 
 def test_masks_tells_each_learner_its_tasks_and_each_kind_its_mask(commands):
-    """2000 tasks of the background set, five small exact steps of MAML's; other kinds where they are asked for."""
+    """2000 tasks of the background set, five small exact inner steps of MAML; other kinds if KINDS names them."""
     calls = commands("masks.sh", SEEDS="4", KINDS="none mask scaled support_only per_sample", DATA="d", SOURCE="s")
     train, test = flags_of(calls, "meta_train"), flags_of(calls, "meta_test")
     alike = {"mode": "meta_train", "dataset": "omniglot", "data_dir": "d", "split": "background", "way": 5, "shot": 1}
@@ -212,7 +212,7 @@ def test_masks_tells_each_learner_its_tasks_and_each_kind_its_mask(commands):
     ("transfer", ["--runs --"]),
 ])  # fmt: skip
 def test_a_study_hands_its_runs_to_train_all(script, parts, commands):
-    """Which takes JOBS; and the flags that it is given reach the list of runs."""
+    """train_all.py takes JOBS; the flags of the script reach the list of runs."""
     folder = f"results/{script}"
     for jobs, words in (({}, ""), ({"JOBS": "3"}, " --jobs 3")):
         calls = others(commands(f"{script}.sh", **jobs))
@@ -239,7 +239,7 @@ def test_robustness_attacks_the_pretrained_pair_in_three_ways(commands):
 
 
 def test_workers_are_told_of_each_other(commands):
-    """Each has its own number, and all have the same addresses and flags."""
+    """Each worker has its own number, and all have the same addresses and flags."""
     calls = commands("workers.sh", "--savedir", "d", "--way", "3", with_config=True, WORKERS="3", PORT="9000")
     assert {tuple(words) for _, words in calls} == {("main.py", "--mode", "meta_train", "--savedir", "d", "--way", "3")}
     configs = [json.loads(config) for config, _ in calls]
@@ -250,7 +250,7 @@ def test_workers_are_told_of_each_other(commands):
 
 
 def test_the_flags_that_a_study_is_given_reach_training_tests_and_attacks(monkeypatch, tmp_path):
-    """Of each run, with and without a strength; the regularisers' attacks are checked in test_robustness_runs.py."""
+    """Runs with and without a strength; test_robustness_runs.py checks the attacks on the regularisers."""
     monkeypatch.syspath_prepend(ROOT / "runfiles")
     for program, words in (("regularisers", ["--runs", 0]), ("robustness", ["--runs"]), ("robustness", ["--probes"])):
         done = call(f"runfiles/{program}.py", tmp_path, *words, "--", "--gpu_id", "-1", "--metabatch", "8")
@@ -261,7 +261,7 @@ def test_the_flags_that_a_study_is_given_reach_training_tests_and_attacks(monkey
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system binds no process to a core")
 def test_train_all_trains_tests_and_attacks_with_what_a_line_says(monkeypatch, tmp_path):
-    """One command after the other, all of a run on one core; as many runs at a time as there are cores."""
+    """The commands of a run follow one another on one core; as many runs as cores are made at a time."""
     monkeypatch.syspath_prepend(ROOT / "runfiles")
     train_all, started, lock = importlib.import_module("train_all"), [], threading.Barrier(2, timeout=30)
 

@@ -1,5 +1,5 @@
-"""The tables and curves of runfiles/ against numbers that were worked out by hand, from runs without symmetry: other
-seeds for each kind of run, another accuracy for each seed, several attacks on the disk.
+"""The tables and curves of runfiles/ have numbers that were calculated by hand. The runs have no symmetry: each kind has
+other seeds, each seed has another accuracy, and there are several attacks.
 
 A table that pairs runs by their position, shows columns in another order or halves an interval shows other numbers.
 """
@@ -19,7 +19,7 @@ from conftest import ROOT, call
 
 @pytest.fixture(autouse=True)
 def runfiles(monkeypatch):
-    """The scripts can be imported, as `call` does."""
+    """Let `call` import the scripts."""
     monkeypatch.syspath_prepend(ROOT / "runfiles")
 
 
@@ -35,7 +35,7 @@ def write_test(savedir, accuracies, losses=None, **facts) -> None:
 
 
 def write_curves(savedir, *rows) -> None:
-    """rows: iteration, seconds, loss, and of a validation accuracy and interval (0 to 1)."""
+    """rows: iteration, seconds, loss and, if there is a validation, its accuracy and interval (0 to 1)."""
     savedir.mkdir(parents=True, exist_ok=True)
     lines = ["iter,secs,loss,acc,val_loss,val_acc,val_ci95"]
     for i, seconds, loss, *val in rows:
@@ -44,7 +44,7 @@ def write_curves(savedir, *rows) -> None:
 
 
 def rows_of(program, *args) -> list[list[str]]:
-    """The cells of every line of the tables that a script prints, without the lines below their heads."""
+    """Return the cells of every line of the tables that a script prints, without the lines below the heads."""
     done = call(f"runfiles/{program}.py", *args)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("|") and not line.startswith("|---")]
@@ -85,7 +85,7 @@ def test_precision_pairs_the_seeds_that_both_precisions_share(tmp_path):
 
 
 def test_masks_pairs_seeds_and_tasks(tmp_path):
-    """The first 200 tasks, and all 1000: other accuracies follow."""
+    """The first 200 tasks have other accuracies than all 1000."""
 
     def write(kind, seed, first, others, loss):
         accuracies = list(first) * 100 + [others] * 800
@@ -147,7 +147,7 @@ def test_rates_takes_inner_and_meta_rates_for_what_they_are_and_pairs_the_best(t
 
 
 def test_regularisers_pairs_with_maml_by_seed_and_averages_over_its_own_seeds(tmp_path, monkeypatch):
-    """Two training losses, validations and speeds of each kind, and no two the same."""
+    """Each kind has two training losses, validations and speeds, all distinct."""
     write_pair(tmp_path, "maml", "fixed", iteration=800)
     facts = {"maml": {0: (2, 1, 0.5), 3: (2, 2, 0.6), 10: (2, 3, 0.7)}}
     facts["fixed"] = {1: (4, 5, 0.8), 2: (4, 5, 0.8), 3: (6, 9, 0.9), 10: (6, 9, 0.94)}
@@ -224,7 +224,7 @@ CURVES = {
 
 
 def test_table1_curve_draws_each_learners_accuracy_with_its_whole_interval():
-    """And the paper's accuracies of 20-way 1-shot, in the learner's colour."""
+    """The paper's accuracies of 20-way 1-shot have the learner's colour."""
     curve = script("table1_curve")
     tests = {
         model: {i: {"accuracy": a, "interval95": c, "episodes": 7 if i == 20 else 9} for i, (a, c) in points.items()}
@@ -299,7 +299,7 @@ def test_omni_5way_draws_seeds_thin_and_their_mean_thick(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("name", "drawn"), [("omni_5way", "1shot"), ("regularisers", {}), ("table1_curve", {})])
 def test_a_figure_is_drawn_where_it_is_asked_for(name, drawn, monkeypatch, tmp_path):
-    """Into the file that is named; of omni_5way.sh the 1-shot runs."""
+    """The figure goes into the file that --figure names; that of omni_5way.sh has the 1-shot runs."""
     module, figures = script(name), []
     monkeypatch.setattr(module, "figure", lambda *args: figures.append(args))
     monkeypatch.setattr(module, "table", lambda *args: None)
@@ -319,7 +319,7 @@ def test_a_figure_is_drawn_where_it_is_asked_for(name, drawn, monkeypatch, tmp_p
 
 
 def numbered(classes=8, images=16):
-    """A split whose pixels are all 20 * class + image."""
+    """Return a split in which all pixels of an image are 20 * class + image."""
     values = 20 * np.arange(classes)[:, None] + np.arange(images)
     pixels = np.broadcast_to(values[..., None, None, None], (classes, images, 4, 4, 1)).astype(np.uint8)
     return data.Split(pixels, rotations=1, scale=1 / 255)
@@ -334,7 +334,7 @@ def test_the_pictures_of_a_task_are_those_that_meta_test_draws():
 
 
 def test_unbalanced_prints_each_number_in_its_column(monkeypatch, tmp_path):
-    """Its flags arrive, and each kind of weights has rows of its own in three tables."""
+    """Its flags are used, and each file of weights has its own rows in three tables."""
     measured, asked = script("unbalanced"), []
     trained = mock.Mock(config={"dataset": "glyphs"})
     made = mock.Mock(trained=lambda: trained)
@@ -344,7 +344,7 @@ def test_unbalanced_prints_each_number_in_its_column(monkeypatch, tmp_path):
     monkeypatch.setattr(measured, "task_pictures", lambda split, prepare, task, way, images: task)
 
     def answers(keys, values):
-        """A measure that says for task 0 these numbers less 0.1, and for task 1 these more 0.1."""
+        """Return a measure with these numbers - 0.1 for task 0, and + 0.1 for task 1."""
         return lambda classifier, task: iter(zip(keys, np.array(values) + (task - 0.5) / 5, strict=True))
 
     mixtures = [(s, m) for s in measured.STATISTICS for m in measured.MIXTURES]

@@ -1,4 +1,4 @@
-"""runfiles/train_all.py: many runs, some at a time, which can be interrupted; and the runs of regularisers.py."""
+"""runfiles/train_all.py makes many runs, several at a time, and can be interrupted; the runs of regularisers.py."""
 
 import importlib
 import io
@@ -20,7 +20,7 @@ import settings
 from conftest import ROOT, assert_refused, call, cli
 
 # In place of main.py: it takes the same flags, trains in no time (or, for 1000000 iterations, until it is stopped), and
-# leaves what it was told.
+# leaves the flags.
 STUB = f"""
 import importlib.util, json, pathlib, signal, sys, time
 sys.path.insert(0, {str(ROOT)!r})
@@ -45,7 +45,7 @@ with open(savedir / "calls", "a") as file:
 
 @pytest.fixture
 def house(tmp_path):
-    """The program, with STUB in place of main.py."""
+    """Return the folder of a copy of the program, with STUB in place of main.py."""
     house = tmp_path / "house"
     shutil.copytree(ROOT / "runfiles", house / "runfiles")
     for path in (*ROOT.glob("*.py"), *(init.parent for init in ROOT.glob("*/__init__.py"))):
@@ -157,7 +157,7 @@ STUDY = {name: {"perturbation": name} for name in PERTURBED} | {
 
 
 def study(results, *args) -> list[tuple[str, dict, dict | None]]:
-    """Folder, settings of the training, and of the test if there is one, of each run that is asked for."""
+    """Return the folder, the settings of the training, and those of the test or None, for each run of the study."""
     done = call("runfiles/regularisers.py", results, "--runs", *args)
     assert done.returncode == 0, done.stderr
     runs = []
@@ -172,7 +172,7 @@ def study(results, *args) -> list[tuple[str, dict, dict | None]]:
 
 
 def write_run(savedir, validations=(), accuracy=None, facts=None, seconds=1.0, **config) -> None:
-    """facts: what else its test says of itself. seconds: of an iteration; a validation takes 100."""
+    """facts: further entries of its test. seconds: of an iteration; a validation takes 100."""
     savedir.mkdir(parents=True)
     rows = [f"{50 * i},{50 * seconds * i + 100 * (i // 4)},{1 / (i + 1)},1,,," for i in range(4 * len(validations) - 3)]
     for i, v in enumerate(validations):
