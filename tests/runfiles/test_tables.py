@@ -1,4 +1,4 @@
-"""The tables and curves of runfiles/ have numbers that were calculated by hand. The runs have no symmetry: each kind has
+"""The tables and curves of runfiles/ have numbers calculated by hand. The runs have no symmetry: each kind has
 other seeds, each seed has another accuracy, and there are several attacks.
 
 A table that pairs runs by their position, shows columns in another order or halves an interval shows other numbers.
