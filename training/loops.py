@@ -1,4 +1,4 @@
-"""The loops of meta-training and testing. They use of a learner only what its contract has (model.Learner)."""
+"""The loops of meta-training and testing. They use only the contract of a learner (model.Learner)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from training.steps import Engine
 from training.test_results import ResultFiles, mean_and_interval, read_json
 
 LOG_EVERY = 50  # iterations, as in the TF1 code
-Numbers = dict[str, list[float]]  # a test's named numbers, "loss" and "accuracy", an episode each
+Numbers = dict[str, list[float]]  # "loss" and "accuracy" of each episode of a test
 
 
 def train(
@@ -47,14 +47,14 @@ def train(
     watch: Callable[[int], None] | None = None,
     watch_every: int = 0,
 ) -> int:
-    """Meta-train from savedir's last checkpoint, or from the start, to iteration n_train_iters (inclusive,
-    as in the TF1 code: n + 1 updates). Returns the exit code: 0, or 130 when interrupted and saved.
+    """Meta-train from savedir's last checkpoint, or from the start, to iteration n_train_iters (inclusive, as in the TF1
+    code: n + 1 updates). Return the exit code: 0, or 130 when interrupted and saved.
 
-    val: the classes that are monitored every val_every iterations with n_val_tasks episodes, and val_samples noise
-    samples in adaptation, or None. settings: the log's first lines.
-    watch: called with the number of every watch_every-th iteration, and of the last, after its update.
-    alone: no other process shares the metabatch. chief: this is the process that writes; the others only read.
-    begin: called with the first iteration to do, when nothing is in its way and before the logs are opened.
+    val: the validation classes, or None. They are tested every val_every iterations, on n_val_tasks episodes, with
+    val_samples noise samples in adaptation. settings: the log's first lines.
+    watch: called with every watch_every-th iteration and the last one, after its update.
+    alone: True if no other process shares the metabatch. chief: True in the process that writes; the others only read.
+    begin: called with the first iteration, after all checks and before the logs are opened.
     """
     state = TrainingState(engine, savedir, chief)
     resumed = state.restore()
@@ -107,30 +107,30 @@ def train(
             training.save()
         if chief:
             when = f"and saved after iteration {done}" if done >= 0 else "before the first iteration"
-            print(f"interrupted {when}; go on with --resume", file=sys.stderr)
+            print(f"interrupted {when}; continue with --resume", file=sys.stderr)
         return 130
     return 0
 
 
 def refuse_unlike_workers(engine: Engine, first: int, settings: dict, split: data.Split) -> None:
-    """UserError if the processes that share a metabatch would not train the same run."""
+    """Raise UserError if the processes that share a metabatch would not train the same run."""
     settings = {name: value for name, value in settings.items() if name not in ("data_dir", "gpu_id")}
     try:
         alike = same_everywhere(engine.strategy, first, settings, zlib.crc32(split.pixels))
     except tf.errors.OpError as fault:
         raise UserError(
-            f"another worker has not begun ({type(fault).__name__}): see what it says, and start all of them again"
+            f"another worker did not start ({type(fault).__name__}): see its messages, and start all of them again"
         ) from fault
     if not alike:
         raise UserError(
-            "the workers have other flags, other data or another checkpoint than each other: start all with the "
-            "same command, in folders that all of them share"
+            "the workers do not have the same flags, data and checkpoint: start all of them with the same command, in "
+            "folders that all of them share"
         )
 
 
 @dataclass
 class Training:
-    """One session of meta-training: an update, and what is reported and saved after it."""
+    """One session of meta-training: it counts the iterations, logs, validates and saves."""
 
     engine: Engine
     state: TrainingState
@@ -143,7 +143,7 @@ class Training:
     val_every: int
     n_val_tasks: int
     alone: bool
-    began: float  # when a run that was never interrupted would have begun, in time.time()'s seconds
+    began: float  # time.time() at the start, less the seconds of earlier sessions
     rate: float  # the outer step size of the last iteration
     agreed: bool = False  # all processes have agreed to stop after the same iteration
 
@@ -153,25 +153,25 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Is nothing left to do? Where a stop cut the last validation short, that is."""
+        """True if no iteration and no validation is left."""
         updated, reported = int(self.state.next) - 1, int(self.state.reported)
         return (updated >= self.last or not self.stopped) and reported >= updated
 
     @contextlib.contextmanager
     def iteration(self, i: int) -> Iterator[None]:
-        """UserError if another process is gone when the block computes iteration i."""
+        """Raise UserError if another process ended while the `with` block computes iteration i."""
         try:
             yield
         except tf.errors.OpError as fault:
             if self.alone:
                 raise
             raise UserError(
-                f"iteration {i}: another worker is gone ({type(fault).__name__}); start all of them again with "
+                f"iteration {i}: another worker ended ({type(fault).__name__}); start all of them again with "
                 f"--resume; {self.state.describe_last()}"
             ) from fault
 
     def count(self, i: int, rate: float, loss, accuracy, finite, agreed) -> None:
-        """Count iteration i, which had the outer step size `rate` and these results. UserError if it diverged."""
+        """Count iteration i, which had these results, and the outer step size. Raise UserError if it diverged."""
         loss, accuracy, self.rate, self.agreed = float(loss), float(accuracy), rate, bool(agreed)
         if not finite:
             raise UserError(
@@ -185,7 +185,7 @@ class Training:
         self.bar.set_postfix_str(f"loss {loss:.3f}, acc {accuracy:.3f}, {speed:.1f} tasks/s", refresh=False)
 
     def report(self, i: int) -> None:
-        """Log, validate and save after iteration i, where they are due; a stop may cut the validation short."""
+        """Log, validate and save after iteration i, each if it is due; a stop may interrupt the validation."""
         state, is_last = self.state, i == self.last
         state.secs.assign(time.time() - self.began)
         validation = None
@@ -208,7 +208,7 @@ class Training:
             state.save("last", self.logs)
 
     def validation(self, i: int) -> dict[str, float] | None:
-        """The log's columns of a validation after iteration i; None where a stop cut it short."""
+        """Validate after iteration i. Return the columns of the log, or None if a stop interrupted it."""
         stop = self.stop if self.alone else None
         numbers = run_episodes(self.validate, self.engine.metabatch, self.n_val_tasks, stop)
         if len(numbers["accuracy"]) < self.n_val_tasks:
@@ -231,9 +231,10 @@ def run_episodes(
     done: Numbers | None = None,
     after: Callable[[Numbers], None] = lambda numbers: None,
 ) -> Numbers:
-    """The named numbers of the first `episodes` episodes, by Engine.test_step's `step`; those in `done` are there.
+    """Return the numbers of the first `episodes` episodes, fewer after a stop.
 
-    `after` is called with all numbers so far after every metabatch. A stop leaves the rest undone.
+    step: Engine.test_step's. done: the numbers of the episodes that are computed already. after: called after every
+    metabatch with all numbers so far.
     """
     numbers = {name: list((done or {}).get(name, [])) for name in ("loss", "accuracy")}
     while len(numbers["accuracy"]) < episodes and not (stop and stop.asked):
@@ -255,11 +256,11 @@ def test(
     settings: dict,
     provenance: dict,
 ) -> int:
-    """Test savedir's checkpoint on n_test_iters episodes of `split`; writes meta_test.log and meta_test.json.
+    """Test savedir's checkpoint on n_test_iters episodes of `split`, and write meta_test.log and meta_test.json. Return
+    the exit code: 0, or 130 when interrupted.
 
-    A result that is there already is not computed again (test_results.ResultFiles); what is done so far is kept, and an
-    interrupted test goes on from there. settings: what tells this test from another; provenance: what made it.
-    Returns the exit code: 0, or 130 when interrupted.
+    A result that is there already is not computed again (test_results.ResultFiles), and an interrupted test continues
+    where it was. settings: what distinguishes this test from others. provenance: what made it.
     """
     files = open_results(
         engine,
@@ -286,7 +287,7 @@ def test(
 
 
 def test_episodes(engine: Engine, split: data.Split, files: ResultFiles, episodes: int, samples: int) -> Numbers:
-    """The test episodes' numbers; fewer where it was interrupted, and then the partial file has them."""
+    """Return the numbers of the test episodes; fewer after an interruption, and these are in `files.partial`."""
     done = read_json(files.partial) or {}
     done = {"loss": done.get("losses", []), "accuracy": done.get("accs", [])}
     bar = progress_bar(total=episodes, initial=len(done["accuracy"]), unit="episode", desc="meta_test")
@@ -307,7 +308,7 @@ def test_episodes(engine: Engine, split: data.Split, files: ResultFiles, episode
 
 
 def test_result(numbers: Numbers) -> dict:
-    """What meta_test.json says of these episodes: accuracies in percent, losses in nats."""
+    """Return what meta_test.json has of these episodes: accuracies in percent, losses in nats."""
     mean, interval = mean_and_interval(numbers["accuracy"])
     result = {"accuracy": mean, "interval95": interval, "loss": float(np.mean(numbers["loss"]))}
     return result | {"accuracies": [100 * share for share in numbers["accuracy"]], "losses": numbers["loss"]}

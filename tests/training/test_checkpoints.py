@@ -131,7 +131,7 @@ def test_a_stop_before_the_first_update_loses_nothing(monkeypatch, data_dir, tmp
         patch.setattr(loops, "Stop", Asked)
         done = call("main.py", *flags)
     assert done.returncode == 130, done.stderr
-    assert "interrupted before the first iteration; go on with --resume" in done.stderr
+    assert "interrupted before the first iteration; continue with --resume" in done.stderr
     assert not list(tmp_path.glob("a/checkpoints/*/*"))
     assert_refused(call("main.py", *flags), "add --resume")
     done = resume(tmp_path / "a")

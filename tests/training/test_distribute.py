@@ -65,7 +65,7 @@ def test_two_workers_killed_interrupted_and_resumed_train_as_one_process(one, da
     wait_for(savedir / "checkpoints/last/ckpt-20.index", pair)
     pair[1].kill()
     code, stderr = finish(pair[0])
-    assert code == 2 and "another worker is gone" in stderr and "--resume" in stderr and "ckpt-" in stderr
+    assert code == 2 and "another worker ended" in stderr and "--resume" in stderr and "ckpt-" in stderr
     finish(pair[1])
 
     again = int(stderr.split("ckpt-")[1].split()[0]) // 10 * 10 + 20
@@ -100,7 +100,7 @@ def test_a_worker_0_that_refuses_does_not_leave_the_other_waiting(one, data_dir,
     with files.locked(tmp_path / "a/meta_train.lock", ""):
         (code, stderr), (other, words) = map(finish, workers(tmp_path / "a", data_dir))
     assert code == 2 and f"process {os.getpid()} on " in stderr and "is training in" in stderr
-    assert other == 2 and "error: another worker has not begun" in words and "see what it says" in words
+    assert other == 2 and "error: another worker did not start" in words and "see its messages" in words
 
 
 @pytest.mark.slow
