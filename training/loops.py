@@ -47,8 +47,8 @@ def train(
     watch: Callable[[int], None] | None = None,
     watch_every: int = 0,
 ) -> int:
-    """Meta-train from savedir's last checkpoint, or from the start, to iteration n_train_iters (inclusive, as in the TF1
-    code: n + 1 updates). Return the exit code: 0, or 130 when interrupted and saved.
+    """Meta-train from savedir's last checkpoint, or from the start, to iteration n_train_iters (inclusive, as in the
+    TF1 code: n + 1 updates). Return the exit code: 0, or 130 when interrupted and saved.
 
     val: the validation classes, or None. They are tested every val_every iterations, on n_val_tasks episodes, with
     val_samples noise samples in adaptation. settings: the log's first lines.
