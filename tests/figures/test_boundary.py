@@ -87,6 +87,19 @@ def test_each_frame_is_the_step_of_its_title():
             assert (ax.get_xlabel(), ax.get_ylabel()) == (AXIS_1, AXIS_2)
 
 
+def test_a_run_with_fewer_steps_stays_at_its_last_one():
+    """A learner without inner steps has one snapshot, whose title names no step."""
+    whole, none = a_scene(), a_scene(seed=7)
+    points = {role: values[-1:] for role, values in none.points.items()}
+    none = geometry.Scene(points, none.owner, none.boundary[-1:], none.accuracy[-1:])
+    for fig, _ in boundary.frames({"whole": whole, "none": none}, NAMES, moves=2):
+        assert_panel(fig.axes[1], none, 0)
+        assert fig.axes[1].get_title().startswith("none: ")
+    axes = np.reshape(boundary.by_step({"whole": whole, "none": none}, NAMES).axes, (2, STEPS + 1))
+    assert_panel(axes[1, 0], none, 0)
+    assert "step" not in axes[1, 0].get_title() and not any(ax.axison for ax in axes[1, 1:])
+
+
 def test_the_legends_marks_are_of_the_size_of_the_points():
     fig = boundary.by_step({"a": geometry.scene(fake_export(), 0, (0, 1), 0)}, NAMES)
     shown = only(fig.axes[0])
