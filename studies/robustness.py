@@ -1,19 +1,17 @@
-"""How many attacked query images a learner still classifies: accuracy by the attack's budget, over test tasks.
+"""Accuracy on attacked query images, by the attack's budget, over test tasks.
 
-A task's support images are clean, and the learner adapts to them as in a test. Then its query images are attacked
-(attacks), with the gradient through the classifier that was adapted and not through the adaptation. Batch norm
-couples the query images of a task: by the threat `joint` all of them are attacked together, up the sum of their losses;
-by `remaining` together, up the losses of those that are not lost yet; by `single` each with the others clean. An image
-counts as lost if it is misclassified at any place that the attack visited, or at the clean one.
+A learner adapts to the clean support images of a task, as in a test. Then the query images are attacked (attacks/),
+with gradients through the adapted classifier, not through the adaptation. Batch norm couples the query images of a
+task: the threat `joint` attacks all of them together, up the sum of their losses; `remaining` together, up the losses
+of those that are not lost yet; `single` each while the others are clean. An image is lost if it is misclassified at any
+point that the attack visits, or when it is clean.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,30 +20,30 @@ import numpy as np
 import attacks
 import data
 import model
-from errors import Stop
 from files import write_atomically
 from lazy import tf
 from perturbations.draws import fold, standard_normal, task_noise
 from ranges import UNIT, Range
+from studies.resumable import run_study
 from training.checkpoints import load_parameters, open_results
 from training.identity import episodes_digest, weights_digest
-from training.logs import progress_bar
 from training.steps import Engine, read
 from training.test_results import ATTACK_JSON as JSON
-from training.test_results import ResultFiles, mean_and_interval
+from training.test_results import mean_and_interval
 
-SEED = 2**20  # that of a task's attack, among the numbers that its own seed is folded with; the noise's are smaller
-# Of the clean query images, means over a task: the margin by which the own logit is above the largest other one; the
-# norms of the gradient that the attack follows; the share of images that have none to speak of (an L2 norm below GONE).
+ATTACK = 2**20  # folded into a task's seed, for the draws of the attack; the learner's noise has smaller numbers
+# Measures of the clean query images, means over a task: the margin of the true class' logit over the largest other one;
+# the norms of the gradient that the attack follows; the share of images without a gradient (an L2 norm below GONE).
 CLEAN = ("margin", "gradient_l1", "gradient_l2", "gradient_gone")
 GONE = 1e-7
 
 
 @dataclasses.dataclass(frozen=True)
 class Attack:
-    """method, norm, loss: of attacks.METHODS, NORMS and LOSSES. eps: radii of the ball. steps: of a restart. step: its
-    size, as a share of eps. start: where a restart begins, `random` in the ball or at the `clean` image. threat:
-    of attacks.THREATS. square_share: the first squares', as a share of the image, of a method that sets squares."""
+    """method, norm, threat, loss: names in attacks.METHODS, NORMS, THREATS and LOSSES. eps: the ball's radii. steps:
+    per restart. step: the size of a step by eps. start: a restart begins at a `random` point of the ball or at the
+    `clean` image. square_share: the share of the image that the first squares cover; None if the method sets no
+    squares."""
 
     method: str
     norm: str
@@ -58,14 +56,14 @@ class Attack:
     loss: str
     square_share: float | None = None
 
-    def told(self) -> dict:
-        """The settings that tell it from other attacks."""
+    def identity(self) -> dict:
+        """Return what distinguishes it from other attacks."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 class Surrogate(NamedTuple):
-    """A run whose gradients an attack follows: its engine, its folder and what tells it from others. draws: of how many
-    adaptations to a task, each with noise of its own."""
+    """A run whose gradients an attack follows. settings: what distinguishes it from other runs. draws: the number of
+    its adaptations to a task, each with different noise."""
 
     engine: Engine
     savedir: Path
@@ -74,14 +72,14 @@ class Surrogate(NamedTuple):
 
 
 def classifier(engine: Engine, x_s, seeds, samples: int, inputs: Range = UNIT) -> Callable:
-    """Return a function that classifies images x [T,Q,H,W,C] in [0, 1] -> logits [K*T,Q,way], after adaptation to
-    network inputs x_s [T,S,H,W,C] with the noise of each of seeds [K*T,2]. inputs: the range of network inputs."""
+    """Return a function of images x [T,Q,H,W,C] in [0, 1] that returns logits [K*T,Q,way], after K adaptations to the
+    network inputs x_s [T,S,H,W,C] with the noise of seeds [K*T,2]. inputs: the range of network inputs."""
     learner, params = engine.learner, read(engine.params)
     y = model.labels_of(x_s, learner.way)
     # One draw after the other: on a CPU a task's kernels are faster without a task axis.
     adapted = [
-        learner.adapt(params, x_s, y, task_noise(own), samples)[0]
-        for own in tf.split(seeds, seeds.shape[0] // x_s.shape[0])
+        learner.adapt(params, x_s, y, task_noise(draw), samples)[0]
+        for draw in tf.split(seeds, seeds.shape[0] // x_s.shape[0])
     ]
 
     def classify(x):
@@ -93,10 +91,11 @@ def classifier(engine: Engine, x_s, seeds, samples: int, inputs: Range = UNIT) -
 
 def attack_step(
     engine: Engine, split: data.Split, samples: int, attack: Attack, surrogate: Surrogate | None = None
-) -> Callable:
-    """-> step(first, tasks): of the test episodes first, first + 1, ...: is a query image lost, [tasks,E,Q], by the E
-    radii; its worst place, [tasks,E,Q,H,W,C] in [0, 1]; the class that it is taken for there, [tasks,E,Q]; the measures
-    of CLEAN, [tasks,4]; and the clean query images, [tasks,Q,H,W,C] in [0, 1].
+) -> Callable[[int, int], list[np.ndarray]]:
+    """Return a function of `first` and `tasks`, which attacks the query images of the test episodes first, first + 1,
+    ... It returns, for each of the E radii, whether an image is lost, bool [tasks,E,Q], its worst point
+    [tasks,E,Q,H,W,C] in [0, 1], and the class predicted there [tasks,E,Q]; and the measures CLEAN [tasks,4] and the
+    clean images.
 
     samples: noise samples of a loss in adaptation.
     """
@@ -107,28 +106,28 @@ def attack_step(
 
     def group(tensors):
         x_s, x_q, seeds = tensors
-        y, surrogate_classifier = model.labels_of(x_q, learner.way), None
+        y, followed = model.labels_of(x_q, learner.way), None
         classify = classifier(engine, x_s, seeds, samples, split.range)
         if surrogate:
-            others = [fold(seed, SEED + 1 + draw) for draw in range(surrogate.draws) for seed in tf.unstack(seeds)]
-            surrogate_classifier = classifier(surrogate.engine, x_s, tf.stack(others), samples, split.range)
+            others = [fold(seed, ATTACK + 1 + draw) for draw in range(surrogate.draws) for seed in tf.unstack(seeds)]
+            followed = classifier(surrogate.engine, x_s, tf.stack(others), samples, split.range)
 
         def normals(number, k):
-            own = [fold(fold(seed, SEED), number) for seed in tf.unstack(seeds)]
-            return tf.concat([standard_normal([queries, k], seed) for seed in own], 0)
+            draws = [fold(fold(seed, ATTACK), number) for seed in tf.unstack(seeds)]
+            return tf.concat([standard_normal([queries, k], draw) for draw in draws], 0)
 
         if attack.threat == "single":
-            oracle = attacks.single_oracle(classify, x_q, y, engine.parallel, loss, surrogate_classifier)
+            oracle = attacks.single_oracle(classify, x_q, y, engine.parallel, loss, followed)
         else:
-            oracle = attacks.joint_oracle(classify, y, loss, surrogate_classifier, attack.threat == "remaining")
+            oracle = attacks.joint_oracle(classify, y, loss, followed, attack.threat == "remaining")
 
-        def of_eps(radius):
+        def attack_within(radius):
             norm, step = attacks.NORMS[attack.norm], attack.step * radius
             worst = method.run(oracle, x_q, y, norm, radius, step, attack.steps, attack.restarts, normals, **more)
             return worst.lost, worst.images, worst.labels
 
         dtypes = (tf.bool, tf.float32, tf.int32)
-        results = tf.map_fn(of_eps, eps, fn_output_signature=dtypes, parallel_iterations=1)
+        results = tf.map_fn(attack_within, eps, fn_output_signature=dtypes, parallel_iterations=1)
         results = (tf.stack(tf.unstack(values), 1) for values in results)  # tasks first
         return *results, clean_measures(oracle, x_q, y), x_q
 
@@ -147,7 +146,7 @@ def attack_step(
 
 
 def clean_measures(oracle: attacks.Oracle, x, y) -> tf.Tensor:
-    """CLEAN, [T,4], of the images x [T,Q,H,W,C] with one-hot labels y [Q,way]."""
+    """Return the measures CLEAN [T,4] of the images x [T,Q,H,W,C] with one-hot labels y [Q,way]."""
     logits, gradient = oracle(x)
     gradient = tf.reshape(gradient, [*x.shape[:2], -1])
     size = tf.norm(gradient, axis=-1)
@@ -169,94 +168,62 @@ def over_tests(
     settings: dict,
     provenance: dict,
 ) -> int:
-    """Attack savedir's checkpoint in the first test episodes; writes attack.json. Returns 0, or 130 when interrupted.
-
-    A result that is there already is not computed again (test_results.ResultFiles); an interrupted attack continues.
-    """
-    told = attack.told()
+    """Attack savedir's checkpoint in the first test episodes; write attack.json, and the sheet of the first episode.
+    Return the exit code of `run_study`."""
+    identity = attack.identity()
     if split.range != UNIT:
-        told["range"] = list(split.range)
+        identity["range"] = list(split.range)
     if surrogate:
         load_parameters(surrogate.engine, surrogate.savedir, checkpoint)
         digest = weights_digest(surrogate.engine)
-        told["surrogate"] = surrogate.settings | {"weights_sha256": digest, "draws": surrogate.draws}
+        identity["surrogate"] = surrogate.settings | {"weights_sha256": digest, "draws": surrogate.draws}
     files = open_results(
         engine,
         savedir,
         Path(JSON).stem,
         checkpoint=checkpoint,
         samples=samples,
-        settings=settings | {"attack": told},
+        settings=settings | {"attack": identity},
         episodes=episodes,
         episodes_sha256=episodes_digest(engine, split, episodes),
     )
-    result = files.read()
-    if result is None:
-        kept = attack_episodes(engine, split, files, episodes, samples, attack, surrogate)
-        if len(kept) < episodes:
-            print(f"interrupted after {len(kept)} episodes; the same command goes on from there", file=sys.stderr)
-            return 130
-        result = result_of(kept, attack) | {"provenance": provenance}
-    else:
-        print(f"attacked before: {files.path} is taken as it is (delete it to attack again)")
-    print_table(result)
-    files.write(result)
-    return 0
+
+    def compute(first: int) -> Iterator[np.ndarray]:
+        """Yield the share of query images that are not lost, by radius, and the measures CLEAN: [tasks,E+4]."""
+        step = attack_step(engine, split, samples, attack, surrogate)
+        for start in range(first, episodes, engine.metabatch):
+            lost, worst, labels, measures, clean = step(start, min(engine.metabatch, episodes - start))
+            if start == 0:
+                write_sheet(files.path.with_suffix(".npz"), worst[0], labels[0], clean[0], engine.query)
+            yield np.concatenate([1 - lost.mean(-1), measures], -1)
+
+    def note(values: list[np.ndarray]) -> str:
+        return " ".join(f"{100 * share:.1f}" for share in np.mean(values, 0)[: len(attack.eps)])
+
+    def result(values: np.ndarray) -> dict:
+        return result_of(values, attack) | {"provenance": provenance}
+
+    return run_study(files, episodes, "episode", compute, result, print_table, note)
 
 
-def attack_episodes(
-    engine: Engine, split, files: ResultFiles, episodes: int, samples: int, attack: Attack, surrogate: Surrogate | None
-) -> np.ndarray:
-    """The share of query images that are still classified, by radius, and CLEAN's measures, [episodes,E+4]; of fewer
-    where it was interrupted: they are in `partial`."""
-    step, saved = attack_step(engine, split, samples, attack, surrogate), time.time()
-    kept = done_before(files.partial, attack)[:episodes]
-    with Stop() as stop, progress_bar(total=episodes, initial=len(kept), unit="episode", desc="attack") as bar:
-        while len(kept) < episodes and not stop.asked:
-            tasks = min(engine.metabatch, episodes - len(kept))
-            lost, worst, label, measures, clean = step(len(kept), tasks)
-            if not len(kept):
-                write_sheet(files.path.with_suffix(".npz"), worst[0], label[0], clean[0], engine.query)
-            kept = np.concatenate([kept, np.concatenate([1 - lost.mean(-1), measures], -1)])
-            bar.update(tasks)
-            shares = kept.mean(0)[: len(attack.eps)]
-            bar.set_postfix_str(" ".join(f"{100 * share:.1f}" for share in shares), refresh=False)
-            if stop.asked or time.time() - saved > 10:
-                file = io.BytesIO()
-                np.save(file, kept)
-                files.write_partial(file.getvalue())
-                saved = time.time()
-    return kept
-
-
-def write_sheet(path: Path, worst: np.ndarray, label: np.ndarray, clean: np.ndarray, query: int) -> None:
-    """Of the first episode each class' first query image, for figures: `images` [E,way,H,W,C], in [0, 1], by radius,
-    `labels` [E,way], what each is taken for, and `clean` [way,H,W,C]."""
+def write_sheet(path: Path, worst: np.ndarray, labels: np.ndarray, clean: np.ndarray, query: int) -> None:
+    """Write each class' first query image of an episode, for figures: `images` [E,way,H,W,C] in [0, 1] at the worst
+    point by radius, `labels` [E,way] predicted there, and `clean` [way,H,W,C]."""
     file = io.BytesIO()
-    np.savez_compressed(file, images=worst[:, ::query], labels=label[:, ::query], clean=clean[::query])
+    np.savez_compressed(file, images=worst[:, ::query], labels=labels[:, ::query], clean=clean[::query])
     path.parent.mkdir(exist_ok=True)
     write_atomically(path, file.getvalue())
 
 
-def done_before(part: Path, attack: Attack) -> np.ndarray:
-    """What an interrupted attack left, as `attack_episodes`."""
-    nothing = np.zeros((0, len(attack.eps) + len(CLEAN)))
-    try:
-        kept = np.load(part, allow_pickle=False)
-    except Exception:  # there is none, or it is damaged: it is only time that is lost
-        return nothing
-    return kept if kept.ndim == 2 and kept.shape[1] == nothing.shape[1] else nothing
-
-
-def result_of(kept: np.ndarray, attack: Attack) -> dict:
-    """What attack.json says: by radius, accuracy and its 95 % interval in percent, and the episodes' accuracies; and of
-    the clean images, `clean`, CLEAN's measures."""
-    shares, clean = np.split(kept.T, [len(attack.eps)])
-    means = [mean_and_interval(column) for column in shares]
+def result_of(values: np.ndarray, attack: Attack) -> dict:
+    """Return the content of attack.json for `compute`'s values [episodes,E+4]: by radius the mean accuracy, its 95 %
+    interval, and each episode's accuracy, in percent; and the means of the measures CLEAN."""
+    shares, clean = np.split(values.T, [len(attack.eps)])
+    means, intervals = zip(*map(mean_and_interval, shares), strict=True)
     return {
         "eps": list(attack.eps),
-        "accuracy": [mean for mean, _ in means],
-        "interval95": [interval for _, interval in means],
+        "accuracy": list(means),
+        "interval95": list(intervals),
         "accuracies": (100 * shares).tolist(),
         "clean": dict(zip(CLEAN, clean.mean(-1).tolist(), strict=True)),
     }
@@ -266,5 +233,5 @@ def print_table(result: dict) -> None:
     print("eps      accuracy +- 95 % interval over episodes")
     for eps, accuracy, interval in zip(result["eps"], result["accuracy"], result["interval95"], strict=True):
         print(f"{eps:<7g}  {accuracy:.2f} +- {interval:.2f}")
-    told = "clean images: margin {margin:.2f}; norm of the gradient L1 {gradient_l1:.2g}, L2 {gradient_l2:.2g}; none: "
-    print(told.format(**result["clean"]) + f"{100 * result['clean']['gradient_gone']:.1f} %")
+    text = "clean images: margin {margin:.2f}; norm of the gradient L1 {gradient_l1:.2g}, L2 {gradient_l2:.2g}; none: "
+    print(text.format(**result["clean"]) + f"{100 * result['clean']['gradient_gone']:.1f} %")

@@ -164,7 +164,7 @@ def test_mode_collapse_measures_test_tasks_and_goes_on_where_it_was(watched):
     assert call("main.py", *flags).returncode == 0
     assert json.loads(path.read_text())["rows"] == three["rows"]
     done = call("main.py", *flags)
-    assert "measured before" in done.stdout and "features (conv4)" in done.stdout
+    assert "computed before" in done.stdout and "features (conv4)" in done.stdout
     assert_refused(call("main.py", *flags, "--metabatch", 2), "--metabatch has no meaning in --mode collapse")
 
 
@@ -191,5 +191,5 @@ def test_a_learner_without_features_is_refused():
         """With what a learner has to have alone."""
 
     learner = Opaque(image_shape=(16, 16, 1), channels=2, way=2, perturbation=Perturbation())
-    with pytest.raises(UserError, match="Opaque declares no features"):
-        study.refuse_unfit(mock.Mock(learner=learner))
+    with pytest.raises(UserError, match="Opaque has no features"):
+        study.refuse_uninspectable(mock.Mock(learner=learner))

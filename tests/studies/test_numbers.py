@@ -107,13 +107,13 @@ def test_the_watch_has_one_noise_sample_and_shared_classes_where_training_has_th
     assert episode.call_args.args == (split, "train", 3, 2, True)
 
 
-def test_a_test_of_collapse_takes_the_episodes_and_the_noise_of_meta_test(monkeypatch, tmp_path):
+def test_a_test_of_collapse_takes_the_episodes_and_the_noise_of_meta_test(monkeypatch):
     e, split = made("protonet", shot=2)
-    given, store = [], mock.Mock(part=tmp_path / "none")
+    given = []
     step = mock.Mock(side_effect=lambda *task: given.append([np.array(x) for x in task]) or snapshots(2, 2))
     monkeypatch.setattr(collapse, "snapshots_step", lambda *args: given.append(args) or step)
-    _, values = collapse.measure_tasks(e, split, store, 3, 5, "last")
-    assert given.pop(0) == (e, split, 5) and len(values) == len(given) == 3
+    measured = list(collapse.measure_tasks(e, split, range(3), 5, "last"))
+    assert given.pop(0) == (e, split, 5) and len(measured) == len(given) == 3
     for i, (classes, images, noise) in enumerate(given):
         own = e.episode(split, "test", i)
         np.testing.assert_array_equal(classes, own[0])
@@ -143,10 +143,11 @@ def test_tensorboard_is_told_features_and_logits_before_and_after_adaptation():
 def test_the_table_of_collapse_has_the_features_alone_and_each_measure_in_its_column(capsys):
     shown = ("nc1", "nc2_norm_means", "nc2_angle_means", "nc2_norm_weights", "nc2_angle_weights", "nc3", "nc4")
     own = {name: 1.5 + i for i, name in enumerate(shown)} | {f"{name}_ci95": 0.25 + i for i, name in enumerate(shown)}
-    collapse.print_table([
+    rows = [
         place("support", 0, "conv1", nc1=9.0, nc1_ci95=9.0), place("support", 0, "conv2", **own),
         place("support", 0, "logits", nc1=9.0, nc1_ci95=9.0), place("query", 5, "conv2", **own | {"nc3": None}),
-    ])  # fmt: skip
+    ]  # fmt: skip
+    collapse.print_table({"rows": rows})
     title, head, support, query = capsys.readouterr().out.splitlines()
     assert title == "features (conv2), mean +- 95 % interval over tasks" and head.split() == ["set", "step", *shown]
     cells = [f"{1.5 + i:g} +- {0.25 + i:.2g}" for i in range(7)]

@@ -274,9 +274,9 @@ def test_an_attack_leaves_its_result_and_is_not_made_twice(trained):
         assert sheet["images"].shape == (2, 3, 28, 28, 1) and sheet["labels"].shape == (2, 3)
         np.testing.assert_array_equal(sheet["clean"], sheet["images"][0])
         assert 0 < np.abs(sheet["images"][1] - sheet["images"][0]).max() <= 0.1 + 1e-6
-    assert "attacked before" in call("main.py", "--savedir", trained, *FLAGS).stdout
+    assert "computed before" in call("main.py", "--savedir", trained, *FLAGS).stdout
     done = call("main.py", "--savedir", trained, *FLAGS, "--norm", "l2", "--eps", 0, 3, "--restarts", 2)
-    assert "attacked before" not in done.stdout
+    assert "computed before" not in done.stdout
     other = json.loads((trained / study.JSON).read_text())
     assert other["settings"]["attack"]["norm"] == "l2" and other["accuracies"] != result["accuracies"]
     assert len(list((trained / "tests").glob("attack-*.json"))) == 2

@@ -1,0 +1,72 @@
+"""A study over test tasks: it can be interrupted and resumed, and its result is computed once."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from errors import Stop
+from training.logs import progress_bar
+from training.test_results import ResultFiles
+
+SAVE_EVERY = 10  # seconds
+
+
+def run_study(
+    files: ResultFiles,
+    total: int,
+    unit: str,
+    compute: Callable[[int], Iterator[np.ndarray]],
+    summarise: Callable[[np.ndarray], dict],
+    print_table: Callable[[dict], None],
+    note: Callable[[list[np.ndarray]], str] = lambda values: "",
+) -> int:
+    """Compute the values of `total` test tasks, and print and write their summary. Return 0; or 130 if the user stops
+    it, and then the next call continues. A result that exists is printed, and not computed again.
+
+    unit: the word for a task. compute(first): yields the values [n,...] of n tasks, again and again, starting with task
+    `first`. note: returns a text for the progress bar, from all values so far.
+    """
+    result = files.read()
+    if result is None:
+        values = compute_values(files, total, unit, compute, note)
+        if len(values) < total:
+            print(f"interrupted after {len(values)} {unit}s; the same command goes on from there", file=sys.stderr)
+            return 130
+        result = summarise(np.array(values))
+    else:
+        print(f"computed before: {files.path} is taken as it is (delete it to compute it again)")
+    print_table(result)
+    files.write(result)
+    return 0
+
+
+def compute_values(files: ResultFiles, total: int, unit: str, compute: Callable, note: Callable) -> list[np.ndarray]:
+    """Return the values of each task. After an interruption these are fewer, and `files.partial` has them, too."""
+    values, saved = read_partial(files.partial)[: total - 1], time.time()  # at least one task is computed
+    with Stop() as stop, progress_bar(total=total, initial=len(values), unit=unit, desc=files.latest.stem) as bar:
+        for new in compute(len(values)):
+            values += list(new)
+            bar.update(len(new))
+            bar.set_postfix_str(note(values), refresh=False)
+            if stop.asked or time.time() - saved > SAVE_EVERY:
+                content = io.BytesIO()
+                np.save(content, np.array(values))
+                files.write_partial(content.getvalue())
+                saved = time.time()
+            if stop.asked or len(values) >= total:
+                break
+    return values
+
+
+def read_partial(path: Path) -> list[np.ndarray]:
+    """Return the values that an interruption left; an empty list if there are none, or if the file is damaged."""
+    try:
+        return list(np.load(path, allow_pickle=False))
+    except Exception:
+        return []
