@@ -9,7 +9,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -60,28 +60,21 @@ def classify(
         print(note, file=sys.stderr)
     labelled, files = readable_only(labelled, files, skip_bad)
     remarks = []
-    with remarks_of_pictures(remarks, "support"), user_errors():
+    with messages(remarks, "support"):
         classifier = Classifier.load(run, **settings)
         classifier.fit([file for _, file in labelled], [label for label, _ in labelled])
     right = np.full(len(labelled), np.nan)
 
-    def write(content: Callable[[], str], file: Path) -> None:
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, content().encode("utf-8", "surrogateescape"))  # names as the disk has them
-        except OSError as fault:
-            raise UserError(f"cannot write {file} ({fault.strerror}): choose another --out") from fault
-
     def write_page() -> None:
         texts, paper = remarks + notes, classifier.paper
-        write(lambda: page(guesses, classifier.classes_, query, labelled, right, texts, paper), page_file)
+        write(page_file, page(guesses, classifier.classes_, query, labelled, right, texts, paper))
 
     with Stop() as stop:
-        with remarks_of_pictures(remarks, "query"):
+        with messages(remarks, "query"):
             guesses = classified(classifier, files, query, stop)
         if not guesses:
             return stopped("nothing is classified yet, and nothing is written")
-        write(lambda: table(guesses, classifier.classes_), out)
+        write(out, table(guesses, classifier.classes_))
         write_page()
         counted = f"{len(guesses)} of {len(files)}" if len(guesses) < len(files) else f"{len(files)}"
         sizes = f"{counted} {plural(files, 'picture')}, {len(classifier.classes_)} classes"
@@ -99,29 +92,32 @@ def stopped(what: str) -> int:
     return 130
 
 
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """Raise a ValueError of the classifier in a `with` block as a UserError."""
+def write(file: Path, content: str) -> None:
     try:
-        yield
-    except ValueError as fault:
-        raise UserError(f"{fault}") from fault
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, content.encode("utf-8", "surrogateescape"))  # names as the disk has them
+    except OSError as fault:
+        raise UserError(f"cannot write {file} ({fault.strerror}): choose another --out") from fault
 
 
 @contextmanager
-def remarks_of_pictures(remarks: list[str], which: str) -> Iterator[None]:
-    """Add the classifier's warnings in a `with` block to `remarks`. which: the pictures, `support` or `query`."""
+def messages(remarks: list[str], which: str) -> Iterator[None]:
+    """Add the classifier's warnings in a `with` block to `remarks`, and raise its ValueError as a UserError. which: the
+    pictures, `support` or `query`."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", PictureWarning)
-        yield
+        try:
+            yield
+        except ValueError as fault:
+            raise UserError(f"{fault}") from fault
     warned = (one.message for one in caught if issubclass(one.category, PictureWarning))
     remarks += [f"warning: {which} pictures: {message}" for message in warned]
 
 
 def classified(classifier: Classifier, files: list[Path], query: Path, stop: Stop) -> list[Guess]:
-    """Classify the files; return guesses, the least sure first, of some of the files if a stop is asked for."""
+    """Classify the files, or some of them if a stop is asked for. Return the guesses, the least sure first."""
     probabilities = []
-    with tqdm(total=len(files), unit="picture", desc="classify", disable=None) as bar, user_errors():
+    with tqdm(total=len(files), unit="picture", desc="classify", disable=None) as bar:
         for part in classifier.predict_parts(files):
             probabilities.extend(part)
             bar.update(len(part))

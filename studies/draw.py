@@ -49,14 +49,14 @@ REMEMBERED = 8  # support sets whose adaptation is kept in memory
 def centred(picture: Image.Image) -> Image.Image:
     """Put the drawing in the middle of a white square, so that its larger side is SHARE of the square's side. A picture
     without ink stays as it is."""
-    grey = np.asarray(picture.convert("L"))
-    rows, columns = (np.flatnonzero((grey < INK).any(axis)) for axis in (1, 0))
-    if not rows.size:
-        return Image.fromarray(grey)
-    ink = grey[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    side = max(round(max(ink.shape) / SHARE), max(ink.shape))
+    grey = picture.convert("L")
+    box = grey.point(lambda level: 255 * (level < INK)).getbbox()
+    if box is None:
+        return grey
+    ink = grey.crop(box)
+    side = round(max(ink.size) / SHARE)
     square = Image.new("L", (side, side), 255)
-    square.paste(Image.fromarray(ink), tuple((side - length) // 2 for length in ink.shape[::-1]))
+    square.paste(ink, tuple((side - length) // 2 for length in ink.size))
     return square
 
 
@@ -76,20 +76,23 @@ class ShownLearner:
         self.classify_steps = tf.function(self._classify_steps, autograph=False)
         self.adapted_to = functools.lru_cache(REMEMBERED)(self._adapted_to)
 
-    def adapted(self, x_s: np.ndarray) -> tuple:
-        """Return the results of adaptation to the images x_s [1,CLASSES,H,W,C]: before the first inner step and after
-        each; and the factors of the first layer's map, mean over channels, without noise and with one draw of it,
-        [2,CLASSES,H,W], or None if the learner multiplies by nothing."""
-        return self.adapted_to(x_s.tobytes(), x_s.shape)
-
-    def _adapted_to(self, content: bytes, shape: tuple[int, ...]) -> tuple:
+    def _adapted_to(self, content: bytes, *shape: int) -> tuple:
         return self.adapt_steps(np.frombuffer(content, np.float32).reshape(shape))
 
-    def probabilities(self, x_s: np.ndarray, x_q: np.ndarray) -> list[list[float]]:
-        """Return the probabilities of the image x_q [1,1,H,W,C], by inner step and class."""
-        return self.classify_steps(self.adapted(x_s)[0], x_s, x_q).numpy().astype(float).round(5).tolist()
+    def answer(self, x_s: np.ndarray, x_q: np.ndarray) -> dict:
+        """Return the title; the probabilities of the image x_q [1,1,H,W,C], by inner step and class, or None if there
+        is no image; and the noise maps, or None if there are none. x_s [1,CLASSES,H,W,C]: the support images."""
+        steps, factors = self.adapted_to(x_s.tobytes(), *x_s.shape)
+        probabilities = None
+        if x_q.size:
+            probabilities = self.classify_steps(steps, x_s, x_q).numpy().astype(float).round(5).tolist()
+        maps = None if factors is None else map_urls(factors.numpy())
+        return {"title": self.title, "probabilities": probabilities, "maps": maps}
 
     def _adapt_steps(self, x_s):
+        """Adapt to the images x_s [1,CLASSES,H,W,C]: return the results before the first inner step and after each; and
+        the factors of the first layer's map, mean over channels, without noise and with one draw of it,
+        [2,CLASSES,H,W], or None if the learner multiplies by nothing."""
         learner, params = self.learner, self.params
         noise = task_noise(tf.constant([[0, 0]]))
         steps = learner.trajectory(params, x_s, model.labels_of(x_s, CLASSES), noise, SAMPLES)
@@ -115,22 +118,17 @@ class Backend:
         self.random = np.random.default_rng()
 
     def classify(self, support: list[str], query: str | None) -> dict:
-        """Return each learner's title, probabilities and noise maps, which are data URLs. support, query: drawings, as
-        data URLs. UserError if one is no image."""
+        """Return the answer of each learner. support, query: drawings, as data URLs. UserError if one is no image."""
         if not isinstance(support, list) or len(support) != CLASSES:
             raise UserError(f"the request must have {CLASSES} support drawings")
         pictures = [centred(picture_of(url)) for url in [*support, *([query] if query else [])]]
-        shown = []
+        answers = []
         with self.lock:
             for learner in self.learners:
                 x = np.array([learner.prepare(picture) for picture in pictures], np.float32)[None] / 255
                 x = learner.range.inputs(x)
-                x_s, x_q = x[:, :CLASSES], x[:, CLASSES:]
-                maps = learner.adapted(x_s)[1]
-                probabilities = learner.probabilities(x_s, x_q) if query else None
-                maps = None if maps is None else map_urls(maps.numpy())
-                shown.append({"title": learner.title, "probabilities": probabilities, "maps": maps})
-        return {"learners": shown}
+                answers.append(learner.answer(x[:, :CLASSES], x[:, CLASSES:]))
+        return {"learners": answers}
 
     def example(self) -> dict:
         """Return drawings of CLASSES test classes and another drawing of one of them. UserError if there are none."""

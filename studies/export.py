@@ -1,4 +1,4 @@
-"""The export: what a learner does with a task, step by step, as export_format.py lays it out."""
+"""--mode export: write what a learner does with test tasks, step by step, in the layout of export_format.py."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from training.steps import Engine, read
 
 
 def evenly(count: int, size: int) -> list[int]:
-    """At most `count` of the numbers 0 to size - 1, evenly spread."""
+    """Return at most `count` of the numbers 0 to size - 1, evenly spread."""
     return sorted({round(x) for x in np.linspace(0, size - 1, min(count, size))})
 
 
 class Exporter:
     """Exports test episodes of `way` classes, one by one.
 
-    samples: noise samples of an inner step's loss. copies: perturbed copies of a support image's features, 0 for none.
-    images, channels: how many support images' maps, and of how many channels, are kept.
+    samples: noise samples of an inner step's loss. copies: the number of perturbed copies of each support image's
+    features. images, channels: the number of support images, and of their channels, whose maps are exported.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Exporter:
         self.pixels, self.compiled = tf.constant(split.pixels), tf.function(self.task, autograph=False)
 
     def shared(self) -> dict[str, np.ndarray]:
-        """The arrays that all tasks share."""
+        """Return the arrays that all tasks share, by name."""
         classes = np.arange(self.way, dtype=np.int32)
         return {
             "support_labels": np.repeat(classes, self.engine.shot),
@@ -57,22 +57,22 @@ class Exporter:
         }
 
     def episode(self, index: int) -> dict[str, np.ndarray]:
-        """The other arrays of test episode `index`, without their axis K."""
+        """Return the other arrays of test episode `index`, without the axis K."""
         engine, way = self.engine, self.way
         classes, images = data.sample(self.split, "test", engine.seed, index, 1, way, engine.shot + engine.query)
         tensors = self.compiled(self.pixels, classes, images, tf.constant(index, tf.int32))
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         digest = hashlib.sha256(repr((way, engine.shot, engine.query)).encode())
-        for part in (classes, images, arrays["support_images"], arrays["query_images"]):
-            digest.update(part.tobytes())
+        for array in (classes, images, arrays["support_images"], arrays["query_images"]):
+            digest.update(array.tobytes())
         return arrays | {"classes": classes[0], "images": images[0], "fingerprints": np.array(digest.hexdigest())}
 
     def task(self, pixels, classes, images, index) -> dict[str, tf.Tensor]:
-        """All of one task, in a graph; its adaptation is that of the same episode in meta_test."""
+        """Return one task's arrays, in a graph; the learner adapts as to the same episode in meta_test."""
         engine, learner = self.engine, self.learner
         x_s, x_q = engine.images(self.split, pixels, classes, images)
         noise = task_noise(fold(engine.stream_seed("test"), index)[None])
-        # Noise that no inner step draws, and the same in every snapshot; masks as in training.
+        # The step number of no inner step: its noise is the same in every snapshot. Masks perturb as in training.
         draw = Draw(noise, learner.n_steps, TRAINING_SUPPORT, self.copies)
         params = learner.narrow(read(engine.params), self.way)
         steps = learner.trajectory(params, x_s, model.labels(self.way, engine.shot), noise, self.samples)
@@ -83,7 +83,7 @@ class Exporter:
         return arrays | self.maps(params, steps[-1], x_s, draw)
 
     def snapshot(self, params, adapted, x_s, x_q, draw: Draw) -> dict[str, tf.Tensor]:
-        """Head, features, predictions and losses after one inner step."""
+        """Return the head, the features, predictions, losses and accuracies with the learner `adapted`."""
         (w, b), arrays = self.learner.linear(adapted), {}
         arrays["head_w"], arrays["head_b"] = w[0], b[0]
         for name, x in (("support", x_s), ("query", x_q)):
@@ -100,23 +100,22 @@ class Exporter:
         return arrays
 
     def maps(self, params, adapted, x_s, draw: Draw) -> dict[str, tf.Tensor]:
-        """The chosen maps of every layer that has some: unperturbed, perturbed, and what multiplied them."""
-        clean, copies = self.learner.maps(params, adapted, x_s), self.copies
-        perturbed = self.learner.maps(params, adapted, self.copied(x_s), draw) if copies else {}
-        arrays = {}
+        """Return every layer's chosen maps without noise and with it, and the factors that the noise multiplies by."""
+        clean, perturbed, arrays = self.learner.maps(params, adapted, x_s), {}, {}
+        if self.copies:
+            perturbed = self.learner.maps(params, adapted, self.copied(x_s), draw)
         for layer, (h, _) in clean.items():
             chosen = self.choose(h, 1)
-            h, factor = perturbed.get(layer, (None, None))
             arrays[f"clean_{layer}"] = chosen[0]
-            arrays[f"perturbed_{layer}"] = chosen[:0] if h is None else self.choose(h, copies)
-            arrays[f"noise_{layer}"] = chosen[:0] if factor is None else self.choose(factor, copies)
+            for name, maps in zip(("perturbed", "noise"), perturbed.get(layer, (None, None)), strict=True):
+                arrays[f"{name}_{layer}"] = chosen[:0] if maps is None else self.choose(maps, self.copies)
         return arrays
 
     def copied(self, x):
         return tf.tile(x, [1, self.copies, 1, 1, 1])
 
     def choose(self, maps, samples: int):
-        """[1,samples*S,h,w,C] -> [samples,I,h,w,J], float16."""
+        """Return the chosen images' and channels' maps: [1,samples*S,h,w,C] -> [samples,I,h,w,J], float16."""
         maps = tf.reshape(maps, [samples, self.support, *maps.shape[2:]])
         return tf.cast(tf.gather(tf.gather(maps, self.map_images, axis=1), self.map_channels, axis=-1), tf.float16)
 
@@ -135,11 +134,12 @@ def export(
     checkpoint: str,
     settings: dict,
 ) -> int:
-    """Write savedir's export.npz: the first `tasks` test episodes of `way` classes. Returns 0, or 130."""
+    """Write savedir's export.npz: the first `tasks` test episodes of `way` classes. Return the exit code: 0, or 130 if
+    the user stops it. The other arguments are those of `Exporter`, and `settings` for the file."""
     learner = engine.learner
     if not learner.inspectable:
         name = type(learner).__name__
-        raise UserError(f"the learner {name} has no linear head over features that could be exported")
+        raise UserError(f"the learner {name} has no linear head over features, which an export needs")
     iteration = load_parameters(engine, savedir, checkpoint)
     refuse_unwritable(savedir)
     stochastic = TRAINING_SUPPORT in learner.perturbation.random_in

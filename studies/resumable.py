@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +18,14 @@ SAVE_EVERY = 10  # seconds
 
 
 def run_study(
-    files: ResultFiles,
-    total: int,
-    unit: str,
-    compute: Callable[[int], Iterator[np.ndarray]],
-    summarise: Callable[[np.ndarray], dict],
-    print_table: Callable[[dict], None],
-    note: Callable[[list[np.ndarray]], str] = lambda values: "",
+    files: ResultFiles, total: int, unit: str, compute: Callable, summarise: Callable, show: Callable, note=None
 ) -> int:
     """Compute the values of `total` test tasks, and print and write their summary. Return 0; or 130 if the user stops
     it, and then the next call continues. A result that exists is printed, and not computed again.
 
     unit: the word for a task. compute(first): yields the values [n,...] of n tasks, again and again, starting with task
-    `first`. note: returns a text for the progress bar, from all values so far.
+    `first`. summarise(values [total,...]): returns the result, a dictionary, which show(result) prints.
+    note(values so far): returns a text for the progress bar.
     """
     result = files.read()
     if result is None:
@@ -41,19 +36,20 @@ def run_study(
         result = summarise(np.array(values))
     else:
         print(f"computed before: {files.path} is taken as it is (delete it to compute it again)")
-    print_table(result)
+    show(result)
     files.write(result)
     return 0
 
 
-def compute_values(files: ResultFiles, total: int, unit: str, compute: Callable, note: Callable) -> list[np.ndarray]:
+def compute_values(files: ResultFiles, total: int, unit: str, compute: Callable, note=None) -> list[np.ndarray]:
     """Return the values of each task. After an interruption these are fewer, and `files.partial` has them, too."""
     values, saved = read_partial(files.partial)[: total - 1], time.time()  # at least one task is computed
     with Stop() as stop, progress_bar(total=total, initial=len(values), unit=unit, desc=files.latest.stem) as bar:
         for new in compute(len(values)):
             values += list(new)
             bar.update(len(new))
-            bar.set_postfix_str(note(values), refresh=False)
+            if note:
+                bar.set_postfix_str(note(values), refresh=False)
             if stop.asked or time.time() - saved > SAVE_EVERY:
                 content = io.BytesIO()
                 np.save(content, np.array(values))
