@@ -15,9 +15,9 @@ OUTER_STEP = 2**16  # the step number of the adversary's noise, which no inner s
 
 
 class Adversary(NamedTuple):
-    """Perturbs all query images of a task together: `steps` steps of `pgd` from a random point of the ball, whose
-    lengths add up to MADRY * eps. The learner is trained on the last point. range: of the network's inputs; eps is for
-    images in [0, 1].
+    """Perturbs all query images of a task together, by `steps` steps of `pgd` from a random point of the ball; the
+    lengths of the steps add up to MADRY * eps. The learner is trained on the last point. range: of the network's
+    inputs; eps is for images in [0, 1].
 
     Sources: Madry et al. (attacks/methods.py); for query images after adaptation, Goldblum, Fowl and Goldstein,
     "Adversarially Robust Few-Shot Learning: A Meta-Learning Approach", NeurIPS 2020, who train with one step as long as

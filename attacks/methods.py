@@ -22,9 +22,9 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 steps, 
 
 
 class WorstCase(NamedTuple):
-    """The worst result so far for each image. lost [T,Q]: True if it was misclassified at any visited point. Of the
-    worst point: the loss [T,Q], the image [T,Q,H,W,C], and the predicted class [T,Q]. A misclassified point is worse
-    than a right one, and otherwise the larger loss is worse."""
+    """The worst result so far for each image. lost [T,Q]: True if it was misclassified at any visited point. loss
+    [T,Q], images [T,Q,H,W,C], labels [T,Q] (the predicted class): at the worst point. A misclassified point is worse
+    than one that is not; of two points of one kind, the one with the larger loss is worse."""
 
     lost: tf.Tensor
     loss: tf.Tensor

@@ -15,7 +15,7 @@ from lazy import tf
 # gradient of the images' losses by the images.
 Oracle = Callable
 
-# Threat models, and what a figure's title adds for each: `joint_oracle`, the same with `remaining`, `single_oracle`.
+# The threat models: `joint_oracle`, the same with `remaining`, and `single_oracle`. The texts end a figure's title.
 THREATS = {"joint": "", "remaining": ", remaining images", "single": ", one image at a time"}
 
 

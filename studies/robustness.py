@@ -31,7 +31,7 @@ from training.steps import Engine, read
 from training.test_results import ATTACK_JSON as JSON
 from training.test_results import mean_and_interval
 
-ATTACK = 2**20  # folded into a task's seed, for the draws of the attack; the learner's noise has smaller numbers
+ATTACK = 2**20  # folded into a task's seed to draw the attack's random numbers; the learner's noise folds smaller ones
 # Measures of the clean query images, means over a task: the margin of the true class' logit over the largest other one;
 # the norms of the gradient that the attack follows; the share of images without a gradient (an L2 norm below GONE).
 CLEAN = ("margin", "gradient_l1", "gradient_l2", "gradient_gone")
@@ -41,8 +41,8 @@ GONE = 1e-7
 @dataclasses.dataclass(frozen=True)
 class Attack:
     """method, norm, threat, loss: names in attacks.METHODS, NORMS, THREATS and LOSSES. eps: the ball's radii. steps:
-    per restart. step: the size of a step by eps. start: a restart begins at a `random` point of the ball or at the
-    `clean` image. square_share: the share of the image that the first squares cover; None if the method sets no
+    per restart. step: the size of a step, as a share of eps. start: a restart begins at a `random` point of the ball or
+    at the `clean` image. square_share: the share of the image that the first squares cover; None if the method sets no
     squares."""
 
     method: str

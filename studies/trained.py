@@ -4,8 +4,6 @@ and its compiled functions."""
 from __future__ import annotations
 
 import contextlib
-import functools
-import json
 import logging
 import threading
 from collections.abc import Iterator
@@ -25,13 +23,14 @@ from sources.preparation import Preparation
 from sources.table import MAKERS
 from training import checkpoints, weights
 from training.devices import BF16, precision_of_products
+from training.programs import frozen, shared
 
 FAR = 5  # standard deviations: pictures whose brightness is farther from the training images' are doubted
 COMPUTING = threading.RLock()  # one thread at a time changes TensorFlow's settings, which belong to the process
 
 
 class Programs:
-    """The computations of a learner in testing. Compiled once for each number of images; the weights are arguments."""
+    """A learner's compiled functions in testing. The weights are arguments; each number of images is compiled once."""
 
     def __init__(self, learner: Learner):
         self.learner = learner
@@ -39,14 +38,14 @@ class Programs:
         self._classify = tf.function(self._classify_images, autograph=False)
 
     def adapt(self, params, x: np.ndarray, y: np.ndarray, seed: int, samples: int):
-        """Adapt the learner to the support images x [S,H,W,C], labels y one-hot [S,way]: a structure of
-        arrays. samples: noise samples of an inner step's loss; seed: of that noise."""
+        """Adapt the learner to the support images x [S,H,W,C] with labels y, one-hot [S,way]. Return its own structure
+        of arrays. samples: noise samples of an inner step's loss; seed: of that noise."""
         adapted = self._adapt(params, x, y, np.array([seed, 0], np.int32), samples=samples)
         return tf.nest.map_structure(lambda tensor: tensor.numpy(), adapted)
 
     def classify(self, params, adapted, x: np.ndarray, shares: np.ndarray) -> np.ndarray:
-        """The probabilities [Q,way] of the images x [Q,H,W,C]. shares [Q]: the weight of each in batch norm's
-        statistics."""
+        """Return the probabilities [Q,way] of the images x [Q,H,W,C]. shares [Q]: the weight of each image in batch
+        norm's statistics."""
         return self._classify(params, adapted, x, shares).numpy()
 
     def _adapt_task(self, params, x, y, seed, samples):
@@ -54,14 +53,6 @@ class Programs:
 
     def _classify_images(self, params, adapted, x, shares):
         return tf.nn.softmax(self.learner.classify(params, adapted, x[None], shares=shares)[0][0])
-
-
-@functools.lru_cache(maxsize=16)
-def programs_of(made: str) -> Programs:
-    """The programs of the learner that `make` returns for these arguments (positional and named, as JSON), the same
-    object for every caller. ValueError as in `make`."""
-    positional, named = json.loads(made)
-    return Programs(make(*positional, **named))
 
 
 @dataclass(frozen=True)
@@ -96,13 +87,13 @@ class Trained:
     def programs(self, way: int) -> Programs:
         """Return the compiled functions for this number of classes. UserError if no learner has the run's settings."""
         name, perturbation = self.config["model"], self.config.get("perturbation")
-        own = {key: self.config[key] for key in settings_of(name, perturbation) if key in self.config}
-        shape = {"image_shape": self.image_shape, "channels": self.channels, "way": way}
-        named = shape | {"bf16": self.config.get("precision") == BF16} | own
+        settings = {key: self.config[key] for key in settings_of(name, perturbation) if key in self.config}
+        settings |= {"image_shape": self.image_shape, "channels": self.channels, "way": way}
         try:
-            return programs_of(json.dumps([[name, perturbation], named], sort_keys=True))
+            learner = make(name, perturbation, bf16=self.config.get("precision") == BF16, **settings)
         except ValueError as fault:
             raise UserError(f"{fault}") from fault
+        return shared(lambda: Programs(learner), "Programs", frozen(learner))
 
     def weights_for(self, way: int) -> dict[str, np.ndarray]:
         """Return the weights for this number of classes. UserError if it is more than the learner can take, or if the

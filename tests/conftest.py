@@ -84,11 +84,9 @@ def collect_graphs():
 def forget_programs(request):
     """Forget a file's compiled programs behind its last test, and what its cached functions returned."""
     yield
-    from studies import trained
     from training import programs
 
     programs.PROGRAMS.clear()
-    trained.programs_of.cache_clear()
     for value in vars(request.module).values():
         if hasattr(value, "cache_clear"):
             value.cache_clear()
