@@ -17,6 +17,8 @@ import resource
 import statistics
 import sys
 import time
+from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 
@@ -24,78 +26,84 @@ import data
 import layers
 import main
 from errors import UserError, run
-from flags import Setting, to_path, whole
 from lazy import tf
 from model import Learner, make_episode
 from perturbations.draws import task_noise
-from settings import COMMAND, Settings, read_flags, refuse_unused
+from settings import CommandLine, Settings, setting, to_path, whole
 from sources.table import MAKERS
 from training import xla_programs
+from training.config import Config, UpdateSettings, add_flags
 from training.steps import Engine, MetaGradient, flat, read
 
 CLASSES, IMAGES = 100, 100  # of the random data
-OWN = {
-    "iterations": Setting(10, "how many are timed", whole(1)),
-    "size": Setting(
-        None, "images of N x N random pixels (default: the dataset's, 28 x 28 for one that get_data.py does not make)",
+# The settings of the run that the line repeats, beside its learner's own.
+REPEATED = "dataset", "model", "perturbation", "way", "shot", "query", "metabatch", "n_test_mc_samp", "jit", "precision"
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchSettings(Settings):
+    """How it is timed."""
+
+    iterations: int = setting(10, "iterations that are timed", whole(1))
+    size: int | None = setting(
+        None,
+        "images of N x N random pixels (default: the dataset's, 28 x 28 for one that get_data.py does not make)",
         whole(16, 4096),
-    ),
-    "check": Setting(
-        False, "compare the meta-gradient with float64's, without XLA on a CPU; with --export: leave that one in P, "
-        "for train_jax.py --check",
-    ),
-    "export": Setting(
-        None, "in place of timing, write the training and the test step as XLA programs (--jit on) into the folder P, "
-        "for train_jax.py",
-        to_path, metavar="P",
-    ),
-}  # fmt: skip
-# What the line says of the run, beside its learner's own settings.
-SAID = (
-    "dataset", "model", "perturbation", "way", "shot", "query", "metabatch", "n_test_mc_samp", "jit", "precision",
-)  # fmt: skip
+    )
+    check: bool = setting(
+        False,
+        "compare the meta-gradient with float64's, without XLA on a CPU; with --export: leave that one in P, for "
+        "train_jax.py --check",
+    )
+    export: Path | None = setting(
+        None,
+        "in place of timing, write the training and the test step as XLA programs (--jit on) into the folder P, for "
+        "train_jax.py",
+        to_path,
+        metavar="P",
+    )
 
 
-def read_command(argv: list[str]) -> tuple[str, dict, Settings]:
-    """The mode that is timed, what is given of OWN with defaults for the rest, and the settings."""
-    p = main.parser()
-    p.prog, p.description, p.epilog = "bench.py", __doc__.split("\n\n")[0], __doc__.split("\n\n")[1]
-    for name, declared in OWN.items():
-        declared.add(p, name)
-    given = read_flags(p, argv)
-    own = {name: given.pop(name, declared.default) for name, declared in OWN.items()}
-    mode = given.get("mode", COMMAND["mode"].default)
+def read_command(argv: list[str] | None = None) -> tuple[str, bool, BenchSettings, Config]:
+    """Read the command line -> the mode that is timed, True if --data_dir is given, how it is timed, and the run."""
+    first = main.first_flags(argv)
+    mode = first.get("mode", "meta_train")
     if mode not in ("meta_train", "meta_test"):
         raise UserError(f"bench.py times meta_train and meta_test, not {mode}")
-    for user in ("bench", mode):
-        refuse_unused(given, user)
-    given.pop("mode", None)
-    if mode != "meta_train" and (own["check"] or own["export"]):
+    chosen = main.choice("meta_train", {name: first[name] for name in first.keys() - {"savedir", "weights"}})
+    description, epilog = __doc__.split("\n\n")
+    line = CommandLine(main.place_of(f"--mode {mode}", chosen), "bench.py", description, epilog)
+    line.add("bench.py", [*(one for one in fields(main.CommandSettings) if one.name == "mode"), *fields(BenchSettings)])
+    training = UpdateSettings if mode == "meta_train" else None
+    add_flags(line, chosen, training, ("legacy_shared_classes",), of_run=False)
+    flags = line.read(argv)
+    own, config, on_dataset = BenchSettings.of(flags), Config.of_flags(flags), "data_dir" in flags
+    if mode != "meta_train" and (own.check or own.export):
         raise UserError("--check and --export are of the training step: leave --mode out")
-    if "data_dir" in given and own["size"]:
+    if on_dataset and own.size:
         raise UserError("--size is of random pixels: leave it or --data_dir out")
-    if "data_dir" not in given and (idle := {"train_split", "split"} & given.keys()):
+    if not on_dataset and (idle := {"train_split", "split"} & flags.keys()):
         raise UserError(f"--{min(idle)} is of a dataset: give its --data_dir, or leave it out")
-    settings = Settings.given(given)
-    if own["export"]:
-        if settings.jit == "off":
+    if own.export:
+        if config.run.jit == "off":
             raise UserError("--export writes an XLA program: leave --jit off out")
-        settings = dataclasses.replace(settings, jit="on")
-    too_many = max(settings.way, settings.train_way) > CLASSES or settings.shot + settings.query > IMAGES
-    if "data_dir" not in given and too_many:
+        config = dataclasses.replace(config, run=dataclasses.replace(config.run, jit="on"))
+    run = config.run
+    if not on_dataset and (max(run.way, config.train_way) > CLASSES or run.shot + run.query > IMAGES):
         raise UserError(f"bench.py's random data has {CLASSES} classes of {IMAGES} images: ask for fewer")
-    return mode, own | {"own_data": "data_dir" in given}, settings
+    return mode, on_dataset, own, config
 
 
-def load_splits(own: dict, settings: Settings) -> tuple[data.Split, data.Split, dict]:
+def load_splits(on_dataset: bool, own: BenchSettings, config: Config) -> tuple[data.Split, data.Split, dict]:
     """A dataset's training classes, its test classes, and what config.json says of it; or random pixels of its images'
     shape."""
-    if own["own_data"]:
-        dataset, splits = main.load_data(settings, "train", *["test"] * bool(own["export"]))
+    if on_dataset:
+        dataset, splits = main.load_data(config, "train", *["test"] * bool(own.export))
         return splits["train"], splits["test"], dataset.facts
-    *_, depth = image_shape = MAKERS[settings.dataset].image_shape if settings.dataset in MAKERS else (28, 28, 1)
-    if own["size"]:
-        image_shape = (own["size"], own["size"], depth)
+    dataset = config.run.dataset
+    *_, depth = image_shape = MAKERS[dataset].image_shape if dataset in MAKERS else (28, 28, 1)
+    if own.size:
+        image_shape = (own.size, own.size, depth)
     pixels = np.random.default_rng(0).integers(0, 256, (CLASSES, IMAGES, *image_shape), np.uint8)
     split = data.Split(pixels, rotations=1, scale=1 / 255)
     return split, split, {"data_sha256": None}
@@ -234,23 +242,24 @@ def time_run(engine: Engine, mode: str, split: data.Split, samples: int, iterati
 
 
 def bench() -> int:
-    mode, own, settings = read_command(sys.argv[1:])
-    split, test, facts = load_splits(own, settings)
-    machine = main.start(settings, distribute=True)
-    engine = main.build_engine(settings, split.pixels.shape[-3:], machine)
+    mode, on_dataset, own, config = read_command()
+    split, test, facts = load_splits(on_dataset, own, config)
+    machine = main.start(config.run, distribute=True)
+    engine = main.build_engine(config, split.pixels.shape[-3:], machine)
+    samples = config.testing.n_test_mc_samp
     result = {}
-    if own["export"]:
-        config = settings.portable() | facts
-        exact = exact_gradient(engine, split) if own["check"] else None
-        xla_programs.write(own["export"], engine, split, test, config, settings.n_test_mc_samp, exact)
-        result["program"] = str(own["export"])
+    if own.export:
+        exact = exact_gradient(engine, split) if own.check else None
+        xla_programs.write(own.export, engine, split, test, config.portable() | facts, samples, exact)
+        result["program"] = str(own.export)
     else:
-        result |= time_run(engine, mode, split, settings.n_test_mc_samp, own["iterations"])
-        if own["check"]:
+        result |= time_run(engine, mode, split, samples, own.iterations)
+        if own.check:
             result |= check(engine, split)
     if machine.chief:
-        said = {"mode": mode} | {name: getattr(settings, name) for name in SAID} | settings.own
-        print(json.dumps(result | said | {"device": machine.name}))
+        values = config.values()
+        repeated = {"mode": mode} | {name: values[name] for name in REPEATED} | config.own()
+        print(json.dumps(result | repeated | {"device": machine.name}))
     return 0
 
 

@@ -18,20 +18,17 @@ is written completely or not at all. Wrong input ends with one sentence and exit
 import argparse
 import errno
 import sys
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
-from errors import Parser, UserError, run
-from flags import Setting, to_path
+from errors import UserError, run
+from settings import CommandLine, Settings, by_owners, setting, to_path
 from sources.arrays import checksum, making, read_manifest
 from sources.class_split import WAY
-from sources.maker import Variant, all_flags, is_tfds
+from sources.maker import SourceSettings, Variant, is_tfds
 from sources.pictures import first_few
 from sources.table import MAKERS, YOUR_IMAGES
-
-DATA_DIR = Setting(Path("data"), "folder of the datasets", to_path)
-FORCE = Setting(False, "make the dataset again if it is there")
-VERIFY = Setting(False, "only check the files against the manifest's checksums")
 
 
 def folder_name(text: str) -> str:
@@ -41,57 +38,67 @@ def folder_name(text: str) -> str:
     return text
 
 
+@dataclass(frozen=True)
+class CommandSettings(Settings):
+    dataset: str | None = setting(
+        None, f"{', '.join(MAKERS)}; or a name for your own images, with their --source", folder_name, metavar="NAME"
+    )
+    data_dir: Path = setting(Path("data"), "folder of the datasets", to_path, metavar="DIR")
+    verify: bool = setting(False, "only check the files against the manifest's checksums")
+    force: bool = setting(False, "make the dataset again if it is there")
+
+
 class Request(NamedTuple):
-    """The command line's request. settings: a value for each of the variant's settings."""
+    """The command line's request."""
 
     target: Path  # DATA_DIR/<dataset>
     variant: Variant
-    settings: dict[str, object]
+    settings: Settings  # of the variant
     force: bool
     verify: bool
 
 
-def parse(argv: list[str] | None) -> Request:
-    """Parse the command line; exit with one sentence and code 2 if a flag is wrong or would have no effect."""
-    parser = Parser(description="Make DATA_DIR/<dataset>/.")
-    names = f"{', '.join(MAKERS)}; or a name for your own images, with their --source"
-    parser.add_argument("--dataset", required=True, type=folder_name, metavar="NAME", help=names)
-    flags = all_flags(MAKERS | {"your own": YOUR_IMAGES})
-    for name, setting in {"data_dir": DATA_DIR, **flags, "force": FORCE, "verify": VERIFY}.items():
-        setting.add(parser, name)
-    values = vars(parser.parse_args(argv))
+def parse(argv: list[str] | None = None) -> Request:
+    """Read the command line. It ends with a sentence and exit code 2 at a flag that is wrong, or would do nothing."""
+    first = CommandLine("", "get_data.py", add_help=False)  # reads what decides which flags there are
+    first.add("", [*fields(CommandSettings), *fields(SourceSettings)])
+    first.add_argument("-h", "--help", action="store_true")
+    flags = first.read(argv, all_known=False)
+    dataset, source = flags.get("dataset"), flags.get("source")
+    maker = MAKERS.get(dataset, YOUR_IMAGES)
+    variant = maker.variant(source)
+    place = "--verify" if "verify" in flags else f"{dataset} {variant.title}".strip()
+    line = CommandLine(place, "get_data.py", "Make DATA_DIR/<dataset>/.")
+    line.add("dataset", [one for one in fields(CommandSettings) if one.name != "force" or "verify" not in flags])
+    if "help" in flags:
+        makers = {dataset: maker} if dataset else MAKERS | {"your own": YOUR_IMAGES}
+        for names, declared in by_owners({name: one.flags() for name, one in makers.items()}).items():
+            line.add(", ".join(names), declared)
+    elif dataset is None:
+        line.error("--dataset is missing: name the one to make")
+    elif dataset not in MAKERS and source is None and "verify" not in flags:
+        line.error(f"--dataset {dataset} is none of {', '.join(MAKERS)}: give the --source of your own images")
+    elif dataset in MAKERS and is_tfds(source or ""):
+        line.error(f"--source {source} is for your own images: choose another name than {dataset}")
+    elif "verify" not in flags:
+        line.add(dataset, fields(variant.settings))
+    flags = line.read(argv)
+    command = CommandSettings.of(flags)
+    return Request(command.data_dir / dataset, variant, variant.settings.of(flags), command.force, command.verify)
 
-    dataset, target = values.pop("dataset"), values.pop("data_dir", DATA_DIR.default)
-    if dataset not in MAKERS and not {"source", "verify"} & values.keys():
-        parser.error(f"--dataset {dataset} is none of {', '.join(MAKERS)}: give the --source of your own images")
-    if dataset in MAKERS and is_tfds(values.get("source", "")):
-        parser.error(f"--source {values['source']} is for your own images: choose another name than {dataset}")
-    variant = MAKERS.get(dataset, YOUR_IMAGES).variant(values.get("source"))
-    task, accepted = f"{dataset} {variant.title}".strip(), [*variant.settings, "force"]
-    if "verify" in values:
-        task, accepted = "--verify", ["verify"]
-    for name in values.keys() - accepted:
-        takes = ", ".join(f"--{flag}" for flag in ("dataset", "data_dir", *accepted))
-        parser.error(f"--{name} has no meaning for {task}, which takes {takes}")
-    settings = {name: values.get(name, setting.default) for name, setting in variant.settings.items()}
-    for name, setting in variant.settings.items():
-        if not setting.accepts(settings[name]):  # the makers that share a flag have different ranges
-            parser.error(f"--{name} {settings[name]} is not possible for {task}: {setting.help}")
-    return Request(target / dataset, variant, settings, "force" in values, "verify" in values)
 
-
-def refuse_other_settings(target: Path, manifest: dict, settings: dict[str, object]) -> None:
+def refuse_other_settings(target: Path, manifest: dict, asked: dict[str, object]) -> None:
     """UserError if the existing dataset was made with other settings, as far as its manifest says."""
     present_settings = {
         "seed": manifest["split_seed"], "split_seed": manifest["split_seed"], "rotations": manifest["rotations"],
         "size": manifest["image_shape"][0], "shares": manifest.get("shares"), **(manifest.get("prepare") or {}),
     }  # fmt: skip
-    table = settings.get("split_file")
+    table = asked.get("split_file")
     if table and checksum(table)["sha256"] not in [file["sha256"] for file in manifest["source"]["files"]]:
         raise UserError(f"{target} was made with another --split_file than {table}: make it again with --force")
     for name, present in present_settings.items():
-        if None not in (present, settings.get(name)) and present != settings[name]:
-            raise UserError(f"{target} has --{name} {present}, not {settings[name]}: make it again with --force")
+        if None not in (present, asked.get(name)) and present != asked[name]:
+            raise UserError(f"{target} has --{name} {present}, not {asked[name]}: make it again with --force")
 
 
 def obtain(request: Request) -> tuple[dict, str]:
@@ -101,13 +108,13 @@ def obtain(request: Request) -> tuple[dict, str]:
         return read_manifest(target, MAKERS, checksums=True), "; checksums agree"
     if (target / "manifest.json").is_file() and not force:
         manifest = read_manifest(target, MAKERS)
-        refuse_other_settings(target, manifest, settings)
+        refuse_other_settings(target, manifest, settings.values())
         return manifest, f"; it is complete, made from {manifest['source']['given']} (--force makes it again)"
-    source = settings.get("source")
+    source = getattr(settings, "source", None)
     if source and not is_tfds(source) and source.resolve().is_relative_to(target.resolve()):
         raise UserError(f"--source {source} would be replaced by the dataset: move it elsewhere")
     with making(target) as folder:
-        return variant.make(folder, target, **settings), ""
+        return variant.make(folder, target, settings), ""
 
 
 def images_per_class(entry: dict) -> list[int]:

@@ -1,7 +1,7 @@
 """Meta-train, test, measure, attack, compare and use few-shot learners: python main.py --mode MODE --savedir D [flags].
 
 meta_train writes D/config.json; meta_test, export, collapse, attack and weights read it and need no other flag. compare
-takes two or more folders as --savedir, classify --support and --query; draw needs none.
+takes two or more folders as --savedir, classify --support and --pictures; draw needs none.
 """
 
 from __future__ import annotations
@@ -9,24 +9,27 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import data
 import files
-from attacks import MADRY, METHODS, NORMS
-from errors import Parser, UserError, run
+from errors import UserError, run
 from lazy import LazyModule
 from learners import LEARNERS, make
 from model import Learner
 from ranges import UNIT
-from settings import COMMAND, COMMON, Settings, all_settings, read_flags, refuse_unused
-from settings import parser as settings_parser
+from settings import CommandLine, Settings, path_text, setting, to_path
 from sources.table import MAKERS
 from studies import collapse as collapse_study
 from studies import export as export_study
 from studies import robustness
 from training import checkpoints, devices, loops, test_results
+from training import config as run_config
 from training import weights as weights_file
+from training.config import Config, RunSettings, TrainingSettings
 from training.steps import Engine
 
 # They import scikit-learn, which takes a second.
@@ -34,141 +37,151 @@ classify_study, draw_study = LazyModule("studies.classify"), LazyModule("studies
 SHIPPED = [Path(__file__).parent / f"pretrained/omniglot_5way_1shot_{name}.npz" for name in ("maml", "metadrop")]
 
 
-def parser() -> Parser:
-    description, epilog, *_ = __doc__.split("\n\n")
-    return settings_parser(MODES, description, epilog)
-
-
-def load_data(settings: Settings, *used: str, bounded: str | None = None) -> tuple[data.Dataset, dict[str, data.Split]]:
-    """The dataset, and its splits as these settings want them.
+def load_data(config: Config, *used: str, bounded: str | None = None) -> tuple[data.Dataset, dict[str, data.Split]]:
+    """The dataset, and its splits as the run uses them.
 
     used: names of the splits that have to be able to give such episodes. bounded: the flag or mode that needs to know
     the range of their pixels, if one does. UserError where a split cannot, or where the data are not those that the
     run knows.
     """
-    dataset = data.load(settings.data_dir, settings.dataset, settings.split == "background", MAKERS)
-    if settings.facts.get("data_sha256") not in (None, dataset.sha256):
+    run = config.run
+    dataset = data.load(run.data_dir, run.dataset, run.split == "background", MAKERS)
+    if config.facts.get("data_sha256") not in (None, dataset.sha256):
         raise UserError(
-            f"{settings.data_dir}/{dataset.name} holds other data than the run was trained on (other checksums): "
+            f"{run.data_dir}/{dataset.name} holds other data than the run was trained on (other checksums): "
             f"give the folder of those as --data_dir"
         )
-    began = "data_sha256" in settings.facts
-    known = settings.facts.get("range", list(UNIT) if began and settings.adversarial else None)
+    began = "data_sha256" in config.facts
+    known = config.facts.get("range", list(UNIT) if began and config.training.adversarial else None)
     if known and dataset.range and known != list(dataset.range):
         raise UserError(
-            f"the run was trained on inputs of the range {known}, and {settings.data_dir}/{dataset.name}/manifest.json "
+            f"the run was trained on inputs of the range {known}, and {run.data_dir}/{dataset.name}/manifest.json "
             f"says {list(dataset.range)}: correct the manifest"
         )
-    splits = data.splits_of(dataset, settings.train_split)
+    splits = data.splits_of(dataset, run.train_split)
     for name in splits.keys() & set(used):
-        way = settings.train_way if name == "train" else settings.way
-        data.check_episode(splits[name], name, way, settings.shot, settings.query)
-        if what := "--adversarial" if settings.adversarial and name == "train" else bounded:
+        way = config.train_way if name == "train" else run.way
+        data.check_episode(splits[name], name, way, run.shot, run.query)
+        if what := "--adversarial" if config.training.adversarial and name == "train" else bounded:
             data.check_range(splits[name], name, what)
     return dataset, splits
 
 
-def start(settings: Settings, distribute: bool = False) -> devices.Devices:
-    """Set TensorFlow up, once a process."""
-    return devices.set_up(settings.gpu_id, settings.metabatch, settings.precision, distribute)
+def start(run: RunSettings, distribute: bool = False) -> devices.Devices:
+    """Set TensorFlow up, once per process."""
+    return devices.set_up(run.gpu_id, run.metabatch, run.precision, distribute)
 
 
-def build_engine(settings: Settings, image_shape: tuple[int, int, int], machine: devices.Devices) -> Engine:
-    """The engine of these settings. UserError where there is no such learner."""
-    replicas = machine.strategy.num_replicas_in_sync
-    if settings.metabatch % replicas:
-        raise UserError(
-            f"--metabatch {settings.metabatch} cannot be shared evenly by {replicas} devices: "
-            f"choose a multiple of {replicas}"
-        )
+def make_learner(config: Config, image_shape: tuple[int, int, int], gpu: bool) -> Learner:
+    """The learner of a run. UserError where there is no such learner."""
+    run = config.run
     try:
-        learner = make(
-            settings.model,
-            settings.perturbation,
+        return make(
+            run.model,
+            run.perturbation,
             image_shape=image_shape,
-            channels=settings.channels or (64 if image_shape[-1] == 1 else 32),
-            way=settings.way,
-            bf16=settings.precision == devices.BF16,
-            jit=machine.gpu if settings.jit == "auto" else settings.jit == "on",
-            **settings.own,
+            channels=run.channels or (64 if image_shape[-1] == 1 else 32),
+            way=run.way,
+            bf16=run.precision == devices.BF16,
+            jit=gpu if run.jit == "auto" else run.jit == "on",
+            **config.own(),
         )
     except ValueError as fault:
         raise UserError(f"{fault}") from fault
+
+
+def build_engine(config: Config, image_shape: tuple[int, int, int], machine: devices.Devices) -> Engine:
+    """The engine of a run. UserError where there is no such learner."""
+    run, replicas = config.run, machine.strategy.num_replicas_in_sync
+    if run.metabatch % replicas:
+        raise UserError(
+            f"--metabatch {run.metabatch} cannot be shared evenly by {replicas} devices: "
+            f"choose a multiple of {replicas}"
+        )
     return Engine(
-        learner,
-        shot=settings.shot,
-        query=settings.query,
-        metabatch=settings.metabatch,
-        seed=settings.seed,
-        meta_lr=settings.meta_lr,
-        clip_norm=settings.clip_norm,
-        adversary=settings.adversary(),
+        make_learner(config, image_shape, machine.gpu),
+        shot=run.shot,
+        query=run.query,
+        metabatch=run.metabatch,
+        seed=run.seed,
+        meta_lr=config.training.meta_lr,
+        clip_norm=config.training.clip_norm,
+        adversary=config.training.adversary,
         parallel=machine.parallel,
         strategy=machine.strategy,
     )
 
 
-# ---- the modes
+# ---- the modes: each takes the folder of its run, or several, and the flags by name
 
 
-def settings_of_training(savedir: Path, given: dict, resume: bool) -> Settings:
-    """The settings of a run that begins in savedir, or, with --resume, goes on there."""
+@dataclass(frozen=True)
+class StartSettings(Settings):
+    """start"""
+
+    resume: bool = setting(False, "continue from D's last checkpoint")
+
+
+def config_of_training(savedir: Path, flags: Mapping, resume: bool) -> Config:
+    """The settings of a run that starts in savedir or, with --resume, continues there."""
     if not (savedir / "config.json").exists():
-        return Settings.given(given)
+        return Config.of_flags(flags)
     if not resume:
-        raise UserError(f"{savedir} holds a run already: add --resume to go on with it, or choose another --savedir")
-    return Settings.read(savedir).merged(given, "resume", "resume without it, or train in another --savedir")
+        raise UserError(f"{savedir} holds a run already: add --resume to continue it, or choose another --savedir")
+    return Config.read(savedir).merged(flags, ["resume"], "resume without it, or train in another --savedir")
 
 
-def meta_train(savedir: Path, given: dict) -> int:
+def meta_train(savedir: Path, flags: dict) -> int:
+    """train a learner, and write D/config.json"""
     # Every worker looks, and worker 0 writes into savedir only when all of them have come.
-    resume = given.pop("resume", False)
-    settings = settings_of_training(savedir, given, resume)
-    dataset, splits = load_data(settings, "train", *["val"] * bool(settings.val_every))
-    machine = start(settings, distribute=True)
-    engine = build_engine(settings, dataset.image_shape, machine)
+    resume = StartSettings.of(flags).resume
+    config = config_of_training(savedir, flags, resume)
+    run, training = config.run, config.training
+    dataset, splits = load_data(config, "train", *["val"] * bool(training.val_every))
+    machine = start(run, distribute=True)
+    engine = build_engine(config, dataset.image_shape, machine)
     refuse_idle_perturbation(engine.learner)
     print(f"device: {machine.name}")
-    config = settings.config() | dataset.facts
-    sessions = config.pop("sessions", [])
+    entries = config.to_json() | dataset.facts
+    sessions = entries.pop("sessions", [])
 
     def begin(first: int) -> None:
         """Write config.json; a session in which nothing is left to train is not one."""
         if machine.chief:
-            more = first <= settings.n_train_iters
+            more = first <= training.n_train_iters
             trained_by = with_session(sessions, devices.provenance(machine.name)) if more else sessions
-            content = json.dumps(config | {"sessions": trained_by}, indent=1) + "\n"
+            content = json.dumps(entries | {"sessions": trained_by}, indent=1) + "\n"
             files.write_atomically(savedir / "config.json", content)
 
     busy = f"is training in {savedir}: wait for it, or choose another --savedir"
     with files.locked(savedir / "meta_train.lock", busy) if machine.chief else contextlib.nullcontext():
-        val = splits.get("val") if settings.val_every else None
+        val = splits.get("val") if training.val_every else None
         watch = None
         if machine.chief:
-            settings_of_training(savedir, given, resume)  # again: another process may have begun here meanwhile
-            if settings.collapse_every:
-                watch = collapse_study.Watch(engine, splits["train"], savedir, settings.legacy_shared_classes)
+            config_of_training(savedir, flags, resume)  # again: another process may have started here meanwhile
+            if training.collapse_every:
+                watch = collapse_study.Watch(engine, splits["train"], savedir, run.legacy_shared_classes)
             if val is None:
                 print("no validation: training is not monitored, and there will be no best checkpoint")
-            if settings.way > (tested := splits["test"].classes) and not engine.learner.any_way:
-                print(f"note: this run cannot be tested: --way {settings.way} is more than the {tested} test classes")
+            if run.way > (tested := splits["test"].classes) and not engine.learner.any_way:
+                print(f"note: this run cannot be tested: --way {run.way} is more than the {tested} test classes")
         return loops.train(
             engine,
             splits["train"],
             val,
             savedir,
-            n_train_iters=settings.n_train_iters,
-            save_freq=settings.save_freq,
-            val_every=settings.val_every,
-            n_val_tasks=settings.n_val_tasks,
-            val_samples=settings.n_test_mc_samp,
-            settings=config,
-            shared_classes=settings.legacy_shared_classes,
+            n_train_iters=training.n_train_iters,
+            save_freq=training.save_freq,
+            val_every=training.val_every,
+            n_val_tasks=training.n_val_tasks,
+            val_samples=config.testing.n_test_mc_samp,
+            settings=entries,
+            shared_classes=run.legacy_shared_classes,
             alone=machine.alone,
             chief=machine.chief,
             begin=begin,
             watch=watch,
-            watch_every=settings.collapse_every,
+            watch_every=training.collapse_every,
         )
 
 
@@ -193,20 +206,20 @@ def with_session(sessions: list[dict], session: dict) -> list[dict]:
     return sessions if alike else [*sessions, session]
 
 
-def build(settings: Settings, way: int, bounded: str | None = None) -> tuple[Engine, data.Split, dict, devices.Devices]:
-    """For the modes that look at a trained run -> its engine, its test split, what tells and made the result, and
-    what computes it.
+def build(config: Config, way: int, bounded: str | None = None) -> tuple[Engine, data.Split, dict, devices.Devices]:
+    """Build what the modes that study a trained run need -> its engine, its test split, what identifies and made the
+    result, and the devices.
 
     way: classes of a test's tasks. bounded: as in `load_data`.
     """
-    tested = dataclasses.replace(settings, way=way)
+    tested = dataclasses.replace(config, run=dataclasses.replace(config.run, way=way))
     dataset, splits = load_data(tested, "test", bounded=bounded)
-    machine = start(settings)
-    engine = build_engine(settings, dataset.image_shape, machine)
+    machine = start(config.run)
+    engine = build_engine(config, dataset.image_shape, machine)
     print(f"device: {machine.name}")
     identity = tested.identity() | {
         "data_sha256": dataset.sha256,
-        "precision": settings.precision,
+        "precision": config.run.precision,
         "device": "GPU" if machine.gpu else "CPU",
         "jit": engine.learner.jit,
     }
@@ -214,237 +227,310 @@ def build(settings: Settings, way: int, bounded: str | None = None) -> tuple[Eng
     return engine, splits["test"], described, machine
 
 
-def settings_of_test(savedir: Path, given: dict) -> Settings:
-    trained = Settings.read(savedir).for_a_test()
-    free = ["way"] if LEARNERS[trained.model].learner.any_way else []
-    return trained.merged(given, "test", "it cannot be changed in a test", free)
+def config_of_test(savedir: Path, flags: Mapping) -> Config:
+    """The settings of savedir's run in a test with these flags."""
+    trained = Config.read(savedir).for_a_test()
+    any_way = LEARNERS[trained.run.model].learner.any_way
+    return trained.merged(flags, ["test", "at_any_way"] if any_way else ["test"], "it cannot be changed in a test")
 
 
-def meta_test(savedir: Path, given: dict) -> int:
-    settings = settings_of_test(savedir, given)
-    engine, split, described, _ = build(settings, settings.way)
+def meta_test(savedir: Path, flags: dict) -> int:
+    """test a run, and write D/meta_test.log and D/meta_test.json"""
+    config, settings = config_of_test(savedir, flags), loops.MetaTestSettings.of(flags)
+    engine, split, described, _ = build(config, config.run.way)
     return loops.test(
         engine,
         split,
         savedir,
         n_test_iters=settings.n_test_iters,
-        samples=settings.n_test_mc_samp,
+        samples=config.testing.n_test_mc_samp,
         checkpoint=settings.checkpoint,
         **described,
     )
 
 
-def settings_of_one_by_one(savedir: Path, given: dict, what: str) -> Settings:
-    """For a mode that takes its tasks one by one."""
-    settings = Settings.read(savedir).for_a_test().merged(given, "test", f"it cannot be changed in {what}")
-    return dataclasses.replace(settings, metabatch=1)
+def config_of_one_by_one(savedir: Path, flags: Mapping, what: str) -> Config:
+    """`config_of_test` for a mode that takes its tasks one by one."""
+    config = Config.read(savedir).for_a_test().merged(flags, ["test"], f"it cannot be changed in {what}")
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, metabatch=1))
 
 
-def export(savedir: Path, given: dict) -> int:
-    way = given.pop("way", 2)
-    settings = settings_of_one_by_one(savedir, given, "an export")
-    engine, split, described, _ = build(settings, way, "--mode export")
-    if way > settings.way and not engine.learner.any_way:
-        raise UserError(f"--way {way} is more than the {settings.way} classes the run was trained for: export fewer")
+def export(savedir: Path, flags: dict) -> int:
+    """write the features, maps and noise of test tasks into D/export.npz, for plot.py"""
+    settings = export_study.ExportSettings.of(flags)
+    flags = {name: value for name, value in flags.items() if name != "way"}
+    config = config_of_one_by_one(savedir, flags, "an export")
+    engine, split, described, _ = build(config, settings.way, "--mode export")
+    trained_way = config.run.way
+    if settings.way > trained_way and not engine.learner.any_way:
+        raise UserError(
+            f"--way {settings.way} is more than the {trained_way} classes that the run was trained for: export fewer"
+        )
     return export_study.export(
         engine,
         split,
         savedir,
-        way=way,
+        way=settings.way,
         tasks=settings.export_tasks,
         copies=settings.export_samples,
         images=settings.export_images,
         channels=settings.export_channels,
-        samples=settings.n_test_mc_samp,
+        samples=config.testing.n_test_mc_samp,
         checkpoint=settings.checkpoint,
         settings=described["settings"]
-        | {"trained_way": settings.way, "n_test_mc_samp": settings.n_test_mc_samp}
+        | {"trained_way": trained_way, "n_test_mc_samp": config.testing.n_test_mc_samp}
         | {"provenance": described["provenance"]},
     )
 
 
-def collapse(savedir: Path, given: dict) -> int:
-    settings = settings_of_one_by_one(savedir, given, "collapse")
-    engine, split, described, _ = build(settings, settings.way)
+def collapse(savedir: Path, flags: dict) -> int:
+    """measure neural collapse over test tasks, and write D/collapse.json"""
+    settings = loops.MetaTestSettings.of(flags)
+    config = config_of_one_by_one(savedir, flags, "collapse")
+    engine, split, described, _ = build(config, config.run.way)
     return collapse_study.over_tests(
         engine,
         split,
         savedir,
         tasks=settings.n_test_iters,
-        samples=settings.n_test_mc_samp,
+        samples=config.testing.n_test_mc_samp,
         checkpoint=settings.checkpoint,
         **described,
     )
 
 
-def attack(savedir: Path, given: dict) -> int:
-    settings = settings_of_test(savedir, given)
-    refuse_idle_flags(settings, given)
-    other = settings_of_surrogate(settings) if settings.surrogate else None
-    engine, split, described, machine = build(settings, settings.way, "--mode attack")
-    chosen = robustness.Attack(
-        method=settings.attack_method,
-        norm=settings.norm,
-        eps=tuple(settings.eps or NORMS[settings.norm].budgets),
-        steps=settings.attack_steps,
-        step=settings.attack_step or MADRY / settings.attack_steps,
-        start=settings.attack_start,
-        restarts=settings.restarts,
-        threat=settings.threat,
-        loss=settings.attack_loss,
-        square_share=settings.square_share if METHODS[settings.attack_method].squares else None,
-    )
+def attack(savedir: Path, flags: dict) -> int:
+    """attack the query images of test tasks, and write D/attack.json"""
+    config, settings = config_of_test(savedir, flags), robustness.AttackSettings.of(flags)
+    settings.refuse_idle(flags)
+    other = config_of_surrogate(config, settings.surrogate) if settings.surrogate else None
+    engine, split, described, machine = build(config, config.run.way, "--mode attack")
     surrogate = None
     if other:
-        guide = build_engine(other, engine.learner.image_shape, machine)
-        surrogate = robustness.Surrogate(guide, Path(settings.surrogate), other.identity(), settings.surrogate_draws)
+        surrogate_engine = build_engine(other, engine.learner.image_shape, machine)
+        surrogate = robustness.Surrogate(
+            surrogate_engine, Path(settings.surrogate), other.identity(), settings.surrogate_draws
+        )
     return robustness.over_tests(
         engine,
         split,
         savedir,
-        attack=chosen,
+        attack=settings.attack(),
         surrogate=surrogate,
         episodes=settings.n_test_iters,
-        samples=settings.n_test_mc_samp,
+        samples=config.testing.n_test_mc_samp,
         checkpoint=settings.checkpoint,
         **described,
     )
 
 
-def refuse_idle_flags(settings: Settings, given: dict) -> None:
-    """UserError where the kind of attack has no use for a flag, or cannot be."""
-    method = METHODS[settings.attack_method]
-    of_gradients = {"attack_step", "attack_start", "attack_loss", "surrogate"} & given.keys()
-    if of_gradients and not method.gradients:
-        raise UserError(
-            f"--{min(of_gradients)} needs a gradient-based attack, and {settings.attack_method} is none: leave it out"
-        )
-    if "square_share" in given and not method.squares:
-        raise UserError(f"--square_share needs --attack_method square, not {settings.attack_method}: leave it out")
-    if settings.threat == "remaining" and not method.gradients:
-        raise UserError(
-            f"--threat remaining needs a gradient-based attack, and {settings.attack_method} is none: leave it out"
-        )
-    if settings.norm not in method.norms:
-        raise UserError(f"--attack_method {settings.attack_method} is made for --norm {' or '.join(method.norms)}")
-    if settings.attack_start == "clean" and settings.restarts > 1:
-        raise UserError("--restarts that all begin at the clean image are one: leave --attack_start or --restarts out")
-    if "surrogate_draws" in given and not settings.surrogate:
-        raise UserError("--surrogate_draws is of a surrogate: give --surrogate, or leave it out")
-
-
-def settings_of_surrogate(settings: Settings) -> Settings:
-    """Those of the run whose gradients an attack follows. UserError where it cannot meet the same tasks."""
+def config_of_surrogate(config: Config, surrogate: str) -> Config:
+    """The settings of the run whose gradients an attack uses. UserError where it cannot be tested on the same tasks."""
     shared = ("way", "shot", "query", "seed", "metabatch", "precision", "data_dir", "dataset", "split")
-    other = settings_of_test(Path(settings.surrogate), {name: getattr(settings, name) for name in shared})
-    if len({one.facts.get("data_sha256") for one in (settings, other)} - {None}) > 1:
-        raise UserError(f"--surrogate {settings.surrogate} was trained on other data: choose another run")
+    other = config_of_test(Path(surrogate), {name: getattr(config.run, name) for name in shared})
+    if len({one.facts.get("data_sha256") for one in (config, other)} - {None}) > 1:
+        raise UserError(f"--surrogate {surrogate} was trained on other data: choose another run")
     return other
 
 
-def weights(savedir: Path, given: dict) -> int:
-    slots, kind = given.pop("slots", False), given.pop("checkpoint", "last")
-    settings = Settings.read(savedir).portable()
+def weights(savedir: Path, flags: dict) -> int:
+    """write a checkpoint's weights into D/weights.npz, a file that travels"""
+    settings = checkpoints.WeightsSettings.of(flags)
+    config = Config.read(savedir).portable()
     devices.set_up("-1", 1, devices.FLOAT32, distribute=False)
-    found = checkpoints.read_to_resume(savedir, kind)
-    if slots and not found.state:
-        raise UserError(f"{savedir} has no Adam slots, because it began with weights alone: leave --slots out")
-    iteration, digest = found.about["iteration"], weights_file.digest(found.params)
+    content = checkpoints.read_to_resume(savedir, settings.checkpoint)
+    if settings.slots and not content.state:
+        raise UserError(f"{savedir} has no Adam slots, because it started from weights alone: leave --slots out")
+    iteration, digest = content.about["iteration"], weights_file.digest(content.params)
     about = {
-        "settings": settings,
-        "checkpoint": kind,
+        "settings": config,
+        "checkpoint": settings.checkpoint,
         "iteration": iteration,
         "weights_sha256": digest,
         "test": test_results.latest_test(savedir, digest),
         "program": devices.revision(),
     }
     path = savedir / weights_file.NAME
-    state = (found.slots, {name: found.state[name] for name in weights_file.STATE}, found.best) if slots else ()
-    size = weights_file.write(path, weights_file.Weights(about, found.params, *state))
-    print(f"{path}: iteration {iteration}{', with Adam' if slots else ''}, {size / 1e6:.1f} MB")
+    state = ()
+    if settings.slots:
+        state = content.slots, {name: content.state[name] for name in weights_file.STATE}, content.best
+    size = weights_file.write(path, weights_file.Weights(about, content.params, *state))
+    print(f"{path}: iteration {iteration}{', with Adam' if settings.slots else ''}, {size / 1e6:.1f} MB")
     return 0
 
 
-def begin_with(file: Path, savedir: Path, mode: str, given: dict) -> contextlib.AbstractContextManager:
-    """savedir as a run that begins with this file of weights; `given` is changed to what that means.
+def start_from(file: Path, savedir: Path, mode: str, flags: dict) -> contextlib.AbstractContextManager:
+    """Make savedir a run that starts from this file of weights; `flags` are changed to what that means.
 
-    A file with Adam's slots is a run that meta_train resumes. One without is the beginning of a new run: with the
-    file's settings, but for the flags.
+    A file with Adam's slots is a run that meta_train resumes. One without starts a new run: with the file's settings,
+    unless a flag says otherwise.
     """
-    content, settings = weights_file.read(file), Settings.read(file).config()
+    content, config = weights_file.read(file), Config.read(file)
     new = mode == "meta_train" and not content.state
     if new and not (savedir / "config.json").exists():
-        known = all_settings()
-        given |= {name: value for name, value in settings.items() if name in known} | given
+        flags |= config.values() | flags
     elif mode == "meta_train":
-        given["resume"] = given.get("resume", bool(content.state))
+        flags.setdefault("resume", bool(content.state))
     return weights_file.starting_in(savedir, file, None if new else content.about["settings"])
 
 
-def classify(run: Path, given: dict) -> int:
-    """run: a savedir, or a file of weights."""
-    start(Settings(gpu_id=given.get("gpu_id"), metabatch=1))
-    return classify_study.classify(
-        run,
-        given.get("support"),
-        Path(str(given["query"])) if "query" in given else None,
-        given.get("out", COMMAND["out"].default),
-        given.get("skip_bad", COMMAND["skip_bad"].default),
-        given.get("folds", COMMAND["folds"].default),
-        statistics=given.get("query_statistics", COMMAND["query_statistics"].default),
-        invert=given.get("invert", COMMAND["invert"].default),
-        seed=given.get("seed", 0),
-        checkpoint=given.get("checkpoint", "last"),
-        **({"samples": given["n_test_mc_samp"]} if "n_test_mc_samp" in given else {}),
-    )
-
-
-def draw(runs: list[Path], given: dict) -> int:
-    """runs: savedirs or files of weights."""
-    start(Settings(gpu_id=given.get("gpu_id"), metabatch=1))
-    data_dir = given.get("data_dir", COMMON["data_dir"].default)
-    return draw_study.draw(runs, data_dir, given.get("port", COMMAND["port"].default), given.get("host", []))
-
-
-def compare(savedirs: list[Path], attacks: bool) -> int:
-    if len(savedirs) < 2:
-        raise UserError("--mode compare takes two or more folders: --savedir A B")
-    return test_results.compare(savedirs, attacks)
-
-
-MODES = {
-    "meta_train": meta_train, "meta_test": meta_test, "export": export, "collapse": collapse, "attack": attack,
-    "classify": classify, "draw": draw, "compare": compare, "weights": weights,
-}  # fmt: skip
-
-
-def main() -> int:
-    given = read_flags(parser())
-    mode = given.pop("mode", COMMAND["mode"].default)
-    refuse_unused(given, mode)
-    savedirs, files = ([Path(name) for name in given.pop(flag, [])] for flag in ("savedir", "weights"))
-    if mode in ("classify", "draw"):
-        return with_runs(mode, savedirs + files, given)
-    if not savedirs:
-        raise UserError("--savedir is missing: name the folder of the run, for example --savedir results/first")
-    if mode == "compare":
-        return compare(savedirs, given.get("attack", False))
-    if len(savedirs) > 1 or len(files) > 1:
-        flag, count = ("savedir", len(savedirs)) if len(savedirs) > 1 else ("weights", len(files))
-        raise UserError(f"--mode {mode} takes one --{flag}, not {count}")
-    with begin_with(files[0], savedirs[0], mode, given) if files else contextlib.nullcontext():
-        return MODES[mode](savedirs[0], given)
-
-
-def with_runs(mode: str, runs: list[Path], given: dict) -> int:
-    """For the modes that leave a run as it is. runs: savedirs and files of weights."""
-    if mode == "draw":
-        return draw(runs or SHIPPED, given)
+def classify(runs: list[Path], flags: dict) -> int:
+    """classify your own pictures by labelled ones, with one run"""
     if not runs:
         raise UserError("--savedir is missing: name the folder of the run, or give a file of --weights")
     if len(runs) > 1:
-        raise UserError(f"--savedir and --weights name {len(runs)} runs: --mode {mode} takes one of them")
-    return classify(runs[0], given)
+        raise UserError(f"--savedir and --weights name {len(runs)} runs: --mode classify takes one of them")
+    settings = classify_study.ClassifySettings.of(flags)
+    start(RunSettings(gpu_id=settings.gpu_id, metabatch=1))
+    return classify_study.classify(
+        runs[0],
+        settings.support,
+        settings.pictures,
+        settings.out,
+        settings.skip_bad,
+        settings.folds,
+        statistics=settings.query_statistics,
+        invert=settings.invert,
+        seed=settings.seed,
+        checkpoint=settings.checkpoint,
+        samples=settings.n_test_mc_samp,
+    )
+
+
+def draw(runs: list[Path], flags: dict) -> int:
+    """serve a page to draw on, where runs classify what you draw"""
+    settings = draw_study.DrawSettings.of(flags)
+    start(RunSettings(gpu_id=settings.gpu_id, metabatch=1))
+    return draw_study.draw(runs or SHIPPED, settings.data_dir, settings.port, settings.host or ())
+
+
+def compare(runs: list[Path], flags: dict) -> int:
+    """print the accuracies of tested runs and their paired differences"""
+    if len(runs) < 2:
+        raise UserError("--mode compare takes two or more folders: --savedir A B")
+    return test_results.compare(runs, test_results.CompareSettings.of(flags).results == "attack")
+
+
+class Mode(NamedTuple):
+    """A mode of main.py. settings: returns the class of its own settings, which is imported then. learner: it makes
+    the learner of one run, and so takes flags of a run, but those that it works `without`. training: the settings of
+    a mode that trains."""
+
+    call: Callable[..., int]
+    settings: Callable[[], type[Settings]]
+    learner: bool = True
+    training: type[Settings] | None = None
+    without: tuple[str, ...] = ()
+
+
+MODES = {
+    "meta_train": Mode(meta_train, lambda: StartSettings, training=TrainingSettings),
+    "meta_test": Mode(meta_test, lambda: loops.MetaTestSettings),
+    "export": Mode(export, lambda: export_study.ExportSettings, without=("way", "metabatch")),
+    "collapse": Mode(collapse, lambda: loops.MetaTestSettings, without=("metabatch",)),
+    "attack": Mode(attack, lambda: robustness.AttackSettings),
+    "classify": Mode(classify, lambda: classify_study.ClassifySettings, learner=False),
+    "draw": Mode(draw, lambda: draw_study.DrawSettings, learner=False),
+    "compare": Mode(compare, lambda: test_results.CompareSettings, learner=False, without=("weights",)),
+    "weights": Mode(weights, lambda: checkpoints.WeightsSettings, learner=False, without=("weights",)),
+}
+
+
+# ---- the command line
+
+
+@dataclass(frozen=True)
+class CommandSettings(Settings):
+    """mode and run"""
+
+    mode: str = setting("meta_train", "what to do", choices=MODES)
+    savedir: tuple[str, ...] | None = setting(
+        None, "folder of the run (compare: two or more; draw: one or more)", path_text, nargs="+", metavar="D"
+    )
+    weights: tuple[Path, ...] | None = setting(
+        None,
+        "file of weights that D starts from, to test, export or train on from them (written with --slots: to the same "
+        "bits); classify and draw take it in place of --savedir",
+        to_path,
+        metavar="FILE",
+        nargs="+",
+    )
+
+
+CHOICE = ("model", "perturbation")
+
+
+def read_command(argv: list[str] | None = None) -> dict:
+    """Read the command line -> its flags, by name, the mode among them. It ends with one sentence and exit code 2 at a
+    flag that the mode, the learner or the perturbation does not have."""
+    first = first_flags(argv)
+    mode = first.get("mode", CommandSettings.mode)
+    chosen = choice(mode, first) if MODES[mode].learner else {}
+    return {"mode": mode} | command_line(mode, chosen).read(argv)
+
+
+def first_flags(argv: list[str] | None) -> dict:
+    """The flags that decide which others there are, by name; `help` is among them."""
+    line = CommandLine("main.py", "main.py", add_help=False)
+    line.add("", [*fields(CommandSettings), *(one for one in fields(RunSettings) if one.name in CHOICE)])
+    line.add_argument("-h", "--help", action="store_true")
+    return line.read(argv, all_known=False)
+
+
+def choice(mode: str, flags: Mapping) -> dict:
+    """The learner and the perturbation that the flags or the run choose. Empty if they choose none: --help then shows
+    the flags of all, and so does a mode that finds no run, which is refused later."""
+    savedir, file = (Path(flags[name][0]) if name in flags else None for name in ("savedir", "weights"))
+    of_run = {}
+    if savedir and (savedir / "config.json").exists():
+        of_run = chosen_by(Config.read(savedir).run)
+    elif file and file.is_file() and weights_file.read(file):
+        of_run = chosen_by(Config.read(file).run)
+    if flags.get("model", of_run.get("model")) != of_run.get("model"):
+        of_run = {}
+    chosen = of_run | {name: flags[name] for name in CHOICE if name in flags}
+    if "model" in chosen or "help" in flags or mode != "meta_train":
+        return chosen if "model" in chosen else {}
+    return {"model": RunSettings.model} | chosen
+
+
+def chosen_by(run: RunSettings) -> dict:
+    return {name: getattr(run, name) for name in CHOICE}
+
+
+def command_line(mode: str, chosen: Mapping[str, str]) -> CommandLine:
+    """The flags of a mode. chosen: as in `training.config.add_flags`."""
+    entry, (description, epilog) = MODES[mode], __doc__.split("\n\n")
+    usage = "main.py [--mode MODE] --savedir D [flags]"
+    line = CommandLine(place_of(f"--mode {mode}", chosen), "main.py", description, epilog, usage=usage)
+    line.add(CommandSettings.__doc__, [one for one in fields(CommandSettings) if one.name not in entry.without])
+    own = entry.settings()
+    line.add(f"{mode}: {entry.call.__doc__}", fields(own))
+    if entry.learner:
+        run_config.add_flags(line, chosen, entry.training, entry.without, of_run=not entry.training)
+    return line
+
+
+def place_of(command: str, chosen: Mapping[str, str]) -> str:
+    """Name the command, and the learner and the perturbation that are chosen, for a sentence."""
+    flags = " ".join(f"--{name} {value}" for name, value in chosen.items() if value)
+    return f"{command} with {flags}" if flags else command
+
+
+def main() -> int:
+    flags = read_command()
+    mode = flags.pop("mode")
+    savedirs, files = ([Path(name) for name in flags.pop(flag, [])] for flag in ("savedir", "weights"))
+    call = MODES[mode].call
+    if mode in ("classify", "draw", "compare"):
+        return call(savedirs + files, flags)
+    if not savedirs:
+        raise UserError("--savedir is missing: name the folder of the run, for example --savedir results/first")
+    for flag, runs in (("savedir", savedirs), ("weights", files)):
+        if len(runs) > 1:
+            raise UserError(f"--mode {mode} takes one --{flag}, not {len(runs)}")
+    with start_from(files[0], savedirs[0], mode, flags) if files else contextlib.nullcontext():
+        return call(savedirs[0], flags)
 
 
 if __name__ == "__main__":

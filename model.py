@@ -8,8 +8,10 @@ learners/ has the other learners, and the table of all.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import itertools
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,11 +20,11 @@ import layers
 import optimizers
 import parameters
 from attacks import Adversary
-from flags import TRAINING, Configured, Setting, positive, whole
 from lazy import tf
 from parameters import BLOCKS, Parameter, Params, check_size, conv_net, offsets
 from perturbations.base import HOOKS, Perturbation
 from perturbations.draws import TEST_SUPPORT, TRAINING_QUERY, TRAINING_SUPPORT, UNPERTURBED, Draw, Noise, task_noise
+from settings import Settings, positive, setting, whole
 
 
 class Episode(NamedTuple):
@@ -61,7 +63,7 @@ def measure(logits: tf.Tensor, y: tf.Tensor, targets: tf.Tensor | None = None) -
     return {"loss": loss, "accuracy": layers.accuracy(logits, y)}
 
 
-class Learner(Configured):
+class Learner:
     """A learner adapts to a support set and classifies a query set. This is the whole contract.
 
     Shapes: T tasks, each on its own; S support and Q query images, rows ordered by class; N = samples * images rows
@@ -70,11 +72,11 @@ class Learner(Configured):
     float64, of any T. Randomness is the argument `noise` or `draw` (perturbations/draws.py).
 
     A class declares
-      settings       {name: flags.Setting}: its flags, each of which is an attribute of an instance
+      settings_class its settings, a dataclass of flags (settings.py); an instance has them as `settings`
       hooks          the hooks of a perturbation that its passes call (perturbations/base.py)
       any_way        True if it can be tested with another number of classes than it was trained for
       inspectable    True if it has a linear head over features: then `features` and `linear` work
-      n_steps        its number of inner steps, 0 if it has none (or a setting)
+      n_steps        its number of inner steps, 0 if it has none
       optimizer      how the outer loop moves the parameters (optimizers.py), and `outer_rate`, how far
     and has `parameters`, `adapt` and `classify`. The constructor's other arguments are attributes too: image_shape
     (H, W, C), channels of a convolution, way, perturbation, bf16 (True: factors of convolutions and matrix products
@@ -87,6 +89,8 @@ class Learner(Configured):
     that of a penalty (layers.running_average_penalty): its distance from the statistics of the batch.
     """
 
+    settings_class: type[Settings] = Settings
+    settings: Settings
     hooks = frozenset(HOOKS)
     any_way = inspectable = False
     n_steps = 0
@@ -109,7 +113,7 @@ class Learner(Configured):
             raise ValueError(f"{type(self).__name__} has no {min(missing)} that could be perturbed")
         self.image_shape, self.channels, self.way = tuple(image_shape), channels, way
         self.perturbation, self.bf16, self.jit = perturbation, bf16, jit
-        super().__init__(**settings)
+        self.settings = self.settings_class(**settings)
 
     def parameters(self) -> dict[str, Parameter]:
         """Return the shape and the initializer of every meta-learned parameter, by name; the perturbation's too."""
@@ -214,6 +218,31 @@ class Block(NamedTuple):
     output: tf.Tensor
 
 
+@dataclass(frozen=True)
+class MAMLSettings(Settings):
+    n_steps: int = setting(5, "inner gradient steps", whole(0), overridable_in=["test"])
+    inner_lr: float = setting(0.1, "step size of the inner loop", positive, overridable_in=["test"])
+    adapt: str = setting(
+        "all",
+        "what the inner steps adapt: all of theta; its head alone, on features that stay (ANIL); its body alone, under "
+        "a head that stays (BOIL)",
+        choices=["all", "head", "body"],
+    )
+    meta_gradient: str = setting(
+        "published",
+        "published: second order with batch norm's backward pass held constant, as the paper's code computes it; "
+        "exact: full second order; first_order: no second derivative",
+        choices=["published", "exact", "first_order"],
+    )
+    remat: bool = setting(
+        False,
+        "compute inner steps again when they are differentiated, in place of keeping their maps: less memory, more "
+        "time",
+        overridable_in=["resume"],
+        training_only=True,
+    )
+
+
 class MAML(Learner):
     """Second-order MAML over four conv blocks and a dense head, with a perturbation of the support pass.
 
@@ -225,26 +254,14 @@ class MAML(Learner):
     2021). The inner loss is the support set's cross entropy and the perturbation's penalty.
     """
 
-    settings = {
-        "n_steps": Setting(5, "inner gradient steps", whole(0), free=("test",)),
-        "inner_lr": Setting(0.1, "step size of the inner loop", positive, free=("test",)),
-        "adapt": Setting(
-            "all", "what the inner steps adapt: all of theta; its head alone, on features that stay (ANIL); its body "
-            "alone, under a head that stays (BOIL)", choices=["all", "head", "body"], attribute="adapted_part",
-        ),
-        "meta_gradient": Setting(
-            "published", "published: second order with batch norm's backward pass held constant, as the paper's code "
-            "computes it; exact: full second order; first_order: no second derivative",
-            choices=["published", "exact", "first_order"], attribute="meta_gradient_kind",
-        ),
-        "remat": Setting(
-            False, "compute inner steps again when they are differentiated, in place of keeping their maps: less "
-            "memory, more time", modes=TRAINING, free=("resume",),
-        ),
-    }  # fmt: skip
-
+    settings_class = MAMLSettings
+    settings: MAMLSettings
     inspectable = True
     heads = ("theta/dense_w", "theta/dense_b")  # the parameters that have a column for every class
+
+    @property
+    def n_steps(self) -> int:
+        return self.settings.n_steps
 
     def parameters(self) -> dict[str, Parameter]:
         """theta, then the perturbation's phi, then batch norm's offsets."""
@@ -254,11 +271,11 @@ class MAML(Learner):
     def step_sizes(self, params: Params) -> dict[str, tf.Tensor | float]:
         """What an inner step multiplies a weight's gradient by, by the weight's name without theta/: a number, or a
         tensor of the weight's shape or [T,...]."""
-        return {name: self.inner_lr for name in map(theta_name, params) if name and self.adapts(name)}
+        return {name: self.settings.inner_lr for name in map(theta_name, params) if name and self.adapts(name)}
 
     def adapts(self, name: str) -> bool:
         """Do inner steps adapt this weight of theta?"""
-        return self.adapted_part == "all" or (self.adapted_part == "head") == name.startswith("dense")
+        return self.settings.adapt == "all" or (self.settings.adapt == "head") == name.startswith("dense")
 
     def forward(self, params: Params, theta: Params, x, draw: Draw, shares=None, record: list | None = None):
         """Return logits [T,N,way] of x [T,N,H,W,C], and the penalty of the pass. shares: the weight of each image in
@@ -272,7 +289,7 @@ class MAML(Learner):
             mu = layers.conv(x, theta[f"{layer}_w"], theta[f"{layer}_b"])
             mu, block_penalty = self.perturbation.block(params, theta, layer, x, mu, draw)
             mask, mask_penalty = self.perturbation.mask(params, theta, layer, x, mu.shape, draw)
-            stop_bn_backward = self.meta_gradient_kind == "published"
+            stop_bn_backward = self.settings.meta_gradient == "published"
             offset = params[f"{layer}_bn/beta"]
             output = layers.norm_relu_pool(mu, offset, draw.samples, stop_bn_backward, mask, shares)
             if record is not None:
@@ -355,7 +372,7 @@ class MAML(Learner):
         x, y = tf.tile(x, [1, samples, 1, 1, 1]), tf.tile(y, [samples, 1])
         draws = (Draw(noise, step, where, samples, shares) for step in range(self.n_steps))
         steps = [functools.partial(self.inner_step, x, y, class_shares, draw) for draw in draws]
-        return theta, [layers.recomputed(step) for step in steps] if self.remat else steps
+        return theta, [layers.recomputed(step) for step in steps] if self.settings.remat else steps
 
     def inner_step(self, x, y, class_shares, draw: Draw, params: Params, theta: Params) -> Params:
         """Return theta after one gradient step on the support loss. class_shares: `layers.class_shares` where classes
@@ -365,7 +382,7 @@ class MAML(Learner):
         loss = layers.cross_entropy(logits, self.perturbation.labels(y, draw), class_shares) + penalty
         sizes = self.step_sizes(params)
         grads = tf.gradients(loss, [theta[name] for name in sizes])
-        if self.meta_gradient_kind == "first_order":
+        if self.settings.meta_gradient == "first_order":
             grads = [tf.stop_gradient(g) for g in grads]
         steps = {name: sizes[name] * g for name, g in zip(sizes, grads, strict=True)}
         return {name: v - steps[name] if name in steps else v for name, v in theta.items()}
@@ -379,10 +396,10 @@ class MAML(Learner):
     def untrained(self) -> list[str]:
         """Return the names of the parameters that act through the support set's gradients alone, where these are
         constants to the outer loss, or where there is no inner step: the graph of one step has no gradient by them."""
-        if self.n_steps and self.meta_gradient_kind != "first_order":
+        if self.n_steps and self.settings.meta_gradient != "first_order":
             return []
         one = copy.copy(self)
-        one.n_steps, one.remat = min(self.n_steps, 1), False
+        one.settings = dataclasses.replace(self.settings, n_steps=min(self.n_steps, 1), remat=False)
         with tf.Graph().as_default():
             params = {name: tf.zeros(parameter.shape) for name, parameter in one.parameters().items()}
             x, noise = tf.zeros([1, one.train_way, *one.image_shape]), task_noise(tf.zeros([1, 2], tf.int32))

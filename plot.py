@@ -18,7 +18,7 @@ from figures import boundary, collapse, curves, features, histogram, robustness
 from figures.page import Page, Section
 from figures.run import Run, open_runs, refuse_other_tasks
 from figures.selection import Selection
-from flags import to_path, whole
+from settings import to_path, whole
 
 
 class Figure(NamedTuple):

@@ -21,9 +21,9 @@ import numpy as np
 
 import data
 from errors import Parser, Stop, UserError, run, user_error
-from flags import path_text, positive, to_path, whole
-from settings import all_settings
+from settings import path_text, positive, to_path, whole
 from training import weights
+from training.config import Config
 from training.test_results import mean_and_interval
 from training.xla_programs import EXACT, TEST_SEED, program_file, read_description, relative_error
 
@@ -82,9 +82,10 @@ def read_weights(path: Path, folder: Path, settings: dict) -> weights.Weights:
     saved = weights.read(path if path.exists() else folder / weights.NAME)
     if not saved.state:
         raise UserError(f"{path} has no slots of Adam: write it with main.py --mode weights --slots")
-    defaults = {name: declared.default for name, declared in all_settings().items()}
+    about = saved.about["settings"]
+    trained = Config.of(about).values() | about  # files of earlier versions have fewer settings
     for name, value in settings.items():
-        other = saved.about["settings"].get(name, defaults.get(name))  # files of earlier versions have fewer settings
+        other = trained.get(name)
         if name not in MAY_DIFFER and other != value:
             raise UserError(f"{path} is of a run with {name} {other}, but {folder} has {value}: export another program")
     return saved

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import NamedTuple
 
-from flags import Setting
 from learners.metanet import EmbeddingMetaNetwork, OriginalMetaNetwork
 from learners.metasgd import MetaSGD
 from learners.protonet import ProtoNet
@@ -44,17 +44,11 @@ def classes_for(name: str, perturbation: str | None = None) -> tuple[type[Learne
     return entry.learner, PERTURBATIONS[perturbation]
 
 
-def settings_of(name: str, perturbation: str | None = None) -> dict[str, Setting]:
-    """What this learner, and this perturbation of it, have for settings. ValueError as `classes_for`."""
-    learner, kind = classes_for(name, perturbation)
-    return learner.settings | kind.settings
-
-
 def make(name: str, perturbation: str | None = None, **settings) -> Learner:
     """The learner `name` with this perturbation. ValueError as `classes_for`, and at what a constructor refuses.
 
     settings: the constructor's; those of the perturbation among them go to it.
     """
     learner, kind = classes_for(name, perturbation)
-    own = {key: settings.pop(key) for key in kind.settings if key in settings}
+    own = {field.name: settings.pop(field.name) for field in fields(kind.settings_class) if field.name in settings}
     return learner(perturbation=kind(**own), **settings)

@@ -8,16 +8,28 @@ an embedding, K of a hidden representation.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 import layers
-from flags import Setting
 from lazy import tf
 from model import Learner
 from parameters import BLOCKS, Parameter, Params, normal, ones, uniform, zeros
 from perturbations.draws import TEST_SUPPORT, TRAINING_QUERY, TRAINING_SUPPORT, UNPERTURBED, Draw, Noise
+from settings import Settings, setting
 
 EMBEDDING, HIDDEN = 64, 128
+
+
+@dataclass(frozen=True)
+class MetaNetworkSettings(Settings):
+    test_statistics: str = setting(
+        "running",
+        "batch norm of Meta Networks in testing: by running averages, or by each batch",
+        choices=["running", "batch"],
+        overridable_in=["test"],
+    )
 
 
 class MetaNetwork(Learner):
@@ -32,12 +44,8 @@ class MetaNetwork(Learner):
     on average, and not after every pass; convolutions have no bias, which batch norm takes away again.
     """
 
-    settings = {
-        "test_statistics": Setting(
-            "running", "batch norm of Meta Networks in testing: by running averages, or by each batch",
-            choices=["running", "batch"], free=("test",),
-        ),
-    }  # fmt: skip
+    settings_class = MetaNetworkSettings
+    settings: MetaNetworkSettings
     hooks = frozenset({"mask"})
     any_way = inspectable = True
 
@@ -119,22 +127,22 @@ class MetaNetwork(Learner):
         samples = samples if where in self.perturbation.random_in else 1
         x, y = tf.tile(x, [1, samples, 1, 1, 1]), tf.tile(y, [samples, 1])
         draw = Draw(noise, 0, where, samples, shares)
-        h, penalty = self.embed(params, x, draw, training or self.test_statistics == "batch", shares)
+        h, penalty = self.embed(params, x, draw, training or self.settings.test_statistics == "batch", shares)
         w, b = self.classifier(params, h, y)
         return {"w": w, "b": b}, penalty
 
     def classify(self, params: Params, adapted: Params, x: tf.Tensor, noise: Noise | None = None, shares=None):
         draw = Draw(noise, 1, TRAINING_QUERY) if noise else UNPERTURBED
-        h, penalty = self.embed(params, x, draw, noise is not None or self.test_statistics == "batch", shares)
+        h, penalty = self.embed(params, x, draw, noise is not None or self.settings.test_statistics == "batch", shares)
         return layers.dense(h, *self.linear(adapted)), penalty
 
     def features(self, params, adapted, x, draw: Draw = UNPERTURBED) -> tf.Tensor:
         """Embeddings [T,N,E] of x [T,N,H,W,C] in testing, with the masks of `draw`."""
-        return self.embed(params, x, draw, self.test_statistics == "batch")[0]
+        return self.embed(params, x, draw, self.settings.test_statistics == "batch")[0]
 
     def activations(self, params, adapted, x) -> dict[str, tf.Tensor]:
         """In testing: by block, its unmasked output, and the embedding, as `dense`, [T,N,D]."""
-        blocks = self.blocks(params, x, UNPERTURBED, self.test_statistics == "batch")
+        blocks = self.blocks(params, x, UNPERTURBED, self.settings.test_statistics == "batch")
         outputs = {layer: output for layer, *_, output, _ in blocks}
         flat = {layer: tf.reshape(output, [*x.shape[:2], -1]) for layer, output in outputs.items()}
         return flat | {"dense": self.last(params, outputs[f"conv{BLOCKS}"])}
@@ -142,7 +150,7 @@ class MetaNetwork(Learner):
     def maps(self, params, adapted, x, draw: Draw = UNPERTURBED) -> dict[str, tuple]:
         """By layer, in testing: mask * relu(batch_norm(.)) before pooling [T,N,H,W,C], and the mask or None."""
         maps = {}
-        for layer, mu, mask, *_ in self.blocks(params, x, draw, self.test_statistics == "batch"):
+        for layer, mu, mask, *_ in self.blocks(params, x, draw, self.settings.test_statistics == "batch"):
             factor = None if mask is None else layers.masked(tf.ones_like(mu), mask)
             maps[layer] = layers.masked(tf.nn.relu(mu), mask), factor
         return maps

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import dataclass
 
-from flags import TRAINING, Setting
 from lazy import tf
-from model import MAML, theta_name
+from model import MAML, MAMLSettings, theta_name
 from parameters import Parameter, Params, constant, uniform
+from settings import positive, setting
+
+
+@dataclass(frozen=True)
+class MetaSGDSettings(MAMLSettings):
+    inner_lr: float = setting(0.1, "value that every learned step size is initialized with", positive)
+    random_steps: bool = setting(
+        False,
+        "initialize Meta-SGD's step sizes uniformly in [0.005, 0.1] in place of --inner_lr",
+        training_only=True,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.random_steps and self.inner_lr != type(self).inner_lr:
+            raise ValueError("with --random_steps no step size is initialized with --inner_lr: leave one of them out")
 
 
 class MetaSGD(MAML):
@@ -19,26 +34,13 @@ class MetaSGD(MAML):
     number is drawn for all weights, here one for every weight; and the paper takes one step, here it is n_steps.
     """
 
-    settings = MAML.settings | {
-        "inner_lr": dataclasses.replace(MAML.settings["inner_lr"], free=()),  # in a test it would change nothing
-        "random_steps": Setting(
-            False,
-            "Meta-SGD's step sizes begin uniform in [0.005, 0.1] in place of --inner_lr",
-            modes=TRAINING,
-        ),
-    }
-
+    settings_class = MetaSGDSettings
+    settings: MetaSGDSettings
     heads = (*MAML.heads, "alpha/dense_w", "alpha/dense_b")
-
-    def __init__(self, *args, **settings):
-        """ValueError also where inner_lr would mean nothing."""
-        super().__init__(*args, **settings)
-        if self.random_steps and self.inner_lr != self.settings["inner_lr"].default:
-            raise ValueError("with --random_steps no step size begins at --inner_lr: leave one of them out")
 
     def parameters(self) -> dict[str, Parameter]:
         """Those of MAML, then alpha."""
-        begins = uniform(0.005, 0.1) if self.random_steps else constant(self.inner_lr)
+        begins = uniform(0.005, 0.1) if self.settings.random_steps else constant(self.settings.inner_lr)
         declared = super().parameters()
         names = [name for name in map(theta_name, declared) if name and self.adapts(name)]
         return declared | {f"alpha/{name}": Parameter(declared[f"theta/{name}"].shape, begins) for name in names}

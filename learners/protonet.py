@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import layers
-from flags import TRAINING, Setting, whole
 from lazy import tf
 from model import Learner
 from parameters import BLOCKS, Parameter, Params, conv_blocks, offsets
 from perturbations.draws import UNPERTURBED, Draw, Noise
+from settings import Settings, setting, whole
+
+
+@dataclass(frozen=True)
+class ProtoNetSettings(Settings):
+    train_way: int | None = setting(
+        None, "classes of a Prototypical Network's training tasks (default: --way)", whole(2), training_only=True
+    )
+    normalise: str = setting(
+        "apart",
+        "how batch norm normalises a Prototypical Network's support and query set: each by its own statistics, or "
+        "together, as its authors' code does",
+        choices=["apart", "together"],
+        overridable_in=["test"],
+    )
 
 
 class ProtoNet(Learner):
@@ -25,26 +41,18 @@ class ProtoNet(Learner):
     the statistics of the images at hand in testing, too, and no gain; and normalise is `apart` by default.
     """
 
-    settings = {
-        "train_way": Setting(
-            None, "classes of a Prototypical Network's training tasks (default: --way)", whole(2), modes=TRAINING,
-            attribute="wide_way",
-        ),
-        "normalise": Setting(
-            "apart", "how batch norm normalises a Prototypical Network's support and query set: each by its own "
-            "statistics, or together, as its authors' code does", choices=["apart", "together"], free=("test",),
-        ),
-    }  # fmt: skip
+    settings_class = ProtoNetSettings
+    settings: ProtoNetSettings
     hooks = frozenset()
     any_way = True
 
     @property
     def train_way(self) -> int:
-        return self.wide_way or self.way
+        return self.settings.train_way or self.way
 
     @property
     def inspectable(self) -> bool:
-        return self.normalise == "apart"
+        return self.settings.normalise == "apart"
 
     def parameters(self) -> dict[str, Parameter]:
         return conv_blocks("theta", self.image_shape, self.channels) | offsets(self.channels)
@@ -68,13 +76,13 @@ class ProtoNet(Learner):
 
     def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False):
         """The class means [T,way,D]; or, with normalise `together`, the support set, of which `classify` makes them."""
-        if self.normalise == "together":
+        if self.settings.normalise == "together":
             return {"x": x, "y": tf.broadcast_to(y, [x.shape[0], *y.shape])}, 0.0
         shares = layers.image_shares(y, layers.class_shares(y))
         return layers.class_means(self.embed(params, x, shares), y), 0.0
 
     def classify(self, params: Params, adapted, x: tf.Tensor, noise: Noise | None = None, shares=None):
-        if self.normalise == "apart":
+        if self.settings.normalise == "apart":
             return layers.dense(self.embed(params, x, shares), *self.linear(adapted)), 0.0
         support = adapted["x"].shape[1]
         if shares is not None:  # the statistics of these images alone

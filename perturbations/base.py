@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from flags import Configured
 from lazy import tf
 from parameters import Parameter, Params
 from perturbations.draws import Draw
+from settings import Settings
 
 Penalty: TypeAlias = "tf.Tensor | float"  # nats a task, [T], or 0.0
 HOOKS = ("inputs", "block", "mask", "head", "labels")
 
 
-class Perturbation(Configured):
+class Perturbation:
     """No perturbation, and the interface of all others.
 
     Shapes: T tasks, N = samples * images rows of one pass (sample-major), H W C a map, D features.
     A subclass declares
+      settings_class its settings, a dataclass of flags (settings.py); an instance has them as `settings`
       hooks          those of the five hooks `inputs`, `block`, `mask`, `head` and `labels` that it overrides; every
                      learner that calls these can have it (Learner.hooks)
       random_in      the passes (Draw.where) in which it draws random numbers
@@ -33,8 +34,14 @@ class Perturbation(Configured):
     """
 
     summary = "nothing is perturbed"  # for --help
+    settings_class: type[Settings] = Settings
+    settings: Settings
     hooks: frozenset[str] = frozenset()
     random_in: frozenset[str] = frozenset()
+
+    def __init__(self, **settings: object):
+        """ValueError if a setting has a value that its flag could not have."""
+        self.settings = self.settings_class(**settings)
 
     def parameters(self, image_shape: tuple[int, int, int], channels: int) -> dict[str, Parameter]:
         """The perturbation's own meta-learned parameters, which no inner step adapts."""

@@ -4,13 +4,19 @@ every block. The price of the information is a penalty of the loss that it is in
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import layers
-from flags import Setting, not_negative, positive
 from lazy import tf
 from parameters import Parameter, conv_blocks, features_of, identity, normal, zeros
 from perturbations.base import Perturbation
 from perturbations.draws import SUPPORT, TRAINING_QUERY
+from settings import Settings, not_negative, positive, setting
+
+
+@dataclass(frozen=True)
+class VIBSettings(Settings):
+    vib_beta: float = setting(1e-3, "price of a nat in the bottleneck of vib", not_negative)
 
 
 class VIB(Perturbation):
@@ -27,7 +33,8 @@ class VIB(Perturbation):
     """
 
     summary = "variational information bottleneck before the head"
-    settings = {"vib_beta": Setting(1e-3, "price of a nat in the bottleneck of vib", not_negative)}
+    settings_class = VIBSettings
+    settings: VIBSettings
     hooks = frozenset({"inputs"})
     random_in = SUPPORT | {TRAINING_QUERY}
 
@@ -49,7 +56,13 @@ class VIB(Perturbation):
         # Its logarithm is taken: layers.softplus is 0 where this one is small.
         sigma = tf.nn.softplus(layers.dense(x, params["phi/deviation_w"], params["phi/deviation_b"]) - 5)
         divergence = tf.reduce_sum(tf.square(mean) + tf.square(sigma) - 2 * tf.math.log(sigma) - 1, -1) / 2
-        return mean + sigma * draw("dense", mean.shape), self.vib_beta * draw.mean(divergence)
+        return mean + sigma * draw("dense", mean.shape), self.settings.vib_beta * draw.mean(divergence)
+
+
+@dataclass(frozen=True)
+class InformationDropoutSettings(Settings):
+    information_beta: float = setting(6e-5, "price of a nat in information_dropout's noise", not_negative)
+    information_max_alpha: float = setting(0.7, "largest size of information_dropout's noise", positive)
 
 
 class InformationDropout(Perturbation):
@@ -68,10 +81,8 @@ class InformationDropout(Perturbation):
     """
 
     summary = "log-normal noise of a learned, input-dependent size behind every block"
-    settings = {
-        "information_beta": Setting(6e-5, "price of a nat in information_dropout's noise", not_negative),
-        "information_max_alpha": Setting(0.7, "largest size of information_dropout's noise", positive),
-    }
+    settings_class = InformationDropoutSettings
+    settings: InformationDropoutSettings
     hooks = frozenset({"mask"})
     random_in = SUPPORT | {TRAINING_QUERY}
 
@@ -82,8 +93,9 @@ class InformationDropout(Perturbation):
         if draw.where not in self.random_in:
             return None, 0.0
         gate = tf.sigmoid(layers.conv(x, params[f"phi/{layer}_w"], params[f"phi/{layer}_b"]))
-        alpha = 0.001 + self.information_max_alpha * gate
-        divergence = tf.reduce_sum(math.log(0.001 + self.information_max_alpha) - tf.math.log(alpha), [2, 3, 4])
+        max_alpha = self.settings.information_max_alpha
+        alpha = 0.001 + max_alpha * gate
+        divergence = tf.reduce_sum(math.log(0.001 + max_alpha) - tf.math.log(alpha), [2, 3, 4])
         tasks, n, *pixels = shape
         factor = tf.reshape(tf.exp(alpha * draw(layer, shape)), [tasks, draw.samples, n // draw.samples, *pixels])
-        return factor, self.information_beta * draw.mean(divergence)
+        return factor, self.settings.information_beta * draw.mean(divergence)

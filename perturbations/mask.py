@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from statistics import NormalDist
 
-from flags import Setting
 from lazy import tf
 from perturbations.base import Perturbation
 from perturbations.draws import TRAINING_QUERY, TRAINING_SUPPORT
+from settings import Settings, setting
 
 
 def rates(text: str) -> list[float]:
@@ -24,6 +25,19 @@ def rates(text: str) -> list[float]:
     return values
 
 
+@dataclass(frozen=True)
+class MaskSettings(Settings):
+    mask_rates: tuple[float, ...] = setting(
+        (0.05, 0.1, 0.15),
+        "shares that a mask takes away in blocks 1, 2, 3, and perhaps 4",
+        rates,
+        metavar="P,P,P[,P]",
+    )
+    mask_scaled: bool = setting(False, "multiply what a mask leaves by 1 / (1 - P)")
+    mask_support_only: bool = setting(False, "no mask on the query set")
+    mask_per_sample: bool = setting(False, "a mask for every image in every pass: ordinary dropout")
+
+
 class Mask(Perturbation):
     """One Bernoulli mask a task: its support and query images, in all inner steps, lose the same activations.
 
@@ -35,29 +49,22 @@ class Mask(Perturbation):
     """
 
     summary = "of activations, the same for all of a task's images, in training only"
-    settings = {
-        "mask_rates": Setting(
-            [0.05, 0.1, 0.15], "shares that a mask takes away in blocks 1, 2, 3, and perhaps 4", rates,
-            metavar="P,P,P[,P]",
-        ),
-        "mask_scaled": Setting(False, "multiply what a mask leaves by 1 / (1 - P)"),
-        "mask_support_only": Setting(False, "no mask on the query set"),
-        "mask_per_sample": Setting(False, "a mask for every image in every pass: ordinary dropout"),
-    }  # fmt: skip
+    settings_class = MaskSettings
+    settings: MaskSettings
     hooks = frozenset({"mask"})
 
     @property
     def random_in(self) -> frozenset[str]:
-        return frozenset({TRAINING_SUPPORT} if self.mask_support_only else {TRAINING_SUPPORT, TRAINING_QUERY})
+        return frozenset({TRAINING_SUPPORT} if self.settings.mask_support_only else {TRAINING_SUPPORT, TRAINING_QUERY})
 
     def mask(self, params, theta, layer, x, shape, draw):
-        rate = dict(enumerate(self.mask_rates, 1)).get(int(layer.removeprefix("conv")), 0)
+        rate = dict(enumerate(self.settings.mask_rates, 1)).get(int(layer.removeprefix("conv")), 0)
         if not rate or draw.where not in self.random_in:
             return None, 0.0
         (tasks, n, *pixels), samples = shape, draw.samples
-        if self.mask_per_sample:
+        if self.settings.mask_per_sample:
             z = tf.reshape(draw(layer, shape), [tasks, samples, n // samples, *pixels])
         else:
             z = draw.of_task(layer, [tasks, samples, *pixels])[:, :, None]
         mask = tf.cast(z > NormalDist().inv_cdf(rate), z.dtype)
-        return (mask / (1 - rate) if self.mask_scaled else mask), 0.0
+        return (mask / (1 - rate) if self.settings.mask_scaled else mask), 0.0

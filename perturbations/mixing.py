@@ -7,14 +7,31 @@ github.com/huaxiuyao/MetaMix, for the query set.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from flags import Setting, not_negative
 from lazy import tf
 from perturbations.base import Perturbation
 from perturbations.draws import SUPPORT, TRAINING_QUERY, Draw
+from settings import Settings, not_negative, setting
 
 GRID = 4096  # places at which the distribution of a share is tabulated
+
+
+@dataclass(frozen=True)
+class MixupSettings(Settings):
+    mix_alpha: float | None = setting(
+        None,
+        "shares of a mixture are Beta(X, X); 0: nothing is mixed (default: 1 for mixup, 2 for manifold_mixup, as in "
+        "their sources)",
+        not_negative,
+    )
+    mix_set: str = setting(
+        "support",
+        "what is mixed: the support set in the inner loop, the query set in the outer loop, or both",
+        choices=["support", "query", "both"],
+    )
 
 
 class Mixup(Perturbation):
@@ -31,23 +48,15 @@ class Mixup(Perturbation):
     """
 
     summary = "images of a set are mixed, and their labels"
-    settings = {
-        "mix_alpha": Setting(
-            None, "shares of a mixture are Beta(X, X); 0: nothing is mixed (default: 1 for mixup, 2 for "
-            "manifold_mixup, as in their sources)", not_negative,
-        ),
-        "mix_set": Setting(
-            "support", "what is mixed: the support set in the inner loop, the query set in the outer loop, or both",
-            choices=["support", "query", "both"],
-        ),
-    }  # fmt: skip
+    settings_class = MixupSettings
+    settings: MixupSettings
     hooks = frozenset({"inputs", "labels"})
     sources_alpha = 1.0
     places = ("conv1",)  # the layers of which one, chosen anew each time, has its inputs mixed
 
     @property
     def alpha(self) -> float:
-        return self.sources_alpha if self.mix_alpha is None else self.mix_alpha
+        return self.sources_alpha if self.settings.mix_alpha is None else self.settings.mix_alpha
 
     @property
     def random_in(self) -> frozenset[str]:
@@ -55,7 +64,7 @@ class Mixup(Perturbation):
         if not self.alpha:
             return frozenset()
         query = frozenset({TRAINING_QUERY})
-        return {"support": SUPPORT, "query": query, "both": SUPPORT | query}[self.mix_set]
+        return {"support": SUPPORT, "query": query, "both": SUPPORT | query}[self.settings.mix_set]
 
     def mixture(self, draw: Draw, rows: int) -> tuple[tf.Tensor, tf.Tensor]:
         """Of a pass of `rows` images a noise sample: the matrices that mix them, [T,samples,rows,rows], and the number

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import data
 from errors import Parser, run
-from flags import whole
+from settings import whole
 from sources.table import MAKERS
 from studies.classifier import Classifier
 from studies.draw import SAMPLES, SIDE, centred

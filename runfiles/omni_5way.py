@@ -10,8 +10,8 @@ from tables import ADAPTATION, EPISODES, ROOT, TRAINING, paired, read_runs, refu
 
 from errors import Parser, UserError, run
 from figures.run import read_curves
-from flags import to_path
 from learners import LEARNERS
+from settings import to_path
 
 NAMES = {name: LEARNERS[name].title for name in ("maml", "metadrop")}
 STYLES = {"maml_published": "C0-", "maml_exact": "C0--", "metadrop_published": "C1-", "metadrop_exact": "C1--"}

@@ -24,8 +24,8 @@ from tables import (
 
 from errors import Parser, UserError, run
 from figures.run import read_curves
-from flags import to_path, whole
 from learners import make
+from settings import to_path, whole
 from training.test_results import read_config
 
 TRAIN = (

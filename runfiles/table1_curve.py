@@ -10,7 +10,7 @@ from table1 import NAMES, PUBLISHED
 from tables import ROOT
 
 from errors import Parser, UserError, run
-from flags import to_path
+from settings import to_path
 from training import weights
 
 FILES = [ROOT / f"pretrained/omniglot_20way_1shot_{model}.npz" for model in NAMES]

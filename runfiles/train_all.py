@@ -21,7 +21,7 @@ from tables import ROOT
 from tqdm import tqdm
 
 from errors import Parser, Stop, UserError, run
-from flags import path_text, to_path, whole
+from settings import path_text, to_path, whole
 from training.devices import usable_cores
 
 INTERRUPTED = 130

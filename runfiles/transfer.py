@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 import data
 from errors import Parser, UserError, run
-from flags import path_text, whole
 from learners import LEARNERS
+from settings import path_text, whole
 from sources.table import MAKERS
 from studies.classifier import Classifier
 from training.steps import QUERY

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import data
 from errors import Parser, run
-from flags import whole
+from settings import whole
 from studies.classifier import Classifier
 from training.steps import STATISTICS
 from training.test_results import mean_and_interval

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from sources.arrays import save, write_manifest
+from sources.maker import SeedSettings
 from sources.preparation import Preparation
 
 SPLITS = {"train": 100, "val": 20, "test": 30}  # characters
@@ -31,9 +32,9 @@ SHIFT = 3.5  # pixels
 PEN = (1.5, 2.6)  # width of the pen, pixels
 
 
-def make_glyphs(folder: Path, target: Path, seed: int) -> dict:
+def make_glyphs(folder: Path, target: Path, settings: SeedSettings) -> dict:
     """Draw the glyphs into `folder`; returns its manifest."""
-    images = draw_glyphs(sum(SPLITS.values()), DRAWINGS, seed)
+    images = draw_glyphs(sum(SPLITS.values()), DRAWINGS, settings.seed)
     names, first = {}, 0
     for split, count in SPLITS.items():
         save(folder / f"{split}.npy", images[first : first + count])
@@ -41,7 +42,7 @@ def make_glyphs(folder: Path, target: Path, seed: int) -> dict:
         first += count
     origin = {"given": "glyphs.py", "files": []}
     prepare = Preparation(SIZE, 1, invert=True)._asdict()
-    return write_manifest(folder, target.name, names, origin, rotations=4, split_seed=seed, prepare=prepare)
+    return write_manifest(folder, target.name, names, origin, rotations=4, split_seed=settings.seed, prepare=prepare)
 
 
 def draw_glyphs(characters: int, drawings: int, seed: int) -> np.ndarray:

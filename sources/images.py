@@ -7,6 +7,7 @@ import itertools
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from errors import UserError
-from flags import Setting, to_number, whole
+from settings import setting, to_number, whole
 from sources.arrays import Names, array_writer, checksum, write_manifest
 from sources.class_split import DEFAULT_SHARES, SPLITS, WAY, assign_at_random, group_by_split, read_split, split_of
 from sources.folders import Walk, is_inner, normalized
-from sources.maker import TFDS, existing_path, is_tfds
+from sources.maker import TFDS, SourceSettings, existing_path, is_tfds
 from sources.pictures import BadPicture, from_pillow, read, refusal, report
 from sources.preparation import Preparation
 from sources.tfds import prepared_builder
@@ -39,46 +40,37 @@ def shares_of_classes(text: str) -> list[float]:
 
 
 shares_of_classes.metavar = "TRAIN,VAL,TEST"
-SIZE = Setting(84, "side of the images in pixels", whole(16, 4096))
-CHANNELS = Setting(3, "3: colour; 1: grey", int, choices=(1, 3))
-INVERT = Setting(False, "make dark pixels bright, for ink on paper")
-ROTATIONS = Setting(1, "4: every class becomes four, turned by quarter turns", int, choices=(1, 4))
-SPLIT_SEED = Setting(0, "seed of the random assignment of classes to train, val and test", whole(0, 2**32 - 1))
-SHARES = Setting(
-    None,
-    f"shares of the classes (default: {','.join(map(str, DEFAULT_SHARES))}, but at least {WAY} classes to train and "
-    f"{WAY} to test if there are {2 * WAY}, and at least {WAY} or none to validate)",
-    shares_of_classes,
-)
-SPLIT_FILE = Setting(
-    None, "table with lines of SPLIT,CLASS, where SPLIT is train, val or test; other classes are left out",
-    existing_path, metavar="FILE",
-)  # fmt: skip
-SKIP_BAD = Setting(False, "leave out pictures that cannot be read, and count them in the manifest")
-SETTINGS = {
-    "size": SIZE, "channels": CHANNELS, "invert": INVERT, "rotations": ROTATIONS, "split_seed": SPLIT_SEED,
-    "shares": SHARES, "split_file": SPLIT_FILE, "skip_bad": SKIP_BAD,
-}  # fmt: skip
 
 
-def make_images(
-    folder: Path,
-    target: Path,
-    source: Path,
-    size: int,
-    channels: int,
-    invert: bool,
-    rotations: int,
-    split_seed: int,
-    shares: list[float] | None,
-    split_file: Path | None,
-    skip_bad: bool,
-) -> dict:
+@dataclass(frozen=True)
+class ImagesSettings(SourceSettings):
+    size: int = setting(84, "side of the images in pixels", whole(16, 4096))
+    channels: int = setting(3, "3: colour; 1: grey", int, choices=(1, 3))
+    invert: bool = setting(False, "make dark pixels bright, for ink on paper")
+    rotations: int = setting(1, "4: every class becomes four, turned by quarter turns", int, choices=(1, 4))
+    split_seed: int = setting(0, "seed of the random assignment of classes to train, val and test", whole(0, 2**32 - 1))
+    shares: tuple[float, ...] | None = setting(
+        None,
+        f"shares of the classes (default: {','.join(map(str, DEFAULT_SHARES))}, but at least {WAY} classes to train "
+        f"and {WAY} to test if there are {2 * WAY}, and at least {WAY} or none to validate)",
+        shares_of_classes,
+    )
+    split_file: Path | None = setting(
+        None,
+        "table with lines of SPLIT,CLASS, where SPLIT is train, val or test; other classes are left out",
+        existing_path,
+        metavar="FILE",
+    )
+    skip_bad: bool = setting(False, "leave out pictures that cannot be read, and count them in the manifest")
+
+
+def make_images(folder: Path, target: Path, settings: ImagesSettings) -> dict:
     """Make a dataset in `folder` from `source`, a folder (see `read_folder`) or tfds:NAME; returns its manifest.
 
     UserError if the source or the table of the split is at fault.
     """
-    prepare = Preparation(size, channels, invert)
+    source, split_file = settings.source, settings.split_file
+    prepare = Preparation(settings.size, settings.channels, settings.invert)
     if is_tfds(source):
         with prepared_builder(str(source).removeprefix(TFDS), OTHERWISE) as builder:
             pictures, split_by_class = read_builder(builder), {}
@@ -88,19 +80,20 @@ def make_images(
         origin = str(source)
         for note in notes:
             print(note, file=sys.stderr)
-    numbers, left_out = write_raw(folder / RAW, pictures, prepare, skip_bad)
+    numbers, left_out = write_raw(folder / RAW, pictures, prepare, settings.skip_bad)
     if split_file and not split_by_class:
         split_by_class = read_split(split_file, numbers)
     random = not split_by_class
     if random:
-        names = assign_at_random(sorted(numbers), shares, split_seed, rotations)
+        names = assign_at_random(sorted(numbers), settings.shares, settings.split_seed, settings.rotations)
     else:
         names = group_by_split(split_by_class, numbers)
     counts = write_splits(folder, names, numbers, prepare)
     files = [checksum(split_file)] if split_file else []
     return write_manifest(
-        folder, target.name, names, {"given": origin, "files": files}, rotations,
-        split_seed=split_seed if random else None, shares=(shares or list(DEFAULT_SHARES)) if random else None,
+        folder, target.name, names, {"given": origin, "files": files}, settings.rotations,
+        split_seed=settings.split_seed if random else None,
+        shares=list(settings.shares or DEFAULT_SHARES) if random else None,
         counts=counts, prepare=prepare._asdict(), left_out=left_out,
     )  # fmt: skip
 

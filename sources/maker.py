@@ -2,13 +2,12 @@
 
 import argparse
 import os
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from flags import Setting, to_path, whole
+from settings import Settings, setting, to_path, whole
 from sources.preparation import Preparation
 
 TFDS = "tfds:"  # start of a --source that names a dataset of tensorflow-datasets
@@ -17,16 +16,15 @@ TFDS = "tfds:"  # start of a --source that names a dataset of tensorflow-dataset
 class Variant(NamedTuple):
     """One way to make a dataset.
 
-    make: make(folder, target, **settings) -> manifest. It fills the empty `folder`, which becomes `target`,
-        DATA_DIR/<dataset>, if it succeeds. It gets a value for each setting, and raises UserError if the source is at
-        fault, OSError if the disk is.
-    settings: its flags by name; all other flags are refused.
+    make: make(folder, target, settings) -> manifest. It fills the empty `folder`, which becomes `target`,
+        DATA_DIR/<dataset>, if it succeeds. It raises UserError if the source is at fault, OSError if the disk is.
+    settings: the class of its settings, which are its flags; all other flags are refused.
     title: follows the dataset's name in messages, as in "mimgnet from --source".
     suits: True if a --source is meant for this variant.
     """
 
-    make: Callable[..., dict]
-    settings: dict[str, Setting]
+    make: Callable[[Path, Path, Any], dict]
+    settings: type[Settings]
     title: str = ""
     suits: Callable[[Path], bool] = lambda source: True
 
@@ -41,9 +39,9 @@ class Maker:
     brightness: data.brightness of its training images, for runs whose config.json does not have it.
     """
 
-    make: Callable[..., dict]
+    make: Callable[[Path, Path, Any], dict]
     image_shape: tuple[int, int, int]
-    settings: dict[str, Setting]
+    settings: type[Settings] = Settings
     variants: tuple[Variant, ...] = ()
     brightness: tuple[float, float] | None = None
 
@@ -58,31 +56,10 @@ class Maker:
         suitable = (variant for variant in self.variants if source is not None and variant.suits(source))
         return next(suitable, Variant(self.make, self.settings))
 
-    def all_settings(self) -> dict[str, Setting]:
-        """The flags of the maker and of its variants."""
-        settings = dict(self.settings)
-        for variant in self.variants:
-            settings |= variant.settings
-        return settings
-
-
-def all_flags(makers: dict[str, Maker]) -> dict[str, Setting]:
-    """The flags of all makers by name; their help texts say which datasets use them."""
-    settings: dict[str, dict[str, Setting]] = defaultdict(dict)  # flag -> dataset -> setting
-    for dataset, maker in makers.items():
-        for name, setting in maker.all_settings().items():
-            settings[name][dataset] = setting
-    return {name: shared(by_dataset) for name, by_dataset in settings.items()}
-
-
-def shared(settings: dict[str, Setting]) -> Setting:
-    """Join the settings of several datasets with the same flag; the help text names the datasets and defaults."""
-    last = list(settings.values())[-1]
-    described = replace(last, help=f"{', '.join(settings)}: {last.help}")
-    if all(setting.default == last.default for setting in settings.values()):
-        return described
-    defaults = ", ".join(f"{setting.default} for {dataset}" for dataset, setting in settings.items())
-    return replace(described, default=None, help=f"{described.help} (default: {defaults})")
+    def flags(self) -> list[Field]:
+        """The flags of the maker and of its variants, by name each once."""
+        kinds = self.settings, *(variant.settings for variant in self.variants)
+        return list({field.name: field for kind in kinds for field in fields(kind)}.values())
 
 
 def source(text: str) -> Path:
@@ -103,8 +80,16 @@ def existing_path(text: str) -> Path:
     return place
 
 
-SOURCE = Setting(
-    None, "originals that you have: a folder or an archive; your own images: a folder of classes, or tfds:NAME (see "
-    "docs/data.md)", source,
-)  # fmt: skip
-SEED = Setting(0, "seed of the split, or of the drawings", whole(0, 2**32 - 1))
+@dataclass(frozen=True)
+class SourceSettings(Settings):
+    source: Path | None = setting(
+        None,
+        "originals that you have: a folder or an archive; your own images: a folder of classes, or tfds:NAME (see "
+        "docs/data.md)",
+        source,
+    )
+
+
+@dataclass(frozen=True)
+class SeedSettings(Settings):
+    seed: int = setting(0, "seed of the split, or of the drawings", whole(0, 2**32 - 1))

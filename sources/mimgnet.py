@@ -6,17 +6,19 @@ import posixpath
 import re
 from collections import defaultdict
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from errors import UserError
-from flags import Setting, to_number, whole
+from settings import Settings, setting, to_number, whole
 from sources.archives import contents
 from sources.arrays import Names, array_writer, checksum, write_manifest
 from sources.authors_arrays import make_from_arrays
 from sources.download import download
+from sources.maker import SourceSettings
 from sources.pictures import decode
 from sources.preparation import Preparation
 
@@ -45,35 +47,39 @@ def seconds(text: str) -> float:
     return value
 
 
-MIRROR = Setting(None, "another web folder than the authors', with train.npy and test.npy", web_address, metavar="URL")
-TIMEOUT = Setting(60.0, "seconds without a byte after which a try of the download fails", seconds)
-RETRIES = Setting(5, "failures in a row, without a new byte, that a download survives", whole(0, 1000))
+@dataclass(frozen=True)
+class MimgnetSettings(Settings):
+    mirror: str | None = setting(
+        None, "another web folder than the authors', with train.npy and test.npy", web_address, metavar="URL"
+    )
+    timeout: float = setting(60.0, "seconds without a byte after which a try of the download fails", seconds)
+    retries: int = setting(5, "failures in a row, without a new byte, that a download survives", whole(0, 1000))
 
 
-def make_mimgnet(folder: Path, target: Path, mirror: str | None, timeout: float, retries: int) -> dict:
+def make_mimgnet(folder: Path, target: Path, settings: MimgnetSettings) -> dict:
     """Download the authors' arrays, or a mirror's, and make miniImageNet in `folder`; returns its manifest.
 
     The downloads stay in DATA_DIR/downloads. UserError as in download and write_authors_arrays.
     """
-    downloads = target.parent / "downloads" / target.name
+    mirror, downloads = settings.mirror, target.parent / "downloads" / target.name
     for split, shape in AUTHORS_SHAPES.items():
         url = f"{mirror.rstrip('/')}/{split}.npy" if mirror else AUTHORS_URLS[split]
-        download(url, downloads / f"{split}.npy", shape, retries=retries, timeout=timeout)
+        download(url, downloads / f"{split}.npy", shape, retries=settings.retries, timeout=settings.timeout)
     print(f"{downloads} keeps the originals; it may be deleted")
     address = mirror or " and ".join(AUTHORS_URLS.values())
     return make_from_arrays(folder, target, downloads, AUTHORS_SHAPES, address)
 
 
-def make_mimgnet_from_source(folder: Path, target: Path, source: Path) -> dict:
-    """Make miniImageNet in `folder` from `source`; returns its manifest.
+def make_mimgnet_from_source(folder: Path, target: Path, settings: SourceSettings) -> dict:
+    """Make miniImageNet in `folder` from a --source; returns its manifest.
 
-    source: a folder or an archive with tables and images, or a folder with one such archive. UserError if it is none of
-    these, or is damaged.
+    The source is a folder or an archive with tables and images, or a folder with one such archive. UserError if it is
+    none of these, or is damaged.
     """
-    originals = find_originals(source)
+    originals = find_originals(settings.source)
     names = write_mimgnet(folder, originals)
     files = [originals] if originals.is_file() else sorted(originals.glob("*.csv"))
-    origin = {"given": str(source), "files": [checksum(f) for f in files]}
+    origin = {"given": str(settings.source), "files": [checksum(f) for f in files]}
     return write_manifest(folder, target.name, names, origin, prepare=Preparation(SIDE, 3)._asdict())
 
 

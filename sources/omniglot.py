@@ -5,6 +5,7 @@ import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from errors import UserError
-from flags import Setting, whole
+from settings import setting, whole
 from sources.archives import contents
 from sources.arrays import Names, checksum, save, write_manifest
+from sources.maker import SeedSettings, SourceSettings
 from sources.omniglot_sets import PARTS
 from sources.pictures import decode
 from sources.preparation import Preparation
@@ -27,17 +29,21 @@ ORIGINAL_SIDE = 105  # pixels
 AUTHORS_SHAPES = {"train": (4800, 20, 28, 28, 1), "test": (1692, 20, 28, 28, 1)}
 OTHERWISE = "try again, or get images_background.zip and images_evaluation.zip yourself: --source FOLDER"
 
-SIZE = Setting(28, "side of the images in pixels", whole(16, ORIGINAL_SIDE))
 Drawing = tuple[bytes, np.ndarray]  # SHA-256 of the original's pixels; uint8 [size, size, 1], ink 255 on paper 0
 Characters = dict[str, list[Drawing]]  # alphabet/characterNN -> its drawings
 
 
-def make_omniglot(folder: Path, target: Path, source: Path | None, seed: int, size: int) -> dict:
-    """Make Omniglot in `folder` from its originals, size x size pixels; returns its manifest.
+@dataclass(frozen=True)
+class OmniglotSettings(SeedSettings, SourceSettings):
+    size: int = setting(28, "side of the images in pixels", whole(16, ORIGINAL_SIDE))
 
-    source: as in read_omniglot; None: tensorflow-datasets downloads it. seed: of the split. UserError as in
-    read_omniglot and fetch_omniglot.
+
+def make_omniglot(folder: Path, target: Path, settings: OmniglotSettings) -> dict:
+    """Make Omniglot in `folder` from its originals, or from what tensorflow-datasets downloads; returns its manifest.
+
+    UserError as in read_omniglot and fetch_omniglot.
     """
+    source, seed, size = settings.source, settings.seed, settings.size
     characters, origin = read_omniglot(source, size) if source else fetch_omniglot(size)
     names = write_omniglot(folder, characters, seed)
     prepare = Preparation(size, 1, invert=True)._asdict()

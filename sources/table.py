@@ -3,39 +3,41 @@
 A dataset of any other name is made from your own images: YOUR_IMAGES.
 """
 
-from functools import partial
+from pathlib import Path
 
 from sources import mimgnet, omniglot
 from sources.authors_arrays import Shapes, holds_authors_arrays, make_from_arrays
 from sources.glyphs import make_glyphs
-from sources.images import SETTINGS, make_images
-from sources.maker import SEED, SOURCE, Maker, Variant
+from sources.images import ImagesSettings, make_images
+from sources.maker import Maker, SeedSettings, SourceSettings, Variant
 
 
 def from_authors_arrays(shapes: Shapes) -> Variant:
-    make = partial(make_from_arrays, shapes=shapes)
-    return Variant(make, {"source": SOURCE}, "from the authors' arrays", holds_authors_arrays)
+    def make(folder: Path, target: Path, settings: SourceSettings) -> dict:
+        return make_from_arrays(folder, target, settings.source, shapes)
+
+    return Variant(make, SourceSettings, "from the authors' arrays", holds_authors_arrays)
 
 
 MAKERS = {
     "omniglot": Maker(
         omniglot.make_omniglot,
         image_shape=(28, 28, 1),
-        settings={"source": SOURCE, "seed": SEED, "size": omniglot.SIZE},
+        settings=omniglot.OmniglotSettings,
         variants=(from_authors_arrays(omniglot.AUTHORS_SHAPES),),
         brightness=(0.084, 0.029),
     ),
     "mimgnet": Maker(
         mimgnet.make_mimgnet,
         image_shape=(84, 84, 3),
-        settings={"mirror": mimgnet.MIRROR, "timeout": mimgnet.TIMEOUT, "retries": mimgnet.RETRIES},
+        settings=mimgnet.MimgnetSettings,
         variants=(
             from_authors_arrays(mimgnet.AUTHORS_SHAPES),
-            Variant(mimgnet.make_mimgnet_from_source, {"source": SOURCE}, "from --source"),
+            Variant(mimgnet.make_mimgnet_from_source, SourceSettings, "from --source"),
         ),
         brightness=(0.43, 0.14),
     ),
-    "glyphs": Maker(make_glyphs, image_shape=(28, 28, 1), settings={"seed": SEED}, brightness=(0.146, 0.05)),
+    "glyphs": Maker(make_glyphs, image_shape=(28, 28, 1), settings=SeedSettings, brightness=(0.146, 0.05)),
 }
 
-YOUR_IMAGES = Maker(make_images, image_shape=(84, 84, 3), settings={"source": SOURCE} | SETTINGS)
+YOUR_IMAGES = Maker(make_images, image_shape=(84, 84, 3), settings=ImagesSettings)

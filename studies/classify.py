@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import csv
 import html
@@ -11,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,14 +22,61 @@ from tqdm import tqdm
 
 from errors import Stop, UserError
 from files import write_atomically
+from settings import setting, to_path, whole
 from sources.folders import Walk
 from sources.pictures import WHITE, Paper, plural, read, readable, report
 from studies.classifier import FOLDS, Classifier, PictureWarning, parts_to_leave_out
+from training.checkpoints import CheckpointSettings
+from training.config import gpus
+from training.steps import STATISTICS, SUPPORT
 
 SHOWN = 500  # query pictures on the page: the least sure ones
 SIDE = 96  # pixels of a thumbnail
 HEAD = ("file", "prediction")  # the table's first columns
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")  # before them a cell gets a '
+
+
+def number_of_parts(text: str) -> int:
+    """Read a number of parts: 0, or at least 2."""
+    if text == "1":
+        raise argparse.ArgumentTypeError("must be 0, or a whole number of at least 2: one part is all pictures")
+    return whole(0)(text)
+
+
+number_of_parts.metavar = "N"
+
+
+@dataclass(frozen=True)
+class ClassifySettings(CheckpointSettings):
+    """What is classified, and how."""
+
+    support: Path | None = setting(
+        None, "folder that holds a folder of labelled pictures for each class", to_path, metavar="DIR"
+    )
+    pictures: Path | None = setting(None, "folder of the pictures to classify", to_path, metavar="DIR", alias="query")
+    out: Path = setting(
+        Path("predictions.csv"), "the table that is written, and a page beside it", to_path, metavar="FILE"
+    )
+    query_statistics: str = setting(
+        SUPPORT,
+        "the pictures that batch norm takes its statistics from: the support set; or, if there are about equally many "
+        "query pictures of each class, the support set and all of them together, or the query alone",
+        choices=STATISTICS,
+    )
+    skip_bad: bool = setting(False, "leave out pictures that cannot be read, and name them")
+    invert: bool = setting(
+        False,
+        "invert the pictures, which are light on dark where the training data's are dark on light, or vice versa",
+    )
+    folds: int = setting(
+        FOLDS,
+        "leave out the support pictures in at most N parts, and classify each by the others, to estimate the accuracy; "
+        "0: do not",
+        number_of_parts,
+    )
+    n_test_mc_samp: int = setting(10, "noise samples of an inner step's loss", whole(1, 100_000))
+    seed: int = setting(0, "seed of that noise", whole(0))
+    gpu_id: str | None = setting(None, "GPU to use; -1 for none (default: CUDA_VISIBLE_DEVICES, or 0)", gpus)
 
 
 class Guess(NamedTuple):

@@ -6,14 +6,17 @@ is studies/draw.html; it needs no network. Drawings come as PNGs, dark on white.
 
 from __future__ import annotations
 
+import argparse
 import base64
 import functools
 import io
 import json
+import re
 import secrets
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,9 +30,11 @@ from errors import UserError
 from lazy import tf
 from learners import LEARNERS
 from perturbations.draws import TRAINING_SUPPORT, UNPERTURBED, Draw, task_noise
+from settings import Settings, path_text, setting, whole
 from sources.pictures import decode
 from sources.preparation import Preparation
 from studies.trained import Trained
+from training.config import gpus
 
 ADDRESS, CLASSES = "127.0.0.1", 5
 PAGE = Path(__file__).with_name("draw.html")
@@ -44,6 +49,30 @@ SHARE = 0.64  # mean of Omniglot: the larger side of a character by the side of 
 INK = 180  # darker pixels are ink
 SAMPLES = 5  # noise samples of an inner step's loss
 REMEMBERED = 8  # support sets whose adaptation is kept in memory
+
+
+def host(text: str) -> str:
+    if not re.fullmatch(r"([a-z0-9][a-z0-9.-]*|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", text.lower()):
+        raise argparse.ArgumentTypeError(
+            f"must be a host's name or address, alone or with a port as in box:9000, not {text!r}"
+        )
+    return text.lower()  # as browsers write it
+
+
+@dataclass(frozen=True)
+class DrawSettings(Settings):
+    """How the page is served."""
+
+    port: int = setting(8765, "of the page on this machine's loopback address", whole(0, 65535))
+    host: tuple[str, ...] | None = setting(
+        None,
+        "further addresses of the page, behind a tunnel or a proxy, as in a browser's address line",
+        host,
+        metavar="NAME[:PORT]",
+        nargs="+",
+    )
+    data_dir: str = setting("data", "folder that holds the datasets, for example drawings", path_text, metavar="DIR")
+    gpu_id: str | None = setting(None, "GPU to use; -1 for none (default: CUDA_VISIBLE_DEVICES, or 0)", gpus)
 
 
 def centred(picture: Image.Image) -> Image.Image:

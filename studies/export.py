@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,23 @@ from errors import Stop, UserError
 from files import refuse_unwritable, write_atomically
 from lazy import tf
 from perturbations.draws import TRAINING_SUPPORT, Draw, fold, task_noise
+from settings import setting, whole
 from studies import export_format
-from training.checkpoints import load_parameters
+from training.checkpoints import CheckpointSettings, load_parameters
 from training.identity import weights_digest
 from training.logs import progress_bar
 from training.steps import Engine, read
+
+
+@dataclass(frozen=True)
+class ExportSettings(CheckpointSettings):
+    """What is exported."""
+
+    way: int = setting(2, "classes per task", whole(2, 100_000))
+    export_tasks: int = setting(10, "test tasks", whole(1))
+    export_samples: int = setting(10, "perturbed copies of a support image's features", whole(1))
+    export_images: int = setting(2, "support images per task whose lower layers' maps are exported", whole(1))
+    export_channels: int = setting(6, "channels of those maps, evenly spread", whole(1))
 
 
 def evenly(count: int, size: int) -> list[int]:

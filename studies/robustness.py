@@ -9,9 +9,10 @@ point that the attack visits, or when it is clean.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,13 +21,16 @@ import numpy as np
 import attacks
 import data
 import model
+from errors import UserError
 from files import write_atomically
 from lazy import tf
 from perturbations.draws import fold, standard_normal, task_noise
 from ranges import UNIT, Range
+from settings import not_negative, path_text, positive, setting, whole
 from studies.resumable import run_study
 from training.checkpoints import load_parameters, open_results
 from training.identity import episodes_digest, weights_digest
+from training.loops import MetaTestSettings
 from training.steps import Engine, read
 from training.test_results import ATTACK_JSON as JSON
 from training.test_results import mean_and_interval
@@ -59,6 +63,104 @@ class Attack:
     def identity(self) -> dict:
         """Return what distinguishes it from other attacks."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+def share(text: str) -> float:
+    """Read a number above 0 and at most 1."""
+    if (value := positive(text)) > 1:
+        raise argparse.ArgumentTypeError(f"must be a share above 0 and of at most 1, not {text!r}")
+    return value
+
+
+share.metavar = "X"
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackSettings(MetaTestSettings):
+    """How the query images are attacked."""
+
+    attack_method: str = setting(
+        "pgd",
+        "pgd: projected gradient descent; square: a random search without gradients, for linf",
+        choices=attacks.METHODS,
+    )
+    norm: str = setting("linf", "of a perturbation", choices=attacks.NORMS)
+    eps: tuple[float, ...] | None = setting(
+        None,
+        "largest norms of a perturbation, for images whose pixels are mapped onto [0, 1] (default: the paper's, for "
+        "linf 0 0.02 .. 0.1)",
+        not_negative,
+        nargs="+",
+    )
+    attack_steps: int = setting(40, "steps of a restart", whole(1))
+    attack_step: float | None = setting(None, "size of a step, as a share of eps (default: 2.5 / steps)", positive)
+    square_share: float = setting(
+        attacks.SQUARE,
+        "share of the image that the first squares of square cover; later ones are smaller (its authors take 0.05, and "
+        "0.8 for MNIST)",
+        share,
+    )
+    attack_start: str = setting(
+        "random",
+        "where a restart of pgd starts: anywhere in the ball, or at the clean image",
+        choices=["random", "clean"],
+    )
+    restarts: int = setting(1, "restarts; the worst of all steps of all counts", whole(1))
+    threat: str = setting(
+        "joint",
+        "joint: all query images of a task are attacked together, up the sum of their losses; remaining: together, up "
+        "the losses of those that are still classified correctly; single: each with the others clean, which takes as "
+        "many times the time as there are",
+        choices=attacks.THREATS,
+    )
+    attack_loss: str = setting(
+        "cross_entropy",
+        "what pgd climbs; margin: the largest logit of another class minus the logit of the true one",
+        choices=attacks.LOSSES,
+    )
+    surrogate: str | None = setting(
+        None,
+        "run whose gradients pgd follows in place of those of --savedir's: another learner's, or the same run's with "
+        "other noise",
+        path_text,
+        metavar="D2",
+    )
+    surrogate_draws: int = setting(
+        1, "adaptations of the surrogate, each with noise of its own, over which its loss is averaged", whole(1)
+    )
+
+    def attack(self) -> Attack:
+        """The attack of these settings."""
+        return Attack(
+            method=self.attack_method,
+            norm=self.norm,
+            eps=self.eps or tuple(attacks.NORMS[self.norm].budgets),
+            steps=self.attack_steps,
+            step=self.attack_step or attacks.MADRY / self.attack_steps,
+            start=self.attack_start,
+            restarts=self.restarts,
+            threat=self.threat,
+            loss=self.attack_loss,
+            square_share=self.square_share if attacks.METHODS[self.attack_method].squares else None,
+        )
+
+    def refuse_idle(self, flags: Collection[str]) -> None:
+        """UserError at one of the given `flags` that the attack does not use, and at an attack that cannot be made."""
+        name, method = self.attack_method, attacks.METHODS[self.attack_method]
+        of_gradients = {"attack_step", "attack_start", "attack_loss", "surrogate"} & set(flags)
+        if not method.gradients and (of_gradients or self.threat == "remaining"):
+            flag = min(of_gradients, default="threat remaining")
+            raise UserError(f"--{flag} needs a gradient-based attack, and {name} is none: leave it out")
+        if "square_share" in flags and not method.squares:
+            raise UserError(f"--square_share needs --attack_method square, not {name}: leave it out")
+        if self.norm not in method.norms:
+            raise UserError(f"--attack_method {name} is made for --norm {' or '.join(method.norms)}")
+        if self.attack_start == "clean" and self.restarts > 1:
+            raise UserError(
+                "all --restarts start at the clean image and are one: leave --attack_start or --restarts out"
+            )
+        if "surrogate_draws" in flags and not self.surrogate:
+            raise UserError("--surrogate_draws needs a --surrogate: give one, or leave it out")
 
 
 class Surrogate(NamedTuple):

@@ -14,14 +14,14 @@ import numpy as np
 
 from errors import UserError
 from lazy import tf
-from learners import make, settings_of
+from learners import make
 from model import Learner
 from perturbations.draws import task_noise
 from ranges import UNIT, Range
-from settings import Settings
 from sources.preparation import Preparation
 from sources.table import MAKERS
 from training import checkpoints, weights
+from training.config import Config
 from training.devices import BF16, precision_of_products
 from training.programs import frozen, shared
 
@@ -70,7 +70,7 @@ class Trained:
     def read(cls, path: Path, checkpoint: str) -> Trained:
         """Read the checkpoint `last` or `best` of a run, or a file of weights. UserError if it cannot be read, or does
         not say how its pictures were prepared or what range its inputs had."""
-        config = Settings.read(path).config()
+        config = Config.read(path).to_json()
         return cls(
             path, config, checkpoints.read_run(path, checkpoint).params, preparation_of(config), range_of(config)
         )
@@ -87,10 +87,11 @@ class Trained:
     def programs(self, way: int) -> Programs:
         """Return the compiled functions for this number of classes. UserError if no learner has the run's settings."""
         name, perturbation = self.config["model"], self.config.get("perturbation")
-        settings = {key: self.config[key] for key in settings_of(name, perturbation) if key in self.config}
-        settings |= {"image_shape": self.image_shape, "channels": self.channels, "way": way}
+        shape = {"image_shape": self.image_shape, "channels": self.channels, "way": way}
         try:
-            learner = make(name, perturbation, bf16=self.config.get("precision") == BF16, **settings)
+            learner = make(
+                name, perturbation, bf16=self.config.get("precision") == BF16, **shape, **Config.of(self.config).own()
+            )
         except ValueError as fault:
             raise UserError(f"{fault}") from fault
         return shared(lambda: Programs(learner), "Programs", frozen(learner))

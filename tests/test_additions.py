@@ -7,6 +7,7 @@ beside the output, step sizes and beginnings of parameters from their owners, ad
 import functools
 import json
 import re
+from dataclasses import dataclass
 from unittest import mock
 
 import numpy as np
@@ -20,30 +21,36 @@ import learners
 import model
 import numerics
 import perturbations
-import settings
 import sources.table
 from conftest import ROOT, assert_refused, call, flags_of
-from flags import Setting, positive
+from declared import own_settings
 from numerics import central_difference, decided
 from parameters import Parameter, constant, uniform
 from perturbations.base import Perturbation
 from perturbations.draws import TEST_QUERY, TRAINING_SUPPORT, Draw, fold, task_noise
+from settings import Settings, positive, setting
 from studies import export_format
+from training import config as run_config
 from training import steps
 
 TABLES = (learners.LEARNERS, perturbations.PERTURBATIONS, sources.table.MAKERS)
 SMALL = {"way": 3, "query": 2, "metabatch": 2, "val_every": 0, "gpu_id": "-1", "save_freq": 10, "n_train_iters": 20}
 
 
+@dataclass(frozen=True)
+class StepSizesSettings(model.MAMLSettings):
+    least_rate: float = setting(0.1, "smallest step size to begin with", positive)
+
+
 class StepSizes(model.MAML):
     """MAML with a learned step size for every weight, as in Meta-SGD."""
 
-    settings = model.MAML.settings | {"least_rate": Setting(0.1, "smallest step size to begin with", positive)}
+    settings_class = StepSizesSettings
 
     def parameters(self):
         declared = super().parameters()
         rates = {
-            f"rate/{name}": Parameter(parameter.shape, uniform(self.least_rate, 2 * self.least_rate))
+            f"rate/{name}": Parameter(parameter.shape, uniform(self.settings.least_rate, 2 * self.settings.least_rate))
             for name, parameter in declared.items()
             if name.startswith("theta/")
         }
@@ -57,11 +64,16 @@ class StepSizes(model.MAML):
         return {name: v[..., :way] if name in heads else v for name, v in super().narrow(params, way).items()}
 
 
+@dataclass(frozen=True)
+class DampedSettings(Settings):
+    damping: float = setting(0.3, "weight of the penalty", positive)
+
+
 class Damped(Perturbation):
     """Every convolution times a learned number, and a penalty on the size of the result."""
 
     summary = "learned damping"
-    settings = {"damping": Setting(0.3, "weight of the penalty", positive)}
+    settings_class = DampedSettings
 
     def parameters(self, image_shape, channels):
         return {"phi/damping": Parameter((channels,), constant(0.8))}
@@ -72,7 +84,7 @@ class Damped(Perturbation):
         mu = mu * params["phi/damping"]
         if draw.where == TEST_QUERY:
             return mu, 0.0
-        return mu, self.damping * tf.reduce_mean(tf.square(mu), [1, 2, 3, 4])
+        return mu, self.settings.damping * tf.reduce_mean(tf.square(mu), [1, 2, 3, 4])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -83,7 +95,7 @@ def tables():
         learners.LEARNERS["step_sizes"] = learners.Entry(StepSizes, "Learned step sizes")
         perturbations.PERTURBATIONS["damped"] = Damped
         for block in re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL):
-            assert len(block.strip().splitlines()) <= 30
+            assert len(block.strip().splitlines()) <= 40
             exec(compile(block, "CONTRIBUTING.md", "exec"), {"__name__": "example"})
         assert [len(set(lines) - names) for lines, names in zip(TABLES, before, strict=True)] == [2, 2, 1]
         yield
@@ -127,9 +139,11 @@ def runs(stripes, tmp_path_factory):
 def test_it_is_trained_tested_and_resumed_and_config_json_has_its_settings(name, runs):
     config, own = json.loads((runs / name / "config.json").read_text()), RUNS[name]
     assert {key: config[key] for key in own} == own
-    declared = learners.settings_of(own["model"], own.get("perturbation"))
+    declared = own_settings(own["model"], own.get("perturbation"))
     assert declared.keys() <= config.keys()
-    assert not (settings.all_settings().keys() - settings.COMMON.keys() - declared.keys()) & config.keys()
+    owners = (owner for owners in run_config.own_fields().values() for owner in owners.values())
+    others = {field.name for fields in owners for field in fields}
+    assert not (others - declared.keys()) & config.keys()
     result = json.loads((runs / name / "meta_test.json").read_text())
     assert result["iteration"] == 20 and declared.keys() <= result["settings"].keys()
     assert result["accuracy"] > 40  # stripes are easy; chance is 33
@@ -190,12 +204,21 @@ def test_bench_times_it(monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--model", "maml", "--sharpness", 1), "--sharpness has no meaning for --model maml: leave it out"),
-        (("--model", "nearest_mean", "--n_steps", 1), "--n_steps has no meaning for --model nearest_mean"),
+        (
+            ("--model", "maml", "--sharpness", 1),
+            "--sharpness is not a flag of --mode meta_train with --model maml",
+        ),
+        (
+            ("--model", "nearest_mean", "--n_steps", 1),
+            "--n_steps is not a flag of --mode meta_train with --model nearest",
+        ),
         (("--model", "nearest_mean", "--sharpness", 0), "--sharpness: must be a number above 0"),
         (("--model", "nearest_mean", "--perturbation", "damped"), "it takes none"),
         (("--model", "metanet_original", "--perturbation", "gaussian"), "it takes none or mask"),
-        (("--model", "maml", "--gaussian_decay", 1), "--gaussian_decay has no meaning for --model maml"),
+        (
+            ("--model", "maml", "--gaussian_decay", 1),
+            "--gaussian_decay is not a flag of --mode meta_train",
+        ),
     ],
 )
 def test_its_flags_are_refused_where_they_mean_nothing(flags, words, stripes, tmp_path):

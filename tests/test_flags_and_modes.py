@@ -15,15 +15,18 @@ import pytest
 import tensorflow as tf
 
 import data
+import declared
 import learners
 import main
+import model
 import optimizers
-import settings
 from conftest import SETTINGS, assert_refused, call, flags_of
+from declared import fields_of, other, value_of
 from errors import UserError
 from sources import arrays
 from studies import collapse as study
 from training import devices, identity, loops, programs, steps
+from training.config import Config, own_fields
 
 # The base classes of a split, each of one grey that all its images are filled with, whichever way they are turned.
 GREYS = {"train": {10, 20, 30, 40, 50, 60}, "val": {100, 110, 120, 130}, "test": {200, 210, 220, 230, 240}}
@@ -198,92 +201,56 @@ def test_the_digest_of_a_dataset_is_of_all_that_decides_its_pixels(greys):
 
 # ---- flags: their defaults, and where they arrive
 
-DEFAULTS = {
-    "mode": "meta_train", "savedir": None, "resume": False, "weights": None, "slots": False, "seed": 0,
-    "gpu_id": None, "jit": "auto", "precision": "float32", "dataset": "omniglot", "data_dir": "data",
-    "split": "shuffled", "train_split": "train",
-    "way": 20, "shot": 1, "query": 5, "metabatch": 16, "legacy_shared_classes": False, "model": "metadrop",
-    "maml": False, "perturbation": None, "mask_rates": [0.05, 0.1, 0.15], "mask_scaled": False,
-    "mask_support_only": False, "mask_per_sample": False, "test_statistics": "running", "channels": None, "n_steps": 5,
-    "inner_lr": 0.1, "adapt": "all", "random_steps": False, "train_way": None, "mix_alpha": None,
-    "mix_set": "support", "vib_beta": 1e-3, "information_beta": 6e-5, "information_max_alpha": 0.7,
-    "meta_gradient": "published", "remat": False, "meta_lr": 1e-3, "clip_norm": None,
-    "n_train_iters": 60000, "save_freq": 1000, "val_every": 1000, "n_val_tasks": 200, "collapse_every": 0,
-    "n_test_iters": 1000, "n_test_mc_samp": 1, "checkpoint": "last", "export_tasks": 10, "export_samples": 10,
-    "export_images": 2, "export_channels": 6, "norm": "linf", "eps": None, "attack_steps": 40, "attack_step": None,
-    "attack_start": "random", "restarts": 1, "threat": "joint", "attack": False, "attack_method": "pgd",
-    "attack_loss": "cross_entropy", "surrogate": None, "surrogate_draws": 1, "adversarial": None,
-    "adversarial_steps": 7, "support": None, "out": pathlib.Path("predictions.csv"), "query_statistics": "support",
-    "port": 8765, "square_share": 0.8, "skip_bad": False, "host": None, "normalise": "apart", "folds": 20,
-    "invert": False,
-}  # fmt: skip
+
+def test_the_defaults_are_the_papers_and_the_tf1_codes():
+    golden = {
+        "seed": 0, "dataset": "omniglot", "data_dir": "data", "way": 20, "shot": 1, "query": 5, "metabatch": 16,
+        "model": "metadrop", "n_steps": 5, "inner_lr": 0.1, "meta_gradient": "published", "meta_lr": 1e-3,
+        "n_train_iters": 60000, "save_freq": 1000, "n_test_iters": 1000, "n_test_mc_samp": 1,
+        "attack_steps": 40, "square_share": 0.8, "mask_rates": (0.05, 0.1, 0.15), "vib_beta": 1e-3,
+        "information_beta": 6e-5, "information_max_alpha": 0.7, "mix_alpha": None, "train_way": None,
+    }  # fmt: skip
+    assert {name: declared.ALL[name].default for name in golden} == golden
+    assert declared.fields_of("classify")["n_test_mc_samp"].default == 10
+    assert declared.fields_of("export")["way"].default == 2
 
 
-def test_the_defaults_are_those_of_the_table():
-    """Those of the TF1 code among them: --way to --inner_lr, --meta_lr, --n_train_iters, --save_freq, --n_test_*."""
-    declared = settings.all_settings() | settings.COMMAND
-    assert {name: one.default for name, one in declared.items()} == DEFAULTS
+ALIASES = {"classify": ("query",), "compare": ("attack",)}
 
 
-RUN = "mode savedir seed gpu_id jit precision"
-TASKS = "dataset data_dir split way shot query"
-LEARNER = (
-    "model maml perturbation mask_rates mask_scaled mask_support_only mask_per_sample test_statistics channels n_steps "
-    "inner_lr adapt meta_gradient mix_alpha mix_set vib_beta information_beta information_max_alpha n_test_mc_samp "
-    "normalise"
-)
-USED = {
-    "meta_train": f"{RUN} {TASKS} {LEARNER} resume weights train_split metabatch legacy_shared_classes remat "
-    "random_steps train_way meta_lr clip_norm adversarial adversarial_steps n_train_iters save_freq val_every "
-    "n_val_tasks collapse_every",
-    "meta_test": f"{RUN} {TASKS} {LEARNER} weights metabatch n_test_iters checkpoint",
-    "collapse": f"{RUN} {TASKS} {LEARNER} weights n_test_iters checkpoint",
-    "export": f"{RUN} {TASKS} {LEARNER} weights checkpoint export_tasks export_samples export_images export_channels",
-    "attack": f"{RUN} {TASKS} {LEARNER} weights metabatch n_test_iters checkpoint norm eps attack_steps attack_step "
-    "attack_start restarts threat attack_method attack_loss surrogate surrogate_draws square_share",
-    "classify": "mode savedir weights seed gpu_id query n_test_mc_samp checkpoint support out query_statistics "
-    "skip_bad folds invert",
-    "draw": "mode savedir weights gpu_id data_dir port host",
-    "compare": "mode savedir attack",
-    "weights": "mode savedir checkpoint slots",
-}
-
-
-@pytest.mark.parametrize("mode", USED)
+@pytest.mark.parametrize("mode", main.MODES)
 def test_a_mode_refuses_every_flag_that_it_does_not_use(mode, tmp_path):
-    used = set(USED[mode].split())
-    values = {
-        "clip_norm": 1,
-        "channels": 4,
-        "gpu_id": -1,
-        "perturbation": "mask",
-        "mask_rates": "0.1,0.1,0.1",
-        "train_way": 6,
-        "mix_alpha": 1,
-        "weights": "w",
-        "eps": 0.1,
-        "attack_step": 0.1,
-        "surrogate": "d",
-        "support": "d",
-        "host": "h",
-        "adversarial": "l2:1",
-    }
-    for name, declared in (settings.all_settings() | settings.COMMAND).items():
-        if name in used:
-            settings.refuse_unused([name], mode)
-            continue
-        value = [] if declared.default is False else [values.get(name, declared.default)]
-        refused = call("main.py", "--mode", mode, "--savedir", tmp_path / "a", f"--{name}", *value)
-        flag = "model" if name == "maml" else name  # which it is short for
-        assert_refused(refused, f"--{flag} has no meaning in --mode {mode}: leave it out")
+    used = fields_of(mode)
+    words = [str(word) for name, field in used.items() for word in (f"--{name}", *other(field))]
+    assert main.command_line(mode, {}).read(words).keys() == used.keys()
+    for name, field in declared.ALL.items():
+        if name not in used and name not in ALIASES.get(mode, ()):
+            refused = call("main.py", "--mode", mode, "--savedir", tmp_path / "a", f"--{name}", *other(field))
+            assert_refused(refused, f"--{name} is not a flag of --mode {mode}", "leave it out")
+
+
+def test_a_mode_uses_what_it_is_for():
+    """Training settings are used in training alone, and a test's own in a test."""
+    training = {"train_split", "legacy_shared_classes", "meta_lr", "clip_norm", "adversarial", "n_train_iters"}
+    training |= {"val_every", "remat", "random_steps", "train_way", "resume"}
+    for mode in main.MODES:
+        used = fields_of(mode).keys()
+        assert training <= used if mode == "meta_train" else not training & used
+        assert ("n_test_iters" in used) == (mode in ("meta_test", "collapse", "attack"))
+        assert ("checkpoint" in used) == (mode not in ("meta_train", "draw", "compare"))
+        assert ("metabatch" in used) == (mode in ("meta_train", "meta_test", "attack"))
+        assert ("way" in used) == main.MODES[mode].learner
+    assert fields_of("compare").keys() == {"mode", "savedir", "results"}
+    assert fields_of("weights").keys() == {"mode", "savedir", "checkpoint", "slots"}
+    assert fields_of("draw").keys() == {"mode", "savedir", "weights", "gpu_id", "data_dir", "port", "host"}
 
 
 def test_bench_refuses_what_it_does_not_use():
     for flags, words in (
         (("--maml", "--model", "metadrop"), "--maml contradicts --model metadrop"),
-        (("--savedir", "a"), "--savedir has no meaning in bench.py"),
-        (("--n_train_iters", 5), "--n_train_iters has no meaning in bench.py"),
-        (("--mode", "meta_test", "--meta_lr", 0.1), "--meta_lr has no meaning in --mode meta_test"),
+        (("--savedir", "a"), "bench.py: --savedir is not a flag of --mode meta_train with --model metadrop"),
+        (("--n_train_iters", 5), "--n_train_iters is not a flag of"),
+        (("--mode", "meta_test", "--meta_lr", 0.1), "--meta_lr is not a flag of --mode meta_test"),
         (("--mode", "compare"), "bench.py times meta_train and meta_test, not compare"),
         (("--train_split", "trainval"), "--train_split is of a dataset"),
         (("--mode", "meta_test", "--check"), "--check and --export are of the training step"),
@@ -341,13 +308,7 @@ def attacked(name):
     return lambda arrived: getattr(arrived["attack"], name)
 
 
-def mask(name):
-    return lambda arrived: getattr(arrived["learner"].perturbation, name)
-
-
-MASKED, MIXED, VIB, INFORMATION = (
-    ("--model", "maml", "--perturbation", name) for name in ("mask", "mixup", "vib", "information_dropout")
-)
+MASKED = ("--model", "maml", "--perturbation", "mask")
 # Flags -> the mode, where it arrives, what it is there, and what is there without it.
 FLAGS = {
     ("--seed", 7): ("meta_train", made("seed"), 7, 0),
@@ -363,29 +324,8 @@ FLAGS = {
     ("--model", "maml"): ("meta_train", lambda a: bool(a["learner"].perturbation.random_in), False, True),
     ("--maml",): ("meta_train", lambda a: bool(a["learner"].perturbation.random_in), False, True),
     MASKED: ("meta_train", lambda a: type(a["learner"].perturbation).__name__, "Mask", "LearnedNoise"),
-    (*MASKED, "--mask_rates", "0.1,0.2,0.3,0.4"): (
-        "meta_train", mask("mask_rates"), [0.1, 0.2, 0.3, 0.4], [0.05, 0.1, 0.15],
-    ),
-    (*MASKED, "--mask_scaled"): ("meta_train", mask("mask_scaled"), True, False),
-    (*MASKED, "--mask_support_only"): ("meta_train", mask("mask_support_only"), True, False),
-    (*MASKED, "--mask_per_sample"): ("meta_train", mask("mask_per_sample"), True, False),
-    ("--model", "metanet_original", "--test_statistics", "batch"): (
-        "meta_train", learner("test_statistics"), "batch", "running",
-    ),
     ("--channels", 3): ("meta_train", learner("channels"), 3, 2),
-    ("--n_steps", 2): ("meta_train", learner("n_steps"), 2, 5),
-    ("--inner_lr", 0.4): ("meta_train", learner("inner_lr"), 0.4, 0.1),
-    ("--adapt", "head"): ("meta_train", learner("adapted_part"), "head", "all"),
-    ("--model", "metasgd", "--random_steps"): ("meta_train", learner("random_steps"), True, False),
-    ("--model", "protonet", "--normalise", "together"): ("meta_train", learner("normalise"), "together", "apart"),
     ("--model", "protonet", "--train_way", 6): ("meta_train", learner("train_way"), 6, 3),
-    (*MIXED, "--mix_alpha", 0.5): ("meta_train", mask("alpha"), 0.5, 1.0),
-    (*MIXED, "--mix_set", "both"): ("meta_train", mask("mix_set"), "both", "support"),
-    (*VIB, "--vib_beta", 0.5): ("meta_train", mask("vib_beta"), 0.5, 1e-3),
-    (*INFORMATION, "--information_beta", 0.5): ("meta_train", mask("information_beta"), 0.5, 6e-5),
-    (*INFORMATION, "--information_max_alpha", 0.5): ("meta_train", mask("information_max_alpha"), 0.5, 0.7),
-    ("--meta_gradient", "exact"): ("meta_train", learner("meta_gradient_kind"), "exact", "published"),
-    ("--remat",): ("meta_train", learner("remat"), True, False),
     ("--meta_lr", 0.02): ("meta_train", made("meta_lr"), 0.02, 1e-3),
     ("--clip_norm", 1): ("meta_train", made("clip_norm"), 1, None),
     ("--adversarial", "l2:0.5"): ("meta_train", made("adversary"), ("l2", 0.5, 7, (0.0, 1.0)), None),
@@ -403,7 +343,7 @@ FLAGS = {
     ("--checkpoint", "best"): ("meta_test", argument("checkpoint"), "best", "last"),
     ("--seed", 8): ("meta_test", made("seed"), 8, 0),
     ("--shot", 3): ("meta_test", made("shot"), 3, 1),
-    ("--inner_lr", 0.3): ("meta_test", learner("inner_lr"), 0.3, 0.1),
+    ("--inner_lr", 0.3): ("meta_test", lambda a: a["learner"].settings.inner_lr, 0.3, 0.1),
     ("--n_test_iters", 8): ("collapse", argument("tasks"), 8, 1000),
     ("--n_test_mc_samp", 5): ("collapse", argument("samples"), 5, 1),
     ("--way", 3): ("export", argument("way"), 3, 2),
@@ -425,13 +365,6 @@ FLAGS = {
     ("--attack_method", "square", "--square_share", 0.05): ("attack", attacked("square_share"), 0.05, 0.8),
     ("--attack_loss", "margin"): ("attack", attacked("loss"), "margin", "cross_entropy"),
 }  # fmt: skip
-# What test_main.py, this file's tests above, tests/sources, tests/studies/test_robustness.py, test_classifier.py and
-# tests/training/test_weights.py show.
-SHOWN_ELSEWHERE = {
-    "attack", "port", "support", "out", "query_statistics", "surrogate", "surrogate_draws", "weights", "slots", "mode",
-    "savedir", "resume", "gpu_id", "dataset", "data_dir", "split", "skip_bad", "host", "folds",
-    "invert",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=" ".join("_".join(map(str, f)) for f in FLAGS).split())
@@ -444,9 +377,30 @@ def test_a_flag_arrives(flags, arrive):
     assert where(arrive(*context, mode=mode)) == default
 
 
-def test_every_flag_is_shown_to_arrive():
-    tested = {str(flag)[2:] for flags in FLAGS for flag in flags if str(flag).startswith("--")}
-    assert tested | SHOWN_ELSEWHERE == settings.all_settings().keys() | settings.COMMAND.keys()
+def learner_with(*words) -> model.Learner:
+    return main.make_learner(Config.of_flags(main.read_command([*map(str, words)])), (16, 16, 1), gpu=False)
+
+
+@pytest.mark.parametrize("option", ["--model", "--perturbation"])
+def test_the_flags_of_every_learner_and_perturbation_arrive_in_its_settings(option):
+    """Each with another value than the default, which it has otherwise; whoever added it."""
+    for name, fields in own_fields()[option].items():
+        chosen = [option, name] if option == "--model" else ["--model", taker(name), option, name]
+        owner = {"--model": lambda made: made, "--perturbation": lambda made: made.perturbation}[option]
+        assert owner(learner_with(*chosen)).settings == owner(learner_with(*chosen)).settings_class()
+        for field in fields:
+            settings = owner(learner_with(*chosen, f"--{field.name}", *other(field))).settings
+            value = value_of(field)
+            assert getattr(settings, field.name) == (tuple(value) if isinstance(value, list) else value), field.name
+
+
+def taker(perturbation: str) -> str:
+    """A learner that takes this perturbation."""
+    for name in learners.LEARNERS:
+        with contextlib.suppress(ValueError):
+            learners.classes_for(name, perturbation)
+            return name
+    raise AssertionError(f"no learner takes {perturbation}")
 
 
 @pytest.mark.parametrize("precision", devices.PRECISIONS)
@@ -483,7 +437,7 @@ def test_an_engine_of_the_defaults_is_the_papers(arrive):
     arrived = arrive()
     assert (optimizers.CLIP, optimizers.BETA_1, optimizers.BETA_2, optimizers.EPSILON) == (3.0, 0.9, 0.999, 1e-8)
     assert arrived["engine"].clip_norm is None and arrived["engine"].meta_lr == 1e-3
-    assert (arrived["learner"].n_steps, arrived["learner"].inner_lr) == (5, 0.1)
+    assert (arrived["learner"].settings.n_steps, arrived["learner"].settings.inner_lr) == (5, 0.1)
     # a test's seed is 0 whatever the training's, so that all runs meet the same episodes
     assert arrive(seed=5)["engine"].seed == 5
     for mode in ("meta_test", "collapse", "export"):
@@ -543,15 +497,16 @@ def test_a_surrogate_meets_the_tasks_of_the_attacked_run(greys, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(own | {"data_sha256": name}))
-    other = {"shot": 2, "query": 3, "seed": 8, "metabatch": 4, "precision": "bf16", "data_dir": "elsewhere"}
-    attacked = dataclasses.replace(main.settings_of_test(tmp_path / "a", other), surrogate=str(tmp_path / "a"))
-    found = main.settings_of_surrogate(attacked)
-    assert {name: getattr(found, name) for name in other} == other
+    others = {"shot": 2, "query": 3, "seed": 8, "metabatch": 4, "precision": "bf16", "data_dir": "elsewhere"}
+    attacked = main.config_of_test(tmp_path / "a", others)
+    found = main.config_of_surrogate(attacked, str(tmp_path / "a"))
+    assert {name: getattr(found.run, name) for name in others} == others
     for changed in ({"way": 4}, {"dataset": "omniglot"}, {"split": "background"}):
+        run = dataclasses.replace(attacked.run, **changed)
         with pytest.raises(UserError, match="contradicts the run"):
-            main.settings_of_surrogate(dataclasses.replace(attacked, **changed))
+            main.config_of_surrogate(dataclasses.replace(attacked, run=run), str(tmp_path / "a"))
     with pytest.raises(UserError, match="was trained on other data"):
-        main.settings_of_surrogate(dataclasses.replace(attacked, surrogate=str(tmp_path / "b")))
+        main.config_of_surrogate(attacked, str(tmp_path / "b"))
 
 
 def test_a_learner_of_any_way_alone_may_be_tested_at_another(tmp_path):
@@ -559,10 +514,10 @@ def test_a_learner_of_any_way_alone_may_be_tested_at_another(tmp_path):
     for model_name, free in (("maml", False), ("protonet", True), ("metanet_original", True)):
         (tmp_path / "config.json").write_text(json.dumps(own | {"model": model_name}))
         if free:
-            assert main.settings_of_test(tmp_path, {"way": 7}).way == 7
+            assert main.config_of_test(tmp_path, {"way": 7}).run.way == 7
             continue
         with pytest.raises(UserError, match="--way 7 contradicts the run"):
-            main.settings_of_test(tmp_path, {"way": 7})
+            main.config_of_test(tmp_path, {"way": 7})
 
 
 def test_training_tasks_of_more_classes_than_there_are_are_refused(greys, tmp_path):
@@ -576,7 +531,7 @@ def test_training_tasks_of_more_classes_than_there_are_are_refused(greys, tmp_pa
 def test_a_mode_that_uses_a_run_computes_where_it_is_told(mode):
     run, room = pathlib.Path("run"), importlib.import_module(f"studies.{mode}")
     with mock.patch.object(main, "start") as start, mock.patch.object(room, mode) as called:
-        main.MODES[mode](run if mode == "classify" else [run], {"gpu_id": "3"})
+        main.MODES[mode].call([run], {"gpu_id": "3"})
     assert start.call_args.args[0].gpu_id == "3" and called.called
 
 

@@ -11,13 +11,13 @@ from conftest import ROOT
 
 # From the ground up. A name is a file of the street, or a room; those of one floor do not know each other.
 FLOORS = [
-    {"errors", "flags", "lazy"},
+    {"errors", "lazy"},
+    {"settings"},
     {"files", "layers", "optimizers", "parameters", "ranges"},
     {"attacks", "perturbations", "sources"},
     {"data", "model"},
     {"learners"},
     {"training"},
-    {"settings"},
     {"studies"},
     {"figures", "main"},
     {"get_data", "plot", "bench", "train_jax"},

@@ -17,13 +17,16 @@ import numpy as np
 import pytest
 
 import bench
+import declared
 import main
-import settings
 from conftest import ROOT, SETTINGS, SMALL, assert_refused, call, cli, flags_of
+from declared import fields_of
 from errors import UserError
 from runs import checkpoint
 from studies import export_format
-from training import test_results
+from training import config, test_results
+
+OF_RUN = config.all_names()
 
 
 def train(data_dir, savedir, *args, how=call):
@@ -323,8 +326,14 @@ def test_a_meta_network_is_tested_at_any_way_and_by_batch_statistics(meta_networ
 def test_flags_that_mean_nothing_to_the_learner_are_refused(meta_network, run, data_dir, tmp_path):
     settings = ("--savedir", tmp_path / "a", "--dataset", "glyphs", "--data_dir", data_dir, "--way", 3)
     for flags, words in (
-        ((*META_NETWORK, "--inner_lr", 0.1), "--inner_lr has no meaning for --model metanet_original"),
-        (("--maml", "--mask_scaled"), "--mask_scaled has no meaning for --model maml: leave it out"),
+        (
+            (*META_NETWORK, "--inner_lr", 0.1),
+            "--inner_lr is not a flag of --mode meta_train with --model metanet_",
+        ),
+        (
+            ("--maml", "--mask_scaled"),
+            "--mask_scaled is not a flag of --mode meta_train with --model maml: leave",
+        ),
         (("--model", "metanet_embedding", "--perturbation", "noise"), "it takes none or mask"),
         (("--maml", "--split", "background"), "is not the whole of Omniglot"),
     ):
@@ -390,7 +399,7 @@ def test_bench_exports_the_step(data_dir, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--savedir", "a", "--modus", "x"], "unrecognized arguments: --modus"),
+        (["--savedir", "a", "--modus", "x"], "--modus is not a flag of --mode meta_train"),
         (["--savedir", "a", "--mode", "train"], "'train'"),
         (["--savedir", "a", "--way", "1"], "at least 2, not '1'"),
         (["--savedir", "a", "--way", "five"], "at least 2, not 'five'"),
@@ -470,7 +479,7 @@ def test_places_that_cannot_be_are_one_sentence(tmp_path, monkeypatch):
         (("--mode", "meta_test", "--savedir", "a" * 300), "File name too long"),
         (("--mode", "meta_test", "--savedir", tmp_path / "file", "--weights", shipped),
          "Not a directory"),
-        (("--savedir", "a", "--adversarial_steps", 3), "--adversarial_steps is of an attack"),
+        (("--savedir", "a", "--adversarial_steps", 3), "--adversarial_steps needs an attack"),
         (("--savedir", "a", "--meta_lr", "inf"), "must be a number above 0"),
     ):  # fmt: skip
         assert_refused(call("main.py", *flags), words)
@@ -478,15 +487,30 @@ def test_places_that_cannot_be_are_one_sentence(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_help_is_grouped_and_tells_the_defaults():
-    done = call("main.py", "--help")
-    assert (
-        done.returncode == 0 and "\nlearner:\n" in done.stdout and "\nmeta_test, collapse and attack:\n" in done.stdout
-    )
+@pytest.mark.parametrize("mode", main.MODES)
+def test_help_shows_the_flags_of_the_mode_and_the_defaults(mode):
+    """Of a run all that a test may override; by learner and perturbation."""
+    done = call("main.py", "--mode", mode, "--help")
     shown = " ".join(done.stdout.split())
-    assert "(default: 20)" in shown and "(default: False)" not in shown and "(default: None)" not in shown
-    for name in (*settings.all_settings(), *settings.COMMAND):
-        assert re.search(rf"  --{name}\s", done.stdout), name
+    assert done.returncode == 0 and "(default: False)" not in shown and "(default: None)" not in shown
+    assert all(name in shown for name in main.MODES)
+    used = fields_of(mode)
+    for name, field in declared.ALL.items():
+        overridable = {"test", "at_any_way"} & {*field.metadata["overridable_in"]}
+        shown = mode == "meta_train" or name not in OF_RUN or bool(overridable)
+        assert bool(re.search(rf"\n  --{name}\s", done.stdout)) == (name in used and shown), name
+
+
+def test_help_of_a_run_or_a_learner_shows_its_flags(run):
+    for words, flags, others in (
+        (("--model", "protonet"), ("train_way", "normalise"), ("n_steps", "mask_rates")),
+        (("--maml", "--perturbation", "mask"), ("n_steps", "mask_rates"), ("train_way", "vib_beta")),
+        (("--mode", "meta_test", "--savedir", run), ("n_steps", "inner_lr"), ("normalise", "adapt")),
+    ):
+        shown = call("main.py", *words, "--help").stdout
+        assert all(f"  --{name} " in shown for name in flags) and not any(f"--{name} " in shown for name in others)
+    shown = call("main.py", "--help").stdout
+    assert "\n--model maml or metadrop or metasgd:\n  --n_steps N" in shown and "\n--perturbation mask:\n" in shown
 
 
 def test_what_is_not_trained_is_said_and_a_perturbation_that_learns_nothing_is_refused(capsys):

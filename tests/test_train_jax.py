@@ -18,6 +18,7 @@ import tensorflow as tf
 import data
 import layers
 from conftest import ROOT, SETTINGS, assert_refused, call, flags_of
+from declared import own_settings
 from errors import UserError
 from training import steps, weights, xla_programs
 from training.xla_programs import TEST_SEED, compile_step
@@ -149,7 +150,7 @@ def engine_of(settings):
     """Return TensorFlow's engine with a program's settings, compiled by XLA."""
     import learners
 
-    learner_settings = {name: settings[name] for name in learners.settings_of(settings["model"])}
+    learner_settings = {name: settings[name] for name in own_settings(settings["model"])}
     shape = {"image_shape": (28, 28, 1), "channels": settings["channels"], "way": settings["way"]}
     learner = learners.make(settings["model"], **shape, **learner_settings, jit=True)
     tasks = {name: settings[name] for name in ("shot", "query", "metabatch", "seed", "meta_lr")}

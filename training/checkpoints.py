@@ -12,6 +12,7 @@ import numpy as np
 from errors import UserError, user_error
 from files import plain_path, refuse_unwritable, sync, write_atomically
 from lazy import tf
+from settings import Settings, setting
 from training import weights
 from training.identity import weights_digest
 from training.logs import Logs
@@ -19,6 +20,20 @@ from training.steps import Engine
 from training.test_results import ResultFiles
 
 KEEP = {"last": 2, "best": 1}  # checkpoints of each kind
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSettings(Settings):
+    """The checkpoint that is read."""
+
+    checkpoint: str = setting("last", "last: the paper's choice; best: highest validation accuracy", choices=list(KEEP))
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsSettings(CheckpointSettings):
+    """How weights are written."""
+
+    slots: bool = setting(False, "write Adam's slots too, so that training can be resumed from the file")
 
 
 class TrainingState:

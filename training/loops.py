@@ -18,7 +18,8 @@ import data
 from errors import Stop, UserError
 from files import write_if_changed
 from lazy import tf
-from training.checkpoints import TrainingState, open_results
+from settings import setting, whole
+from training.checkpoints import CheckpointSettings, TrainingState, open_results
 from training.identity import episodes_digest, same_everywhere
 from training.logs import Logs, progress_bar
 from training.steps import Engine
@@ -26,6 +27,13 @@ from training.test_results import ResultFiles, mean_and_interval, read_json
 
 LOG_EVERY = 50  # iterations, as in the TF1 code
 Numbers = dict[str, list[float]]  # "loss" and "accuracy" of each episode of a test
+
+
+@dataclass(frozen=True)
+class MetaTestSettings(CheckpointSettings):
+    """How a run is tested."""
+
+    n_test_iters: int = setting(1000, "test episodes, or tasks", whole(1))
 
 
 def train(

@@ -9,7 +9,8 @@ from collections.abc import Callable, Hashable
 import numpy as np
 
 import data
-from flags import Configured
+from model import Learner
+from perturbations.base import Perturbation
 
 PROGRAMS = collections.OrderedDict()  # compiled functions by what decides them, the last one used last
 REMEMBERED = 32  # compiled functions
@@ -36,7 +37,7 @@ def frozen(value: object) -> Hashable:
 
 
 def freeze(value: object):
-    if isinstance(value, Configured | data.Split):
+    if isinstance(value, Learner | Perturbation | data.Split):
         return type(value), *((name, freeze(member)) for name, member in sorted(vars(value).items()))
     if isinstance(value, np.ndarray):
         return value.shape, value.tobytes()

@@ -12,12 +12,14 @@ import json
 import math
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from errors import UserError, user_error
 from files import parse_json, write_atomically, write_if_changed
+from settings import Settings, setting
 
 COLLAPSE_CSV, COLLAPSE_JSON = "collapse.csv", "collapse.json"  # measured in training, and over test tasks
 ATTACK_JSON = "attack.json"
@@ -199,6 +201,15 @@ def compare(savedirs: list[Path], attacks: bool = False) -> int:
     else:
         print_differences(savedirs, tests)
     return 0
+
+
+@dataclass(frozen=True)
+class CompareSettings(Settings):
+    """How runs are compared."""
+
+    results: str = setting(
+        "meta_test", "results that are compared", choices=["meta_test", "attack"], shorthand=("attack", "attack")
+    )
 
 
 def print_differences(savedirs: list[Path], tests: list[dict]) -> None:

@@ -7,6 +7,7 @@ import tensorflow as tf
 import layers
 import learners
 import model
+from declared import own_settings
 from model import Learner
 from perturbations import PERTURBATIONS
 from perturbations.base import HOOKS, Perturbation
@@ -54,7 +55,7 @@ def test_a_learner_takes_the_perturbations_whose_hooks_it_calls():
 
 @pytest.mark.parametrize(("name", "perturbation"), PAIRS)
 def test_the_contract_is_kept(name, perturbation):
-    own = {"n_steps": 1} if "n_steps" in learners.settings_of(name) else {}
+    own = {"n_steps": 1} if "n_steps" in own_settings(name) else {}
     learner = learners.make(name, perturbation, image_shape=SHAPE, channels=3, way=WAY, **own)
     params, rng = learner.init(0), np.random.default_rng(0)
     assert {key: value.shape for key, value in params.items()} == {k: p.shape for k, p in learner.parameters().items()}
@@ -119,7 +120,7 @@ def test_all_learners_of_a_seed_begin_with_the_same_body(name):
 
 @pytest.mark.parametrize("name", [name for name in TAKEN if name != "metadrop"])
 def test_a_support_set_is_perturbed_in_a_test_where_the_perturbation_says_so(name):
-    own = {"n_steps": 1} if "n_steps" in learners.settings_of(name) else {}
+    own = {"n_steps": 1} if "n_steps" in own_settings(name) else {}
     rng = np.random.default_rng(0)
     x_s = tf.constant(rng.random((TASKS, WAY * SHOT, *SHAPE)), tf.float32)
     for perturbation in {"noise", "mask", "information_dropout"} & set(TAKEN[name]):
@@ -144,7 +145,7 @@ def test_what_a_learner_has_to_have_alone_cannot_be_looked_into():
 
     settings = {"image_shape": SHAPE, "channels": 3, "way": WAY}
     assert not Bare(perturbation=Perturbation(), **settings).inspectable
-    with pytest.raises(TypeError, match="Bare has no setting n_steps"):
+    with pytest.raises(TypeError, match="n_steps"):
         Bare(perturbation=Perturbation(), n_steps=3, **settings)
     with pytest.raises(ValueError, match="NoHooks has no mask that could be perturbed"):
         type("NoHooks", (Bare,), {"hooks": frozenset()})(perturbation=PERTURBATIONS["mask"](), **settings)

@@ -9,6 +9,7 @@ import tensorflow as tf
 import layers
 import learners
 import model
+from declared import own_settings
 from perturbations import draws
 
 WAY, SHOT, TASKS, SHAPE, CHANNELS = 3, 2, 2, (19, 16, 1), 3
@@ -17,7 +18,7 @@ NOISE = draws.task_noise(tf.constant([[1, 2], [3, 4]]), "float64")
 
 def made(name, perturbation=None, **settings):
     """-> the learner, parameters large enough to see, theta, images."""
-    own = {"n_steps": 2, "inner_lr": 0.3} if "n_steps" in learners.settings_of(name) else {}
+    own = {"n_steps": 2, "inner_lr": 0.3} if "n_steps" in own_settings(name) else {}
     learner = learners.make(name, perturbation, image_shape=SHAPE, channels=CHANNELS, way=WAY, **own | settings)
     rng = np.random.default_rng(8)
     params = {k: tf.constant(0.4 * rng.standard_normal(p.shape)) for k, p in learner.parameters().items()}

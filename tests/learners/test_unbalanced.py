@@ -7,6 +7,7 @@ import tensorflow as tf
 import layers
 import learners
 import model
+from declared import own_settings
 
 WAY, SHAPE = 3, (16, 18, 1)
 COUNTS = [3, 1, 1]
@@ -24,7 +25,7 @@ def no_noise(step, layer, shape):
 def test_a_class_of_one_image_counts_as_one_of_three(name, perturbation):
     """What is learned is what is learned where the lone images are repeated, to float64's rounding; where noise has a
     price, too."""
-    own = {"n_steps": 2} if "n_steps" in learners.settings_of(name) else {}
+    own = {"n_steps": 2} if "n_steps" in own_settings(name) else {}
     learner = learners.make(name, perturbation, image_shape=SHAPE, channels=3, way=WAY, **own, **SETTINGS.get(name, {}))
     params, rng = learner.init(0, "float64"), np.random.default_rng(0)
     params = {k: v + 0.3 * tf.random.stateless_normal(v.shape, [1, 2], dtype=v.dtype) for k, v in params.items()}

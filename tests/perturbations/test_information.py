@@ -58,7 +58,7 @@ def test_the_bottleneck_begins_as_if_it_were_not_there():
     noise = draws.Draw(draws.task_noise(tf.constant([[1, 2]]), "float64"), 0, draws.TEST_SUPPORT)
     deviation = (vib.inputs(params, {}, "dense", h, noise)[0] - h).numpy().std()
     assert deviation == pytest.approx(np.log1p(np.exp(-5)), rel=0.2)  # the source's 0.0067
-    assert VIB().vib_beta == 1e-3 and vib.inputs(params, {}, "conv1", h, noise) == (h, 0.0)
+    assert VIB().settings.vib_beta == 1e-3 and vib.inputs(params, {}, "conv1", h, noise) == (h, 0.0)
 
 
 def test_the_price_of_a_very_small_deviation_is_finite_in_float32():

@@ -7,8 +7,8 @@ import shlex
 import pytest
 
 import main
-import settings
 from conftest import ROOT, assert_refused, call, cli
+from studies.robustness import AttackSettings
 
 
 @pytest.fixture(autouse=True)
@@ -24,14 +24,13 @@ def lines(results, part) -> dict[str, list[dict]]:
     runs = {}
     for line in done.stdout.splitlines():
         folder, *parts = (part.strip() for part in line.split("|"))
+        modes = ["meta_train", "meta_test"] + ["attack"] * len(parts)
         runs[folder.removeprefix(f"{results}/")] = commands = [
-            vars(main.parser().parse_args(shlex.split(part))) for part in parts
+            main.read_command(["--mode", mode, *shlex.split(part)]) for mode, part in zip(modes, parts, strict=False)
         ]
-        for flags, mode in zip(commands, ["meta_train", "meta_test"] + ["attack"] * len(commands), strict=False):
-            assert flags["gpu_id"] == "-1"
-            settings.refuse_unused(flags, mode)
+        assert all(flags["gpu_id"] == "-1" for flags in commands)
         for flags in commands[2:]:
-            main.refuse_idle_flags(settings.Settings.of(flags), flags)
+            AttackSettings.of(flags).refuse_idle(flags)
     assert len(runs) == len(done.stdout.splitlines())
     return runs
 

@@ -12,13 +12,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+import declared
 import main
-import settings
 from conftest import ROOT, assert_refused, call, cli
 from sources.table import MAKERS
 from training import weights
 
-DEFAULTS = {name: declared.default for name, declared in (settings.all_settings() | settings.COMMAND).items()}
+DEFAULTS = {name: field.default for name, field in declared.ALL.items()}
 SETTINGS = ("dataset", "way", "shot", "metabatch", "inner_lr", "n_train_iters")
 PUBLISHED = {
     "omni_1shot": ("omniglot", 20, 1, 8, 0.1, 40000),
@@ -34,7 +34,7 @@ META_LR = {"omni_1shot": 3e-4, "omni_5shot": 1e-3, "mimg_1shot": 1e-4, "mimg_5sh
 def test_a_cell_has_the_published_settings(model, cell):
     script = [str(ROOT / "runfiles" / f"{model}_{cell}.sh"), "--gpu_id", "1"]
     done = subprocess.run(script, env=os.environ | {"PYTHON": "echo"}, capture_output=True, text=True, check=True)
-    train, test = (DEFAULTS | vars(main.parser().parse_args(line.split()[1:])) for line in done.stdout.splitlines())
+    train, test = (DEFAULTS | main.read_command(line.split()[1:]) for line in done.stdout.splitlines())
     meta_lr = 1e-3 if model == "maml" and "omni" in cell else META_LR[cell]
     wanted = dict(zip(SETTINGS, PUBLISHED[cell], strict=True)) | {"meta_lr": meta_lr, "mode": "meta_train"}
     wanted |= {"model": model, "query": 15, "n_steps": 5}
@@ -53,10 +53,7 @@ def calls(script: str, folder, **environment) -> list[dict]:
         env=os.environ | {"PYTHON": "echo"} | environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     lines = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("main.py")]
-    flags_of_runs = [vars(main.parser().parse_args(line)) for line in lines]
-    for flags in flags_of_runs:
-        settings.refuse_unused(flags, flags["mode"])
-    return [DEFAULTS | flags for flags in flags_of_runs]
+    return [DEFAULTS | main.read_command(line) for line in lines]
 
 
 SCRIPTS = {
@@ -331,7 +328,7 @@ def test_transfer_trains_both_learners_on_both_datasets(tmp_path):
     done = cli("runfiles/transfer.py", tmp_path, "--runs", "--", "--gpu_id", "-1")
     assert done.returncode == 0, done.stderr
     runs = [[part.strip() for part in line.split("|")] for line in done.stdout.splitlines()]
-    flags_of_runs = {folder: vars(main.parser().parse_args(flags.split())) for folder, flags in runs}
+    flags_of_runs = {folder: main.read_command(flags.split()) for folder, flags in runs}
     assert len(flags_of_runs) == len(runs) == 12
     for folder, flags in flags_of_runs.items():
         dataset, model, seed = folder.removeprefix(f"{tmp_path}/").split("_")

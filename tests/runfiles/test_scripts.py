@@ -14,7 +14,6 @@ import threading
 import pytest
 
 import main
-import settings
 from conftest import ROOT, call
 
 STUB = """#!/bin/sh
@@ -45,9 +44,8 @@ def commands(tmp_path):
 
 def flags_of(calls, mode=None) -> list[dict]:
     """Return the flags of main.py in these commands, of one mode or of all. Each mode must use its flags."""
-    given = [vars(main.parser().parse_args(words[1:])) for words in calls if words[0] == "main.py"]
+    given = [main.read_command(words[1:]) for words in calls if words[0] == "main.py"]
     for flags in given:
-        settings.refuse_unused([name for name in flags if name != "mode"], flags["mode"])
         flags |= {name: [str(place) for place in flags[name]] for name in ("savedir", "weights") if name in flags}
     return [flags for flags in given if mode in (None, flags["mode"])]
 

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 import main
-import settings
 from conftest import ROOT, assert_refused, call, cli
 
 # In place of main.py: it takes the same flags, trains in no time (or, for 1000000 iterations, until it is stopped), and
@@ -27,9 +26,7 @@ sys.path.insert(0, {str(ROOT)!r})
 spec = importlib.util.spec_from_file_location("real", {str(ROOT / "main.py")!r})
 real = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(real)
-import settings
-flags = vars(real.parser().parse_args())
-settings.refuse_unused(flags, flags["mode"])
+flags = real.read_command()
 savedir = pathlib.Path(*flags["savedir"])
 if flags.get("n_train_iters") == 10**6:
     def leave(*_):
@@ -163,10 +160,11 @@ def study(results, *args) -> list[tuple[str, dict, dict | None]]:
     runs = []
     for line in done.stdout.splitlines():
         folder, *flags = (part.strip() for part in line.split("|"))
-        train, *test = (vars(main.parser().parse_args(shlex.split(part))) for part in flags)
-        for given, mode in ((train, "meta_train"), *((one, "meta_test") for one in test)):
-            settings.refuse_unused(given, mode)
-        settings.Settings.given(train)  # its learner has these settings
+        modes = ("meta_train", "meta_test")
+        train, *test = (
+            main.read_command(["--mode", mode, *shlex.split(part)]) for mode, part in zip(modes, flags, strict=False)
+        )
+        del train["mode"]
         runs.append((folder.removeprefix(f"{results}/"), train, *(test or [None])))
     return runs
 

@@ -165,7 +165,7 @@ def test_mode_collapse_measures_test_tasks_and_goes_on_where_it_was(watched):
     assert json.loads(path.read_text())["rows"] == three["rows"]
     done = call("main.py", *flags)
     assert "computed before" in done.stdout and "features (conv4)" in done.stdout
-    assert_refused(call("main.py", *flags, "--metabatch", 2), "--metabatch has no meaning in --mode collapse")
+    assert_refused(call("main.py", *flags, "--metabatch", 2), "--metabatch is not a flag of --mode collapse")
 
 
 def test_the_figures_are_on_the_runs_page(watched, tmp_path):

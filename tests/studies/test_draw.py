@@ -283,7 +283,7 @@ def test_what_cannot_be_shown_is_refused(tmp_path, data_dir):
     assert_refused(done, f"port {port} is not available", "--port")
     assert_refused(call("main.py", "--mode", "draw", "--weights", tmp_path / "none.npz"), "there is no weights file")
     assert_refused(call("main.py", "--mode", "draw", "--port", 70000), "at most 65535")
-    assert_refused(call("main.py", "--mode", "draw", "--way", 5), "--way has no meaning in --mode draw")
+    assert_refused(call("main.py", "--mode", "draw", "--way", 5), "--way is not a flag of --mode draw")
     settings = {"dataset": "glyphs", "way": 3, "query": 2, "channels": 4, "metabatch": 2, "data_dir": data_dir}
     flags = flags_of(settings | {"model": "maml", "n_steps": 0, "n_train_iters": 0, "val_every": 0})
     assert call("main.py", "--savedir", tmp_path / "three", *flags).returncode == 0

@@ -8,9 +8,9 @@ from sklearn.utils import check_array
 from sklearn.utils.estimator_checks import check_estimator
 
 import learners
-from settings import Settings
 from studies.classifier import Classifier
 from training import weights
+from training.config import Config
 
 # What is declined, and why; the checks' data are rows of numbers, and pictures are none.
 DECLINED = {
@@ -26,7 +26,7 @@ def file(tmp_path_factory):
     """Weights of a small Prototypical Network, untrained."""
     learner = learners.make("protonet", image_shape=(16, 16, 1), channels=2, way=2)
     params = {name: value.numpy() for name, value in learner.init(0).items()}
-    settings = Settings.given({"dataset": "mine", "model": "protonet", "way": 2, "channels": 2}).config()
+    settings = Config.of({"dataset": "mine", "model": "protonet", "way": 2, "channels": 2}).to_json()
     settings |= {"prepare": {"size": 16, "channels": 1, "invert": False}}
     about = {"settings": settings, "iteration": 0, "weights_sha256": weights.digest(params)}
     path = tmp_path_factory.mktemp("estimator") / "weights.npz"

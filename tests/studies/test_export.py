@@ -155,7 +155,7 @@ def test_the_command_line_exports_the_episodes_of_meta_test(data_dir, tmp_path):
     for wrong, words in (
         (("--way", 4), "--way 4 is more than the 3 classes"),
         (("--maml",), "cannot be changed in an export"),
-        (("--metabatch", 2), "--metabatch has no meaning"),
+        (("--metabatch", 2), "--metabatch is not a flag of --mode export"),
         (("--export_samples", 0), "at least 1"),
         (("--query", 20), "need 21 images per class"),
     ):

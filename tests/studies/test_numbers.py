@@ -13,6 +13,7 @@ import layers
 import learners
 import main
 import model
+from declared import own_settings
 from perturbations import draws
 from studies import collapse, collapse_measures, export, robustness
 from training import steps
@@ -23,7 +24,7 @@ NAMES = collapse_measures.NAMES
 def made(name, shot=1, query=2, metabatch=1):
     """A small engine, and a split of random images."""
     split = data.Split(np.random.default_rng(0).integers(0, 256, (5, 6, 32, 16, 1), np.uint8), 1, 1 / 255)
-    settings = {"n_steps": 1, "inner_lr": 0.1} if "n_steps" in learners.settings_of(name) else {}
+    settings = {"n_steps": 1, "inner_lr": 0.1} if "n_steps" in own_settings(name) else {}
     learner = learners.make(name, image_shape=(32, 16, 1), channels=3, way=3, **settings)
     return steps.Engine(learner, shot=shot, query=query, metabatch=metabatch, seed=7), split
 

@@ -21,13 +21,14 @@ import learners
 import main
 import model
 from conftest import ROOT, SMALL, assert_refused, call
+from declared import own_settings
 from errors import UserError
 from perturbations.draws import task_noise
 from ranges import Range
-from settings import Settings
 from sources.arrays import checksum, save
 from studies import robustness as study
 from training import steps
+from training.config import Config
 
 LEARNERS = [(name, None) for name in learners.LEARNERS if name != "protonet"] + [("maml", "vib"), ("protonet", None)]
 # Where the way of learning is not the point: without inner steps a graph is small. The second draws noise in tests.
@@ -37,7 +38,7 @@ ATTACK = study.Attack("pgd", "linf", (0.0, 0.2), 3, 0.5, "random", 2, "joint", "
 
 def make(name, perturbation=None, metabatch=1, **settings):
     split = data.Split(np.random.default_rng(0).integers(0, 256, (6, 8, 16, 16, 1), np.uint8), 1, 1 / 255)
-    if "n_steps" in learners.settings_of(name, perturbation):
+    if "n_steps" in own_settings(name, perturbation):
         settings = {"n_steps": 2, "inner_lr": 0.4} | settings
     learner = learners.make(name, perturbation, image_shape=(16, 16, 1), channels=4, way=3, **settings)
     return steps.Engine(learner, shot=1, query=2, metabatch=metabatch, seed=5), split
@@ -341,7 +342,9 @@ def test_attacks_are_compared_episode_by_episode(tmp_path):
     assert_refused(compare(), "were attacked differently")
     (b / study.JSON).write_text('{"accuracies": [[1]]}')
     assert_refused(compare(), "cannot be read")
-    assert_refused(call("main.py", "--mode", "meta_test", "--attack", "--savedir", a), "has no meaning in")
+    assert_refused(
+        call("main.py", "--mode", "meta_test", "--attack", "--savedir", a), "is not a flag of --mode meta_test"
+    )
 
 
 def test_data_of_another_range_are_attacked_within_it_or_not_at_all(data_dir, tmp_path):
@@ -410,8 +413,8 @@ def test_a_run_of_one_range_refuses_data_of_another(trained, tmp_path):
     dataset, known = data.load(json.loads((trained / "config.json").read_text())["data_dir"], "glyphs"), [0.0, 1.0]
     other = dataclasses.replace(dataset, splits={k: dataclasses.replace(split, declared=Range(0, 2))
                                                  for k, split in dataset.splits.items()})  # fmt: skip
-    run = Settings.read(trained)
-    adversarial = dataclasses.replace(run, adversarial="linf:0.1")
+    run = Config.read(trained)
+    adversarial = dataclasses.replace(run, training=dataclasses.replace(run.training, adversarial="linf:0.1"))
     told = dataclasses.replace(run, facts=run.facts | {"range": known})
     with mock.patch.object(main.data, "load", lambda *_: other):
         main.load_data(run, "test", bounded="an attack")
@@ -425,7 +428,10 @@ def test_a_mistyped_attack_is_refused(trained, tmp_path):
     assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--eps", -1), "--eps")
     assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--norm", "l3"), "--norm")
     assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--way", 4), "contradicts the run")
-    assert_refused(call("main.py", "--savedir", trained, "--mode", "meta_test", "--norm", "l2"), "has no meaning in")
+    assert_refused(
+        call("main.py", "--savedir", trained, "--mode", "meta_test", "--norm", "l2"),
+        "is not a flag of --mode meta_test",
+    )
     assert_refused(call("main.py", "--savedir", tmp_path / "none", *FLAGS), "there is no run")
     several = ("--savedir", trained, *FLAGS, "--attack_start", "clean", "--restarts", 2)
     assert_refused(call("main.py", *several), "begin at the clean image")

@@ -16,6 +16,7 @@ import learners
 import model
 import numerics
 from attacks import Adversary
+from declared import own_settings
 from numerics import decided
 from perturbations import draws
 from ranges import UNIT, Range
@@ -33,7 +34,7 @@ PERTURBATIONS = {"maml": "mask", "metadrop": "noise", "metanet_embedding": "none
 
 
 def make(name="maml", jit=False, perturbation=None, **settings):
-    own = {k: v for k, v in MAML.items() if k in learners.settings_of(name)}
+    own = {k: v for k, v in MAML.items() if k in own_settings(name)}
     return steps.Engine(learners.make(name, perturbation, **LEARNER, **own, jit=jit), **(TASKS | settings))
 
 

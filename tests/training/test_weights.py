@@ -16,9 +16,9 @@ from conftest import SETTINGS, assert_refused, call, flags_of
 from errors import UserError
 from figures.run import read_curves
 from runs import checkpoint
-from settings import Settings
 from studies.classifier import Classifier
 from training import checkpoints, weights
+from training.config import Config
 
 # Without inner steps TensorFlow traces the learner in a second.
 LEARNER = {"model": "maml", "channels": 2, "n_steps": 0}
@@ -334,7 +334,7 @@ def test_a_file_without_a_needed_setting_is_refused(trained, tmp_path):
     settings = {name: value for name, value in content.about["settings"].items() if name != "query"}
     weights.write(tmp_path / "w.npz", dataclasses.replace(content, about=content.about | {"settings": settings}))
     with pytest.raises(UserError, match=r"w\.npz does not say its query"):
-        Settings.read(tmp_path / "w.npz")
+        Config.read(tmp_path / "w.npz")
 
 
 def test_a_savedir_that_started_from_a_file_is_read_like_the_file(trained, tmp_path):
@@ -343,7 +343,7 @@ def test_a_savedir_that_started_from_a_file_is_read_like_the_file(trained, tmp_p
     with weights.starting_in(tmp_path / "a", trained / "weights.npz", content.about["settings"]):
         pass
     for run in (tmp_path / "a", trained / "weights.npz"):
-        assert Settings.read(run).way == 3
+        assert Config.read(run).run.way == 3
         assert weights.digest(checkpoints.read_run(run).params) == content.about["weights_sha256"]
         assert weights.digest(Classifier.load(run).trained().params) == content.about["weights_sha256"]
         with pytest.raises(UserError, match="does not have the weights of the best validation"):
