@@ -26,7 +26,7 @@ class Figure(NamedTuple):
 
     title: str  # of its section on the page
     needs: str  # the property of a Run that it is drawn from
-    flags: tuple[str, ...]  # the flags that it uses, of those that not all figures use
+    flags: tuple[str, ...]  # those that it uses, of the flags that only some figures use
     draw: Callable[[list[Run], Section, Selection, Callable[..., object]], None]
     count_advances: Callable[[int, int], int] = lambda runs, tasks: 1  # how far `draw` advances the progress bar
 

@@ -17,7 +17,7 @@ from figures.selection import Selection
 from figures.style import BLUE, ORANGE
 
 CLASS_COLOURS = (BLUE, ORANGE)
-MARKS = ("o", "^")  # the classes can also be distinguished in a grey print
+MARKS = ("o", "^")  # so that the classes are distinct in a grey print, too
 WIDTH = 7.5  # inches, the least that the legend needs
 AXIS_1, AXIS_2 = "projection on $w_A - w_B$", "t-SNE of the rest"
 ROLE_NAMES = {"support": "training point", "copies": "perturbed copy", "query": "test point"}

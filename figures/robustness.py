@@ -62,7 +62,7 @@ PAPER = {
 }
 Kind = tuple[str, str]  # norm and threat
 TITLES = {(norm, threat): NORMS[norm].title + THREATS[threat] for norm in NORMS for threat in THREATS}
-# The look of the two curves of the paper that are always drawn, if none of our runs has their learner.
+# The look of the two curves of the paper that are always drawn, if no run has their learner.
 GREYS = {"MAML": {"color": "0.6", "linestyle": "-"}, "Meta-dropout": {"color": "0.25", "linestyle": "-"}}
 PAPER_SUFFIX = ", paper"  # of the labels of the paper's curves
 COLUMNS = 3  # of panels, at most

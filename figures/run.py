@@ -13,7 +13,7 @@ from learners import LEARNERS
 from studies import collapse_measures, export_format
 from training import test_results
 
-# Settings that a run's name mentions unless they have their default: the default, and the words.
+# Settings that a run's name mentions if they are not the default: the default, and the words.
 MENTIONED = {
     "perturbation": ("none", "{}"), "mix_set": ("support", "{} set"), "adapt": ("all", "{} adapted"),
     "meta_gradient": ("published", "{} gradient"), "adversarial": (None, "adversarial {}"),
@@ -66,7 +66,7 @@ class Run:
                 raise ValueError(f"its settings lack {' and '.join(sorted(missing))}")
             way, query = int(settings["way"]), int(settings["query"])
             if min(way, query) < 1:
-                raise ValueError(f"its way is {way} and its query {query}")
+                raise ValueError(f"its settings have way {way} and query {query}")
             percent = {name: float(test[name]) for name in ("accuracy", "interval95")}
         except (ValueError, TypeError) as fault:
             raise UserError(
@@ -87,7 +87,7 @@ class Run:
             else:
                 continue
             name = test_results.COLLAPSE_CSV if kind == "watched" else test_results.COLLAPSE_JSON
-            raise UserError(f"{self.savedir / name} cannot be read ({fault}): measure again")
+            raise UserError(f"{self.savedir / name} cannot be read ({fault}): measure neural collapse again")
         return kinds
 
     @cached_property

@@ -46,7 +46,7 @@ def read_jobs(text: str) -> list[Job]:
             try:
                 train, *tests = map(shlex.split, flags)
             except ValueError as fault:
-                raise UserError(f"line {number} cannot be read ({fault}): {line!r}") from fault
+                raise UserError(f"line {number} cannot be read ({fault}): correct {line!r}") from fault
             jobs.append(Job(to_path(savedir), train, tests[0] if tests else None, tests[1:]))
     folders = [job.savedir for job in jobs]
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
