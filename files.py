@@ -53,7 +53,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def write_if_changed(path: Path, content: str) -> None:
-    """Write a file unless it has this content already: then its folder may be read-only."""
+    """Write a file unless it has this content already. The folder of an unchanged file may be read-only."""
     if not path.is_file() or path.read_bytes() != encode(content):
         write_atomically(path, content)
 

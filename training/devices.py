@@ -195,7 +195,7 @@ def startup_timeout(index: int, stderr: int):
 
 
 def provenance(device: str) -> dict:
-    """Return what a result records of its making: versions, git revision, device, command and time."""
+    """Return how a result is made: versions, git revision, device, command and time."""
     return {
         "program": revision(),
         "tensorflow": sys.modules["tensorflow"].__version__,

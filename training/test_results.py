@@ -179,8 +179,10 @@ def parse_row(row: dict) -> dict:
 
 
 def compare(savedirs: list[Path], attacks: bool = False) -> int:
-    """Print each run's accuracy and its paired difference from the first run's, on the same test episodes; for the
-    runs' latest attacks by eps."""
+    """Print each run's accuracy, and its paired difference from the first run's on the same test episodes.
+
+    attacks: compare the runs' latest attacks, at each eps, and not their tests.
+    """
     tests = [read_attack(d / ATTACK_JSON) if attacks else read_test(d) for d in savedirs]
     for savedir, test in zip(savedirs[1:], tests[1:], strict=True):
         if test["episodes_sha256"] != tests[0]["episodes_sha256"]:
