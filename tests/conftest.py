@@ -1,4 +1,4 @@
-"""Fixtures: a small dataset of glyphs, and the command line run as a user runs it, in a process or in this one."""
+"""Fixtures: a small dataset of glyphs; memory freed between tests; commands run in a process or in this one."""
 
 import contextlib
 import ctypes
@@ -24,14 +24,14 @@ SETTINGS = {"dataset": "glyphs", "way": 3, "query": 2, "metabatch": 2, "channels
 
 
 def flags_of(settings: dict) -> list[str]:
-    """As words of the command line; what is None is left out."""
+    """Return the settings that are not None as words of a command line."""
     return [word for name, value in settings.items() if value is not None for word in (f"--{name}", str(value))]
 
 
 SMALL = flags_of(SETTINGS)
 
 
-# Files that take longest, longest first: so no worker is left with one of them at the end.
+# The test files that take longest, in this order: they run first, so that both workers end at about the same time.
 LONGEST = [
     "test_main.py", "studies/test_robustness.py", "training/test_steps.py", "perturbations/test_gradients.py",
     "studies/test_classifier.py", "learners/test_contract.py", "test_additions.py", "test_model.py",
@@ -48,12 +48,12 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def determinism():
-    """As main.py has it; XLA refuses what it cannot compute deterministically. No TF32: it is 1e-3 off."""
+    """Compute deterministically and without TF32, as main.py does. XLA then refuses what it cannot compute so."""
     import tensorflow as tf
 
     import graphs
 
-    # Tracing makes many objects, among which the collector need not look for what the import made: it is no garbage.
+    # The collector looks at no object that the import made: none of them is garbage.
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
     tf.config.experimental.enable_op_determinism()
@@ -64,7 +64,7 @@ def determinism():
 
 @pytest.fixture
 def rewritten_graphs():
-    """Graphs are rewritten as they are for users, and as in every process that `cli` starts."""
+    """Let TensorFlow rewrite graphs, as it does for users and in every process that `cli` starts."""
     import graphs
 
     graphs.rewrite(True)
@@ -98,7 +98,7 @@ def forget_programs(request):
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory, worker_id) -> Path:
-    """A folder with the glyphs dataset, as get_data.py leaves it; one for all of pytest's processes."""
+    """Make the glyphs dataset with get_data.py, once for all of pytest's processes; return its --data_dir."""
     alone = worker_id == "master"
     folder = tmp_path_factory.mktemp("data") if alone else tmp_path_factory.getbasetemp().parent / "data"
     with open(tmp_path_factory.getbasetemp().parent / "data.lock", "w") as lock:
@@ -110,16 +110,16 @@ def data_dir(tmp_path_factory, worker_id) -> Path:
 
 
 def cli(program: str, *args, **settings) -> subprocess.CompletedProcess:
-    """Run one of the programs from another folder than its own, as a user may."""
+    """Run a command in a process of its own, from another folder than the command's."""
     command = [sys.executable, str(ROOT / program), *map(str, args)]
     settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
     return subprocess.run(command, text=True, timeout=150, check=False, **settings)
 
 
 def call(program: str, *args) -> subprocess.CompletedProcess:
-    """As `cli`, but in this process, which has TensorFlow already: a second where `cli` takes six.
+    """Run a command in this process, which has loaded TensorFlow: that takes one second where `cli` takes six.
 
-    Only the number of threads is not what the program sets; a test of bits or of signals needs `cli`.
+    The number of threads is not the command's; a test of bits or of signals needs `cli`.
     """
     from training import devices
 

@@ -1,4 +1,4 @@
-"""Graphs in less time, for tests: tracing them and calling them for the first time is most of what a test takes."""
+"""What takes most of a test's time, tracing graphs and calling them for the first time, takes less of it."""
 
 import gc
 
@@ -8,8 +8,8 @@ from tensorflow.python.framework import ops
 
 
 def rewrite(on: bool) -> None:
-    """Let TensorFlow rewrite graphs before their first call (it fuses kernels, for example), as it does for users, or
-    not: that takes a quarter of the time, and tests whose subject is what kernels compute have it on."""
+    """Let TensorFlow rewrite graphs before their first call, as it does for users (it fuses kernels, for example), or
+    not, which takes a quarter of the time. Tests of what kernels compute switch it on."""
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not on})
 
 
@@ -20,11 +20,11 @@ def alive() -> int:
 
 
 def share_integers() -> None:
-    """Let equal integers of a graph be one constant, from now on.
+    """Make one constant of a graph's equal integers, from now on.
 
-    Every shape, axis and permutation is a constant of its own, two of five operations of a training step. Nobody
-    differentiates by an integer, so that a graph computes the same. The function is TensorFlow's own: where a version
-    has none of this name, tests take longer.
+    TensorFlow makes a constant for every use of a shape, an axis or a permutation: two of five operations of a training
+    step. The graph computes the same, since nobody differentiates by an integer. This replaces a private function of
+    TensorFlow's; with a version that has none of this name, tests take longer.
     """
     create = getattr(ops, "_create_graph_constant", None)
     if create is None:
@@ -36,7 +36,7 @@ def share_integers() -> None:
         if array is None or array.dtype.kind != "i" or array.size > 8:
             return create(value, dtype, *args, **more)
         graph = ops.get_default_graph()
-        shared = getattr(graph, "_shared_integers", None)  # the graph has them, and they die with it
+        shared = getattr(graph, "_shared_integers", None)  # freed with the graph
         if shared is None:
             shared = graph._shared_integers = {}
         key = dtype, array.dtype, array.shape, array.tobytes(), str(args[:1])  # with the shape that is asked for

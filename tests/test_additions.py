@@ -1,7 +1,7 @@
-"""What somebody else adds: a learner, a perturbation and a dataset, of a class or a function and a line each.
+"""A learner, a perturbation and a dataset that somebody adds: a class or a function each, and a line in a table.
 
-The examples of CONTRIBUTING.md run from there. A learner and a perturbation of this file show the seams: a penalty
-beside the output, step sizes and beginnings of parameters from their owners, adapting and classifying as two calls.
+The examples of CONTRIBUTING.md are executed from that page. A learner and a perturbation of this file test what a
+class can declare: a penalty beside the output, step sizes, initializers, adapting and classifying as two calls.
 """
 
 import functools
@@ -39,7 +39,7 @@ SMALL = {"way": 3, "query": 2, "metabatch": 2, "val_every": 0, "gpu_id": "-1", "
 
 @dataclass(frozen=True)
 class StepSizesSettings(model.MAMLSettings):
-    least_rate: float = setting(0.1, "smallest step size to begin with", positive)
+    least_rate: float = setting(0.1, "smallest initial step size", positive)
 
 
 class StepSizes(model.MAML):
@@ -89,7 +89,7 @@ class Damped(Perturbation):
 
 @pytest.fixture(autouse=True, scope="module")
 def tables():
-    """The tables with what is added here, and afterwards as they were."""
+    """Add to the tables for the tests of this file."""
     with mock.patch.dict(TABLES[0]), mock.patch.dict(TABLES[1]), mock.patch.dict(TABLES[2]):
         before = [set(lines) for lines in TABLES]
         learners.LEARNERS["step_sizes"] = learners.Entry(StepSizes, "Learned step sizes")
@@ -103,7 +103,7 @@ def tables():
 
 @pytest.fixture(scope="module")
 def stripes(tmp_path_factory):
-    """CONTRIBUTING.md's dataset, as get_data.py makes it."""
+    """Make the dataset of CONTRIBUTING.md with get_data.py; return its --data_dir."""
     folder = tmp_path_factory.mktemp("data")
     done = call("get_data.py", "--dataset", "stripes", "--data_dir", folder)
     assert done.returncode == 0 and "train 40 classes x 20" in done.stdout, done.stderr
@@ -125,7 +125,7 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def runs(stripes, tmp_path_factory):
-    """One run of each, stopped after half of its iterations and resumed, and tested."""
+    """Train each of RUNS for half of its iterations, resume it, and test it; return the folder of all runs."""
     folder = tmp_path_factory.mktemp("runs")
     for name, own in RUNS.items():
         flags = ("--savedir", folder / name, "--data_dir", stripes, *flags_of(SMALL | {"dataset": "stripes"} | own))
@@ -244,7 +244,8 @@ def double(values: dict) -> dict:
 
 
 def inputs(learner, tasks=2):
-    """Parameters large enough that every gradient counts, support and query images, a seed a task; float64."""
+    """Return parameters so large that no gradient is rounding alone, support and query images, and a seed per task, all
+    in float64."""
     rng = np.random.default_rng(5)
     params = double(learner.init(3))
     for name, value in params.items():
@@ -265,7 +266,7 @@ def toy(**own):
 
 @pytest.mark.parametrize("damping", [0.3, 1e-12])
 def test_the_outer_loss_is_the_query_sets_and_its_penalty(damping):
-    """The gradient of every parameter, penalties and step sizes among them, against finite differences."""
+    """Compare the gradient of every parameter with finite differences; penalties and step sizes have gradients too."""
     learner = toy(damping=damping)
     params, x_s, x_q, seeds = inputs(learner)
 
@@ -358,13 +359,15 @@ def test_a_pass_adds_the_penalties_of_all_its_layers():
     np.testing.assert_allclose(penalty(counted, params) - penalty(plain, params), 2 * 32 * blocks)
 
 
-def test_parameters_begin_as_their_owners_declare():
+def test_parameters_are_initialized_as_their_owners_declare():
     params = toy(least_rate=0.2).init(1)
     rates = np.concatenate([v.numpy().ravel() for name, v in params.items() if name.startswith("rate/")])
     assert 0.2 <= rates.min() < 0.21 and 0.39 < rates.max() <= 0.4 and rates.mean() == pytest.approx(0.3, abs=0.01)
     np.testing.assert_array_equal(params["phi/damping"], np.full(3, np.float32(0.8)))
     plain = learners.make("maml", image_shape=(16, 16, 1), channels=3, way=3).init(1)
-    np.testing.assert_array_equal(params["theta/conv2_w"], plain["theta/conv2_w"])  # nobody moves another's beginning
+    np.testing.assert_array_equal(
+        params["theta/conv2_w"], plain["theta/conv2_w"]
+    )  # one owner's initializer does not change another's
 
 
 @pytest.mark.parametrize("name", ["metadrop", "metanet_original", "step_sizes"])
@@ -388,7 +391,7 @@ def test_adapting_and_classifying_are_two_calls_and_together_the_test(name):
 
 
 def test_classifying_is_differentiable_by_the_query_images():
-    """As an attack needs it, of float32's step, against float64."""
+    """Compare the gradient that an attack uses, in float32, with float64's."""
     learner = learners.make("metadrop", image_shape=(16, 16, 1), channels=3, way=3, n_steps=1)
     one = steps.Engine(learner, shot=1, query=2, metabatch=1, seed=3)
     rng = np.random.default_rng(0)

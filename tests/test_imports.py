@@ -1,4 +1,4 @@
-"""The house: a file imports at its top, from its own room or from a floor below."""
+"""A file imports at its top, from its own room or from a floor below; no room or file has another package's name."""
 
 import ast
 import importlib.metadata
@@ -9,7 +9,7 @@ import pytest
 
 from conftest import ROOT
 
-# From the ground up. A name is a file of the street, or a room; those of one floor do not know each other.
+# From the ground up: files and rooms. Those of one floor import nothing from each other.
 FLOORS = [
     {"errors", "lazy"},
     {"settings"},
@@ -31,7 +31,7 @@ FILES = {
 
 
 def imports(module: str, tree: ast.AST) -> set[str]:
-    """The full names of the modules that are imported in this part of the module."""
+    """Return the full names of the modules that this part of the module imports."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -81,7 +81,7 @@ def test_every_file_has_its_floor():
 
 @pytest.mark.parametrize("name", sorted(FLOOR))
 def test_no_name_at_the_top_is_that_of_another_package(name):
-    """For whoever puts this folder on his path, and imports the other package."""
+    """A project may have this folder on its path, and import the other package."""
     assert name not in sys.stdlib_module_names, "Python has such a module"
     assert name not in importlib.metadata.packages_distributions(), (
         "a package that this program needs has such a module"
@@ -110,7 +110,7 @@ def test_there_is_no_circle_in_a_room():
 
 
 @pytest.mark.parametrize("command", ["main", "get_data", "plot", "bench", "train_jax"])
-def test_a_command_begins_without_tensorflow(command):
+def test_a_command_starts_without_tensorflow(command):
     code = f"import sys, {command}; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
