@@ -20,7 +20,7 @@ from errors import UserError
 from lazy import tf
 from ranges import UNIT, Range, can_be_range
 from sources.arrays import open_npy, read_manifest
-from sources.omniglot_sets import background_and_evaluation
+from sources.omniglot_sets import EVALUATION, PARTS
 
 STREAMS = {"train": 0, "val": 1, "test": 2}  # part of an episode's seed: each stream has other episodes
 MEASURED = 1000  # images that `brightness` measures
@@ -227,12 +227,20 @@ def digest(manifest: dict) -> str:
 
 
 def regroup_by_alphabet(splits: dict[str, Split], names: dict[str, list[str]], where: str) -> dict[str, Split]:
-    """Omniglot's original two sets, upright: train, its background alphabets, and test, its evaluation alphabets.
+    """Omniglot's original two sets, upright: train, its background alphabets, and test, its evaluation alphabets;
+    characters are in the order of their names.
 
-    names: the names of each split's characters. UserError if characters are missing; `where` names the dataset.
+    names: by split, the names of its characters, alphabet/characterNN. UserError if some are missing in `where`.
     """
+    places = {name: (split, number) for split, characters in names.items() for number, name in enumerate(characters)}
     regrouped = {}
-    for name, places in background_and_evaluation(names, where).items():
-        pixels = np.stack([splits[split].pixels[i] for split, i in places])
-        regrouped[name] = replace(splits["train"], pixels=pixels, rotations=1)
+    for split, size in zip(("train", "test"), PARTS.values(), strict=True):
+        chosen = [name for name in sorted(places) if (name.split("/")[0] in EVALUATION) == (split == "test")]
+        if len(chosen) != size:
+            raise UserError(
+                f"{where} is not the whole of Omniglot from its originals: --split background needs that, see "
+                f"get_data.py --help"
+            )
+        pixels = np.stack([splits[old].pixels[number] for old, number in map(places.get, chosen)])
+        regrouped[split] = replace(splits["train"], pixels=pixels, rotations=1)
     return regrouped
