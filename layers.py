@@ -311,7 +311,7 @@ def group_statistics(x):
 def shared_statistics(x: tf.Tensor, shares: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Mean and biased variance of each group of x [G,N,H,W,C], in which image n has the weight shares[n] [N]:
     [G,1,1,1,C] each. Shares are at least 0, and their sum is 1."""
-    shares = tf.cast(shares, x.dtype)[:, None, None, None]
+    shares = tf.cast(shares, x.dtype)[..., None, None, None]
     mean = tf.reduce_sum(shares * tf.reduce_mean(x, [2, 3], keepdims=True), 1, keepdims=True)
     squares = tf.reduce_mean(tf.math.squared_difference(x, mean), [2, 3], keepdims=True)
     return mean, tf.reduce_sum(shares * squares, 1, keepdims=True)

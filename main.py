@@ -98,8 +98,11 @@ def build_engine(config: Config, image_shape: tuple[int, int, int], machine: dev
             f"--metabatch {run.metabatch} cannot be shared evenly by {replicas} devices: "
             f"choose a multiple of {replicas}"
         )
+    learner = make_learner(config, image_shape, machine.gpu)
+    if config.training.adversarial and not learner.has_query_loss:
+        raise UserError(f"--adversarial needs a loss of query images, and {run.model} has none: leave it out")
     return Engine(
-        make_learner(config, image_shape, machine.gpu),
+        learner,
         shot=run.shot,
         query=run.query,
         metabatch=run.metabatch,

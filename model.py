@@ -76,7 +76,9 @@ class Learner:
       hooks          the hooks of a perturbation that its passes call (perturbations/base.py)
       any_way        True if it can be tested with another number of classes than it was trained for
       inspectable    True if it has a linear head over features: then `features` and `linear` work
-      n_steps        its number of inner steps, 0 if it has none
+      run_defaults   the defaults of a run's settings that are different for this learner
+      has_query_loss False if meta-training has no loss of query images, which could then not be attacked
+      n_steps        its number of inner steps in testing, 0 if it has none
       optimizer      how the outer loop moves the parameters (optimizers.py), and `outer_rate`, how far
     and has `parameters`, `adapt` and `classify`. The constructor's other arguments are attributes too: image_shape
     (H, W, C), channels of a convolution, way, perturbation, bf16 (True: factors of convolutions and matrix products
@@ -93,6 +95,8 @@ class Learner:
     settings: Settings
     hooks = frozenset(HOOKS)
     any_way = inspectable = False
+    has_query_loss = True
+    run_defaults: dict[str, Any] = {}
     n_steps = 0
     optimizer = staticmethod(optimizers.adam)
 
@@ -164,6 +168,11 @@ class Learner:
     def outer_rate(self, meta_lr: float, iteration, last: int):
         """Return the outer loop's step size in this iteration of 0 to `last`."""
         return meta_lr
+
+    def running_step(self, tasks: int) -> float:
+        """Return the factor that makes the step of a running average out of its mean gradient over the tasks of a
+        metabatch."""
+        return 1.0
 
     @property
     def train_way(self) -> int:
@@ -263,6 +272,11 @@ class MAML(Learner):
     def n_steps(self) -> int:
         return self.settings.n_steps
 
+    @property
+    def stop_bn_backward(self) -> bool:
+        """True if batch norm's backward pass is held constant when it is differentiated."""
+        return self.settings.meta_gradient == "published"
+
     def parameters(self) -> dict[str, Parameter]:
         """theta, then the perturbation's phi, then batch norm's offsets."""
         theta = conv_net("theta", self.image_shape, self.channels, self.way)
@@ -277,6 +291,10 @@ class MAML(Learner):
         """Do inner steps adapt this weight of theta?"""
         return self.settings.adapt == "all" or (self.settings.adapt == "head") == name.startswith("dense")
 
+    def offset(self, params: Params, theta: Params, layer: str, samples: int) -> tf.Tensor:
+        """Return batch norm's offset of a block: [C], or [T*samples,1,1,1,C] if every task has its own."""
+        return params[f"{layer}_bn/beta"]
+
     def forward(self, params: Params, theta: Params, x, draw: Draw, shares=None, record: list | None = None):
         """Return logits [T,N,way] of x [T,N,H,W,C], and the penalty of the pass. shares: the weight of each image in
         batch norm's statistics (layers.shared_statistics). record: a list to which a Block is appended for each block,
@@ -289,9 +307,8 @@ class MAML(Learner):
             mu = layers.conv(x, theta[f"{layer}_w"], theta[f"{layer}_b"])
             mu, block_penalty = self.perturbation.block(params, theta, layer, x, mu, draw)
             mask, mask_penalty = self.perturbation.mask(params, theta, layer, x, mu.shape, draw)
-            stop_bn_backward = self.settings.meta_gradient == "published"
-            offset = params[f"{layer}_bn/beta"]
-            output = layers.norm_relu_pool(mu, offset, draw.samples, stop_bn_backward, mask, shares)
+            offset = self.offset(params, theta, layer, draw.samples)
+            output = layers.norm_relu_pool(mu, offset, draw.samples, self.stop_bn_backward, mask, shares)
             if record is not None:
                 record.append(Block(layer, x, mu, mask, output))
             x, penalties = output, [*penalties, input_penalty + block_penalty + mask_penalty]
@@ -324,7 +341,7 @@ class MAML(Learner):
         maps = {}
         for layer, inputs, mu, mask, _ in self.passes(params, theta, x, draw)[0]:
             groups = tf.reshape(mu, [mu.shape[0] * draw.samples, -1, *mu.shape[2:]])
-            normal = layers.batch_norm(groups, params[f"{layer}_bn/beta"])
+            normal = layers.batch_norm(groups, self.offset(params, theta, layer, draw.samples))
             if mask is None:
                 factor = self.perturbation.factor(params, theta, layer, inputs, mu, draw)
                 factor = None if factor is None else tf.broadcast_to(factor, mu.shape)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from learners.metanet import EmbeddingMetaNetwork, OriginalMetaNetwork
 from learners.metasgd import MetaSGD
 from learners.protonet import ProtoNet
+from learners.reptile import Reptile
 from model import MAML, Learner
 from perturbations import PERTURBATIONS
 
@@ -25,6 +26,7 @@ LEARNERS = {
     "maml": Entry(MAML, "MAML"),
     "metadrop": Entry(MAML, "Meta-dropout", "noise"),
     "metasgd": Entry(MetaSGD, "Meta-SGD"),
+    "reptile": Entry(Reptile, "Reptile"),
     "protonet": Entry(ProtoNet, "Prototypical Network"),
     "metanet_embedding": Entry(EmbeddingMetaNetwork, "Meta Network (embedding)"),
     "metanet_original": Entry(OriginalMetaNetwork, "Meta Network (original)"),

@@ -20,6 +20,7 @@ from perturbations.draws import TEST_SUPPORT, TRAINING_QUERY, TRAINING_SUPPORT, 
 from settings import Settings, setting
 
 EMBEDDING, HIDDEN = 64, 128
+MOMENTUM, PASSES = 0.1, 2  # of running averages, for each of a task's two passes, over its support and query set
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class MetaNetwork(Learner):
     settings: MetaNetworkSettings
     hooks = frozenset({"mask"})
     any_way = inspectable = True
+
+    def running_step(self, tasks: int) -> float:
+        """A task's gradient is the sum over its passes. Each pass moves an average by MOMENTUM, one after the other."""
+        return (1 - (1 - MOMENTUM) ** (PASSES * tasks)) / PASSES
 
     def head_parameters(self) -> dict[str, Parameter]:
         """What writes the classifier."""

@@ -125,7 +125,7 @@ def test_what_may_differ_from_the_run_is_what_cannot_contradict_it():
     perturbations may have more of it."""
     overridable = {
         "test": "seed gpu_id jit precision data_dir shot query metabatch n_test_mc_samp n_steps inner_lr "
-        "test_statistics normalise",
+        "test_statistics normalise n_test_steps inner_test_batch",
         "resume": "gpu_id jit data_dir n_train_iters save_freq collapse_every remat",
     }
     for where, names in overridable.items():

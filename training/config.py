@@ -138,7 +138,9 @@ class RunSettings(Settings):
 class UpdateSettings(Settings):
     """meta-training"""
 
-    meta_lr: float = setting(1e-3, "Adam's step size in the outer loop", positive)
+    meta_lr: float = setting(
+        1e-3, "step size of the outer loop; it falls to 0 with reptile, whose default is 1", positive
+    )
     clip_norm: float | None = setting(
         None, "clip the meta-gradient's norm to X (default: every element to 3)", positive
     )
@@ -212,7 +214,9 @@ class Config:
         """Make a run's settings from values by name, and defaults; other values are left out. ValueError at a value
         that no flag could give, and where the learner cannot have the perturbation."""
         run = RunSettings.of(values)
-        own = [kind.settings_class.of(values) for kind in classes_for(run.model, run.perturbation)]
+        learner, perturbation = classes_for(run.model, run.perturbation)
+        values = learner.run_defaults | values
+        run, own = RunSettings.of(values), [kind.settings_class.of(values) for kind in (learner, perturbation)]
         return cls(run, TrainingSettings.of(values), TestingSettings.of(values), *own, facts or {})
 
     @classmethod

@@ -24,7 +24,6 @@ from training.programs import frozen, shared, without_pixels
 
 # The images that batch norm takes its statistics from where pictures are classified.
 STATISTICS = SUPPORT, TOGETHER, QUERY = "support", "together", "query"
-MOMENTUM, PASSES = 0.1, 2  # of running averages, for each of a task's two passes, over its support and query set
 
 
 class MetaGradient(NamedTuple):
@@ -211,7 +210,7 @@ class Engine:
         sizes = [gradient.shape.num_elements() for gradient in mean.gradients.values()]
         steps = dict(zip(mean.gradients, tf.split(step, sizes), strict=True))
         for name, distance in mean.distances.items():
-            steps[name] = tf.cast(distance, tf.float32) / PASSES * (1 - (1 - MOMENTUM) ** (PASSES * self.metabatch))
+            steps[name] = tf.cast(distance, tf.float32) * self.learner.running_step(self.metabatch)
         params = {name: value - tf.reshape(steps[name], value.shape) for name, value in params.items()}
         return params, slots, finite
 

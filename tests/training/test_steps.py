@@ -30,7 +30,7 @@ PIXELS = np.random.default_rng(4).integers(0, 256, (6, 5, 16, 16, 1), np.uint8)
 PIXELS[:, ::4] = 0
 SPLIT = data.Split(PIXELS, rotations=4, scale=1 / 255)
 PERTURBATIONS = {"maml": "mask", "metadrop": "noise", "metanet_embedding": "none", "metanet_original": "mask",
-                 "metasgd": "manifold_mixup", "protonet": "none"}  # fmt: skip
+                 "metasgd": "manifold_mixup", "protonet": "none", "reptile": "none"}  # fmt: skip
 
 
 def make(name="maml", jit=False, perturbation=None, **settings):
