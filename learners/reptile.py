@@ -51,9 +51,10 @@ class Reptile(MAML):
     97.68 % with transductive batch norm, as it is here, and 95.39 % where every query image is normalised with the
     support set alone.
 
-    Adam has beta_1 = 0. As in the source's code, its second moments continue from task to task and into tests. Here
-    they are running averages: all tasks of a metabatch start with the same ones, which then move as far as if the tasks
-    had followed each other. `one` is 1 - beta_2^t after t steps, and corrects them for their start at 0.
+    Adam has beta_1 = 0. As in the source's code, its second moments continue from task to task and into tests, and a
+    minibatch's loss is the sum over its images: after training with 10 images, a test's steps with 5 are half as long.
+    Here the moments are running averages: all tasks of a metabatch start with the same ones, which then move as far as
+    if the tasks had followed each other. `one` is 1 - beta_2^t after t steps, and corrects them for their start at 0.
 
     Differs from the source: the network is MAML's, which pools where the source's convolutions have strides, has no
     gain in batch norm and another initializer. The biases of convolutions are not adapted: batch norm takes them away.
@@ -149,12 +150,13 @@ class Reptile(MAML):
         shares = None if shares is None else shares / tf.reduce_sum(shares, -1, keepdims=True)
         logits, _ = self.forward({}, state.theta, x, UNPERTURBED, shares)
         losses = layers.cross_entropies(logits, y)
-        loss = tf.reduce_mean(losses, -1) if shares is None else tf.reduce_sum(shares * losses, -1)
+        losses = losses if shares is None else x.shape[1] * shares * losses
         weights = {name: value for name, value in state.theta.items() if self.adapts(name)}
-        gradients = dict(zip(weights, tf.gradients(loss, list(weights.values())), strict=True))
-        now = {name: tf.square(gradient) for name, gradient in gradients.items()} | {"one": tf.ones_like(loss)}
+        gradients = dict(zip(weights, tf.gradients(tf.reduce_sum(losses), list(weights.values())), strict=True))
+        now = {name: tf.square(gradient) for name, gradient in gradients.items()} | {"one": tf.ones_like(state.loss)}
         squares = {name: v + (now[name] - v) * (1 - optimizers.BETA_2) for name, v in state.squares.items()}
         rate = self.settings.inner_lr * tf.sqrt(squares["one"][0])  # the same in all tasks
         for name, gradient in gradients.items():
             weights[name] -= rate * gradient / (tf.sqrt(squares[name]) + optimizers.EPSILON)
-        return State(state.theta | weights, squares, state.loss + loss, state.accuracy + layers.accuracy(logits, y))
+        loss, accuracy = tf.reduce_mean(losses, -1), layers.accuracy(logits, y)
+        return State(state.theta | weights, squares, state.loss + loss, state.accuracy + accuracy)

@@ -43,7 +43,7 @@ def one_hot(images):
 
 
 def gradients(theta, x, y):
-    """Return the gradients of the mean cross entropy of x [N,H,W,C], y [N,way], and the loss and the accuracy."""
+    """Return the gradients of the summed cross entropy of x [N,H,W,C], y [N,way], and the mean loss and accuracy."""
     with tf.GradientTape() as tape:
         weights = {name: tf.constant(value) for name, value in theta.items()}
         tape.watch(list(weights.values()))
@@ -52,9 +52,9 @@ def gradients(theta, x, y):
             h = layers.conv(h, weights[f"conv{block}_w"], weights[f"conv{block}_b"])
             h = layers.max_pool(tf.nn.relu(layers.batch_norm(h, weights[f"conv{block}_bn/beta"])))
         logits = layers.dense(tf.reshape(h, [1, len(x), -1]), weights["dense_w"], weights["dense_b"])[0]
-        loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(y, logits))
+        loss = tf.reduce_sum(tf.nn.softmax_cross_entropy_with_logits(y, logits))
     accuracy = np.mean(np.argmax(logits, -1) == np.argmax(y, -1))
-    return {name: g.numpy() for name, g in tape.gradient(loss, weights).items()}, float(loss), accuracy
+    return {name: g.numpy() for name, g in tape.gradient(loss, weights).items()}, float(loss) / len(x), accuracy
 
 
 def numpy_inner_loop(params, x, y, seed, steps, size, rate, updates=0):
