@@ -146,10 +146,9 @@ def keep_memory() -> None:
     Otherwise glibc returns every large block to the kernel, and a new one costs a page fault for every 4 KB: 1 to 20
     microseconds each in a virtual machine, a fifth of an iteration.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if platform.libc_ver()[0] == "glibc" and mallopt:
+    if platform.libc_ver()[0] == "glibc":
         for parameter, value in MALLOPT.values():
-            mallopt(parameter, value)
+            ctypes.CDLL(None).mallopt(parameter, value)
 
 
 def describe_devices(tf, gpus: list, cores: int) -> str:
