@@ -307,10 +307,10 @@ def test_a_too_large_archive_is_refused_before_it_is_unpacked(trained, tmp_path,
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"model": "nosuch"}, "has model 'nosuch', which no --model can be"),
-        ({"way": "5"}, "has way '5', which no --way can be"),
+        ({"model": "nosuch"}, "model cannot be 'nosuch'"),
+        ({"way": "5"}, "way cannot be '5'"),
         ({"prepare": 7}, "has prepare 7, which no run can have"),
-        ({"seed": None}, "has seed None, which no --seed can be"),
+        ({"seed": None}, "seed cannot be None"),
     ],
 )
 def test_settings_that_no_run_can_have_are_one_sentence_in_every_mode(changed, words, trained, tmp_path):
@@ -405,7 +405,7 @@ def test_slots_need_a_run_that_has_them(trained, tmp_path):
     ):
         pass
     refused = call("main.py", "--mode", "weights", "--savedir", tmp_path / "a", "--slots")
-    assert_refused(refused, "has no Adam slots, because it began with weights alone")
+    assert_refused(refused, "has no Adam slots, because it started from weights alone")
 
 
 def test_another_npz_file_is_refused(trained, tmp_path):
