@@ -173,18 +173,14 @@ def meta_train(savedir: Path, flags: dict) -> int:
             splits["train"],
             val,
             savedir,
-            n_train_iters=training.n_train_iters,
-            save_freq=training.save_freq,
-            val_every=training.val_every,
-            n_val_tasks=training.n_val_tasks,
+            training,
             val_samples=config.testing.n_test_mc_samp,
-            settings=entries,
+            config=entries,
             shared_classes=run.legacy_shared_classes,
             alone=machine.alone,
             chief=machine.chief,
             begin=begin,
             watch=watch,
-            watch_every=training.collapse_every,
         )
 
 
@@ -226,8 +222,8 @@ def build(config: Config, way: int, bounded: str | None = None) -> tuple[Engine,
         "device": "GPU" if machine.gpu else "CPU",
         "jit": engine.learner.jit,
     }
-    described = {"settings": identity, "provenance": devices.provenance(machine.name)}
-    return engine, splits["test"], described, machine
+    made = {"samples": config.testing.n_test_mc_samp, "provenance": devices.provenance(machine.name)}
+    return engine, splits["test"], made | {"identity": identity}, machine
 
 
 def config_of_test(savedir: Path, flags: Mapping) -> Config:
@@ -241,15 +237,7 @@ def meta_test(savedir: Path, flags: dict) -> int:
     """test a run, and write D/meta_test.log and D/meta_test.json"""
     config, settings = config_of_test(savedir, flags), loops.MetaTestSettings.of(flags)
     engine, split, described, _ = build(config, config.run.way)
-    return loops.test(
-        engine,
-        split,
-        savedir,
-        n_test_iters=settings.n_test_iters,
-        samples=config.testing.n_test_mc_samp,
-        checkpoint=settings.checkpoint,
-        **described,
-    )
+    return loops.test(engine, split, savedir, settings, **described)
 
 
 def config_of_one_by_one(savedir: Path, flags: Mapping, what: str) -> Config:
@@ -269,20 +257,10 @@ def export(savedir: Path, flags: dict) -> int:
         raise UserError(
             f"--way {settings.way} is more than the {trained_way} classes that the run was trained for: export fewer"
         )
+    samples = described["samples"]
+    more = {"trained_way": trained_way, "n_test_mc_samp": samples, "provenance": described["provenance"]}
     return export_study.export(
-        engine,
-        split,
-        savedir,
-        way=settings.way,
-        tasks=settings.export_tasks,
-        copies=settings.export_samples,
-        images=settings.export_images,
-        channels=settings.export_channels,
-        samples=config.testing.n_test_mc_samp,
-        checkpoint=settings.checkpoint,
-        settings=described["settings"]
-        | {"trained_way": trained_way, "n_test_mc_samp": config.testing.n_test_mc_samp}
-        | {"provenance": described["provenance"]},
+        engine, split, savedir, settings, samples=samples, described=described["identity"] | more
     )
 
 
@@ -291,15 +269,7 @@ def collapse(savedir: Path, flags: dict) -> int:
     settings = loops.MetaTestSettings.of(flags)
     config = config_of_one_by_one(savedir, flags, "collapse")
     engine, split, described, _ = build(config, config.run.way)
-    return collapse_study.over_tests(
-        engine,
-        split,
-        savedir,
-        tasks=settings.n_test_iters,
-        samples=config.testing.n_test_mc_samp,
-        checkpoint=settings.checkpoint,
-        **described,
-    )
+    return collapse_study.over_tests(engine, split, savedir, settings, **described)
 
 
 def attack(savedir: Path, flags: dict) -> int:
@@ -314,17 +284,7 @@ def attack(savedir: Path, flags: dict) -> int:
         surrogate = robustness.Surrogate(
             surrogate_engine, Path(settings.surrogate), other.identity(), settings.surrogate_draws
         )
-    return robustness.over_tests(
-        engine,
-        split,
-        savedir,
-        attack=settings.attack(),
-        surrogate=surrogate,
-        episodes=settings.n_test_iters,
-        samples=config.testing.n_test_mc_samp,
-        checkpoint=settings.checkpoint,
-        **described,
-    )
+    return robustness.over_tests(engine, split, savedir, settings, surrogate, **described)
 
 
 def config_of_surrogate(config: Config, surrogate: str) -> Config:
@@ -385,26 +345,14 @@ def classify(runs: list[Path], flags: dict) -> int:
         raise UserError(f"--savedir and --weights name {len(runs)} runs: --mode classify takes one of them")
     settings = classify_study.ClassifySettings.of(flags)
     start(RunSettings(gpu_id=settings.gpu_id, metabatch=1))
-    return classify_study.classify(
-        runs[0],
-        settings.support,
-        settings.pictures,
-        settings.out,
-        settings.skip_bad,
-        settings.folds,
-        statistics=settings.query_statistics,
-        invert=settings.invert,
-        seed=settings.seed,
-        checkpoint=settings.checkpoint,
-        samples=settings.n_test_mc_samp,
-    )
+    return classify_study.classify(runs[0], settings)
 
 
 def draw(runs: list[Path], flags: dict) -> int:
     """serve a page to draw on, where runs classify what you draw"""
     settings = draw_study.DrawSettings.of(flags)
     start(RunSettings(gpu_id=settings.gpu_id, metabatch=1))
-    return draw_study.draw(runs or SHIPPED, settings.data_dir, settings.port, settings.host or ())
+    return draw_study.draw(runs or SHIPPED, settings)
 
 
 def compare(runs: list[Path], flags: dict) -> int:

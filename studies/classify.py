@@ -86,31 +86,37 @@ class Guess(NamedTuple):
     probabilities: np.ndarray
 
 
-def classify(
-    run: Path, support: Path, query: Path, out: Path, skip_bad: bool = False, folds: int = FOLDS, **settings
-) -> int:
-    """Classify the pictures below `query` by those in SUPPORT/class/. Write `out`, a table of file, prediction and a
+def classify(run: Path, settings: ClassifySettings) -> int:
+    """Classify the pictures below --pictures by those in SUPPORT/class/. Write --out, a table of file, prediction and a
     probability for each class, the least sure first, and a page beside it. Then leave out the support pictures in at
-    most `folds` parts, and add to the page how many of them are classified right. Return the exit code: 0, or 130 if
+    most --folds parts, and add to the page how many of them are classified right. Return the exit code: 0, or 130 if
     Ctrl-C ended it; what is computed by then is written.
 
-    skip_bad: skip pictures that cannot be read. settings: the Classifier's. UserError if a folder or a picture cannot
+    run: a savedir or a file of weights. UserError if a folder or a picture cannot
     be read, or if the classifier refuses the pictures.
     """
+    out, query, folds = settings.out, settings.pictures, settings.folds
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out} is no table: give it a name that ends with .csv")
     page_file = out.with_suffix(".html")
     refuse_unwritable(out, page_file)
     walk = Walk()
-    labelled = walk.files_by_class(folder_of(support, "support"))
+    labelled = walk.files_by_class(folder_of(settings.support, "support"))
     files, query_notes = query_files(folder_of(query, "query"))
     notes = [*walk.notes(), *query_notes]
     for note in notes:
         print(note, file=sys.stderr)
-    labelled, files = readable_only(labelled, files, skip_bad)
+    labelled, files = readable_only(labelled, files, settings.skip_bad)
     remarks = []
     with messages(remarks, "support"):
-        classifier = Classifier.load(run, **settings)
+        classifier = Classifier.load(
+            run,
+            statistics=settings.query_statistics,
+            samples=settings.n_test_mc_samp,
+            seed=settings.seed,
+            checkpoint=settings.checkpoint,
+            invert=settings.invert,
+        )
         classifier.fit([file for _, file in labelled], [label for label, _ in labelled])
     right = np.full(len(labelled), np.nan)
 

@@ -25,6 +25,7 @@ from studies.collapse_measures import NAMES, measures
 from studies.resumable import run_study
 from training.checkpoints import open_results
 from training.logs import TensorBoard
+from training.loops import MetaTestSettings
 from training.programs import without_pixels
 from training.steps import Engine, read
 from training.test_results import COLLAPSE_CSV as CSV
@@ -180,18 +181,18 @@ def over_tests(
     engine: Engine,
     split: data.Split,
     savedir: Path,
+    settings: MetaTestSettings,
     *,
-    tasks: int,
     samples: int,
-    checkpoint: str,
-    settings: dict,
+    identity: dict,
     provenance: dict,
 ) -> int:
-    """Measure the collapse of savedir's checkpoint over the first `tasks` test tasks; write collapse.json. Return the
-    exit code of `run_study`."""
+    """Measure the collapse of savedir's checkpoint over the first test tasks; write collapse.json. Return the exit code
+    of `run_study`."""
     refuse_uninspectable(engine)
+    tasks, checkpoint = settings.n_test_iters, settings.checkpoint
     files = open_results(
-        engine, savedir, Path(JSON).stem, checkpoint=checkpoint, samples=samples, settings=settings, tasks=tasks
+        engine, savedir, Path(JSON).stem, checkpoint=checkpoint, samples=samples, settings=identity, tasks=tasks
     )
     places = []
 

@@ -309,15 +309,16 @@ def load_test_split(data_dir: str, dataset: str, prepare: Preparation) -> data.S
     return loaded.splits["test"] if fits else None
 
 
-def draw(runs: list[Path], data_dir: str, port: int, hosts: Sequence[str] = ()) -> int:
+def draw(runs: list[Path], settings: DrawSettings) -> int:
     """Serve the page until Ctrl-C. port, hosts: as in `Server`. UserError if a run cannot be shown, or if the port is
     taken."""
     learners = [ShownLearner(run) for run in runs]
     if coloured := [learner.title for learner in learners if learner.prepare.channels != 1]:
         raise UserError(f"{coloured[0]} was trained on coloured images, and drawings on this page are grey")
     first = learners[0]
-    backend = Backend(learners, load_test_split(data_dir, first.config["dataset"], first.prepare), first.prepare)
-    with Server(backend, port, hosts) as server:
+    split = load_test_split(settings.data_dir, first.config["dataset"], first.prepare)
+    backend = Backend(learners, split, first.prepare)
+    with Server(backend, settings.port, settings.host or ()) as server:
         blank = url_of(Image.new("L", (SIDE, SIDE), 255))
         print("compiling, a minute at most", file=sys.stderr)
         backend.classify([blank] * CLASSES, blank)

@@ -43,20 +43,19 @@ def evenly(count: int, size: int) -> list[int]:
 
 
 class Exporter:
-    """Exports test episodes of `way` classes, one by one.
+    """Exports test episodes, one by one.
 
     samples: noise samples of an inner step's loss. copies: the number of perturbed copies of each support image's
-    features. images, channels: the number of support images, and of their channels, whose maps are exported.
+    features.
     """
 
-    def __init__(
-        self, engine: Engine, split: data.Split, *, way: int, samples: int, copies: int, images: int, channels: int
-    ):
-        self.engine, self.learner, self.split, self.way = engine, engine.learner, split, way
+    def __init__(self, engine: Engine, split: data.Split, settings: ExportSettings, samples: int, copies: int):
+        self.engine, self.learner, self.split, self.way = engine, engine.learner, split, settings.way
         self.samples, self.copies = samples, copies
-        self.support = way * engine.shot
-        by_class = np.arange(self.support).reshape(way, -1).T.ravel()  # the first image of each class, then the second
-        self.map_images, self.map_channels = by_class[:images], evenly(channels, engine.learner.channels)
+        self.support = self.way * engine.shot
+        by_class = np.arange(self.support).reshape(self.way, -1)  # its columns: the first image of each class, ...
+        self.map_images = by_class.T.ravel()[: settings.export_images]
+        self.map_channels = evenly(settings.export_channels, engine.learner.channels)
         self.pixels, self.compiled = tf.constant(split.pixels), tf.function(self.task, autograph=False)
 
     def shared(self) -> dict[str, np.ndarray]:
@@ -137,27 +136,23 @@ def export(
     engine: Engine,
     split: data.Split,
     savedir: Path,
+    settings: ExportSettings,
     *,
-    way: int,
-    tasks: int,
-    copies: int,
-    images: int,
-    channels: int,
     samples: int,
-    checkpoint: str,
-    settings: dict,
+    described: dict,
 ) -> int:
-    """Write savedir's export.npz: the first `tasks` test episodes of `way` classes. Return the exit code: 0, or 130 if
-    the user stops it. The other arguments are those of `Exporter`, and `settings` for the file."""
-    learner = engine.learner
+    """Write savedir's export.npz: the first test episodes. Return the exit code: 0, or 130 if the user stops it.
+
+    samples: noise samples of an inner step's loss. described: settings for the file.
+    """
+    learner, tasks = engine.learner, settings.export_tasks
     if not learner.inspectable:
         name = type(learner).__name__
         raise UserError(f"the learner {name} has no linear head over features, which an export needs")
-    iteration = load_parameters(engine, savedir, checkpoint)
+    iteration = load_parameters(engine, savedir, settings.checkpoint)
     refuse_unwritable(savedir)
     stochastic = TRAINING_SUPPORT in learner.perturbation.random_in
-    copies = copies if stochastic else 0
-    exporter = Exporter(engine, split, way=way, samples=samples, copies=copies, images=images, channels=channels)
+    exporter = Exporter(engine, split, settings, samples, copies=settings.export_samples if stochastic else 0)
     episodes = []
     with Stop() as stop, progress_bar(total=tasks, unit="task", desc="export") as bar:
         while len(episodes) < tasks and not stop.asked:
@@ -168,10 +163,10 @@ def export(
         return 130
     arrays = exporter.shared() | {name: np.stack([episode[name] for episode in episodes]) for name in episodes[0]}
     export_format.check(arrays)
-    settings = settings | {"checkpoint": checkpoint, "iteration": iteration, "stochastic": stochastic}
-    settings |= {"weights_sha256": weights_digest(engine)}
+    described = described | {"checkpoint": settings.checkpoint, "iteration": iteration, "stochastic": stochastic}
+    described |= {"weights_sha256": weights_digest(engine)}
     file = io.BytesIO()
-    np.savez_compressed(file, format=np.int64(export_format.FORMAT), settings=np.array(json.dumps(settings)), **arrays)
+    np.savez_compressed(file, format=np.int64(export_format.FORMAT), settings=np.array(json.dumps(described)), **arrays)
     write_atomically(savedir / export_format.NAME, file.getvalue())
     print(f"{savedir / export_format.NAME}: {tasks} tasks, {len(file.getvalue()) / 1e6:.1f} MB")
     return 0

@@ -261,31 +261,30 @@ def over_tests(
     engine: Engine,
     split: data.Split,
     savedir: Path,
-    *,
-    attack: Attack,
+    settings: AttackSettings,
     surrogate: Surrogate | None = None,
-    episodes: int,
+    *,
     samples: int,
-    checkpoint: str,
-    settings: dict,
+    identity: dict,
     provenance: dict,
 ) -> int:
     """Attack savedir's checkpoint in the first test episodes; write attack.json, and the sheet of the first episode.
     Return the exit code of `run_study`."""
-    identity = attack.identity()
+    attack, episodes = settings.attack(), settings.n_test_iters
+    described = attack.identity()
     if split.range != UNIT:
-        identity["range"] = list(split.range)
+        described["range"] = list(split.range)
     if surrogate:
-        load_parameters(surrogate.engine, surrogate.savedir, checkpoint)
+        load_parameters(surrogate.engine, surrogate.savedir, settings.checkpoint)
         digest = weights_digest(surrogate.engine)
-        identity["surrogate"] = surrogate.settings | {"weights_sha256": digest, "draws": surrogate.draws}
+        described["surrogate"] = surrogate.settings | {"weights_sha256": digest, "draws": surrogate.draws}
     files = open_results(
         engine,
         savedir,
         Path(JSON).stem,
-        checkpoint=checkpoint,
+        checkpoint=settings.checkpoint,
         samples=samples,
-        settings=settings | {"attack": identity},
+        settings=identity | {"attack": described},
         episodes=episodes,
         episodes_sha256=episodes_digest(engine, split, episodes),
     )

@@ -23,8 +23,10 @@ import optimizers
 from conftest import SETTINGS, assert_refused, call, flags_of
 from declared import fields_of, other, value_of
 from errors import UserError
+from settings import Settings
 from sources import arrays
 from studies import collapse as study
+from studies import robustness
 from training import devices, identity, loops, programs, steps
 from training.config import Config, own_fields
 
@@ -261,15 +263,17 @@ def test_bench_refuses_what_it_does_not_use():
 @pytest.fixture
 def arrive(monkeypatch, greys, tmp_path):
     """arrive(flags) -> what the flags became, at the door of loops.meta_train or another mode's function."""
-    from studies import export, robustness
+    from studies import export
 
     caught = []
 
-    def catch(made, split, *args, **settings):
-        caught.append({"engine": made, "learner": made.learner, "split": split, "others": args} | settings)
-        if "begin" in settings:  # which writes config.json
-            args[-1].mkdir(exist_ok=True)
-            settings["begin"](0)
+    def catch(made, split, *others, **named):
+        settings = next(one for one in others if isinstance(one, Settings))
+        caught.append({"engine": made, "learner": made.learner, "split": split, "settings": settings, "others": others})
+        caught[-1] |= named
+        if "begin" in named:  # which writes config.json
+            others[1].mkdir(exist_ok=True)
+            named["begin"](0)
         return 0
 
     for module, name in (
@@ -305,7 +309,7 @@ def argument(name):
 
 
 def attacked(name):
-    return lambda arrived: getattr(arrived["attack"], name)
+    return lambda arrived: getattr(arrived["settings"].attack(), name)
 
 
 MASKED = ("--model", "maml", "--perturbation", "mask")
@@ -332,27 +336,13 @@ FLAGS = {
     ("--adversarial", "l2:0.5", "--adversarial_steps", 3): (
         "meta_train", made("adversary"), ("l2", 0.5, 3, (0.0, 1.0)), ("l2", 0.5, 7, (0.0, 1.0)),
     ),
-    ("--n_train_iters", 9): ("meta_train", argument("n_train_iters"), 9, 60000),
-    ("--save_freq", 9): ("meta_train", argument("save_freq"), 9, 1000),
-    ("--val_every", 9): ("meta_train", argument("val_every"), 9, 1000),
-    ("--n_val_tasks", 9): ("meta_train", argument("n_val_tasks"), 9, 200),
-    ("--collapse_every", 9): ("meta_train", argument("watch_every"), 9, 0),
     ("--n_test_mc_samp", 3): ("meta_train", argument("val_samples"), 3, 1),
-    ("--n_test_iters", 9): ("meta_test", argument("n_test_iters"), 9, 1000),
     ("--n_test_mc_samp", 4): ("meta_test", argument("samples"), 4, 1),
-    ("--checkpoint", "best"): ("meta_test", argument("checkpoint"), "best", "last"),
     ("--seed", 8): ("meta_test", made("seed"), 8, 0),
     ("--shot", 3): ("meta_test", made("shot"), 3, 1),
     ("--inner_lr", 0.3): ("meta_test", lambda a: a["learner"].settings.inner_lr, 0.3, 0.1),
-    ("--n_test_iters", 8): ("collapse", argument("tasks"), 8, 1000),
     ("--n_test_mc_samp", 5): ("collapse", argument("samples"), 5, 1),
-    ("--way", 3): ("export", argument("way"), 3, 2),
-    ("--export_tasks", 9): ("export", argument("tasks"), 9, 10),
-    ("--export_samples", 9): ("export", argument("copies"), 9, 10),
-    ("--export_images", 9): ("export", argument("images"), 9, 2),
-    ("--export_channels", 9): ("export", argument("channels"), 9, 6),
     ("--n_test_mc_samp", 6): ("export", argument("samples"), 6, 1),
-    ("--n_test_iters", 7): ("attack", argument("episodes"), 7, 1000),
     ("--n_test_mc_samp", 7): ("attack", argument("samples"), 7, 1),
     ("--norm", "l2"): ("attack", attacked("norm"), "l2", "linf"),
     ("--norm", "l1", "--eps", 3): ("attack", attacked("eps"), (3,), (0, 20, 40, 60, 80, 100)),
@@ -375,6 +365,32 @@ def test_a_flag_arrives(flags, arrive):
     context = () if flags == MASKED else flags[:own]
     assert where(arrive(*flags, mode=mode)) == value
     assert where(arrive(*context, mode=mode)) == default
+
+
+@pytest.mark.parametrize("mode", ["meta_train", "meta_test", "collapse", "export", "attack"])
+def test_a_modes_own_flags_arrive_in_the_settings_of_its_function(mode, arrive):
+    """All of them, each with another value than the default."""
+    entry = main.MODES[mode]
+    fields = dataclasses.fields(entry.training or entry.settings())
+    usable = [field for field in fields if field.name not in UNUSED]
+    words = [word for field in usable for word in (f"--{field.name}", *other(field))]
+    arrived = arrive(*words, mode=mode)["settings"]
+    assert {field.name: getattr(arrived, field.name) for field in usable} == {
+        field.name: tuple(value) if isinstance(value := value_of(field), list) else value for field in usable
+    }
+
+
+@pytest.mark.parametrize("mode", ["meta_test", "collapse", "attack"])
+def test_a_mode_reads_the_checkpoint_that_is_asked_for(mode, run):
+    module, opened = {"meta_test": loops, "collapse": study, "attack": robustness}[mode], mock.Mock()
+    opened.side_effect = UserError("stop")
+    with mock.patch.object(module, "open_results", opened):
+        assert_refused(call("main.py", "--mode", mode, "--savedir", run, "--checkpoint", "best"), "stop")
+    assert opened.call_args.kwargs["checkpoint"] == "best"
+
+
+# In a run that the others' other values allow: square attack takes no gradient, and the surrogate is a run.
+UNUSED = ("attack_method", "square_share", "surrogate", "surrogate_draws", "restarts")
 
 
 def learner_with(*words) -> model.Learner:
@@ -448,12 +464,12 @@ def test_what_a_result_is_known_by_and_made_with(arrive):
     """Of a test; an export also says what it was trained for, and takes its tasks one by one, as collapse does."""
     for mode in ("meta_test", "collapse", "export"):
         arrived = arrive(mode=mode, metabatch=2)
-        settings = arrived["settings"]
-        told = [settings[name] for name in ("precision", "device", "jit")]
-        assert told == ["float32", "CPU", False] and len(settings["data_sha256"]) == 64
+        identity = arrived["described" if mode == "export" else "identity"]
+        assert [identity[name] for name in ("precision", "device", "jit")] == ["float32", "CPU", False]
+        assert len(identity["data_sha256"]) == 64
         assert (arrived["engine"].metabatch == 1) == (mode != "meta_test")
         if mode == "export":
-            assert (settings["way"], settings["trained_way"], settings["n_test_mc_samp"]) == (2, 3, 1)
+            assert (identity["way"], identity["trained_way"], identity["n_test_mc_samp"]) == (2, 3, 1)
 
 
 def test_an_export_of_more_classes_than_trained_for_is_of_a_learner_that_has_them(arrive):
@@ -550,5 +566,6 @@ def test_a_mode_takes_one_run(tmp_path):
 def test_every_mode_that_looks_at_a_run_has_its_checkpoint_seed_and_shots(mode, arrive):
     arrived = arrive("--checkpoint", "best", "--seed", 9, "--shot", 2, "--query", 3, "--n_steps", 1, mode=mode)
     engine, learner = arrived["engine"], arrived["learner"]
-    assert (arrived["checkpoint"], engine.seed, engine.shot, engine.query, learner.n_steps) == ("best", 9, 2, 3, 1)
-    assert arrived["settings"]["seed"] == 9 and arrived["settings"]["shot"] == 2
+    assert (engine.seed, engine.shot, engine.query, learner.n_steps) == (9, 2, 3, 1)
+    identity = arrived["described" if mode == "export" else "identity"]
+    assert arrived["settings"].checkpoint == "best" and (identity["seed"], identity["shot"]) == (9, 2)

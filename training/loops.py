@@ -20,6 +20,7 @@ from files import write_if_changed
 from lazy import tf
 from settings import setting, whole
 from training.checkpoints import CheckpointSettings, TrainingState, open_results
+from training.config import TrainingSettings
 from training.identity import episodes_digest, same_everywhere
 from training.logs import Logs, progress_bar
 from training.steps import Engine
@@ -41,45 +42,40 @@ def train(
     split: data.Split,
     val: data.Split | None,
     savedir: Path,
+    settings: TrainingSettings,
     *,
-    n_train_iters: int,
-    save_freq: int,
-    val_every: int,
-    n_val_tasks: int,
     val_samples: int,
-    settings: dict,
+    config: dict,
     shared_classes: bool = False,
     alone: bool = True,
     chief: bool = True,
     begin: Callable[[int], None] = lambda first: None,
     watch: Callable[[int], None] | None = None,
-    watch_every: int = 0,
 ) -> int:
-    """Meta-train from savedir's last checkpoint, or from the start, to iteration n_train_iters (inclusive, as in the
+    """Meta-train from savedir's last checkpoint, or from the start, to iteration --n_train_iters (inclusive, as in the
     TF1 code: n + 1 updates). Return the exit code: 0, or 130 when interrupted and saved.
 
-    val: the validation classes, or None. They are tested every val_every iterations, on n_val_tasks episodes, with
-    val_samples noise samples in adaptation. settings: the log's first lines.
-    watch: called with every watch_every-th iteration and the last one, after its update.
+    val: the validation classes, or None. val_samples: noise samples in their adaptation. config: the log's first lines.
+    watch: called with every --collapse_every-th iteration and the last one, after its update.
     alone: True if no other process shares the metabatch. chief: True in the process that writes; the others only read.
     begin: called with the first iteration, after all checks and before the logs are opened.
     """
     state = TrainingState(engine, savedir, chief)
     resumed = state.restore()
-    first = int(state.next)
+    first, last = int(state.next), settings.n_train_iters
     if not alone:
-        refuse_unlike_workers(engine, first, settings, split)
-    if first > n_train_iters + 1:
+        refuse_unlike_workers(engine, first, config, split)
+    if first > last + 1:
         raise UserError(
             f"{savedir} is trained to iteration {first - 1} already, which is past --n_train_iters "
-            f"{n_train_iters}: choose more iterations, or another --savedir"
+            f"{last}: choose more iterations, or another --savedir"
         )
     begin(first)
     lengths = list(state.lengths.numpy()) if resumed else None
-    logs = Logs(savedir if chief else None, settings, lengths, first, int(state.reported))
+    logs = Logs(savedir if chief else None, config, lengths, first, int(state.reported))
     if resumed:
         print(f"resumed at iteration {first}")
-    bar = progress_bar(total=n_train_iters + 1, initial=first, unit="it", desc="meta_train", disable=not chief)
+    bar = progress_bar(total=last + 1, initial=first, unit="it", desc="meta_train", disable=not chief)
     with Stop() as stop, bar:
         training = Training(
             engine=engine,
@@ -88,25 +84,22 @@ def train(
             bar=bar,
             stop=stop,
             validate=engine.test_step(val, "val", val_samples) if val else None,
-            last=n_train_iters,
-            save_freq=save_freq,
-            val_every=val_every,
-            n_val_tasks=n_val_tasks,
+            settings=settings,
             alone=alone,
-            rate=engine.learner.outer_rate(engine.meta_lr, max(first - 1, 0), n_train_iters),
+            rate=engine.learner.outer_rate(engine.meta_lr, max(first - 1, 0), last),
             began=time.time() - float(state.secs),
         )
         if int(state.reported) < first - 1:  # interrupted during its validation
             training.report(first - 1)
         step = engine.train_step(split)
-        for i in range(first, n_train_iters + 1):
+        for i in range(first, last + 1):
             if training.stopped:
                 break
-            rate = engine.learner.outer_rate(engine.meta_lr, i, n_train_iters)
+            rate = engine.learner.outer_rate(engine.meta_lr, i, last)
             with training.iteration(i):
                 numbers = step(engine.training_inputs(split, i, shared_classes, rate, stop.asked))
                 training.count(i, rate, *engine.local(numbers))
-            if watch and (i % watch_every == 0 or i == n_train_iters):
+            if watch and (i % settings.collapse_every == 0 or i == last):
                 watch(i)
             training.report(i)
     if not training.finished:
@@ -146,10 +139,7 @@ class Training:
     bar: tqdm
     stop: Stop
     validate: Callable | None  # Engine.test_step's, of the validation classes
-    last: int  # iteration
-    save_freq: int
-    val_every: int
-    n_val_tasks: int
+    settings: TrainingSettings
     alone: bool
     began: float  # time.time() at the start, less the seconds of earlier sessions
     rate: float  # the outer step size of the last iteration
@@ -163,7 +153,7 @@ class Training:
     def finished(self) -> bool:
         """True if no iteration and no validation is left."""
         updated, reported = int(self.state.next) - 1, int(self.state.reported)
-        return (updated >= self.last or not self.stopped) and reported >= updated
+        return (updated >= self.settings.n_train_iters or not self.stopped) and reported >= updated
 
     @contextlib.contextmanager
     def iteration(self, i: int) -> Iterator[None]:
@@ -194,10 +184,10 @@ class Training:
 
     def report(self, i: int) -> None:
         """Log, validate and save after iteration i, each if it is due; a stop may interrupt the validation."""
-        state, is_last = self.state, i == self.last
+        state, is_last = self.state, i == self.settings.n_train_iters
         state.secs.assign(time.time() - self.began)
         validation = None
-        validating = self.validate is not None and (i % self.val_every == 0 or is_last)
+        validating = self.validate is not None and (i % self.settings.val_every == 0 or is_last)
         if validating:
             validation = self.validation(i)
             if validation is None:
@@ -212,14 +202,14 @@ class Training:
         if validation and validation["val_acc"] > float(state.best[0]):
             state.best.assign([validation["val_acc"], i])
             state.save("best", self.logs)
-        if i % self.save_freq == 0 or is_last:
+        if i % self.settings.save_freq == 0 or is_last:
             state.save("last", self.logs)
 
     def validation(self, i: int) -> dict[str, float] | None:
         """Validate after iteration i. Return the columns of the log, or None if a stop interrupted it."""
         stop = self.stop if self.alone else None
-        numbers = run_episodes(self.validate, self.engine.metabatch, self.n_val_tasks, stop)
-        if len(numbers["accuracy"]) < self.n_val_tasks:
+        numbers = run_episodes(self.validate, self.engine.metabatch, self.settings.n_val_tasks, stop)
+        if len(numbers["accuracy"]) < self.settings.n_val_tasks:
             return None
         mean, interval = mean_and_interval(numbers["accuracy"])
         if self.logs.savedir:
@@ -257,40 +247,41 @@ def test(
     engine: Engine,
     split: data.Split,
     savedir: Path,
+    settings: MetaTestSettings,
     *,
-    n_test_iters: int,
     samples: int,
-    checkpoint: str,
-    settings: dict,
+    identity: dict,
     provenance: dict,
 ) -> int:
-    """Test savedir's checkpoint on n_test_iters episodes of `split`, and write meta_test.log and meta_test.json. Return
+    """Test savedir's checkpoint on the first episodes of `split`, and write meta_test.log and meta_test.json. Return
     the exit code: 0, or 130 when interrupted.
 
     A result that is there already is not computed again (test_results.ResultFiles), and an interrupted test continues
-    where it was. settings: what distinguishes this test from others. provenance: what made it.
+    where it was. samples: noise samples in adaptation. identity: what distinguishes this test from others. provenance:
+    what made it.
     """
+    episodes = settings.n_test_iters
     files = open_results(
         engine,
         savedir,
         "meta_test",
-        checkpoint=checkpoint,
+        checkpoint=settings.checkpoint,
         samples=samples,
-        settings=settings,
-        episodes=n_test_iters,
-        episodes_sha256=episodes_digest(engine, split, n_test_iters),
+        settings=identity,
+        episodes=episodes,
+        episodes_sha256=episodes_digest(engine, split, episodes),
     )
     result = files.read()
     if result is None:
-        numbers = test_episodes(engine, split, files, n_test_iters, samples)
-        if len(numbers["accuracy"]) < n_test_iters:
+        numbers = test_episodes(engine, split, files, episodes, samples)
+        if len(numbers["accuracy"]) < episodes:
             count = len(numbers["accuracy"])
             print(f"interrupted after {count} episodes; the same command goes on from there", file=sys.stderr)
             return 130
         result = test_result(numbers) | {"provenance": provenance}
     else:
         print(f"tested before: {files.path} is taken as it is (delete it to test again)")
-    write_test(files, result, [f"checkpoint: {checkpoint}, iteration {files.identity['iteration']}"])
+    write_test(files, result, [f"checkpoint: {settings.checkpoint}, iteration {files.identity['iteration']}"])
     return 0
 
 

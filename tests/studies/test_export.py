@@ -35,8 +35,9 @@ def export_of(savedir, name: str, shot: int, image_shape, inner_lr=0.1, **change
     learner = learners.make(name, image_shape=image_shape, channels=6, way=3, n_steps=STEPS, inner_lr=inner_lr)
     e = steps.Engine(learner, shot=shot, query=QUERY, metabatch=1, seed=SEED)
     tf.train.Checkpoint(params=e.params).save(str(savedir / "checkpoints/last/ckpt"))
-    settings = {"tasks": 2, "way": 2, "copies": COPIES, "images": 3, "channels": 4, "samples": 1} | changed
-    assert export.export(e, split, savedir, checkpoint="last", settings={"model": name}, **settings) == 0
+    sizes = {"tasks": 2, "samples": COPIES, "images": 3, "channels": 4} | changed
+    settings = export.ExportSettings(way=2, **{f"export_{size}": value for size, value in sizes.items()})
+    assert export.export(e, split, savedir, settings, samples=1, described={"model": name}) == 0
     return export_format.read(savedir), e, split
 
 
@@ -130,9 +131,8 @@ def test_a_learner_without_features_is_refused(tmp_path):
         """With what a learner has to have alone."""
 
     bare = mock.Mock(learner=Opaque(image_shape=(16, 16, 1), channels=2, way=2, perturbation=Perturbation()))
-    settings = {"way": 2, "tasks": 1, "copies": 1, "images": 1, "channels": 1, "samples": 1, "checkpoint": "last"}
     with pytest.raises(UserError, match="Opaque has no linear head"):
-        export.export(bare, None, tmp_path, settings={"model": "opaque"}, **settings)
+        export.export(bare, None, tmp_path, export.ExportSettings(), samples=1, described={"model": "opaque"})
 
 
 def test_the_command_line_exports_the_episodes_of_meta_test(data_dir, tmp_path):

@@ -189,13 +189,13 @@ def test_activations_are_the_pooled_outputs_of_the_blocks(name):
 # ---- the export
 
 
-def exporter(shot=2, query=3, **settings):
+def exporter(shot=2, query=3, images=4, channels=4, copies=3):
     """Of two-way tasks, of a Meta-dropout run whose maps have six channels."""
     split = data.Split(np.random.default_rng(0).integers(0, 256, (4, 6, 16, 16, 1), np.uint8), 1, 1 / 255)
     learner = learners.make("metadrop", image_shape=(16, 16, 1), channels=6, way=2, n_steps=1, inner_lr=0.1)
     e = steps.Engine(learner, shot=shot, query=query, metabatch=1, seed=3)
-    given = {"way": 2, "samples": 1, "copies": 3, "images": 4, "channels": 4} | settings
-    return export.Exporter(e, split, **given), e, split
+    settings = export.ExportSettings(way=2, export_images=images, export_channels=channels)
+    return export.Exporter(e, split, settings, samples=1, copies=copies), e, split
 
 
 def test_exported_channels_and_images_are_spread():

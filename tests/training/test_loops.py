@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from training import loops
+from training.config import TrainingSettings
 from training.steps import Engine
 
 
@@ -61,18 +62,17 @@ class Made:
 def train(monkeypatch, tmp_path):
     """train(made, last, ...) -> exit code, and the rows of meta_train.csv by iteration."""
 
-    def run(made, last, val_every=10, n_val_tasks=4, **more):
+    def run(made, last, val_every=10, n_val_tasks=4, watch=None, **more):
         class Stop(loops.Stop):
             def __enter__(self):
                 made.stop = super().__enter__()
                 return self
 
         monkeypatch.setattr(loops, "Stop", Stop)
-        given = {"save_freq": 10, "val_samples": 3, "settings": {"way": 5}} | more
-        code = loops.train(
-            made, types.SimpleNamespace(), "the validation classes", tmp_path, n_train_iters=last,
-            val_every=val_every, n_val_tasks=n_val_tasks, **given,
-        )  # fmt: skip
+        settings = {"n_train_iters": last, "val_every": val_every, "n_val_tasks": n_val_tasks, "save_freq": 10} | more
+        settings, classes = TrainingSettings(**settings), "the validation classes"
+        named = {"val_samples": 3, "config": {"way": 5}, "watch": watch}
+        code = loops.train(made, types.SimpleNamespace(), classes, tmp_path, settings, **named)
         with open(tmp_path / "meta_train.csv") as file:
             return code, {int(row["iter"]): row for row in csv.DictReader(file)}
 
@@ -152,7 +152,7 @@ def test_a_stop_between_validations_saves_and_the_run_goes_on_behind_it(train, t
 def test_the_watch_sees_every_so_many_iterations_and_the_last_one_after_their_updates(last, watched, train):
     seen, made = [], Made({})
     made.validations = {i: constant(1, 0.5) for i in range(last + 1)}
-    train(made, last, watch=lambda i: seen.append((i, int(made.params["w"]))), watch_every=4)
+    train(made, last, watch=lambda i: seen.append((i, int(made.params["w"]))), collapse_every=4)
     assert seen == [(i, i) for i in watched]
 
 
