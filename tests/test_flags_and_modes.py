@@ -308,10 +308,6 @@ def argument(name):
     return lambda arrived: arrived[name]
 
 
-def attacked(name):
-    return lambda arrived: getattr(arrived["settings"].attack(), name)
-
-
 MASKED = ("--model", "maml", "--perturbation", "mask")
 # Flags -> the mode, where it arrives, what it is there, and what is there without it.
 FLAGS = {
@@ -344,16 +340,6 @@ FLAGS = {
     ("--n_test_mc_samp", 5): ("collapse", argument("samples"), 5, 1),
     ("--n_test_mc_samp", 6): ("export", argument("samples"), 6, 1),
     ("--n_test_mc_samp", 7): ("attack", argument("samples"), 7, 1),
-    ("--norm", "l2"): ("attack", attacked("norm"), "l2", "linf"),
-    ("--norm", "l1", "--eps", 3): ("attack", attacked("eps"), (3,), (0, 20, 40, 60, 80, 100)),
-    ("--attack_steps", 5): ("attack", lambda a: (a["attack"].steps, a["attack"].step), (5, 0.5), (40, 0.0625)),
-    ("--attack_step", 0.2): ("attack", attacked("step"), 0.2, 0.0625),
-    ("--attack_start", "clean"): ("attack", attacked("start"), "clean", "random"),
-    ("--restarts", 3): ("attack", attacked("restarts"), 3, 1),
-    ("--threat", "single"): ("attack", attacked("threat"), "single", "joint"),
-    ("--attack_method", "square"): ("attack", attacked("method"), "square", "pgd"),
-    ("--attack_method", "square", "--square_share", 0.05): ("attack", attacked("square_share"), 0.05, 0.8),
-    ("--attack_loss", "margin"): ("attack", attacked("loss"), "margin", "cross_entropy"),
 }  # fmt: skip
 
 
@@ -391,6 +377,30 @@ def test_a_mode_reads_the_checkpoint_that_is_asked_for(mode, run):
 
 # In a run that the others' other values allow: square attack takes no gradient, and the surrogate is a run.
 UNUSED = ("attack_method", "square_share", "surrogate", "surrogate_draws", "restarts")
+
+
+@pytest.mark.parametrize(
+    ("settings", "attack"),
+    [
+        ({}, {"method": "pgd", "norm": "linf", "steps": 40, "step": 0.0625, "start": "random", "restarts": 1}),
+        (
+            {},
+            {"threat": "joint", "loss": "cross_entropy", "square_share": None, "eps": (0, 0.02, 0.04, 0.06, 0.08, 0.1)},
+        ),
+        ({"norm": "l1"}, {"norm": "l1", "eps": (0, 20, 40, 60, 80, 100)}),
+        ({"norm": "l2", "eps": [3]}, {"norm": "l2", "eps": (3,)}),
+        ({"attack_steps": 5}, {"steps": 5, "step": 0.5}),
+        ({"attack_step": 0.2}, {"steps": 40, "step": 0.2}),
+        ({"attack_start": "clean"}, {"start": "clean"}),
+        ({"restarts": 3, "threat": "single"}, {"restarts": 3, "threat": "single"}),
+        ({"attack_loss": "margin"}, {"loss": "margin"}),
+        ({"attack_method": "square"}, {"method": "square", "square_share": 0.8}),
+        ({"attack_method": "square", "square_share": 0.05}, {"square_share": 0.05}),
+    ],
+)
+def test_an_attack_is_that_of_its_settings(settings, attack):
+    made = robustness.AttackSettings(**settings).attack()
+    assert {name: getattr(made, name) for name in attack} == attack
 
 
 def learner_with(*words) -> model.Learner:
