@@ -125,7 +125,7 @@ class Learner:
 
     def init(self, seed: int, dtype="float32") -> Params:
         """Return all parameters as they are initialized: a pure function of the seed."""
-        return parameters.draw(self.parameters(), seed, dtype)
+        return parameters.initialize(self.parameters(), seed, dtype)
 
     def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False) -> tuple[Any, Any]:
         """Adapt to the support set x [T,S,H,W,C] with labels y, one-hot [S,way]. Return what `classify` needs, any

@@ -1,4 +1,4 @@
-"""The parameters of a network: their shapes, and how each of them begins."""
+"""The parameters of a network: their shapes and their initializers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lazy import tf
 
 BLOCKS = 4  # of every network here: 3x3 convolution, batch norm, relu, 2x2 max pooling
 Params: TypeAlias = "dict[str, tf.Tensor]"
-Beginning: TypeAlias = "Callable[[Sequence[int], Sequence[int], tf.DType], tf.Tensor]"  # of shape, seed [2], dtype
+Initializer: TypeAlias = "Callable[[Sequence[int], Sequence[int], tf.DType], tf.Tensor]"  # shape, seed [2], dtype
 
 
 class Parameter(NamedTuple):
@@ -17,7 +17,7 @@ class Parameter(NamedTuple):
     loop trains it; a running average is not trained."""
 
     shape: tuple[int, ...]
-    begins: Beginning
+    initializer: Initializer
     trained: bool = True
 
 
@@ -30,42 +30,47 @@ def ones(shape, seed, dtype) -> tf.Tensor:
 
 
 def identity(shape, seed, dtype) -> tf.Tensor:
-    """A square matrix that changes nothing."""
+    """Identity matrix."""
     return tf.eye(*shape, dtype=dtype)
 
 
-def constant(value: float) -> Beginning:
+def constant(value: float) -> Initializer:
     return lambda shape, seed, dtype: tf.fill(shape, tf.cast(value, dtype))
 
 
-def normal(std: float) -> Beginning:
+def normal(std: float) -> Initializer:
     return lambda shape, seed, dtype: tf.random.stateless_normal(shape, seed, stddev=std, dtype=dtype)
 
 
-def truncated_normal(std: float) -> Beginning:
-    """Within two standard deviations of 0."""
+def truncated_normal(std: float) -> Initializer:
+    """Normal, without the values beyond two standard deviations."""
     return lambda shape, seed, dtype: tf.random.stateless_truncated_normal(shape, seed, stddev=std, dtype=dtype)
 
 
-def uniform(low: float, high: float) -> Beginning:
+def uniform(low: float, high: float) -> Initializer:
     return lambda shape, seed, dtype: tf.random.stateless_uniform(shape, seed, low, high, dtype)
 
 
-def draw(declared: dict[str, Parameter], seed: int, dtype="float32") -> Params:
-    """All parameters at their beginning, a pure function of the seed: the i-th is drawn from [seed, i]."""
+def initialize(declared: dict[str, Parameter], seed: int, dtype="float32") -> Params:
+    """Return all parameters as they are initialized, a pure function of the seed: the i-th is drawn from [seed, i]."""
     dtype = tf.as_dtype(dtype)
-    return {name: p.begins(p.shape, [seed, i], dtype) for i, (name, p) in enumerate(declared.items())}
+    return {name: p.initializer(p.shape, [seed, i], dtype) for i, (name, p) in enumerate(declared.items())}
+
+
+def kernel_and_bias(params: Params, name: str) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return `name`_w and `name`_b, the weights of a convolution or a dense layer."""
+    return params[f"{name}_w"], params[f"{name}_b"]
 
 
 def check_size(image_shape: tuple[int, int, int]) -> None:
-    """ValueError where images (H, W, C) are too small for four blocks."""
+    """Raise ValueError if images (H, W, C) are too small for four blocks."""
     height, width, _ = image_shape
     if min(height, width) < 2**BLOCKS:
         raise ValueError(f"images of {height} x {width} leave nothing after {BLOCKS} poolings")
 
 
 def conv_blocks(net: str, image_shape: tuple[int, int, int], channels: int) -> dict[str, Parameter]:
-    """The convolutions of four blocks, `net`/conv1_w to `net`/conv4_b, which begin as in the TF1 code: kernels
+    """Declare the convolutions of four blocks, `net`/conv1_w to `net`/conv4_b, initialized as in the TF1 code: kernels
     truncated normal, std 0.02; biases 0."""
     *_, depth = image_shape
     declared = {}
@@ -77,13 +82,14 @@ def conv_blocks(net: str, image_shape: tuple[int, int, int], channels: int) -> d
 
 
 def features_of(image_shape: tuple[int, int, int], channels: int) -> int:
-    """How many numbers four blocks leave of an image."""
+    """Return the number of features that four blocks compute from an image."""
     height, width, _ = image_shape
     return (height // 2**BLOCKS) * (width // 2**BLOCKS) * channels
 
 
 def conv_net(net: str, image_shape: tuple[int, int, int], channels: int, outputs: int) -> dict[str, Parameter]:
-    """`conv_blocks` and a dense layer, `net`/dense_w and `net`/dense_b: normal, std 0.02, as in the TF1 code, and 0."""
+    """Declare `conv_blocks` and a dense layer, initialized as in the TF1 code: `net`/dense_w normal, std 0.02;
+    `net`/dense_b 0."""
     return conv_blocks(net, image_shape, channels) | {
         f"{net}/dense_w": Parameter((features_of(image_shape, channels), outputs), normal(0.02)),
         f"{net}/dense_b": Parameter((outputs,), zeros),
@@ -91,5 +97,5 @@ def conv_net(net: str, image_shape: tuple[int, int, int], channels: int, outputs
 
 
 def offsets(channels: int) -> dict[str, Parameter]:
-    """Batch norm's of four blocks, which begin at 0."""
+    """Declare batch norm's offsets of four blocks, initialized with 0."""
     return {f"conv{block}_bn/beta": Parameter((channels,), zeros) for block in range(1, BLOCKS + 1)}

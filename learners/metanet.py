@@ -1,9 +1,9 @@
-"""Two Meta Networks: an embedding, and a linear classifier of it that one pass over the support set writes.
+"""Two Meta Networks: an embedding, and a linear classifier of it, which is computed from one pass over the support set.
 
-Source of the equations: Komil Parmar's "meta-learning-from-scratch" (2025), whose names they are. Munkhdalai and
-Yu's Meta Networks (ICML 2017) have loss gradients, memory and attention; of those there is nothing here, and
-"original" is that repository's word for a classifier that generators write. Shapes as in model.py; E numbers of
-an embedding, K of a hidden representation.
+Source of the equations and of the names: Komil Parmar's "meta-learning-from-scratch" (2025). Munkhdalai and Yu's Meta
+Networks (ICML 2017) also have loss gradients, memory and attention, and these do not; "original" is that repository's
+word for a classifier that generators compute. Shapes as in model.py; E numbers of an embedding, K of a hidden
+representation.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 
 import layers
 from lazy import tf
-from model import Learner
-from parameters import BLOCKS, Parameter, Params, normal, ones, uniform, zeros
+from model import Learner, rows
+from parameters import BLOCKS, Parameter, Params, features_of, kernel_and_bias, normal, ones, uniform, zeros
 from perturbations.draws import TEST_SUPPORT, TRAINING_QUERY, TRAINING_SUPPORT, UNPERTURBED, Draw, Noise
 from settings import Settings, setting
 
@@ -34,15 +34,14 @@ class MetaNetworkSettings(Settings):
 
 
 class MetaNetwork(Learner):
-    """The embedding network, and what both learners share; a subclass has `head_parameters` and `classifier`.
+    """The embedding network, which both learners have; a subclass adds `head_parameters` and `classifier`.
 
-    Four blocks of 3x3 convolution, batch norm, relu, a mask, 2x2 max pooling; then a dense layer to E numbers.
-    Training normalises the support and the query set by their own statistics; testing by running averages of those,
-    or, with test_statistics `batch`, as in training. Any number of classes may be classified, whatever `way` was in
-    training.
+    Four blocks of 3x3 convolution, batch norm, relu, a mask, 2x2 max pooling; then a dense layer to E numbers. In
+    training the support and the query set are each normalised by their own statistics, in testing by running averages
+    of these, or, with test_statistics `batch`, as in training. A test may have any number of classes.
 
-    Differs from the original: running averages move once a metabatch, to where its passes, in any order, move them
-    on average, and not after every pass; convolutions have no bias, which batch norm takes away again.
+    Differs from the original: running averages move once per metabatch, by the mean of its passes, and not after every
+    pass; convolutions have no bias, because batch norm would remove it.
     """
 
     settings_class = MetaNetworkSettings
@@ -55,37 +54,32 @@ class MetaNetwork(Learner):
         return (1 - (1 - MOMENTUM) ** (PASSES * tasks)) / PASSES
 
     def head_parameters(self) -> dict[str, Parameter]:
-        """What writes the classifier."""
+        """Declare the parameters of `classifier`."""
         raise NotImplementedError
 
     def classifier(self, params: Params, h: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """From the support set's embeddings h [T,S,E] and labels y [S,way]: weights [T,E,way], biases [T,way]."""
+        """Return weights [T,E,way] and biases [T,way] for the support set's embeddings h [T,S,E], labels y [S,way]."""
         raise NotImplementedError
 
     def parameters(self) -> dict[str, Parameter]:
-        """They begin as PyTorch's do by default, as in the original: weights and biases uniform within 1 / sqrt(inputs)
-        of 0, gains 1, offsets 0, running means 0 and variances 1; U, V and e: normal, std 0.01."""
-        height, width, depth = self.image_shape
-        declared = {}
-        for block in range(1, BLOCKS + 1):
-            shape = (3, 3, depth, self.channels)
-            declared[f"conv{block}_w"] = Parameter(shape, within(9 * depth))
-            depth, height, width = self.channels, height // 2, width // 2
-        declared |= dense_parameters("dense", height * width * depth, EMBEDDING) | self.head_parameters()
-        for block in range(1, BLOCKS + 1):
-            declared[f"conv{block}_bn/gamma"] = Parameter((self.channels,), ones)
-            declared[f"conv{block}_bn/beta"] = Parameter((self.channels,), zeros)
-        declared |= self.perturbation.parameters(self.image_shape, self.channels)
-        for block in range(1, BLOCKS + 1):
-            declared[f"running/conv{block}_bn/mean"] = Parameter((self.channels,), zeros, trained=False)
-            declared[f"running/conv{block}_bn/variance"] = Parameter((self.channels,), ones, trained=False)
-        return declared
+        """Initializers are PyTorch's, as in the original: weights and biases uniform within 1 / sqrt(inputs) of 0,
+        gains 1, offsets 0, running means 0 and variances 1; U, V and e: normal, std 0.01."""
+        convolutions, norms, running, depth = {}, {}, {}, self.image_shape[-1]
+        for layer in (f"conv{block}" for block in range(1, BLOCKS + 1)):
+            convolutions[f"{layer}_w"] = Parameter((3, 3, depth, self.channels), within(9 * depth))
+            depth, shape = self.channels, (self.channels,)
+            norms |= {f"{layer}_bn/gamma": Parameter(shape, ones), f"{layer}_bn/beta": Parameter(shape, zeros)}
+            running[f"running/{layer}_bn/mean"] = Parameter(shape, zeros, trained=False)
+            running[f"running/{layer}_bn/variance"] = Parameter(shape, ones, trained=False)
+        dense = dense_parameters("dense", features_of(self.image_shape, self.channels), EMBEDDING)
+        phi = self.perturbation.parameters(self.image_shape, self.channels)
+        return convolutions | dense | self.head_parameters() | norms | phi | running
 
     def blocks(self, params, x, draw, batch, shares=None):
         """Yield each block's name, its map before mask and relu, its mask (or None), its output and its penalty.
 
-        batch: normalise by the batch's own statistics, every sample's apart; the penalty's gradient is then how far
-        the running ones lag behind these. shares: the weight of each image in these statistics, in testing
+        batch: True: normalise each sample by its own statistics; the penalty's gradient is then the distance of the
+        running averages from these. shares: the weight of each image in these statistics, in testing
         (layers.shared_statistics).
         """
         for block in range(1, BLOCKS + 1):
@@ -109,19 +103,17 @@ class MetaNetwork(Learner):
             yield layer, mu, mask, x, penalty + mask_penalty
 
     def embed(self, params: Params, x: tf.Tensor, draw: Draw, batch: bool, shares=None):
-        """x [T,N,H,W,C] -> embeddings [T,N,E], and the penalty."""
+        """Return embeddings [T,N,E] of x [T,N,H,W,C], and the penalty of the pass."""
         *_, outputs, penalties = zip(*self.blocks(params, x, draw, batch, shares), strict=True)
         return self.last(params, outputs[-1]), sum(penalties)
 
     def last(self, params: Params, output: tf.Tensor) -> tf.Tensor:
-        """The last block's output [T,N,h,w,C] -> embeddings [T,N,E]."""
-        rows = layers.rounded(tf.reshape(output, [*output.shape[:2], -1]), self.bf16)
-        return layers.dense(rows, params["dense_w"], params["dense_b"])
+        """Return embeddings [T,N,E] from the last block's output [T,N,h,w,C]."""
+        return layers.dense(layers.rounded(rows(output), self.bf16), *kernel_and_bias(params, "dense"))
 
     def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False):
-        """The classifier of the support set x [T,S,H,W,C], y one-hot [S,way]: of the means over `samples` passes, where
-        these differ. ValueError where y is of other than one class a row, or where a class has no row (the original
-        would put e in its place)."""
+        """Return the classifier of the support set, from the mean over `samples` passes if these differ. ValueError if
+        labels are not one-hot, or if a class has no image (the original would put e in its place)."""
         if (known := tf.get_static_value(y)) is not None:
             if not (np.isin(known, (0, 1)).all() and (known.sum(1) == 1).all()):
                 raise ValueError("the labels are not one-hot")
@@ -142,18 +134,18 @@ class MetaNetwork(Learner):
         return layers.dense(h, *self.linear(adapted)), penalty
 
     def features(self, params, adapted, x, draw: Draw = UNPERTURBED) -> tf.Tensor:
-        """Embeddings [T,N,E] of x [T,N,H,W,C] in testing, with the masks of `draw`."""
+        """Return embeddings [T,N,E] of x [T,N,H,W,C] in testing, with the masks of `draw`."""
         return self.embed(params, x, draw, self.settings.test_statistics == "batch")[0]
 
     def activations(self, params, adapted, x) -> dict[str, tf.Tensor]:
-        """In testing: by block, its unmasked output, and the embedding, as `dense`, [T,N,D]."""
+        """Return each block's output without mask and the embedding, `dense`, [T,N,D], in testing."""
         blocks = self.blocks(params, x, UNPERTURBED, self.settings.test_statistics == "batch")
         outputs = {layer: output for layer, *_, output, _ in blocks}
-        flat = {layer: tf.reshape(output, [*x.shape[:2], -1]) for layer, output in outputs.items()}
+        flat = {layer: rows(output) for layer, output in outputs.items()}
         return flat | {"dense": self.last(params, outputs[f"conv{BLOCKS}"])}
 
     def maps(self, params, adapted, x, draw: Draw = UNPERTURBED) -> dict[str, tuple]:
-        """By layer, in testing: mask * relu(batch_norm(.)) before pooling [T,N,H,W,C], and the mask or None."""
+        """Return mask * relu(batch_norm(.)) before pooling and the mask (or None) of each block, in testing."""
         maps = {}
         for layer, mu, mask, *_ in self.blocks(params, x, draw, self.settings.test_statistics == "batch"):
             factor = None if mask is None else layers.masked(tf.ones_like(mu), mask)
@@ -161,7 +153,6 @@ class MetaNetwork(Learner):
         return maps
 
     def linear(self, adapted: Params) -> tuple[tf.Tensor, tf.Tensor]:
-        """The classifier's weights [T,E,way] and biases [T,way]."""
         return adapted["w"], adapted["b"]
 
 
@@ -172,6 +163,7 @@ def within(inputs: int):
 
 
 def dense_parameters(name: str, inputs: int, outputs: int) -> dict[str, Parameter]:
+    """Declare the weights and biases of a dense layer."""
     return {
         f"{name}_w": Parameter((inputs, outputs), within(inputs)),
         f"{name}_b": Parameter((outputs,), within(inputs)),
@@ -181,16 +173,12 @@ def dense_parameters(name: str, inputs: int, outputs: int) -> dict[str, Paramete
 class EmbeddingMetaNetwork(MetaNetwork):
     """Metric-based: W_c = mean of U h + e over the support images of class c; logit of c = (V h_q) . W_c.
 
-    e, as in the original, adds the same number to all logits of an image, and so changes nothing.
+    As in the original, e adds the same number to all logits of an image, and so has no effect.
     """
 
     def head_parameters(self):
-        small = normal(0.01)
-        return {
-            "U": Parameter((HIDDEN, EMBEDDING), small),
-            "V": Parameter((HIDDEN, EMBEDDING), small),
-            "e": Parameter((HIDDEN,), small),
-        }
+        shapes = {"U": (HIDDEN, EMBEDDING), "V": (HIDDEN, EMBEDDING), "e": (HIDDEN,)}
+        return {name: Parameter(shape, normal(0.01)) for name, shape in shapes.items()}
 
     def classifier(self, params, h, y):
         classes = layers.class_means(h @ tf.transpose(params["U"]) + params["e"], y)  # [T,way,K]
@@ -199,17 +187,16 @@ class EmbeddingMetaNetwork(MetaNetwork):
 
 
 class OriginalMetaNetwork(MetaNetwork):
-    """Model-based: r = tanh(U h + e), its class means r_c; two generators, each of two layers with a relu between,
-    write class c's column of W and its bias from r_c; logits = h_q W + b.
+    """Model-based: r = tanh(U h + e) with class means r_c; two generators, each of two layers with a relu between them,
+    compute class c's column of W and its bias from r_c; logits = h_q W + b.
 
-    The original declares a V that it never uses; it is left out.
+    The original has a V that it never uses, and this class has none.
     """
 
     def head_parameters(self):
-        small = normal(0.01)
         return {
-            "U": Parameter((HIDDEN, EMBEDDING), small),
-            "e": Parameter((HIDDEN,), small),
+            "U": Parameter((HIDDEN, EMBEDDING), normal(0.01)),
+            "e": Parameter((HIDDEN,), normal(0.01)),
             **dense_parameters("weight/dense1", HIDDEN, HIDDEN),
             **dense_parameters("weight/dense2", HIDDEN, EMBEDDING),
             **dense_parameters("bias/dense1", HIDDEN, EMBEDDING),
@@ -220,7 +207,7 @@ class OriginalMetaNetwork(MetaNetwork):
         classes = layers.class_means(tf.tanh(h @ tf.transpose(params["U"]) + params["e"]), y)
 
         def generate(name):
-            x = tf.nn.relu(layers.dense(classes, params[f"{name}/dense1_w"], params[f"{name}/dense1_b"]))
-            return layers.dense(x, params[f"{name}/dense2_w"], params[f"{name}/dense2_b"])
+            x = tf.nn.relu(layers.dense(classes, *kernel_and_bias(params, f"{name}/dense1")))
+            return layers.dense(x, *kernel_and_bias(params, f"{name}/dense2"))
 
         return tf.linalg.matrix_transpose(generate("weight")), generate("bias")[..., 0]

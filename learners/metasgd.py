@@ -40,10 +40,10 @@ class MetaSGD(MAML):
 
     def parameters(self) -> dict[str, Parameter]:
         """Those of MAML, then alpha."""
-        begins = uniform(0.005, 0.1) if self.settings.random_steps else constant(self.settings.inner_lr)
+        initializer = uniform(0.005, 0.1) if self.settings.random_steps else constant(self.settings.inner_lr)
         declared = super().parameters()
         names = [name for name in map(theta_name, declared) if name and self.adapts(name)]
-        return declared | {f"alpha/{name}": Parameter(declared[f"theta/{name}"].shape, begins) for name in names}
+        return declared | {f"alpha/{name}": Parameter(declared[f"theta/{name}"].shape, initializer) for name in names}
 
     def step_sizes(self, params: Params) -> dict[str, tf.Tensor | float]:
         return {name: params[f"alpha/{name}"] for name in super().step_sizes(params)}

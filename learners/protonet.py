@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import layers
 from lazy import tf
-from model import Learner
-from parameters import BLOCKS, Parameter, Params, conv_blocks, offsets
+from model import Learner, rows
+from parameters import BLOCKS, Parameter, Params, conv_blocks, kernel_and_bias, offsets
 from perturbations.draws import UNPERTURBED, Draw, Noise
 from settings import Settings, setting, whole
 
@@ -27,18 +27,18 @@ class ProtoNetSettings(Settings):
 
 
 class ProtoNet(Learner):
-    """The class of an image is that of the nearest class mean, by the squared Euclidean distance of embeddings.
+    """An image has the class whose mean embedding is nearest, by the squared Euclidean distance.
 
     Source: Snell, Swersky and Zemel, "Prototypical Networks for Few-shot Learning" (NeurIPS 2017). As a linear head:
-    -|h - mu|^2 = 2 mu . h - |mu|^2 - |h|^2, of which the last term is the same for all classes.
-    train_way: classes of a task in training, which the source chooses larger than in testing (60 for Omniglot).
+    -|h - mu|^2 = 2 mu . h - |mu|^2 - |h|^2, without the last term, which is the same for all classes.
+    train_way: classes of a task in training; the source has more than in testing (60 for Omniglot).
 
     normalise: `apart`: batch norm normalises the support and the query set each by its own statistics. `together`: it
-    normalises both by the statistics of both, as the source's code does in training; the class means then depend on the
-    query images, so that there is no fixed linear head that could be exported.
+    normalises both by the statistics of both, as the source's code does in training; then the class means depend on the
+    query images, and there is no fixed linear head that could be exported.
 
-    The embedding is MAML's body, so that the two differ in the learner alone. Differs from the source: batch norm has
-    the statistics of the images at hand in testing, too, and no gain; and normalise is `apart` by default.
+    The embedding is MAML's body. Differs from the source: batch norm takes its statistics from the images at hand in
+    testing, too, and has no gain; normalise is `apart` by default.
     """
 
     settings_class = ProtoNetSettings
@@ -58,24 +58,23 @@ class ProtoNet(Learner):
         return conv_blocks("theta", self.image_shape, self.channels) | offsets(self.channels)
 
     def activations(self, params: Params, adapted, x, shares=None) -> dict[str, tf.Tensor]:
-        """Each block's output, [T,N,D]; that of the last is `features`. shares: as in `classify`."""
+        """Return each block's output, [T,N,D]; the last one is `features`. shares: as in `classify`."""
         outputs = {}
-        for block in range(1, BLOCKS + 1):
-            layer, x = f"conv{block}", layers.rounded(x, self.bf16)
-            mu = layers.conv(x, params[f"theta/{layer}_w"], params[f"theta/{layer}_b"])
+        for layer in (f"conv{block}" for block in range(1, BLOCKS + 1)):
+            mu = layers.conv(layers.rounded(x, self.bf16), *kernel_and_bias(params, f"theta/{layer}"))
             x = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples=1, stop_bn_backward=False, shares=shares)
-            outputs[layer] = tf.reshape(x, [*x.shape[:2], -1])
+            outputs[layer] = rows(x)
         return outputs
 
     def features(self, params, adapted, x, draw: Draw = UNPERTURBED) -> tf.Tensor:
         return self.embed(params, x)
 
     def embed(self, params: Params, x: tf.Tensor, shares=None) -> tf.Tensor:
-        """x [T,N,H,W,C] -> the last block's output, [T,N,D]. shares: as in `classify`."""
+        """Return the last block's output [T,N,D] for x [T,N,H,W,C]. shares: as in `classify`."""
         return self.activations(params, None, x, shares)[f"conv{BLOCKS}"]
 
     def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False):
-        """The class means [T,way,D]; or, with normalise `together`, the support set, of which `classify` makes them."""
+        """Return the class means [T,way,D]; with normalise `together`, the support set, which `classify` averages."""
         if self.settings.normalise == "together":
             return {"x": x, "y": tf.broadcast_to(y, [x.shape[0], *y.shape])}, 0.0
         shares = layers.image_shares(y, layers.class_shares(y))
@@ -85,7 +84,7 @@ class ProtoNet(Learner):
         if self.settings.normalise == "apart":
             return layers.dense(self.embed(params, x, shares), *self.linear(adapted)), 0.0
         support = adapted["x"].shape[1]
-        if shares is not None:  # the statistics of these images alone
+        if shares is not None:  # statistics are taken from x alone
             shares = tf.pad(shares, [[support, 0]])
         h = self.embed(params, tf.concat([adapted["x"], x], 1), shares)
         means = layers.class_means(h[:, :support], adapted["y"][0])

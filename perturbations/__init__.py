@@ -1,4 +1,4 @@
-"""What perturbs a learner's forward passes: the table. A new one is a class, and a line here."""
+"""The table of perturbations, which change a learner's forward passes. A new one is a class, and a line here."""
 
 from perturbations import ablations
 from perturbations.base import Perturbation

@@ -1,8 +1,8 @@
-"""What is left of Meta-dropout's noise when one part of it is taken away, or replaced by something simpler.
+"""Ablations of Meta-dropout's noise: one part of it is removed, or replaced by something simpler.
 
-Lee, Nam, Yang and Hwang (ICLR 2020) compare such kinds of noise and released no code of them. The names are the
-paper's; what they stand for is declared here, and each class says what its source leaves open. As in Meta-dropout the
-support set is perturbed wherever a task is adapted to, in training and in testing, and the query set never.
+Lee, Nam, Yang and Hwang (ICLR 2020) compare such kinds of noise without publishing their code. The names are the
+paper's; each class says what the paper leaves open. As in Meta-dropout the support set has noise in training and in
+testing, and the query set has none.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ import math
 
 import layers
 from lazy import tf
-from parameters import BLOCKS, Parameter, constant, conv_blocks, conv_net
+from parameters import BLOCKS, Initializer, Parameter, constant, conv_blocks, conv_net, kernel_and_bias
 from perturbations.base import Perturbation
 from perturbations.draws import SUPPORT
 from perturbations.noise import LearnedNoise
 
-SMALL = 0.01  # what a learned standard deviation of additive noise begins with: half of that of a kernel's weights
+SMALL = 0.01  # initial standard deviation of additive noise: half the deviation of a kernel's initial weights
 
 
-def before_softplus(value: float) -> float:
-    """The number whose softplus is `value`."""
-    return math.log(math.expm1(value))
+def softplus_is(value: float) -> Initializer:
+    """Initialize a parameter with the number whose softplus is `value`."""
+    return constant(math.log(math.expm1(value)))
 
 
 class FixedNoise(LearnedNoise):
-    """Nothing is learned: Meta-dropout's noise where phi is 0, as it is at the beginning.
+    """Meta-dropout's noise with phi = 0: nothing is learned.
 
     block: mu * softplus(N(0, 1)) on the support, mu * softplus(0) on the query. head: N(logits, softplus(0)) on the
     support.
     """
 
-    summary = "as Meta-dropout's at its beginning, not learned"
+    summary = "as Meta-dropout's before training, not learned"
 
     def parameters(self, image_shape, channels):
         return {}
@@ -44,14 +44,12 @@ class FixedNoise(LearnedNoise):
 
 
 class IndependentNoise(LearnedNoise):
-    """Learned, and independent of the input: of phi the biases alone, a mean for every channel of a block and one
-    deviation for the logits.
+    """Meta-dropout's noise with the biases of phi alone: a mean per channel of a block, a deviation for the logits.
 
-    The source says that the mean is trainable and does not see the input; that it has no place, either, is declared
-    here: a convolution of no input has its bias everywhere.
+    The paper says that the mean is trained and independent of the input. Decided here: it is the same for all pixels.
     """
 
-    summary = "learned, a mean for every channel, which does not see the input"
+    summary = "learned, a mean per channel, independent of the input"
 
     def parameters(self, image_shape, channels):
         declared = conv_net("phi", image_shape, channels, 1)
@@ -65,24 +63,23 @@ class IndependentNoise(LearnedNoise):
 
 
 class WeightNoise(Perturbation):
-    """Gaussian noise on the weights of theta, of a learned standard deviation for every weight, softplus(phi).
+    """Gaussian noise on the weights of theta, with a learned standard deviation per weight, softplus(phi).
 
-    One draw a pass (and noise sample), shared by its images; biases have none. The deviations, 0.01 at the beginning,
-    are meta-learned and not adapted; the head's are shared by the classes. The source says no more than the name.
+    All images of a pass (and noise sample) share one draw; biases have no noise. The deviations are initialized with
+    0.01, meta-learned and not adapted; all classes share the head's. The paper gives the name alone.
     """
 
-    summary = "Gaussian on the weights, of learned sizes"
+    summary = "Gaussian on the weights, with learned deviations"
     hooks = frozenset({"block", "head"})
     random_in = SUPPORT
 
     def parameters(self, image_shape, channels):
-        begins = constant(before_softplus(SMALL))
         declared = conv_net("phi", image_shape, channels, 1)
-        return {name: Parameter(p.shape, begins) for name, p in declared.items() if name.endswith("_w")}
+        return {name: Parameter(p.shape, softplus_is(SMALL)) for name, p in declared.items() if name.endswith("_w")}
 
     def noise(self, params, layer, x, draw, columns):
-        """x [T,N,...] with the samples on the task axis, and as many draws of the layer's noise, with `columns`
-        outputs."""
+        """Return x [T,N,...] with the samples on the task axis, and a draw of the noise on the layer's weights for each
+        of them. columns: outputs of the layer."""
         tasks, rows, *rest = x.shape
         deviation = layers.softplus(params[f"phi/{layer}_w"])
         drawn = draw(layer, [tasks, draw.samples, *deviation.shape[:-1], columns])
@@ -105,18 +102,18 @@ class WeightNoise(Perturbation):
 
 
 class AdditiveNoise(LearnedNoise):
-    """Added to the convolutions in place of multiplied: N(mu, softplus(conv(x; phi))) on the support, mu on the query.
+    """Noise is added to the convolutions: N(mu, softplus(conv(x; phi))) on the support, mu on the query.
 
-    The deviation begins at 0.01 where it is declared here that it is one (in a reproduction of 2021 it is
-    0.01 conv(x; phi), which may be negative). The head's noise is Meta-dropout's.
+    Decided here: the softplus, and that the deviation is 0.01 before training. (In a reproduction of 2021 the deviation
+    is 0.01 conv(x; phi), which may be negative.) The head's noise is Meta-dropout's.
     """
 
     summary = "learned and input-dependent, added to the convolutions"
 
     def parameters(self, image_shape, channels):
-        begins = Parameter((channels,), constant(before_softplus(SMALL)))
         biases = (f"phi/conv{block}_b" for block in range(1, BLOCKS + 1))
-        return super().parameters(image_shape, channels) | dict.fromkeys(biases, begins)
+        bias = Parameter((channels,), softplus_is(SMALL))
+        return super().parameters(image_shape, channels) | dict.fromkeys(biases, bias)
 
     def factor(self, params, theta, layer, x, mu, draw):
         return None
@@ -128,8 +125,8 @@ class AdditiveNoise(LearnedNoise):
 
 
 class DeterministicFactor(Perturbation):
-    """mu * softplus(conv(x; phi)) on the support, too: what Meta-dropout does on the query. Nothing is drawn, and the
-    logits are left alone, so that phi has no part for the head."""
+    """mu * softplus(conv(x; phi)) on the support and the query: Meta-dropout's factor of the query. There is no noise,
+    and phi has no part for the head."""
 
     summary = "Meta-dropout's factor without its noise"
     hooks = frozenset({"block"})
@@ -138,16 +135,16 @@ class DeterministicFactor(Perturbation):
         return conv_blocks("phi", image_shape, channels)
 
     def factor(self, params, theta, layer, x, mu, draw):
-        return layers.softplus(layers.conv(x, params[f"phi/{layer}_w"], params[f"phi/{layer}_b"]))
+        return layers.softplus(layers.conv(x, *kernel_and_bias(params, f"phi/{layer}")))
 
     def block(self, params, theta, layer, x, mu, draw):
         return mu * self.factor(params, theta, layer, x, mu, draw), 0.0
 
 
 class LearnedVariance(LearnedNoise):
-    """phi gives the standard deviation of a, too: a ~ N(conv(x; phi), softplus(conv(x; phi'))^2) on the support.
+    """The standard deviation of a is learned, too: a ~ N(conv(x; phi), softplus(conv(x; phi'))^2) on the support.
 
-    It begins at Meta-dropout's 1; the source does not say how it is kept positive, nor where it begins.
+    Decided here: the softplus, and that the deviation is Meta-dropout's 1 before training.
     """
 
     summary = "learned, with a learned deviation in place of 1"
@@ -155,29 +152,27 @@ class LearnedVariance(LearnedNoise):
     def parameters(self, image_shape, channels):
         declared, more = super().parameters(image_shape, channels), {}
         for name, parameter in conv_blocks("phi", image_shape, channels).items():
-            begins = constant(before_softplus(1.0)) if name.endswith("_b") else parameter.begins
-            more[name.replace("phi/", "phi/deviation_")] = Parameter(parameter.shape, begins)
+            initializer = softplus_is(1.0) if name.endswith("_b") else parameter.initializer
+            more[name.replace("phi/", "phi/deviation_")] = Parameter(parameter.shape, initializer)
         return declared | more
 
     def deviation(self, params, layer, x):
-        w, b = (params[f"phi/deviation_{layer}_{part}"] for part in "wb")
-        return layers.softplus(layers.conv(x, w, b))
+        return layers.softplus(layers.conv(x, *kernel_and_bias(params, f"phi/deviation_{layer}")))
 
 
 class ExtraParameters(Perturbation):
-    """phi as plain further weights, without noise: mu + softplus(conv(x; phi)), on the support and the query.
+    """phi as additional weights without noise: mu + softplus(conv(x; phi)), on the support and the query.
 
-    As many parameters as `deterministic`, which differs from it by multiplying. They are meta-learned and not adapted,
-    as phi is. Without the softplus they would add nothing: a sum of two convolutions is one. The source says only that
-    MAML had as many parameters.
+    `deterministic` has the same parameters and multiplies. They are meta-learned and not adapted. Without the softplus
+    they would add nothing: the sum of two convolutions is a convolution. The paper says that MAML had as many
+    parameters, and no more.
     """
 
-    summary = "Meta-dropout's parameters as further weights, without noise"
+    summary = "Meta-dropout's parameters as additional weights, without noise"
     hooks = frozenset({"block"})
 
     def parameters(self, image_shape, channels):
         return conv_blocks("phi", image_shape, channels)
 
     def block(self, params, theta, layer, x, mu, draw):
-        w, b = (params[f"phi/{layer}_{part}"] for part in "wb")
-        return mu + layers.softplus(layers.conv(x, w, b)), 0.0
+        return mu + layers.softplus(layers.conv(x, *kernel_and_bias(params, f"phi/{layer}"))), 0.0

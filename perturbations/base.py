@@ -1,4 +1,4 @@
-"""The interface of what perturbs a learner's forward passes."""
+"""The interface of perturbations."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ class Perturbation:
     """No perturbation, and the interface of all others.
 
     Shapes: T tasks, N = samples * images rows of one pass (sample-major), H W C a map, D features.
-    A subclass declares
+
+    A subclass overrides some of the hooks `inputs`, `block`, `mask`, `head` and `labels`, and declares
       settings_class its settings, a dataclass of flags (settings.py); an instance has them as `settings`
-      hooks          those of the five hooks `inputs`, `block`, `mask`, `head` and `labels` that it overrides; every
-                     learner that calls these can have it (Learner.hooks)
+      hooks          the names of the hooks that it overrides; every learner that calls these can have it
       random_in      the passes (Draw.where) in which it draws random numbers
+      summary        what it does, for --help
 
-    A hook is called in every pass, and `draw.where` says which one this is. params: all meta-learned parameters.
-    theta: the weights of the pass, conv1_w to dense_b, [T,...] as the inner steps have adapted them (a Meta Network,
-    which has no inner steps, hands its parameters over).
+    A learner calls its hooks in every pass; `draw.where` says which pass it is. params: all meta-learned parameters.
+    theta: the weights of the pass by name, conv1_w to dense_b, each [T,...], as the inner steps have adapted them (of a
+    Meta Network, which adapts no weights: `params`).
 
-    A hook (but `labels`) gives its output and, beside it, a penalty: nats a task, [T], or 0.0 for none. The loss of the
-    pass adds it: of the support set in the inner loop, of the query set in the outer loop (a Meta Network, which has no
-    inner loop, adds both there). So a Kullback-Leibler term is averaged over a pass's rows and samples by whoever gives
-    it (Draw.mean, in which all classes count the same).
+    A hook (except `labels`) returns its output and a penalty: nats per task, [T], or 0.0. The penalty is added to the
+    loss of the pass: the support set's to the inner loss, the query set's to the outer loss (a Meta Network has no
+    inner loss and adds both to the outer one). A hook averages its penalty over rows and samples itself (Draw.mean).
     """
 
-    summary = "nothing is perturbed"  # for --help
+    summary = "nothing is perturbed"
     settings_class: type[Settings] = Settings
     settings: Settings
     hooks: frozenset[str] = frozenset()
@@ -44,31 +44,33 @@ class Perturbation:
         self.settings = self.settings_class(**settings)
 
     def parameters(self, image_shape: tuple[int, int, int], channels: int) -> dict[str, Parameter]:
-        """The perturbation's own meta-learned parameters, which no inner step adapts."""
+        """Declare the meta-learned parameters of the perturbation, which no inner step adapts."""
         return {}
 
     def inputs(self, params: Params, theta: Params, layer: str, x, draw: Draw) -> tuple[tf.Tensor, Penalty]:
-        """Perturb what a layer takes, x [T,N,H,W,C] of conv1 to conv4 or features [T,N,D] of the linear head, `dense`
-        -> it, of the same shape, and a penalty."""
+        """Perturb the input of a layer, x [T,N,H,W,C] of conv1 to conv4 or x [T,N,D] of the linear head, `dense`.
+        Return it, of the same shape, and a penalty."""
         return x, 0.0
 
     def block(self, params: Params, theta: Params, layer: str, x, mu, draw: Draw) -> tuple[tf.Tensor, Penalty]:
-        """Perturb the convolution `mu` [T,N,H,W,C] of x, before batch norm -> it, and a penalty."""
+        """Perturb `mu` [T,N,H,W,C], the convolution of x before batch norm. Return it and a penalty."""
         return mu, 0.0
 
     def mask(self, params: Params, theta: Params, layer: str, x, shape, draw: Draw) -> tuple[tf.Tensor | None, Penalty]:
-        """What relu(batch_norm(.)), of `shape` [T,N,H,W,C], is multiplied by: [T,samples,1 or N/samples,H,W,C] >= 0,
-        or None -> it, and a penalty. x: the layer's input."""
+        """Return a factor of relu(batch_norm(.)), which has the `shape` [T,N,H,W,C], and a penalty. The factor is None
+        or [T,samples,1 or N/samples,H,W,C] with values of at least 0. x: the layer's input."""
         return None, 0.0
 
     def head(self, params: Params, theta: Params, x, logits, draw: Draw) -> tuple[tf.Tensor, Penalty]:
-        """Perturb the logits [T,N,way] of the features x [T,N,D] -> them, and a penalty."""
+        """Perturb the logits [T,N,way] of the features x [T,N,D]. Return them and a penalty."""
         return logits, 0.0
 
     def labels(self, y: tf.Tensor, draw: Draw) -> tf.Tensor:
-        """What the loss of a pass compares the logits with: one-hot labels y [N,way] -> [N,way] or [T,N,way]."""
+        """Return the labels that the loss of a pass compares the logits with, [N,way] or [T,N,way], from the images'
+        one-hot labels y [N,way]."""
         return y
 
     def factor(self, params: Params, theta: Params, layer: str, x, mu, draw: Draw) -> tf.Tensor | None:
-        """What `block` multiplies the convolution `mu` [T,N,H,W,C] of x by, which broadcasts to it; None: nothing."""
+        """Return the factor by which `block` multiplies `mu` [T,N,H,W,C], to which it broadcasts; None if it does not
+        multiply. Figures show it."""
         return None

@@ -1,7 +1,7 @@
-"""Where a forward pass has its randomness from.
+"""Randomness of forward passes.
 
-Shapes: T tasks. All randomness is an argument: standard normal numbers drawn by stateless ops from (seed of the task,
-inner step, layer).
+It is an argument: standard normal numbers, drawn by stateless ops from (seed of the task, inner step, layer). Shapes: T
+tasks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from lazy import tf
 from parameters import BLOCKS
 
-# Which pass of a task this is: over its support set or its query set, in meta-training or in a test.
+# The passes of a task: over its support set or its query set, in meta-training or in a test.
 TRAINING_SUPPORT, TRAINING_QUERY = "training support", "training query"
 TEST_SUPPORT, TEST_QUERY = "test support", "test query"
 SUPPORT = frozenset({TRAINING_SUPPORT, TEST_SUPPORT})
@@ -24,7 +24,7 @@ Noise: TypeAlias = "Callable[[int, str, tf.TensorShape], tf.Tensor]"  # (inner s
 
 
 def task_noise(seeds: tf.Tensor, dtype="float32") -> Noise:
-    """Standard normal noise from one seed a task, seeds [T,2]: the same however the tasks are grouped."""
+    """Return standard normal noise from one seed per task, seeds [T,2]: the same however the tasks are grouped."""
 
     def draw(step, layer, shape):
         place = step * (BLOCKS + 1) + (BLOCKS if layer == "dense" else int(layer[-1]) - 1)
@@ -34,15 +34,15 @@ def task_noise(seeds: tf.Tensor, dtype="float32") -> Noise:
 
 
 def fold(seed: tf.Tensor, number) -> tf.Tensor:
-    """The seed [2] of the number-th thing that `seed` has."""
+    """Derive a seed [2] from a seed [2] and a number."""
     return tf.random.experimental.stateless_fold_in(seed, number, alg="philox")
 
 
 def standard_normal(shape, seed: tf.Tensor, dtype="float32") -> tf.Tensor:
-    """N(0, 1) by Box and Muller's transform of Philox' integers.
+    """Draw from N(0, 1) by Box and Muller's transform of Philox' integers.
 
-    Those are the same on every device, with and without XLA; TensorFlow's own normals are not, and take
-    twice the time on a CPU.
+    These integers are the same on every device, with and without XLA. TensorFlow's normals are not, and take twice the
+    time on a CPU.
     """
     count = int(np.prod(shape))
     bits = tf.random.stateless_uniform([2, (count + 1) // 2], seed, None, None, tf.int32, alg="philox")
@@ -54,11 +54,11 @@ def standard_normal(shape, seed: tf.Tensor, dtype="float32") -> tf.Tensor:
 
 @dataclass(frozen=True)
 class Draw:
-    """The randomness of one forward pass: the `step`-th pass of its tasks.
+    """Randomness of one forward pass, which is the `step`-th pass of its tasks.
 
-    where: TRAINING_SUPPORT, TRAINING_QUERY, TEST_SUPPORT or TEST_QUERY. samples: how many copies of every image the
-    pass has, each with noise of its own. shares [images]: the weight of each image, where classes differ in their
-    numbers of images (layers.image_shares).
+    where: TRAINING_SUPPORT, TRAINING_QUERY, TEST_SUPPORT or TEST_QUERY. samples: number of copies of each image in the
+    pass, each copy with other noise. shares [images]: the weight of each image, if classes have different numbers of
+    images (layers.image_shares).
     """
 
     noise: Noise
@@ -68,15 +68,15 @@ class Draw:
     shares: tf.Tensor | None = None
 
     def __call__(self, layer: str, shape) -> tf.Tensor:
-        """N(0, 1) of the shape [T,...], this pass's own. layer: conv1 to conv4, or dense."""
+        """Draw from N(0, 1) for this pass, [T,...]. layer: conv1 to conv4, or dense."""
         return self.noise(self.step, layer, shape)
 
     def of_task(self, layer: str, shape) -> tf.Tensor:
-        """N(0, 1) of the shape [T,...], the same in every pass of a task."""
+        """Draw from N(0, 1), [T,...], the same in every pass of a task."""
         return self.noise(0, layer, shape)
 
     def mean(self, x: tf.Tensor) -> tf.Tensor:
-        """Mean of x [T,N], a number for every row of the pass, over its images and samples -> [T]."""
+        """Mean of x [T,N] over the images and samples of the pass -> [T]; all classes count the same."""
         if self.shares is None:
             return tf.reduce_mean(x, 1)
         return tf.linalg.matvec(x, tf.tile(self.shares, [self.samples])) / self.samples
@@ -86,4 +86,4 @@ def no_noise(step, layer, shape):
     raise ValueError("the pass over a test's query set has no noise")
 
 
-UNPERTURBED = Draw(no_noise, 0, TEST_QUERY)  # of every pass over a test's query set, and over images to look at
+UNPERTURBED = Draw(no_noise, 0, TEST_QUERY)  # of a pass over a test's query set, or over any images without noise

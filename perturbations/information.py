@@ -1,5 +1,5 @@
-"""What limits the information in a representation: a bottleneck before the head, or noise of a learned size behind
-every block. The price of the information is a penalty of the loss that it is in."""
+"""Limits on the information in a representation: a bottleneck before the head, or noise of a learned size after each
+block. The information has a price, which is a penalty of the loss."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import layers
 from lazy import tf
-from parameters import Parameter, conv_blocks, features_of, identity, normal, zeros
+from parameters import Parameter, conv_blocks, features_of, identity, kernel_and_bias, normal, zeros
 from perturbations.base import Perturbation
 from perturbations.draws import SUPPORT, TRAINING_QUERY
 from settings import Settings, not_negative, positive, setting
@@ -20,16 +20,16 @@ class VIBSettings(Settings):
 
 
 class VIB(Perturbation):
-    """A variational information bottleneck of the features h that the head takes: z ~ N(W h + b, sigma^2),
-    sigma = softplus(V h + c - 5), and beta times KL(N(W h + b, sigma^2) || N(0, 1)) in the loss.
+    """A variational information bottleneck of the features h: in their place the head takes z ~ N(W h + b, sigma^2),
+    sigma = softplus(V h + c - 5), and beta times KL(N(W h + b, sigma^2) || N(0, 1)) is added to the loss.
 
     Source: Alemi, Fischer, Dillon and Murphy, "Deep Variational Information Bottleneck" (ICLR 2017),
-    github.com/alexalemi/vib_demo: its beta of 1e-3, its sum over z, its mean over images, its one sample.
-    vib_beta: beta. z is drawn for the support set wherever a task is adapted to, and for the query set in
-    meta-training; in a test the query set has the mean.
+    github.com/alexalemi/vib_demo: its beta (vib_beta) of 1e-3, its sum over z, its mean over images, its one sample.
+    z is drawn for the support set in training and in testing, and for the query set in training; in a test the query
+    set has the mean.
 
-    Declared here: z has as many numbers as h; W begins as the identity, so that the learner begins as it would
-    without; W, b, V, c are meta-learned and not adapted, as phi is. Their two products stay float32 with bf16.
+    Decided here: z has as many numbers as h; W is initialized with the identity, so that training starts as without the
+    bottleneck; W, b, V and c are meta-learned and not adapted. Their two products stay float32 with bf16.
     """
 
     summary = "variational information bottleneck before the head"
@@ -50,11 +50,11 @@ class VIB(Perturbation):
     def inputs(self, params, theta, layer, x, draw):
         if layer != "dense":
             return x, 0.0
-        mean = layers.dense(x, params["phi/mean_w"], params["phi/mean_b"])
+        mean = layers.dense(x, *kernel_and_bias(params, "phi/mean"))
         if draw.where not in self.random_in:
             return mean, 0.0
-        # Its logarithm is taken: layers.softplus is 0 where this one is small.
-        sigma = tf.nn.softplus(layers.dense(x, params["phi/deviation_w"], params["phi/deviation_b"]) - 5)
+        # Where this softplus is very small, layers.softplus is 0, and has no logarithm.
+        sigma = tf.nn.softplus(layers.dense(x, *kernel_and_bias(params, "phi/deviation")) - 5)
         divergence = tf.reduce_sum(tf.square(mean) + tf.square(sigma) - 2 * tf.math.log(sigma) - 1, -1) / 2
         return mean + sigma * draw("dense", mean.shape), self.settings.vib_beta * draw.mean(divergence)
 
@@ -66,21 +66,20 @@ class InformationDropoutSettings(Settings):
 
 
 class InformationDropout(Perturbation):
-    """A factor exp(alpha n), n ~ N(0, 1), behind relu, alpha = 0.001 + max_alpha * sigmoid(conv(x; phi)) from what the
-    block takes; and beta times the KL divergence from the log-uniform prior in the loss, -ln(alpha / (0.001 +
-    max_alpha)) of every pixel and channel.
+    """The output of relu is multiplied by exp(alpha n), n ~ N(0, 1), alpha = 0.001 + max_alpha * sigmoid(conv(x; phi))
+    for the block's input x; and beta times the KL divergence from the log-uniform prior is added to the loss:
+    -ln(alpha / (0.001 + max_alpha)), summed over pixels and channels and averaged over images.
 
     Source: Achille and Soatto, "Information Dropout" (PAMI 2018), github.com/ucla-vision/information-dropout,
-    cifar.py: one convolution of its own a block, no batch norm, no noise in a test, and a mean factor above 1 that is
-    not corrected. information_max_alpha: max_alpha. information_beta: beta, by which the sum over a block's pixels and
-    channels, averaged over images, is multiplied. The source divides 3 by its 50,000 training images; a task has no
-    such number, so that the quotient is what is set.
+    cifar.py: a convolution per block for alpha, no batch norm, no noise in a test, and a mean factor above 1 without
+    correction. information_max_alpha: max_alpha. information_beta: beta; the source divides 3 by its 50,000 training
+    images, and as a task has no such number, the quotient is the setting.
 
-    As VIB, the support set has noise wherever a task is adapted to, the query set in meta-training. In the source only
+    As in VIB, the support set has noise in training and in testing, the query set in training. In the source
     convolutions with a stride have noise, here all four blocks, which pool.
     """
 
-    summary = "log-normal noise of a learned, input-dependent size behind every block"
+    summary = "log-normal noise of a learned, input-dependent size after each block"
     settings_class = InformationDropoutSettings
     settings: InformationDropoutSettings
     hooks = frozenset({"mask"})
@@ -92,9 +91,8 @@ class InformationDropout(Perturbation):
     def mask(self, params, theta, layer, x, shape, draw):
         if draw.where not in self.random_in:
             return None, 0.0
-        gate = tf.sigmoid(layers.conv(x, params[f"phi/{layer}_w"], params[f"phi/{layer}_b"]))
         max_alpha = self.settings.information_max_alpha
-        alpha = 0.001 + max_alpha * gate
+        alpha = 0.001 + max_alpha * tf.sigmoid(layers.conv(x, *kernel_and_bias(params, f"phi/{layer}")))
         divergence = tf.reduce_sum(math.log(0.001 + max_alpha) - tf.math.log(alpha), [2, 3, 4])
         tasks, n, *pixels = shape
         factor = tf.reshape(tf.exp(alpha * draw(layer, shape)), [tasks, draw.samples, n // draw.samples, *pixels])

@@ -1,4 +1,4 @@
-"""Bernoulli masks of activations, one a task. Source: Komil Parmar's "meta-learning-from-scratch" (2025)."""
+"""Bernoulli masks of activations, one per task. Source: Komil Parmar's "meta-learning-from-scratch" (2025)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from settings import Settings, setting
 
 
 def rates(text: str) -> list[float]:
-    """Three or four numbers from 0 to below 1, with commas between them."""
+    """Read three or four numbers from 0 to below 1, with commas between them."""
     try:
         values = [float(rate) for rate in text.split(",")]
     except ValueError:
@@ -39,13 +39,13 @@ class MaskSettings(Settings):
 
 
 class Mask(Perturbation):
-    """One Bernoulli mask a task: its support and query images, in all inner steps, lose the same activations.
+    """One Bernoulli mask per task: its support and query images lose the same activations in all inner steps.
 
-    Every pixel of every channel is kept with the probability 1 - rate. It multiplies relu(batch_norm(.)) before
-    pooling, in training; in testing there is none. mask_rates: those of blocks 1, 2, 3 and perhaps 4, in [0, 1).
-    mask_scaled: what is kept is multiplied by 1 / (1 - rate). The original does not do that, so that activations
-    are larger in testing than in training. mask_support_only: the query set has no mask. mask_per_sample: ordinary
-    dropout, a mask for every image in every pass.
+    Each pixel of each channel is kept with the probability 1 - rate. The mask multiplies relu(batch_norm(.)) before
+    pooling, in training; in testing there is no mask. mask_rates: the rates of blocks 1, 2, 3 and perhaps 4, in [0, 1).
+    mask_scaled: activations that are kept are multiplied by 1 / (1 - rate). The original does not do that: its
+    activations are larger in testing than in training. mask_support_only: the query set has no mask. mask_per_sample:
+    ordinary dropout, a mask per image and pass.
     """
 
     summary = "of activations, the same for all of a task's images, in training only"

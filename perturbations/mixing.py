@@ -1,4 +1,4 @@
-"""Images of a set mixed with each other, and their labels with them.
+"""Mixtures of the images of a set, and of their labels.
 
 Sources: Zhang, Cisse, Dauphin and Lopez-Paz, "mixup" (ICLR 2018), github.com/facebookresearch/mixup-cifar10; Verma and
 others, "Manifold Mixup" (ICML 2019), github.com/vikasverma1077/manifold_mixup; Yao and others, "MetaMix" (ICML 2021),
@@ -16,7 +16,7 @@ from perturbations.base import Perturbation
 from perturbations.draws import SUPPORT, TRAINING_QUERY, Draw
 from settings import Settings, not_negative, setting
 
-GRID = 4096  # places at which the distribution of a share is tabulated
+GRID = 4096  # intervals of the table of the distribution of a share
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ class MixupSettings(Settings):
 
 
 class Mixup(Perturbation):
-    """lambda x + (1 - lambda) x[p] in place of the images x, and lambda y + (1 - lambda) y[p] in place of their labels,
-    with lambda ~ Beta(alpha, alpha): one lambda and one permutation p of the images a set, an inner step and a noise
-    sample. The loss is the cross entropy with mixed labels, which is that mixture of two cross entropies.
+    """lambda x + (1 - lambda) x[p] replaces the images x, and lambda y + (1 - lambda) y[p] their labels, with
+    lambda ~ Beta(alpha, alpha): one lambda and one permutation p of the images per set, inner step and noise sample.
+    The loss is the cross entropy with mixed labels, which is the same mixture of two cross entropies.
 
-    mix_alpha: 0 mixes nothing. mix_set: `support`: in the inner loop, where a task is adapted to, in training and in
-    testing; `query`: in the outer loop, in meta-training alone; `both`.
+    mix_alpha: alpha; 0 mixes nothing. mix_set: `support`: the support set in the inner loop, in training and testing;
+    `query`: the query set in the outer loop of meta-training; `both`.
 
-    No source mixes the support set inside MAML's steps: that it does so in testing, too, is declared here, because
-    there the inner loop is the training of a task. MetaMix mixes the query set with the support set, and needs as
-    many images of both; here it is mixed with itself. Accuracy is that of the images' own labels.
+    No source mixes the support set in MAML's inner steps. Decided here: it is mixed in testing, too, because the inner
+    loop is the training of a task. MetaMix mixes the query set with the support set, and needs as many images of both;
+    here the query set is mixed with itself. Accuracy compares the logits with the images' own labels.
     """
 
     summary = "images of a set are mixed, and their labels"
@@ -52,7 +52,7 @@ class Mixup(Perturbation):
     settings: MixupSettings
     hooks = frozenset({"inputs", "labels"})
     sources_alpha = 1.0
-    places = ("conv1",)  # the layers of which one, chosen anew each time, has its inputs mixed
+    places = ("conv1",)  # a layer drawn from these has its inputs mixed
 
     @property
     def alpha(self) -> float:
@@ -60,16 +60,17 @@ class Mixup(Perturbation):
 
     @property
     def random_in(self) -> frozenset[str]:
-        """The passes whose set is mixed."""
+        """Passes whose set is mixed."""
         if not self.alpha:
             return frozenset()
         query = frozenset({TRAINING_QUERY})
         return {"support": SUPPORT, "query": query, "both": SUPPORT | query}[self.settings.mix_set]
 
     def mixture(self, draw: Draw, rows: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """Of a pass of `rows` images a noise sample: the matrices that mix them, [T,samples,rows,rows], and the number
-        of the layer at which they do, [T,samples]."""
-        z = draw("conv1", [None, draw.samples, 2 + rows])  # one draw: draws of other shapes begin with the same numbers
+        """Return the matrices that mix the `rows` images of each noise sample of a pass, [T,samples,rows,rows], and the
+        number of the layer at which they are mixed, [T,samples]."""
+        # One draw for all: a draw of another shape would have the same first numbers.
+        z = draw("conv1", [None, draw.samples, 2 + rows])
         uniform = 0.5 * (1 + tf.math.erf(z[..., :2] * np.sqrt(0.5)))
         share = beta_quantile(self.alpha, uniform[..., 0])[..., None, None]
         permutation = tf.one_hot(tf.argsort(z[..., 2:]), rows, dtype=z.dtype)
@@ -96,20 +97,20 @@ class Mixup(Perturbation):
 
 
 class ManifoldMixup(Mixup):
-    """Mixup of what one of the four blocks takes, which is chosen at random a set, an inner step and a noise sample:
-    the images, or the outputs of the first, second or third block.
+    """Mixup of the input of one of the four blocks, which is drawn per set, inner step and noise sample: the images, or
+    the output of the first, second or third block.
 
-    The source's residual network has three such places, and its loss on labels of many classes is a binary cross
-    entropy of the softmax; here it is mixup's.
+    The source's residual network has three such places, and its loss is a binary cross entropy of the softmax; here the
+    loss is mixup's.
     """
 
-    summary = "as mixup, at the images or behind one of the first three blocks"
+    summary = "as mixup, of the images or of the output of one of the first three blocks"
     sources_alpha = 2.0
     places = ("conv1", "conv2", "conv3", "conv4")
 
 
 def beta_quantile(alpha: float, probability: tf.Tensor) -> tf.Tensor:
-    """The quantile of Beta(alpha, alpha), interpolated between GRID places; probability in [0, 1]."""
+    """Quantile of Beta(alpha, alpha) for a probability in [0, 1], interpolated in a table of GRID intervals."""
     from scipy.special import betaincinv
 
     table = tf.constant(betaincinv(alpha, alpha, np.linspace(0, 1, GRID + 1)), probability.dtype)

@@ -1,10 +1,10 @@
-"""Meta-dropout's noise. Source of the equations: Lee, Nam, Yang and Hwang, ICLR 2020 (see model.py)."""
+"""Meta-dropout's noise. Source of the equations: Lee, Nam, Yang and Hwang, ICLR 2020 (as in model.py)."""
 
 from __future__ import annotations
 
 import layers
 from lazy import tf
-from parameters import conv_net
+from parameters import conv_net, kernel_and_bias
 from perturbations.base import Perturbation
 from perturbations.draws import SUPPORT
 
@@ -24,16 +24,16 @@ class LearnedNoise(Perturbation):
         return conv_net("phi", image_shape, channels, 1)
 
     def mean(self, params, layer, x):
-        """The mean of a: a map, or what broadcasts to one."""
-        return layers.conv(x, params[f"phi/{layer}_w"], params[f"phi/{layer}_b"])
+        """Mean of a: a map, or a tensor or number that broadcasts to one."""
+        return layers.conv(x, *kernel_and_bias(params, f"phi/{layer}"))
 
     def deviation(self, params, layer, x):
-        """The standard deviation of a on the support: a map, or a number."""
+        """Standard deviation of a on the support: a map, or a number."""
         return 1.0
 
     def head_deviation(self, params, x):
-        """The standard deviation of the logits [T,N,1] of the features x [T,N,D], or a number."""
-        return layers.softplus(layers.dense(x, params["phi/dense_w"], params["phi/dense_b"]))
+        """Standard deviation of the logits of the features x [T,N,D]: [T,N,1], or a number."""
+        return layers.softplus(layers.dense(x, *kernel_and_bias(params, "phi/dense")))
 
     def factor(self, params, theta, layer, x, mu, draw):
         a = tf.convert_to_tensor(self.mean(params, layer, x), mu.dtype)

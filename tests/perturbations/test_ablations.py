@@ -133,7 +133,7 @@ def test_they_begin_where_they_are_said_to_and_have_the_parameters_that_they_are
 
     def beginning(name, parameter):
         declared = PERTURBATIONS[name]().parameters((28, 28, 1), 64)[parameter]
-        return declared.begins(declared.shape, [0, 0], tf.float64).numpy()
+        return declared.initializer(declared.shape, [0, 0], tf.float64).numpy()
 
     convolutions = 9 * 64 + 3 * 9 * 64 * 64 + 4 * 64
     assert {name: count(name) for name in ("noise", *KINDS)} == {

@@ -52,7 +52,7 @@ def test_the_bottleneck_begins_as_if_it_were_not_there():
     assert {name: p.shape for name, p in declared.items()} == {
         "phi/mean_w": (64, 64), "phi/mean_b": (64,), "phi/deviation_w": (64, 64), "phi/deviation_b": (64,),
     }  # fmt: skip
-    params = {name: p.begins(p.shape, [0, i], tf.float64) for i, (name, p) in enumerate(declared.items())}
+    params = {name: p.initializer(p.shape, [0, i], tf.float64) for i, (name, p) in enumerate(declared.items())}
     h = tf.constant(np.random.default_rng(6).random((1, 5, 64)))
     np.testing.assert_allclose(vib.inputs(params, {}, "dense", h, draws.UNPERTURBED)[0], h, rtol=1e-12)
     noise = draws.Draw(draws.task_noise(tf.constant([[1, 2]]), "float64"), 0, draws.TEST_SUPPORT)
