@@ -18,7 +18,7 @@ NAMES = {
 TABLE = re.compile(r"\b(LEARNERS|PERTURBATIONS|MAKERS)\b")
 # The test files that look over a table, or over what follows from it.
 FILES = sorted(
-    {"tests/test_flags_and_modes.py", "tests/test_imports.py", "tests/test_settings.py"}
+    {f"tests/{name}.py" for name in ("sources/test_get_data", "test_flags_and_modes", "test_imports", "test_settings")}
     | {str(file.relative_to(ROOT)) for file in (ROOT / "tests").glob("**/test_*.py") if TABLE.search(file.read_text())}
     - {str(Path(__file__).relative_to(ROOT))}
 )
