@@ -92,7 +92,8 @@ class Mixup(Perturbation):
             return y
         rows = y.shape[0] // draw.samples
         matrix, _ = self.mixture(draw, rows)
-        y = matrix @ tf.reshape(y, [draw.samples, rows, -1])
+        # Not `matrix @ y`: if it has to repeat y for several tasks, TensorFlow 2.21 leaves rows uncomputed on a CPU.
+        y = tf.einsum("tsmn,snk->tsmk", matrix, tf.reshape(y, [draw.samples, rows, -1]))
         return tf.reshape(y, [y.shape[0], draw.samples * rows, -1])
 
 

@@ -156,6 +156,21 @@ def test_a_share_of_0_mixes_nothing():
         PERTURBATIONS["mixup"](mix_alpha=-1.0)
 
 
+def test_labels_of_several_tasks_are_mixed_in_float32():
+    """In a graph, whose memory is not empty."""
+    mixup, noise = PERTURBATIONS["mixup"](), draws.task_noise(tf.constant([[1, 2], [3, 4]]))
+    d = draws.Draw(noise, 0, draws.TRAINING_SUPPORT)
+
+    @tf.function(autograph=False)
+    def mixed():
+        return mixup.mixture(d, 9)[0], mixup.labels(model.labels(WAY, 3), d)
+
+    for _ in range(4):
+        tf.fill([100_000], 1e30)
+        matrix, y = mixed()
+        np.testing.assert_allclose(y, matrix[:, 0].numpy() @ model.labels(WAY, 3).numpy(), atol=1e-6)
+
+
 def test_mamls_losses_are_those_of_mixed_images_with_mixed_labels():
     """The inner loss in training and in testing, the outer loss in training alone; the accuracy is of the labels."""
     settings = {"image_shape": (16, 16, 1), "channels": 3, "way": WAY, "n_steps": 1, "inner_lr": 0.3}
