@@ -5,7 +5,6 @@ Shapes: T tasks, Q query images per task, each H W C in [0, 1]; N rows of D = H 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,22 +17,17 @@ TINY = 1e-12  # a gradient with a smaller norm counts as zero
 class Norm(NamedTuple):
     """A ball of perturbations d [N,D], and how an attack moves in it.
 
-    title: the name in figures. budgets: the radii of the paper's figure. order: of the norm, as tf.norm takes it.
-    project(d, eps): a point of the ball of radius eps, d itself if it is in the ball. direction(g, x): a step of size 1
-    up the gradients g at the images x, both [N,D]. start(normals, d): random points [N,d], uniform in the ball of
-    radius 1; normals(k) draws from N(0, 1), [N,k].
+    title: the name in figures. budgets: the radii of the paper's figure. project(d, eps): a point of the ball of radius
+    eps, d itself if it is in the ball. direction(g, x): a step of size 1 up the gradients g at the images x, both
+    [N,D]. start(normals, d): random points [N,d], uniform in the ball of radius 1; normals(k) draws from N(0, 1),
+    [N,k].
     """
 
     title: str
     budgets: tuple[float, ...]
-    order: float
     project: Callable
     direction: Callable
     start: Callable
-
-    def size(self, d):
-        """Return the norms [N] of perturbations d [N,D]."""
-        return tf.norm(d, self.order, -1)
 
 
 def scale_into_ball(order: float) -> Callable:
@@ -90,12 +84,10 @@ def uniform_in_l1_ball(normals, d):
 
 LINF, L2, L1 = (0, 0.02, 0.04, 0.06, 0.08, 0.1), (0, 1, 2, 3, 4, 5), (0, 20, 40, 60, 80, 100)
 NORMS = {
-    "linf": Norm(
-        "L∞", LINF, math.inf, lambda d, eps: tf.clip_by_value(d, -eps, eps), lambda g, x: tf.sign(g), uniform_in_cube
-    ),
-    "l2": Norm("L2", L2, 2, scale_into_ball(2), along_gradient(2), uniform_in_ball),
-    "l1": Norm("L1, sparse steps", L1, 1, project_onto_l1, sparse_direction, uniform_in_l1_ball),
-    "l1_dense": Norm("L1, dense steps", L1, 1, scale_into_ball(1), along_gradient(1), uniform_in_l1_ball),
+    "linf": Norm("L∞", LINF, lambda d, eps: tf.clip_by_value(d, -eps, eps), lambda g, x: tf.sign(g), uniform_in_cube),
+    "l2": Norm("L2", L2, scale_into_ball(2), along_gradient(2), uniform_in_ball),
+    "l1": Norm("L1, sparse steps", L1, project_onto_l1, sparse_direction, uniform_in_l1_ball),
+    "l1_dense": Norm("L1, dense steps", L1, scale_into_ball(1), along_gradient(1), uniform_in_l1_ball),
 }
 
 
