@@ -52,6 +52,7 @@ REMEMBERED = 8  # support sets whose adaptation is kept in memory
 
 
 def host(text: str) -> str:
+    """Read the name or address of a host, with a port or without one."""
     if not re.fullmatch(r"([a-z0-9][a-z0-9.-]*|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", text.lower()):
         raise argparse.ArgumentTypeError(
             f"must be a host's name or address, alone or with a port as in box:9000, not {text!r}"
@@ -63,7 +64,7 @@ def host(text: str) -> str:
 class DrawSettings(Settings):
     """How the page is served."""
 
-    port: int = setting(8765, "of the page on this machine's loopback address", whole(0, 65535))
+    port: int = setting(8765, "port of the page, on this machine's loopback address", whole(0, 65535))
     host: tuple[str, ...] | None = setting(
         None,
         "further addresses of the page, behind a tunnel or a proxy, as in a browser's address line",

@@ -84,7 +84,7 @@ class AttackSettings(MetaTestSettings):
         "pgd: projected gradient descent; square: a random search without gradients, for linf",
         choices=attacks.METHODS,
     )
-    norm: str = setting("linf", "of a perturbation", choices=attacks.NORMS)
+    norm: str = setting("linf", "norm of a perturbation", choices=attacks.NORMS)
     eps: tuple[float, ...] | None = setting(
         None,
         "largest norms of a perturbation, for images whose pixels are mapped onto [0, 1] (default: the paper's, for "
@@ -105,7 +105,7 @@ class AttackSettings(MetaTestSettings):
         "where a restart of pgd starts: anywhere in the ball, or at the clean image",
         choices=["random", "clean"],
     )
-    restarts: int = setting(1, "restarts; the worst of all steps of all counts", whole(1))
+    restarts: int = setting(1, "restarts; the worst step of all restarts counts", whole(1))
     threat: str = setting(
         "joint",
         "joint: all query images of a task are attacked together, up the sum of their losses; remaining: together, up "
@@ -130,7 +130,7 @@ class AttackSettings(MetaTestSettings):
     )
 
     def attack(self) -> Attack:
-        """The attack of these settings."""
+        """Return the attack with these settings."""
         return Attack(
             method=self.attack_method,
             norm=self.norm,
@@ -145,7 +145,7 @@ class AttackSettings(MetaTestSettings):
         )
 
     def refuse_idle(self, flags: Collection[str]) -> None:
-        """UserError at one of the given `flags` that the attack does not use, and at an attack that cannot be made."""
+        """UserError if the attack does not use one of the user's `flags`, or if there is no such attack."""
         name, method = self.attack_method, attacks.METHODS[self.attack_method]
         of_gradients = {"attack_step", "attack_start", "attack_loss", "surrogate"} & set(flags)
         if not method.gradients and (of_gradients or self.threat == "remaining"):
