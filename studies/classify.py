@@ -87,15 +87,12 @@ class Guess(NamedTuple):
 
 
 def classify(run: Path, settings: ClassifySettings) -> int:
-    """Classify the pictures below --pictures by those in SUPPORT/class/. Write --out, a table of file, prediction and a
-    probability for each class, the least sure first, and a page beside it. Then leave out the support pictures in at
-    most --folds parts, and add to the page how many of them are classified right. Return the exit code: 0, or 130 if
-    Ctrl-C ended it; what is computed by then is written.
-
-    run: a savedir or a file of weights. UserError if a folder or a picture cannot
-    be read, or if the classifier refuses the pictures.
+    """Classify the query pictures by the support pictures. Write a table of file, prediction and a probability for each
+    class, the least sure first, and a page beside it. Then leave out the support pictures, and add to the page how many
+    of them are classified right. Return the exit code: 0, or 130 if Ctrl-C ended it; what is computed by then is
+    written. UserError if a folder or a picture cannot be read, or if the classifier refuses the pictures.
     """
-    out, query, folds = settings.out, settings.pictures, settings.folds
+    out, query = settings.out, settings.pictures
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out} is no table: give it a name that ends with .csv")
     page_file = out.with_suffix(".html")
@@ -109,14 +106,8 @@ def classify(run: Path, settings: ClassifySettings) -> int:
     labelled, files = readable_only(labelled, files, settings.skip_bad)
     remarks = []
     with messages(remarks, "support"):
-        classifier = Classifier.load(
-            run,
-            statistics=settings.query_statistics,
-            samples=settings.n_test_mc_samp,
-            seed=settings.seed,
-            checkpoint=settings.checkpoint,
-            invert=settings.invert,
-        )
+        more = {"statistics": settings.query_statistics, "samples": settings.n_test_mc_samp, "seed": settings.seed}
+        classifier = Classifier.load(run, **more, checkpoint=settings.checkpoint, invert=settings.invert)
         classifier.fit([file for _, file in labelled], [label for label, _ in labelled])
     right = np.full(len(labelled), np.nan)
 
@@ -135,8 +126,8 @@ def classify(run: Path, settings: ClassifySettings) -> int:
         sizes = f"{counted} {plural(files, 'picture')}, {len(classifier.classes_)} classes"
         print(f"{sizes}: {out} and {page_file}, the least sure first")
         print(*remarks, sep="\n", end="\n" * bool(remarks), flush=True)
-        if folds and not stop.asked:
-            remarks.append(leave_out(classifier, folds, [label for label, _ in labelled], right, stop))
+        if settings.folds and not stop.asked:
+            remarks.append(leave_out(classifier, settings.folds, [label for label, _ in labelled], right, stop))
             print(remarks[-1], flush=True)
             write_page()
     return stopped("what was computed is written") if stop.asked else 0

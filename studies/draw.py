@@ -311,8 +311,7 @@ def load_test_split(data_dir: str, dataset: str, prepare: Preparation) -> data.S
 
 
 def draw(runs: list[Path], settings: DrawSettings) -> int:
-    """Serve the page until Ctrl-C. port, hosts: as in `Server`. UserError if a run cannot be shown, or if the port is
-    taken."""
+    """Serve the page until Ctrl-C. UserError if a run cannot be shown, or if the port is taken."""
     learners = [ShownLearner(run) for run in runs]
     if coloured := [learner.title for learner in learners if learner.prepare.channels != 1]:
         raise UserError(f"{coloured[0]} was trained on coloured images, and drawings on this page are grey")

@@ -586,7 +586,7 @@ def test_what_cannot_be_classified_is_refused(folders):
     assert_refused(classify(folders, "--savedir", folders), "name 2 runs")
     assert_refused(classify(folders, "--inner_lr", 1), "--inner_lr is not a flag of --mode classify")
     assert_refused(call("main.py", "--mode", "classify"), "--savedir is missing")
-    assert_refused(call("main.py", "--savedir", folders / "r", "--query", "abc"), "--query must be a whole number")
+    assert_refused(call("main.py", "--savedir", folders / "r", "--query", "abc"), "--query: must be a whole number")
     (folders / "p.html").mkdir()
     assert_refused(classify(folders, "--out", folders / "p.csv"), "p.html is a folder")
     assert_refused(classify(folders, "--out", MAML / "deep" / "p.csv"), "choose another --out")

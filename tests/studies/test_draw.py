@@ -267,7 +267,7 @@ def test_a_host_that_was_named_is_answered_and_its_neighbours_are_not(host):
 
 def test_hosts_are_checked_and_arrive(monkeypatch):
     arrived = []
-    monkeypatch.setattr(study, "draw", lambda *args: arrived.append(args[1].host) or 0)
+    monkeypatch.setattr(study, "draw", lambda runs, settings: arrived.append(settings.host) or 0)
     assert call("main.py", "--mode", "draw", "--host", "Box.example:9000", "[::1]:80").returncode == 0
     assert arrived == [("box.example:9000", "[::1]:80")]
     for wrong in ("http://box", "box:port", "*", "a b", "", "box:123456", "box/"):
