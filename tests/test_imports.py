@@ -101,6 +101,12 @@ def test_imports_go_downwards_and_are_at_the_top(module):
             assert late <= LOADED_LATE, f"{module}.{getattr(node, 'name', 'lambda')} imports {late}"
 
 
+def test_no_two_files_of_tests_have_one_name():
+    """Pytest imports each under its name alone."""
+    names = sorted(file.name for file in (ROOT / "tests").glob("**/*.py"))
+    assert names == sorted(set(names))
+
+
 def test_there_is_no_circle_in_a_room():
     done = set()
     while left := OURS.keys() - done:
