@@ -393,6 +393,13 @@ def test_bench_exports_the_step(data_dir, tmp_path):
     assert len(described["train"]["arguments"]) == 24 + 3 + 4 and len(described["train"]["results"]) == 24 + 3 + 3
 
 
+def test_a_step_of_changing_size_is_not_exported(data_dir, tmp_path):
+    flags = (*flags_of(SETTINGS | {"model": "reptile", "n_steps": 1}), "--data_dir", data_dir)
+    refused = call("bench.py", *flags, "--export", tmp_path / "step")
+    assert_refused(refused, "the outer step size of --model reptile is not constant")
+    assert not (tmp_path / "step").exists()
+
+
 # Faults of the command line. In this process: nothing of them needs TensorFlow.
 
 

@@ -50,8 +50,11 @@ def write(
     """Write the folder. samples: noise samples per loss in the test. settings: those of config.json. exact: the
     meta-gradient of the first iteration in float64, for exact.npz.
 
-    Raise UserError where the folder cannot be written.
+    Raise UserError where the folder cannot be written, and where the outer step size of the learner is not constant.
     """
+    if engine.learner.outer_rate(engine.meta_lr, 1, 1) != engine.meta_lr:
+        name = settings["model"]
+        raise UserError(f"--export: the outer step size of --model {name} is not constant: train it with main.py")
     params, slots = read(engine.params), read(engine.slots)
     inputs = engine.training_inputs(train, 0)
     train_arguments = {"params": params, "adam": slots, "pixels": tf.constant(train.pixels)}
@@ -61,8 +64,7 @@ def write(
     test_arguments |= {"indices": indices, "seed": tf.constant([TEST_SEED, data.STREAMS["test"]])}
 
     def train_step(params, adam, pixels, classes, images, seed):
-        rate = engine.learner.outer_rate(engine.meta_lr, seed[1], settings["n_train_iters"])
-        step = engine.pure_step(train, params, adam, pixels, classes, images, seed, rate)
+        step = engine.pure_step(train, params, adam, pixels, classes, images, seed, engine.meta_lr)
         params, slots, loss, accuracy, finite = step
         return {"params": params, "adam": slots, "loss": loss, "accuracy": accuracy, "finite": finite}
 
