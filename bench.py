@@ -70,9 +70,9 @@ def read_command(argv: list[str] | None = None) -> tuple[str, bool, BenchSetting
     mode = first.get("mode", "meta_train")
     if mode not in ("meta_train", "meta_test"):
         raise UserError(f"bench.py times meta_train and meta_test, not {mode}")
-    chosen = main.choice("meta_train", {name: first[name] for name in first.keys() - {"savedir", "weights"}})
+    chosen = main.chosen_learner({name: first[name] for name in first.keys() - {"savedir", "weights"}}, True)
     description, epilog = __doc__.split("\n\n")
-    line = CommandLine(main.place_of(f"--mode {mode}", chosen), "bench.py", description, epilog)
+    line = CommandLine(main.place_of(mode, chosen), "bench.py", description, epilog)
     line.add("bench.py", [*(one for one in fields(main.CommandSettings) if one.name == "mode"), *fields(BenchSettings)])
     training = UpdateSettings if mode == "meta_train" else None
     add_flags(line, chosen, training, ("legacy_shared_classes",), of_run=False)
@@ -87,7 +87,7 @@ def read_command(argv: list[str] | None = None) -> tuple[str, bool, BenchSetting
     if own.export:
         if config.run.jit == "off":
             raise UserError("--export writes an XLA program: leave --jit off out")
-        config = dataclasses.replace(config, run=dataclasses.replace(config.run, jit="on"))
+        config = config.with_run(jit="on")
     run = config.run
     if not on_dataset and (max(run.way, config.train_way) > CLASSES or run.shot + run.query > IMAGES):
         raise UserError(f"bench.py's random data has {CLASSES} classes of {IMAGES} images: ask for fewer")

@@ -7,7 +7,6 @@ takes two or more folders as --savedir, classify --support and --pictures; draw 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -38,11 +37,11 @@ SHIPPED = [Path(__file__).parent / f"pretrained/omniglot_5way_1shot_{name}.npz" 
 
 
 def load_data(config: Config, *used: str, bounded: str | None = None) -> tuple[data.Dataset, dict[str, data.Split]]:
-    """The dataset, and its splits as the run uses them.
+    """Return the run's dataset, and its splits.
 
-    used: names of the splits that have to be able to give such episodes. bounded: the flag or mode that needs to know
-    the range of their pixels, if one does. UserError where a split cannot, or where the data are not those that the
-    run knows.
+    used: names of the splits that episodes are drawn from. bounded: the flag or mode that needs the range of their
+    pixels, if one does. UserError if a split is too small for the run's episodes, has no such range, or is not the data
+    that the run was trained on.
     """
     run = config.run
     dataset = data.load(run.data_dir, run.dataset, run.split == "background", MAKERS)
@@ -73,7 +72,7 @@ def start(run: RunSettings, distribute: bool = False) -> devices.Devices:
 
 
 def make_learner(config: Config, image_shape: tuple[int, int, int], gpu: bool) -> Learner:
-    """The learner of a run. UserError where there is no such learner."""
+    """Make the learner of a run. UserError if there is no such learner."""
     run = config.run
     try:
         return make(
@@ -91,7 +90,7 @@ def make_learner(config: Config, image_shape: tuple[int, int, int], gpu: bool) -
 
 
 def build_engine(config: Config, image_shape: tuple[int, int, int], machine: devices.Devices) -> Engine:
-    """The engine of a run. UserError where there is no such learner."""
+    """Make the engine of a run. UserError as in `make_learner`, and if the devices cannot share the metabatch."""
     run, replicas = config.run, machine.strategy.num_replicas_in_sync
     if run.metabatch % replicas:
         raise UserError(
@@ -115,18 +114,18 @@ def build_engine(config: Config, image_shape: tuple[int, int, int], machine: dev
     )
 
 
-# ---- the modes: each takes the folder of its run, or several, and the flags by name
+# ---- the modes: each takes the folder of its run, or a list of runs, and the flags by name
 
 
 @dataclass(frozen=True)
 class StartSettings(Settings):
-    """start"""
+    """How a session starts."""
 
     resume: bool = setting(False, "continue from D's last checkpoint")
 
 
 def config_of_training(savedir: Path, flags: Mapping, resume: bool) -> Config:
-    """The settings of a run that starts in savedir or, with --resume, continues there."""
+    """Return the settings of a run that starts in savedir or, with --resume, continues there."""
     if not (savedir / "config.json").exists():
         return Config.of_flags(flags)
     if not resume:
@@ -135,8 +134,8 @@ def config_of_training(savedir: Path, flags: Mapping, resume: bool) -> Config:
 
 
 def meta_train(savedir: Path, flags: dict) -> int:
-    """train a learner, and write D/config.json"""
-    # Every worker looks, and worker 0 writes into savedir only when all of them have come.
+    """Train a learner, and write D/config.json, checkpoints and logs."""
+    # Every worker reads savedir; worker 0 writes into it after all of them have started.
     resume = StartSettings.of(flags).resume
     config = config_of_training(savedir, flags, resume)
     run, training = config.run, config.training
@@ -149,7 +148,7 @@ def meta_train(savedir: Path, flags: dict) -> int:
     sessions = entries.pop("sessions", [])
 
     def begin(first: int) -> None:
-        """Write config.json; a session in which nothing is left to train is not one."""
+        """Write config.json. It lists a session only if there is something left to train."""
         if machine.chief:
             more = first <= training.n_train_iters
             trained_by = with_session(sessions, devices.provenance(machine.name)) if more else sessions
@@ -185,7 +184,7 @@ def meta_train(savedir: Path, flags: dict) -> int:
 
 
 def refuse_idle_perturbation(learner: Learner) -> None:
-    """Print which parameters are not trained. UserError where the perturbation has some and none of them is trained."""
+    """Print which parameters are not trained. UserError if the perturbation has parameters and none is trained."""
     untrained = learner.untrained()
     own = learner.perturbation.parameters(learner.image_shape, learner.channels).keys()
     why = "since they act through the inner steps' gradients alone, which are constants here, or not taken"
@@ -199,19 +198,19 @@ def refuse_idle_perturbation(learner: Learner) -> None:
 
 
 def with_session(sessions: list[dict], session: dict) -> list[dict]:
-    """The programs and devices that a run was trained with, in order; one that goes on alike is not a new one."""
+    """Return a run's sessions, with the new one if its program, TensorFlow or device is not that of the last one."""
     same = ("program", "tensorflow", "device")
     alike = sessions and all(sessions[-1].get(k) == session[k] for k in same)
     return sessions if alike else [*sessions, session]
 
 
 def build(config: Config, way: int, bounded: str | None = None) -> tuple[Engine, data.Split, dict, devices.Devices]:
-    """Build what the modes that study a trained run need -> its engine, its test split, what identifies and made the
-    result, and the devices.
+    """Prepare a study of a trained run -> its engine, its test split, arguments of the study (noise samples, identity
+    and provenance of the result), and the devices.
 
     way: classes of a test's tasks. bounded: as in `load_data`.
     """
-    tested = dataclasses.replace(config, run=dataclasses.replace(config.run, way=way))
+    tested = config.with_run(way=way)
     dataset, splits = load_data(tested, "test", bounded=bounded)
     machine = start(config.run)
     engine = build_engine(config, dataset.image_shape, machine)
@@ -226,31 +225,28 @@ def build(config: Config, way: int, bounded: str | None = None) -> tuple[Engine,
     return engine, splits["test"], made | {"identity": identity}, machine
 
 
-def config_of_test(savedir: Path, flags: Mapping) -> Config:
-    """The settings of savedir's run in a test with these flags."""
+def config_of_test(savedir: Path, flags: Mapping, mode: str = "a test", one_by_one: bool = False) -> Config:
+    """Return the settings of savedir's run in a test with these flags. mode: for messages. one_by_one: its tasks are
+    computed one by one, and it is at the run's --way."""
     trained = Config.read(savedir).for_a_test()
-    any_way = LEARNERS[trained.run.model].learner.any_way
-    return trained.merged(flags, ["test", "at_any_way"] if any_way else ["test"], "it cannot be changed in a test")
+    any_way = LEARNERS[trained.run.model].learner.any_way and not one_by_one
+    where = ["test", "at_any_way"] if any_way else ["test"]
+    tested = trained.merged(flags, where, f"it cannot be changed in {mode}")
+    return tested.with_run(metabatch=1) if one_by_one else tested
 
 
 def meta_test(savedir: Path, flags: dict) -> int:
-    """test a run, and write D/meta_test.log and D/meta_test.json"""
+    """Test a run, and write D/meta_test.log and D/meta_test.json."""
     config, settings = config_of_test(savedir, flags), loops.MetaTestSettings.of(flags)
     engine, split, described, _ = build(config, config.run.way)
     return loops.test(engine, split, savedir, settings, **described)
 
 
-def config_of_one_by_one(savedir: Path, flags: Mapping, what: str) -> Config:
-    """`config_of_test` for a mode that takes its tasks one by one."""
-    config = Config.read(savedir).for_a_test().merged(flags, ["test"], f"it cannot be changed in {what}")
-    return dataclasses.replace(config, run=dataclasses.replace(config.run, metabatch=1))
-
-
 def export(savedir: Path, flags: dict) -> int:
-    """write the features, maps and noise of test tasks into D/export.npz, for plot.py"""
+    """Write the features, maps and noise of test tasks into D/export.npz, for plot.py."""
     settings = export_study.ExportSettings.of(flags)
     flags = {name: value for name, value in flags.items() if name != "way"}
-    config = config_of_one_by_one(savedir, flags, "an export")
+    config = config_of_test(savedir, flags, "an export", one_by_one=True)
     engine, split, described, _ = build(config, settings.way, "--mode export")
     trained_way = config.run.way
     if settings.way > trained_way and not engine.learner.any_way:
@@ -265,15 +261,15 @@ def export(savedir: Path, flags: dict) -> int:
 
 
 def collapse(savedir: Path, flags: dict) -> int:
-    """measure neural collapse over test tasks, and write D/collapse.json"""
+    """Measure neural collapse over test tasks, and write D/collapse.json."""
     settings = loops.MetaTestSettings.of(flags)
-    config = config_of_one_by_one(savedir, flags, "collapse")
+    config = config_of_test(savedir, flags, "collapse", one_by_one=True)
     engine, split, described, _ = build(config, config.run.way)
     return collapse_study.over_tests(engine, split, savedir, settings, **described)
 
 
 def attack(savedir: Path, flags: dict) -> int:
-    """attack the query images of test tasks, and write D/attack.json"""
+    """Attack the query images of test tasks, and write D/attack.json."""
     config, settings = config_of_test(savedir, flags), robustness.AttackSettings.of(flags)
     settings.refuse_idle(flags)
     other = config_of_surrogate(config, settings.surrogate) if settings.surrogate else None
@@ -288,7 +284,8 @@ def attack(savedir: Path, flags: dict) -> int:
 
 
 def config_of_surrogate(config: Config, surrogate: str) -> Config:
-    """The settings of the run whose gradients an attack uses. UserError where it cannot be tested on the same tasks."""
+    """Return the settings of the run whose gradients an attack uses. UserError if it cannot be tested on the same
+    tasks."""
     shared = ("way", "shot", "query", "seed", "metabatch", "precision", "data_dir", "dataset", "split")
     other = config_of_test(Path(surrogate), {name: getattr(config.run, name) for name in shared})
     if len({one.facts.get("data_sha256") for one in (config, other)} - {None}) > 1:
@@ -297,7 +294,7 @@ def config_of_surrogate(config: Config, surrogate: str) -> Config:
 
 
 def weights(savedir: Path, flags: dict) -> int:
-    """write a checkpoint's weights into D/weights.npz, a file that travels"""
+    """Write a checkpoint's weights into D/weights.npz."""
     settings = checkpoints.WeightsSettings.of(flags)
     config = Config.read(savedir).portable()
     devices.set_up("-1", 1, devices.FLOAT32, distribute=False)
@@ -323,10 +320,10 @@ def weights(savedir: Path, flags: dict) -> int:
 
 
 def start_from(file: Path, savedir: Path, mode: str, flags: dict) -> contextlib.AbstractContextManager:
-    """Make savedir a run that starts from this file of weights; `flags` are changed to what that means.
+    """Start a run in savedir from a weights file, in a `with` block. This changes `flags`.
 
-    A file with Adam's slots is a run that meta_train resumes. One without starts a new run: with the file's settings,
-    unless a flag says otherwise.
+    A file with Adam's slots is resumed by meta_train. A file without them starts a new run, with the file's settings
+    where no flag overrides them.
     """
     content, config = weights_file.read(file), Config.read(file)
     new = mode == "meta_train" and not content.state
@@ -338,7 +335,7 @@ def start_from(file: Path, savedir: Path, mode: str, flags: dict) -> contextlib.
 
 
 def classify(runs: list[Path], flags: dict) -> int:
-    """classify your own pictures by labelled ones, with one run"""
+    """Classify pictures by labelled ones, with one run."""
     if not runs:
         raise UserError("--savedir is missing: name the folder of the run, or give a file of --weights")
     if len(runs) > 1:
@@ -349,23 +346,23 @@ def classify(runs: list[Path], flags: dict) -> int:
 
 
 def draw(runs: list[Path], flags: dict) -> int:
-    """serve a page to draw on, where runs classify what you draw"""
+    """Serve a page to draw on, where runs classify the drawings."""
     settings = draw_study.DrawSettings.of(flags)
     start(RunSettings(gpu_id=settings.gpu_id, metabatch=1))
     return draw_study.draw(runs or SHIPPED, settings)
 
 
 def compare(runs: list[Path], flags: dict) -> int:
-    """print the accuracies of tested runs and their paired differences"""
+    """Print the accuracies of tested or attacked runs, and their paired differences."""
     if len(runs) < 2:
         raise UserError("--mode compare takes two or more folders: --savedir A B")
     return test_results.compare(runs, test_results.CompareSettings.of(flags).results == "attack")
 
 
 class Mode(NamedTuple):
-    """A mode of main.py. settings: returns the class of its own settings, which is imported then. learner: it makes
-    the learner of one run, and so takes flags of a run, but those that it works `without`. training: the settings of
-    a mode that trains."""
+    """A mode of main.py. settings: returns the class of its own settings, which may be imported then. learner: True if
+    it makes the learner of one run; it then takes the flags of runs. training: the settings of a mode that trains.
+    without: flags that this mode does not have."""
 
     call: Callable[..., int]
     settings: Callable[[], type[Settings]]
@@ -392,7 +389,7 @@ MODES = {
 
 @dataclass(frozen=True)
 class CommandSettings(Settings):
-    """mode and run"""
+    """The mode and the run."""
 
     mode: str = setting("meta_train", "what to do", choices=MODES)
     savedir: tuple[str, ...] | None = setting(
@@ -400,72 +397,67 @@ class CommandSettings(Settings):
     )
     weights: tuple[Path, ...] | None = setting(
         None,
-        "file of weights that D starts from, to test, export or train on from them (written with --slots: to the same "
-        "bits); classify and draw take it in place of --savedir",
+        "weights file to start D from, in order to test it, export it or continue its training (to the same bits, if "
+        "the file was written with --slots); for classify and draw, in place of --savedir",
         to_path,
         metavar="FILE",
         nargs="+",
     )
 
 
-CHOICE = ("model", "perturbation")
-
-
 def read_command(argv: list[str] | None = None) -> dict:
-    """Read the command line -> its flags, by name, the mode among them. It ends with one sentence and exit code 2 at a
-    flag that the mode, the learner or the perturbation does not have."""
+    """Return the flags of the command line by name, and the mode. It ends with one sentence and exit code 2 at a flag
+    that the mode, the learner and the perturbation do not have."""
     first = first_flags(argv)
     mode = first.get("mode", CommandSettings.mode)
-    chosen = choice(mode, first) if MODES[mode].learner else {}
+    chosen = chosen_learner(first, mode == "meta_train") if MODES[mode].learner else {}
     return {"mode": mode} | command_line(mode, chosen).read(argv)
 
 
 def first_flags(argv: list[str] | None) -> dict:
-    """The flags that decide which others there are, by name; `help` is among them."""
+    """Return the flags that decide which others there are, by name; `help` is one of them."""
     line = CommandLine("main.py", "main.py", add_help=False)
-    line.add("", [*fields(CommandSettings), *(one for one in fields(RunSettings) if one.name in CHOICE)])
+    line.add("", [*fields(CommandSettings), *(one for one in fields(RunSettings) if one.name in LEARNER)])
     line.add_argument("-h", "--help", action="store_true")
     return line.read(argv, all_known=False)
 
 
-def choice(mode: str, flags: Mapping) -> dict:
-    """The learner and the perturbation that the flags or the run choose. Empty if they choose none: --help then shows
-    the flags of all, and so does a mode that finds no run, which is refused later."""
+LEARNER = ("model", "perturbation")
+
+
+def chosen_learner(flags: Mapping, has_default: bool) -> dict:
+    """Return the `model` and the `perturbation` that the flags or the run choose, or the defaults. Return nothing for
+    --help without a run, and for a mode without a default: all learners' flags are then added."""
     savedir, file = (Path(flags[name][0]) if name in flags else None for name in ("savedir", "weights"))
     of_run = {}
     if savedir and (savedir / "config.json").exists():
-        of_run = chosen_by(Config.read(savedir).run)
+        of_run = Config.read(savedir).values()
     elif file and file.is_file() and weights_file.read(file):
-        of_run = chosen_by(Config.read(file).run)
+        of_run = Config.read(file).values()
     if flags.get("model", of_run.get("model")) != of_run.get("model"):
         of_run = {}
-    chosen = of_run | {name: flags[name] for name in CHOICE if name in flags}
-    if "model" in chosen or "help" in flags or mode != "meta_train":
-        return chosen if "model" in chosen else {}
-    return {"model": RunSettings.model} | chosen
-
-
-def chosen_by(run: RunSettings) -> dict:
-    return {name: getattr(run, name) for name in CHOICE}
+    chosen = {name: values[name] for values in (of_run, flags) for name in LEARNER if name in values}
+    if "model" not in chosen and has_default and "help" not in flags:
+        chosen["model"] = RunSettings.model
+    return chosen if "model" in chosen else {}
 
 
 def command_line(mode: str, chosen: Mapping[str, str]) -> CommandLine:
-    """The flags of a mode. chosen: as in `training.config.add_flags`."""
+    """Return the command line of a mode. chosen: as in `training.config.add_flags`."""
     entry, (description, epilog) = MODES[mode], __doc__.split("\n\n")
     usage = "main.py [--mode MODE] --savedir D [flags]"
-    line = CommandLine(place_of(f"--mode {mode}", chosen), "main.py", description, epilog, usage=usage)
+    line = CommandLine(place_of(mode, chosen), "main.py", description, epilog, usage=usage)
     line.add(CommandSettings.__doc__, [one for one in fields(CommandSettings) if one.name not in entry.without])
-    own = entry.settings()
-    line.add(f"{mode}: {entry.call.__doc__}", fields(own))
+    line.add(f"--mode {mode}: {entry.call.__doc__}", fields(entry.settings()))
     if entry.learner:
         run_config.add_flags(line, chosen, entry.training, entry.without, of_run=not entry.training)
     return line
 
 
-def place_of(command: str, chosen: Mapping[str, str]) -> str:
-    """Name the command, and the learner and the perturbation that are chosen, for a sentence."""
+def place_of(mode: str, chosen: Mapping[str, str]) -> str:
+    """Name the mode, and the learner and the perturbation that are chosen, for a sentence."""
     flags = " ".join(f"--{name} {value}" for name, value in chosen.items() if value)
-    return f"{command} with {flags}" if flags else command
+    return f"--mode {mode}" + f" with {flags}" * bool(flags)
 
 
 def main() -> int:

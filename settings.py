@@ -110,7 +110,7 @@ class CommandLine(Parser):
     def add(self, title: str, fields: Iterable[dataclasses.Field], of_run: bool = False) -> None:
         """Add a flag for each field, in a group of --help. of_run: they override a trained run's settings, so that
         --help shows neither the flags that no test overrides nor most defaults."""
-        group = self.add_argument_group(title)
+        group = self.add_argument_group(title.rstrip("."))
         for field in fields:
             rules, default = field.metadata, field.default
             has_default = default is not None and default is not False and (rules["reset_for_test"] or not of_run)

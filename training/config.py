@@ -1,4 +1,4 @@
-"""The settings of a run, and config.json: how it is read, checked, merged with flags and written."""
+"""The settings of a run and its config.json: reading, checking, and overriding by flags."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from attacks import NORMS, Adversary
 from errors import UserError
@@ -33,6 +34,7 @@ FACTS = {
 
 
 def gpus(text: str) -> str:
+    """Read GPUs' numbers."""
     if text != "-1" and not all(number.isdecimal() for number in text.split(",")):
         raise argparse.ArgumentTypeError(f"must be a GPU's number, several as in 0,1, or -1 for none, not {text!r}")
     return text
@@ -42,6 +44,7 @@ gpus.metavar = "N[,N]"
 
 
 def norm_and_radius(text: str) -> str:
+    """Read a ball of perturbations."""
     norm, colon, eps = text.partition(":")
     if norm not in NORMS or not colon:
         raise argparse.ArgumentTypeError(f"must be a norm and a radius, as in linf:0.02, not {text!r}")
@@ -50,6 +53,7 @@ def norm_and_radius(text: str) -> str:
 
 
 def folder_name(text: str) -> str:
+    """Read a dataset's name."""
     if not text or Path(text).name != text:
         raise argparse.ArgumentTypeError(f"must be a dataset's name, the folder's below --data_dir, not {text!r}")
     return text
@@ -57,7 +61,7 @@ def folder_name(text: str) -> str:
 
 @dataclass(frozen=True)
 class RunSettings(Settings):
-    """device, data, tasks and learner"""
+    """Device, data, tasks and learner."""
 
     seed: int = setting(
         0,
@@ -82,24 +86,24 @@ class RunSettings(Settings):
     )
     precision: str = setting(
         "float32",
-        "of convolutions and matrix products; tf32: on GPUs that have it; bf16: their factors in bfloat16",
+        "precision of convolutions and matrix products; tf32: on GPUs that have it; bf16: their factors in bfloat16",
         choices=PRECISIONS,
         overridable_in=("test",),
     )
-    dataset: str = setting("omniglot", "as made by get_data.py: a folder of --data_dir", folder_name, metavar="NAME")
+    dataset: str = setting("omniglot", "dataset of get_data.py: a folder in --data_dir", folder_name, metavar="NAME")
     data_dir: str = setting(
         "data", "folder that holds the datasets", path_text, metavar="DIR", overridable_in=("test", "resume")
     )
     split: str = setting(
         "shuffled",
-        "background: Omniglot's own, 964 characters to train on and 659 to test, upright; shuffled: as get_data.py "
-        "split the classes",
+        "background: Omniglot's own split, 964 characters to train on and 659 to test on, upright; shuffled: the split "
+        "of get_data.py",
         choices=["shuffled", "background"],
     )
     train_split: str = setting(
         "train",
-        "classes to train on: trainval adds the validation classes (Omniglot: the paper's 4800), which are then not "
-        "monitored",
+        "classes to train on: trainval adds the validation classes (Omniglot: the paper's 4800), and then there is no "
+        "validation",
         choices=["train", "trainval"],
         training_only=True,
     )
@@ -108,7 +112,7 @@ class RunSettings(Settings):
     query: int = setting(5, "query images per class", whole(1), overridable_in=("test",))
     metabatch: int = setting(
         16,
-        "tasks per meta-iteration; in meta_test and attack, tasks computed together (no effect on the result)",
+        "tasks per meta-iteration; in meta_test and attack, tasks computed together (without effect on the result)",
         whole(1),
         overridable_in=("test",),
     )
@@ -119,7 +123,7 @@ class RunSettings(Settings):
     )
     model: str = setting(
         "metadrop",
-        "which learner; metadrop is maml with the perturbation noise",
+        "the learner; metadrop is maml with the perturbation noise",
         choices=LEARNERS,
         shorthand=("maml", "maml"),
     )
@@ -136,7 +140,7 @@ class RunSettings(Settings):
 
 @dataclass(frozen=True)
 class UpdateSettings(Settings):
-    """meta-training"""
+    """Meta-training: how an iteration moves the parameters."""
 
     meta_lr: float = setting(
         1e-3, "step size of the outer loop; it falls to 0 with reptile, whose default is 1", positive
@@ -169,7 +173,7 @@ class UpdateSettings(Settings):
 
 @dataclass(frozen=True)
 class TrainingSettings(UpdateSettings):
-    """meta-training"""
+    """Meta-training."""
 
     n_train_iters: int = setting(
         60000, "meta-iterations (one update more, as in the TF1 code)", whole(0), overridable_in=("resume",)
@@ -187,7 +191,7 @@ class TrainingSettings(UpdateSettings):
 
 @dataclass(frozen=True)
 class TestingSettings(Settings):
-    """validation and testing"""
+    """Validation and testing."""
 
     n_test_mc_samp: int = setting(
         1,
@@ -199,8 +203,8 @@ class TestingSettings(Settings):
 
 @dataclass(frozen=True)
 class Config:
-    """All that describes a run, in the order of config.json. facts: what it says besides the settings: data_sha256,
-    sessions, and what other versions of this program wrote."""
+    """The settings of a run, in the order of config.json. facts: its other entries: data_sha256, sessions, and those of
+    other versions of this program."""
 
     run: RunSettings
     training: TrainingSettings
@@ -211,8 +215,8 @@ class Config:
 
     @classmethod
     def of(cls, values: Mapping, facts: dict | None = None) -> Config:
-        """Make a run's settings from values by name, and defaults; other values are left out. ValueError at a value
-        that no flag could give, and where the learner cannot have the perturbation."""
+        """Make a run's settings from values by name, and defaults; values with other names are left out. ValueError at
+        a value that no flag could give, and if the learner cannot have the perturbation."""
         run = RunSettings.of(values)
         learner, perturbation = classes_for(run.model, run.perturbation)
         values = learner.run_defaults | values
@@ -221,7 +225,7 @@ class Config:
 
     @classmethod
     def of_flags(cls, flags: Mapping, facts: dict | None = None) -> Config:
-        """`of` the flags of a command line. UserError in place of ValueError."""
+        """Make a run's settings as `of` does; UserError in place of ValueError."""
         try:
             return cls.of(flags, facts)
         except ValueError as fault:
@@ -229,15 +233,15 @@ class Config:
 
     @classmethod
     def read(cls, run: Path) -> Config:
-        """Read the settings of a run: of a savedir or a file of weights. UserError where there is no run, or where a
-        setting has a value that neither its flag nor the program could have given it."""
+        """Read the settings of a run from its savedir or from a weights file. UserError if there is no run, or if a
+        value is neither one that a flag could give nor one that the program writes."""
         if weights.is_weights_file(run):
             place, config = run, weights.read(run).about["settings"]
         else:
             place, config = run / "config.json", test_results.read_config(run, REQUIRED)
-        changed = "it was changed, or is of another version of this program, so restore it"
+        changed = "it was edited, or written by another version of this program, so restore it"
         if missing := [name for name in REQUIRED if name not in config]:
-            raise UserError(f"{place} does not say its {missing[0]}: {changed}")
+            raise UserError(f"{place} lacks {missing[0]}: {changed}")
         for name in FACTS.keys() & config.keys():
             if not FACTS[name](config[name]):
                 raise UserError(f"{place} has {name} {short(config[name])}, which no run can have: {changed}")
@@ -245,21 +249,24 @@ class Config:
         try:
             return cls.of(config, {name: value for name, value in config.items() if name not in known})
         except ValueError as fault:
-            raise UserError(f"{place} describes no run ({fault}): {changed}") from fault
+            raise UserError(f"{place} holds settings that no run can have ({fault}): {changed}") from fault
 
     @property
     def parts(self) -> tuple[Settings, ...]:
         return self.run, self.training, self.testing, self.learner, self.perturbation
 
     def for_a_test(self) -> Config:
-        """Return these settings with a test's own defaults in place of the training's, so that all runs are tested on
-        the same episodes."""
+        """Return these settings with a test's own defaults, so that all runs are tested on the same episodes."""
         reset = {one.name: one.default for one in fields(self.run) if one.metadata["reset_for_test"]}
-        return dataclasses.replace(self, run=dataclasses.replace(self.run, **reset))
+        return self.with_run(**reset)
+
+    def with_run(self, **changes: Any) -> Config:
+        """Return these settings with changed RunSettings."""
+        return dataclasses.replace(self, run=dataclasses.replace(self.run, **changes))
 
     def merged(self, flags: Mapping, where: Collection[str], remedy: str) -> Config:
-        """Return these settings with the `flags` in their place. UserError at a flag that contradicts the run, because
-        its setting cannot be overridden in any of `where` (settings.setting)."""
+        """Return these settings, overridden by the flags. UserError at a flag that contradicts the run: its setting
+        cannot be overridden in any of `where` (settings.setting). remedy: the end of that sentence."""
         values = self.values()
         for one in (one for part in self.parts for one in fields(part)):
             overridable = set(where) & set(one.metadata["overridable_in"])
@@ -268,26 +275,27 @@ class Config:
         return self.of_flags(values | flags, self.facts)
 
     def own(self) -> dict:
-        """The learner's own settings and the perturbation's, by name."""
+        """Return the settings of the learner and of the perturbation, by name."""
         return self.learner.values() | self.perturbation.values()
 
     def values(self) -> dict:
-        """All settings by name."""
+        """Return all settings by name."""
         return {name: value for part in self.parts for name, value in part.values().items()}
 
     def to_json(self) -> dict:
-        """The content of config.json."""
+        """Return the content of config.json."""
         return self.values() | self.facts
 
     def portable(self) -> dict:
-        """`to_json` without what is of one machine, its folders above all: for files that travel."""
+        """Return the content of config.json without the folders and devices of this machine, for files that are
+        published."""
         config = {name: value for name, value in self.to_json().items() if name not in ("data_dir", "gpu_id", "jit")}
         if "sessions" in config:
             config["sessions"] = [{k: v for k, v in one.items() if k != "command"} for one in config["sessions"]]
         return config
 
     def identity(self) -> dict:
-        """What distinguishes one test from another, apart from the data, the weights and the device."""
+        """Return what distinguishes a test from others, apart from the data, the weights and the device."""
         names = ("dataset", "split", "model", "perturbation", "way", "shot", "query", "seed")
         return {name: getattr(self.run, name) for name in names} | dict(sorted(self.own().items()))
 
@@ -298,7 +306,7 @@ class Config:
 
 
 def own_fields() -> dict[str, dict[str, tuple[dataclasses.Field, ...]]]:
-    """The fields of each learner's settings, and of each perturbation's, by flag and name."""
+    """Return the fields of all learners' and perturbations' settings, by the flag that chooses one and its name."""
     return {
         "--model": {name: fields(entry.learner.settings_class) for name, entry in LEARNERS.items()},
         "--perturbation": {name: fields(kind.settings_class) for name, kind in PERTURBATIONS.items()},
@@ -306,7 +314,7 @@ def own_fields() -> dict[str, dict[str, tuple[dataclasses.Field, ...]]]:
 
 
 def all_names() -> set[str]:
-    """The names of all settings that a run can have, whatever its learner and its perturbation."""
+    """Return the names of all settings that a run of any learner and perturbation can have."""
     common = map(fields, (RunSettings, TrainingSettings, TestingSettings))
     own = (declared for owners in own_fields().values() for declared in owners.values())
     return {one.name for declared in (*common, *own) for one in declared}
@@ -319,11 +327,11 @@ def add_flags(
     without: Iterable[str] = (),
     of_run: bool = True,
 ) -> None:
-    """Add the flags of a run to the command line, but for those `without` which the mode does.
+    """Add the flags of a run to the command line.
 
-    chosen: the `model` and, if it is known, the `perturbation` whose flags are added; if it is empty, those of all
-    learners and perturbations are. training: the settings of a mode that trains; None: those for training alone are
-    left out. of_run: as in `CommandLine.add`.
+    chosen: the `model` and perhaps the `perturbation` whose flags are added; empty: the flags of all learners and
+    perturbations are. training: the settings of a mode that trains; None: flags for training alone are left out.
+    without: other flags that are left out. of_run: as in `CommandLine.add`.
     """
 
     def add(title: str, declared: Iterable[dataclasses.Field]) -> None:
@@ -333,7 +341,7 @@ def add_flags(
 
     for kind in (RunSettings, training, TestingSettings):
         if kind:
-            add(kind.__doc__ + " (default: the run's)" * of_run, fields(kind))
+            add(kind.__doc__.rstrip(".") + " (default: the run's)" * of_run, fields(kind))
     if chosen:
         try:
             learner, perturbation = classes_for(chosen["model"], chosen.get("perturbation"))

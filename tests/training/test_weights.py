@@ -333,7 +333,7 @@ def test_a_file_without_a_needed_setting_is_refused(trained, tmp_path):
     content = weights.read(trained / "weights.npz")
     settings = {name: value for name, value in content.about["settings"].items() if name != "query"}
     weights.write(tmp_path / "w.npz", dataclasses.replace(content, about=content.about | {"settings": settings}))
-    with pytest.raises(UserError, match=r"w\.npz does not say its query"):
+    with pytest.raises(UserError, match=r"w\.npz lacks query"):
         Config.read(tmp_path / "w.npz")
 
 
