@@ -1,7 +1,7 @@
 """Draw figures of runs from the files in their savedirs: python plot.py --savedir D [D2 ...] writes D/plot/index.html.
 
-Decision boundaries and stochastic features need main.py --mode export, the histogram --mode meta_test; neural
-collapse needs --mode collapse, or training with --collapse_every; robustness --mode attack.
+Run main.py first: --mode export for decision boundaries and stochastic features, meta_test for the histogram, attack
+for robustness, and collapse, or training with --collapse_every, for neural collapse.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from settings import to_path, whole
 class Figure(NamedTuple):
     """One kind of figure."""
 
-    title: str  # of its section on the page
-    needs: str  # the property of a Run that it is drawn from
-    flags: tuple[str, ...]  # those that it uses, of the flags that only some figures use
+    title: str  # the heading of its section on the page
+    needs: str  # the property of a Run with its data
+    flags: tuple[str, ...]  # flags that it uses and some other figures do not
     draw: Callable[[list[Run], Section, Selection, Callable[..., object]], None]
     count_advances: Callable[[int, int], int] = lambda runs, tasks: 1  # how far `draw` advances the progress bar
 
@@ -73,7 +73,7 @@ def main() -> int:
 def parser() -> Parser:
     p = Parser(prog="plot.py", description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[1])
     p.add_argument("--savedir", nargs="+", action="extend", type=to_path, default=[], metavar="D",
-                   help="folders of runs, drawn side by side; the figures go to the first one's plot/")  # fmt: skip
+                   help="folders of runs, drawn side by side; the figures go to plot/ in the first")  # fmt: skip
     p.add_argument("--figures", nargs="+", choices=list(FIGURES), metavar="NAME",
                    help=f"any of {', '.join(FIGURES)} (default: all that the runs have the files for)")  # fmt: skip
     p.add_argument("--tasks", nargs="+", type=whole(0), metavar="N", help="exported tasks (default: the first three)")
@@ -87,12 +87,12 @@ def parser() -> Parser:
     p.add_argument("--dpi", type=whole(1, 1200), default=200, metavar="N",
                    help="dots per inch of a png, at most 1200 (default: 200)")  # fmt: skip
     p.add_argument("--seed", type=whole(0, 2**32 - 1), metavar="N",
-                   help="seed of the t-SNE; what changes with it is chance (default: 0)")  # fmt: skip
+                   help="seed of the t-SNE; differences between seeds are chance (default: 0)")  # fmt: skip
     return p
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """UserError if a flag contradicts itself, or if no figure asked for uses it."""
+    """Raise UserError if a flag contradicts itself, or if none of the chosen figures uses it."""
     if not args.savedir:
         raise UserError("--savedir is missing: name the folder of a run, for example --savedir results/first")
     if len(set(map(Path.resolve, args.savedir))) < len(args.savedir):
@@ -106,9 +106,9 @@ def check_flags(args: argparse.Namespace) -> None:
 
 
 def gather(runs: list[Run], wanted: list[str], required: bool) -> tuple[dict[str, list[Run]], dict[str, list[str]]]:
-    """Return the runs that each figure can be drawn from, and the figures that lack a run, by the reason.
+    """Return {figure: runs that have its data}, and {reason: figures that lack a run}.
 
-    UserError if there is nothing to draw or, with `required`, if a run cannot be drawn in one of the figures.
+    UserError if there is nothing to draw or, with `required`, if a run lacks the data of a figure.
     """
     ready, faults = {name: [] for name in wanted}, {}
     for name, members in ready.items():
@@ -128,7 +128,7 @@ def gather(runs: list[Run], wanted: list[str], required: bool) -> tuple[dict[str
 
 
 def select(args: argparse.Namespace, exports: list[Run]) -> Selection:
-    """Return what the flags select of these exports, each number once. UserError if an export lacks it."""
+    """Return the selection that the flags make, without repetitions. UserError if an export lacks a part of it."""
     names = ("tasks", "classes", "layers", "channels")
     chosen = {name: tuple(dict.fromkeys(value)) for name in names if (value := getattr(args, name))}
     selection = Selection(**chosen, seed=args.seed or 0)

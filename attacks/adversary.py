@@ -11,13 +11,13 @@ from attacks.oracles import joint_oracle
 from lazy import tf
 from ranges import UNIT, Range
 
-OUTER_STEP = 2**16  # the step number of the adversary's noise, which no inner step of a learner has
+OUTER_STEP = 2**16  # the step number of the adversary's noise; no inner step of a learner has it
 
 
 class Adversary(NamedTuple):
     """Perturbs all query images of a task together, by `steps` steps of `pgd` from a random point of the ball; the
-    lengths of the steps add up to MADRY * eps. The learner is trained on the last point. range: of the network's
-    inputs; eps is for images in [0, 1].
+    lengths of the steps add up to MADRY * eps. The learner is trained on the last point. range: the range of the
+    network's inputs; eps is for images in [0, 1].
 
     Sources: Madry et al. (attacks/methods.py); for query images after adaptation, Goldblum, Fowl and Goldstein,
     "Adversarially Robust Few-Shot Learning: A Meta-Learning Approach", NeurIPS 2020, who train with one step as long as
@@ -32,8 +32,8 @@ class Adversary(NamedTuple):
     def perturb(self, classify: Callable, x, y, noise: Callable):
         """Perturb the images x [T,Q,H,W,C] so that `classify`, a function from images to logits, misclassifies them.
 
-        y: one-hot labels [Q,way], or mixed ones [T,Q,way]. noise: perturbations.draws.Noise. Returns images, through
-        which no gradient flows.
+        y: one-hot labels [Q,way], or mixed ones [T,Q,way]. noise: perturbations.draws.Noise. Returns the images; no
+        gradient flows through them.
         """
         x = self.range.unit(x)
         norm, rows = NORMS[self.norm], tf.reshape(x, [-1, x.shape[2:].num_elements()])

@@ -1,7 +1,7 @@
 """Projected gradient descent, and Square Attack.
 
 Sources: Madry, Makelov, Schmidt, Tsipras and Vladu, "Towards Deep Learning Models Resistant to Adversarial Attacks",
-ICLR 2018: from a random point of the ball go up the loss, step by step, and back into the ball and into [0, 1].
+ICLR 2018: from a random point of the ball go up the loss; after every step go back into the ball and into [0, 1].
 Andriushchenko, Croce, Flammarion and Hein, "Square Attack", ECCV 2020: a random search that uses no gradient.
 Shapes: T tasks, Q query images per task, each H W C in [0, 1]; N rows of D = H * W * C numbers; way classes.
 """
@@ -16,15 +16,15 @@ from attacks.norms import NORMS, Norm, ascend, random_start
 from attacks.oracles import Oracle, margin, misclassified
 from lazy import tf
 
-MADRY = 2.5  # the default lengths of the steps of one restart add up to so many radii of the ball
+MADRY = 2.5  # by default the steps of one restart together are this many radii of the ball long
 SQUARE = 0.8  # default share of the image that the first squares of Square Attack cover
-HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 steps, those after which the area is halved
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 steps; the area is halved after each of these
 
 
 class WorstCase(NamedTuple):
     """The worst result so far for each image. lost [T,Q]: True if it was misclassified at any visited point. loss
     [T,Q], images [T,Q,H,W,C], labels [T,Q] (the predicted class): at the worst point. A misclassified point is worse
-    than one that is not; of two points of one kind, the one with the larger loss is worse."""
+    than a correct one; between two misclassified or two correct ones, the larger loss decides."""
 
     lost: tf.Tensor
     loss: tf.Tensor
@@ -33,12 +33,12 @@ class WorstCase(NamedTuple):
 
     @classmethod
     def initial(cls, x) -> WorstCase:
-        """Return the value before the first visit."""
+        """Return the WorstCase of images x before the attack visits a point."""
         lost, loss = tf.zeros(x.shape[:2], tf.bool), tf.fill(x.shape[:2], x.dtype.min)
         return cls(lost, loss, x, tf.zeros(x.shape[:2], tf.int32))
 
     def updated(self, images, logits, y) -> WorstCase:
-        """Return the value after a visit of these images, which have these logits."""
+        """Return the WorstCase after a visit to perturbed images with these logits."""
         lost, loss = misclassified(logits, y), layers.cross_entropies(logits, y)
         worse = tf.where(lost == self.lost, loss > self.loss, lost)
         return WorstCase(
@@ -54,7 +54,7 @@ def pgd(oracle: Oracle, x, y, norm: Norm, eps, step, steps: int, restarts: int, 
     the WorstCase.
 
     eps, step: the radius and the size of a step, numbers or scalar tensors. normals(number, k): draws from N(0, 1),
-    [T*Q,k], independent for each number; a restart has a number. clean_start: all restarts begin at x.
+    [T*Q,k], independent for each number; every restart takes another. clean_start: all restarts begin at x.
     """
     rows = tf.reshape(x, [-1, x.shape[2:].num_elements()])
     eps, step = (tf.convert_to_tensor(number, x.dtype) for number in (eps, step))
@@ -83,15 +83,15 @@ def pgd(oracle: Oracle, x, y, norm: Norm, eps, step, steps: int, restarts: int, 
 def square(
     oracle: Oracle, x, y, norm: Norm, eps, step, steps: int, restarts: int, normals: Callable, share: float = SQUARE
 ) -> WorstCase:
-    """As `pgd`, in the Linf ball and without gradients: a random square of every image is set to eps above or below x,
-    and stays so if that raises the image's margin. `step` is ignored.
+    """Perturb like `pgd`, but in the Linf ball and without gradients: set a random square of every image to eps above
+    or below x, and keep it if that raises the image's margin. `step` is ignored.
 
-    It begins with stripes; the squares cover `share` of the image first, and shrink by the source's schedule. A lost
-    image stays as it is, as in the authors' code, which does not query it again. If images are attacked together, one
-    image's margin depends on the others: it is compared with the margin at the image's last accepted square.
+    The first perturbation is stripes. The squares first cover `share` of the image, and shrink by the source's
+    schedule. Lost images do not change any more; the authors' code does not query them again. If images are attacked
+    together, an image's margin depends on the others: it is compared with the margin at the last accepted square.
 
-    Differs from the authors' code, github.com/max-andr/square-attack: there, share is 0.05, and 0.8 for MNIST, whose
-    images resemble Omniglot's; here a square may be as large as the image, and may change nothing.
+    Differs from the authors' code, github.com/max-andr/square-attack: there, share is 0.05, and 0.8 for MNIST, which
+    resembles Omniglot; here a square may be as large as the image, and may change nothing.
     """
     tasks, queries, height, width, depth = x.shape
     eps = tf.convert_to_tensor(eps, x.dtype)
@@ -103,7 +103,7 @@ def square(
         return margin(logits, y), worst.updated(images, logits, y)
 
     def changed(place, value, d, worst):
-        """Return d with `value` at this place of the images that are not lost."""
+        """Return d, but `value` where the mask `place` is True in an image that is not lost."""
         return tf.where(place & ~worst.lost[..., None, None, None], value, d)
 
     def signs(z):
@@ -139,7 +139,7 @@ def square(
 
 
 class Method(NamedTuple):
-    """An attack. run: called as `pgd` is. norms: names of the norms that it can use. gradients: True if it uses
+    """An attack. run: called like `pgd`. norms: names of the norms that it can use. gradients: True if it uses
     gradients. squares: True if it takes a `share`."""
 
     run: Callable

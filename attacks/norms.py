@@ -1,4 +1,4 @@
-"""Balls of four norms, which perturbations of images have to stay in, and the steps of an attack in them.
+"""Balls of four norms for the perturbations of images, and the steps of an attack inside them.
 
 Shapes: T tasks, Q query images per task, each H W C in [0, 1]; N rows of D = H * W * C numbers.
 """
@@ -15,12 +15,11 @@ TINY = 1e-12  # a gradient with a smaller norm counts as zero
 
 
 class Norm(NamedTuple):
-    """A ball of perturbations d [N,D], and how an attack moves in it.
+    """A ball of perturbations d [N,D], and the moves of an attack in it.
 
-    title: the name in figures. budgets: the radii of the paper's figure. project(d, eps): a point of the ball of radius
-    eps, d itself if it is in the ball. direction(g, x): a step of size 1 up the gradients g at the images x, both
-    [N,D]. start(normals, d): random points [N,d], uniform in the ball of radius 1; normals(k) draws from N(0, 1),
-    [N,k].
+    title: the name in figures. budgets: the radii in the paper's figure. project(d, eps): a point of the ball of radius
+    eps; d if d is in the ball. direction(g, x): a step of size 1 up the gradients g at the images x, both [N,D].
+    start(normals, d): random points [N,d], uniform in the ball of radius 1; normals(k) draws from N(0, 1), [N,k].
     """
 
     title: str
@@ -31,12 +30,12 @@ class Norm(NamedTuple):
 
 
 def scale_into_ball(order: float) -> Callable:
-    """Return a projection that scales a point outside the ball onto its surface."""
+    """Return a function that scales points outside the ball onto its surface."""
     return lambda d, eps: d * tf.minimum(eps / tf.maximum(tf.norm(d, order, -1, keepdims=True), TINY), 1.0)
 
 
 def project_onto_l1(d, eps):
-    """Return the nearest points of the L1 ball: all absolute values are lowered by the same amount, to no less than 0.
+    """Return the points of the L1 ball nearest to d: all absolute values fall by one amount per row, but not below 0.
 
     Source: Duchi, Shalev-Shwartz, Singer and Chandra, "Efficient projections onto the l1-ball", ICML 2008, figure 1.
     """
@@ -51,12 +50,12 @@ def project_onto_l1(d, eps):
 
 
 def along_gradient(order: float) -> Callable:
-    """Return a direction that is the gradient, scaled to size 1."""
+    """Return a function that scales gradients to size 1 in this norm."""
     return lambda g, x: g / tf.maximum(tf.norm(g, order, -1, keepdims=True), TINY)
 
 
 def sparse_direction(g, x):
-    """Return the signs of the largest hundredth of the gradients, without those that point out of [0, 1]."""
+    """Return a step along the signs of an image's largest gradients, a hundredth of all, never out of [0, 1]."""
     outward = ((x <= 0) & (g < 0)) | ((x >= 1) & (g > 0))
     g = tf.where(outward, tf.zeros_like(g), g)
     chosen = max(1, round(SPARSE * g.shape[-1]))
@@ -70,13 +69,13 @@ def uniform_in_cube(normals, d):
 
 
 def uniform_in_ball(normals, d):
-    """Return d coordinates of random points on the sphere in d + 2 dimensions."""
+    """Draw points of the L2 ball: d coordinates of random points on the sphere in d + 2 dimensions."""
     z = normals(d + 2)
     return z[:, :d] / tf.norm(z, axis=-1)[:, None]
 
 
 def uniform_in_l1_ball(normals, d):
-    """Draw d + 1 exponential numbers per row; return the shares of d of them in their sum, with random signs."""
+    """Draw points of the L1 ball: d of d + 1 exponential numbers, divided by the sum of all, with random signs."""
     one, other = tf.split(normals(2 * (d + 1)), 2, 1)
     exponential = tf.square(one) + tf.square(other)
     return (tf.sign(one) * exponential)[:, :d] / tf.reduce_sum(exponential, -1, keepdims=True)
@@ -92,18 +91,18 @@ NORMS = {
 
 
 def inside(d, rows, norm: Norm, eps):
-    """Return the perturbations d [N,D] of `rows`, brought into the ball and the images into [0, 1].
+    """Project perturbations d of images `rows`, both [N,D], into the ball; then clip the images to [0, 1].
 
-    The clipping to [0, 1] comes last: it shortens a perturbation, which therefore stays in the ball.
+    Clipping comes last because it only shortens perturbations: they stay in the ball.
     """
     return tf.clip_by_value(rows + norm.project(d, eps), 0.0, 1.0) - rows
 
 
 def random_start(rows, norm: Norm, eps, normals: Callable):
-    """Draw perturbations of `rows` from the ball. normals(k): draws from N(0, 1), [N,k]."""
+    """Draw perturbations of images `rows` [N,D] from the ball. normals(k): draws from N(0, 1), [N,k]."""
     return inside(eps * norm.start(normals, rows.shape[-1]), rows, norm, eps)
 
 
 def ascend(d, gradient, rows, norm: Norm, eps, step):
-    """Take one step from d, up the gradient [T,Q,H,W,C] there."""
+    """Move perturbations d one step up the gradient [T,Q,H,W,C]."""
     return inside(d + step * norm.direction(tf.reshape(gradient, rows.shape), rows + d), rows, norm, eps)

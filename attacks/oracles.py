@@ -1,4 +1,4 @@
-"""What an attack learns from a classifier: the logits of images, and the gradient to follow.
+"""Oracles: functions that an attack asks for the logits of images and for the gradient to follow.
 
 Shapes: T tasks, Q query images per task, each H W C in [0, 1]; way classes. An image is lost if it was misclassified at
 any point that the attack has visited.
@@ -20,7 +20,7 @@ THREATS = {"joint": "", "remaining": ", remaining images", "single": ", one imag
 
 
 def margin(logits, y):
-    """Return the largest logit of the other classes less the true class' logit: [T,Q,way], one-hot [Q,way] -> [T,Q]."""
+    """Return the largest other logit minus the true class' logit: [T,Q,way], one-hot [Q,way] -> [T,Q]."""
     others = tf.where(tf.broadcast_to(y > 0, logits.shape), logits.dtype.min, logits)
     return tf.reduce_max(others, -1) - tf.reduce_sum(logits * y, -1)
 
@@ -43,9 +43,9 @@ def joint_oracle(
 ) -> Oracle:
     """Return an oracle that attacks all images of a task together, up the sum of their losses.
 
-    remaining: sum only the losses of images that are neither lost before nor misclassified here. The lost images then
-    still move, for their effect on the others through batch norm.
-    surrogate: another classifier, images -> logits [K*T,Q,way] of K noise draws; the gradient is that of its mean loss.
+    remaining: sum only the losses of images that are neither lost yet nor misclassified here. The other images still
+    move: batch norm lets them change the remaining images' losses.
+    surrogate: another classifier, images -> logits [K*T,Q,way] of K noise draws; the oracle follows its mean loss.
     """
 
     def oracle(x, lost=None):

@@ -18,7 +18,7 @@ from figures.style import BLUE, ORANGE
 
 CLASS_COLOURS = (BLUE, ORANGE)
 MARKS = ("o", "^")  # so that the classes are distinct in a grey print, too
-WIDTH = 7.5  # inches, the least that the legend needs
+WIDTH = 7.5  # inches; the legend needs at least this
 AXIS_1, AXIS_2 = "projection on $w_A - w_B$", "t-SNE of the rest"
 ROLE_NAMES = {"support": "training point", "copies": "perturbed copy", "query": "test point"}
 # The look of the points of a role, as settings of scatter() that override those of the class.
@@ -27,11 +27,11 @@ ROLES = {
     "copies": {"s": 14, "linewidths": 0, "alpha": 0.5, "zorder": 2},
     "query": {"s": 16, "linewidths": 0.8, "facecolors": "none", "zorder": 3},
 }
-Rows = dict[str, dict[str, tuple[Scene, int]]]  # by run name, then by the start of a panel's title: scene, snapshot
+Rows = dict[str, dict[str, tuple[Scene, int]]]  # {run name: {start of a panel's title: (scene, snapshot)}}
 
 
 def count_advances(runs: int, tasks: int) -> int:
-    """Return how often `draw` calls `advance`."""
+    """Return by how many steps `draw` advances the progress bar."""
     return 1 + 3 * tasks
 
 
@@ -45,8 +45,8 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
         advance()
     caption = (
         "After adaptation. Axis 1 is the projection of the last layer's features on the difference between the two "
-        "classes' weights, in which the decision boundary is exact. Axis 2 is a 1-D t-SNE of what remains of the "
-        "features. Each side has the colour of the class that is predicted there."
+        "classes' weights, where the decision boundary is exact. Axis 2 is a 1-D t-SNE of the rest of the features. "
+        "Each side has the colour of the class that is predicted there."
     )
     section.add("boundary_tasks", caption, by_task(scenes, classes))
     advance()
@@ -64,7 +64,7 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
 
 
 def by_task(scenes: dict[str, dict[int, Scene]], classes: tuple[str, str]) -> Figure:
-    """Draw the tasks after adaptation, a row per run and a column per task. scenes: by run name, then by task."""
+    """Draw the tasks after adaptation, a row per run and a column per task. scenes: {run name: {task: scene}}."""
     rows = {
         name: {f"task {task}: ": (scene, len(scene.boundary) - 1) for task, scene in tasks.items()}
         for name, tasks in scenes.items()
@@ -73,7 +73,7 @@ def by_task(scenes: dict[str, dict[int, Scene]], classes: tuple[str, str]) -> Fi
 
 
 def by_step(scenes: dict[str, Scene], classes: tuple[str, str]) -> Figure:
-    """Draw one task, a row per run and a column per snapshot. scenes: by run name."""
+    """Draw one task, a row per run and a column per snapshot. scenes: {run name: scene of this task}."""
     rows = {
         name: {f"step {step}: " * (len(scene.boundary) > 1): (scene, step) for step in range(len(scene.boundary))}
         for name, scene in scenes.items()
@@ -82,7 +82,7 @@ def by_step(scenes: dict[str, Scene], classes: tuple[str, str]) -> Figure:
 
 
 def grid(rows: Rows, classes: tuple[str, str], width: float, height: float, snapshots: slice) -> Figure:
-    """Draw a row per run. width, height: of a panel, in inches. snapshots: axis 1 has room for their points."""
+    """Draw a row of panels per run. width, height: inches of a panel. snapshots: axis 1 spans their points."""
     columns = max(map(len, rows.values()))
     fig = Figure(figsize=(max(WIDTH, 0.5 + width * columns), 0.9 + height * len(rows)))
     axes = fig.subplots(len(rows), columns, squeeze=False)
@@ -124,12 +124,12 @@ def frames(scenes: dict[str, Scene], classes: tuple[str, str], moves: int = 6) -
 def draw_plane(ax: Axes, scene: Scene, step: float, xlim: tuple[float, float], classes: tuple[str, str]) -> None:
     """Draw the points, the boundary and the coloured sides, at a snapshot or between two."""
     points, boundary = interpolate(scene, step)
-    crowd = max(1.0, len(scene.owner["support"]) / 4)  # many training points are drawn smaller
+    crowd = max(1.0, len(scene.side["support"]) / 4)  # many training points are drawn smaller
     for role, name in ROLE_NAMES.items():
         for side, colour in enumerate(CLASS_COLOURS):
             look = {"edgecolors": colour, "facecolors": colour, "marker": MARKS[side]} | ROLES[role]
             look["s"] /= crowd**0.5 if role == "support" else 1
-            ax.scatter(*points[role][scene.owner[role] == side].T, label=f"{name}, {classes[side]}", **look)
+            ax.scatter(*points[role][scene.side[role] == side].T, label=f"{name}, {classes[side]}", **look)
     ax.axvline(boundary, color="black", linewidth=1, linestyle="--", zorder=1.5, label="decision boundary")
     for colour, edge in zip(CLASS_COLOURS, reversed(xlim), strict=True):
         ax.axvspan(boundary, edge, color=colour, alpha=0.07, linewidth=0)

@@ -17,7 +17,7 @@ from figures.selection import Selection
 from figures.style import coloured, draw_curve
 
 Rows = list[dict]
-Styles = dict[str, tuple[str, dict]]  # by the legend's text: a line style, and the place of the rows that have it
+Styles = dict[str, tuple[str, dict]]  # {text of the legend: (line style, place of the rows drawn in it)}
 # The measures of each panel by its title. Marks distinguish two measures of one panel.
 OF_FEATURES = {
     "NC1: $\\mathrm{Tr}(S_W S_B^+)/C$": ("nc1",),
@@ -44,23 +44,23 @@ MEAN = "mean and standard deviation over the"
 
 
 def draw(runs: list[Run], section: Section, selection: Selection, advance: Callable[..., object]) -> None:
-    """Draw the measurements of training by iterations; and those of the test tasks or, if there are none, of the last
-    training iteration by inner steps and by layers."""
+    """Draw measurements of training by iterations. Then draw measurements of test tasks or, if there are none, of the
+    last training iteration by inner steps and by layers."""
     watched, tested = (
         {run.label: run.collapse[kind] for run in runs if kind in run.collapse} for kind in ("watched", "tested")
     )
     for measured, reason in (
-        (watched, "by meta-iterations: not measured in training (--collapse_every)"),
-        (tested, "by inner steps and layers: not measured on test tasks (--mode collapse)"),
+        (watched, "by meta-iterations, because not measured in training (--collapse_every)"),
+        (tested, "by inner steps and layers, because not measured on test tasks (--mode collapse)"),
     ):
         absent = [run.name for run in runs if run.label not in measured]
         if measured and absent:
-            section.note(f"Without {', '.join(absent)} {reason}.")
+            section.note(f"{', '.join(absent)}: not drawn {reason}.")
     if watched:
         draw_iterations(section, watched)
     spread = "mean and 95 % interval over test tasks"
     if not tested:
-        spread = f"{MEAN} training tasks of the last iteration measured"
+        spread = f"{MEAN} training tasks of the last measured iteration"
         tested = {name: [row for row in rows if row["iter"] == rows[-1]["iter"]] for name, rows in watched.items()}
     features = {name: layers_of(rows)[-2] for name, rows in tested.items()}
     caption = f"NC1 to NC4 of the features by inner steps; {spread}."
@@ -88,9 +88,9 @@ def draw_iterations(section: Section, watched: dict[str, Rows]) -> None:
 
 
 def traces(runs: dict[str, Rows], part: str, layers: dict[str, str]) -> Figure:
-    """Draw the traces and their shares by iterations, for the meta-model and the adapted model.
+    """Draw the traces of the covariances, and their shares, by iterations: of the meta-model and the adapted model.
 
-    part: "support" or "query". layers: the layer, by run name.
+    part: "support" or "query". layers: {run name: layer}.
     """
     fig = Figure(figsize=(7.5, 5.4))
     axes = fig.subplots(2, 2, sharex=True, sharey="row")
@@ -108,13 +108,13 @@ def traces(runs: dict[str, Rows], part: str, layers: dict[str, str]) -> Figure:
 
 
 def by_iteration(runs: dict[str, Rows], part: str, layers: dict[str, str]) -> Figure:
-    """Draw NC1 to NC4 by meta-iterations. part: "support" or "query". layers: the layer, by run name."""
+    """Draw NC1 to NC4 by meta-iterations. part: "support" or "query". layers: {run name: layer}."""
     rows = {name: select(rows, set=part, layer=layers[name]) for name, rows in runs.items()}
     return six_panels(rows, OF_FEATURES, MODELS, "iter", "meta-iteration")
 
 
 def by_step(runs: dict[str, Rows], layers: dict[str, str]) -> Figure:
-    """Draw NC1 to NC4 of both sets by inner steps. layers: the layer, by run name."""
+    """Draw NC1 to NC4 of both sets by inner steps. layers: {run name: layer}."""
     rows = {name: select(rows, layer=layers[name]) for name, rows in runs.items()}
     return six_panels(rows, OF_FEATURES, SETS, "step", "inner steps done")
 
@@ -135,7 +135,7 @@ def by_layer(runs: dict[str, Rows], part: str) -> Figure:
 def six_panels(
     runs: dict[str, Rows], panels: dict[str, tuple[str, ...]], styles: Styles, x: str, xlabel: str
 ) -> Figure:
-    """Draw six panels. panels: the measures by title. x: the key of a row that is its place on the x axis."""
+    """Draw six panels. panels: {title: measures}. x: the key in a row of its place on the x axis."""
     fig = Figure(figsize=(7.5, 8.2))
     axes = fig.subplots(3, 2, sharex=True)
     for ax, (title, measures) in zip(axes.ravel(), panels.items(), strict=True):
@@ -170,7 +170,7 @@ def select(rows: Rows, **place) -> Rows:
 
 
 def set_logarithmic(*axes: Axes) -> None:
-    """Give these axes the same logarithmic scale, around their curves: a band may reach below 0."""
+    """Give these axes one logarithmic scale around their curves, but not the bands, which may reach below 0."""
     values = np.concatenate([line.get_ydata() for ax in axes for line in ax.lines] or [[1]])
     values = values[np.isfinite(values) & (values > 0)]
     for ax in axes if values.size else ():
@@ -178,7 +178,7 @@ def set_logarithmic(*axes: Axes) -> None:
 
 
 def add_legend(fig: Figure, axes: Iterable[Axes], runs: dict[str, Rows], styles: dict[str, str], xlabel: str) -> Figure:
-    """Add a legend of the run colours and the line styles; label the x axis of the lowest `axes`."""
+    """Add a legend of the run colours and line styles to the figure, and `xlabel` to these axes."""
     lines = [Line2D([], [], color=colour, label=name) for colour, name, _ in coloured(runs)]
     lines += [Line2D([], [], color="black", linestyle=style, label=name) for name, style in styles.items()]
     fig.legend(handles=lines, loc="outside lower center", ncol=4)

@@ -23,14 +23,14 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
 
 
 def is_validated(run: dict[str, np.ndarray]) -> bool:
-    """True if meta_train.csv has a validation."""
+    """True if the run was validated in training."""
     return bool(np.isfinite(run["val_acc"]).any())
 
 
 def learning_curves(runs: dict[str, dict[str, np.ndarray]]) -> Figure:
-    """Draw the losses and, below them, the validation accuracies; training accuracies if no run has a validation.
+    """Draw the losses and, below them, the validation accuracies, or the training accuracies if no run was validated.
 
-    runs: by name the columns of meta_train.csv [rows], NaN in rows without a validation. Accuracies are 0 to 1.
+    runs: {name: columns of meta_train.csv}, each [rows], NaN in rows without validation. Accuracies are 0 to 1.
     """
     validated = any(map(is_validated, runs.values()))
     fig = Figure(figsize=(7, 4.6))

@@ -15,7 +15,7 @@ from studies import export_format
 
 
 class Channel(NamedTuple):
-    """One channel of one layer for one image. `noise` is empty (M = 0) if nothing is multiplied by noise."""
+    """One channel of one layer for one image, with M samples; `noise` is empty if nothing is multiplied by noise."""
 
     label: str
     clean: np.ndarray  # [h,w], noise-free
@@ -24,7 +24,7 @@ class Channel(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """The kind of map that a panel shows and, if it is that of one noise sample, its number."""
+    """The kind of map in a panel, and the number of the noise sample, if it shows one."""
 
     kind: str
     sample: int = 0
@@ -45,7 +45,7 @@ TIGHT = {"figure.constrained_layout.h_pad": 0.02, "figure.constrained_layout.w_p
 
 
 def count_advances(runs: int, tasks: int) -> int:
-    """Return how often `draw` calls `advance`: once per run and task."""
+    """Return by how many steps `draw` advances the progress bar: one per run and task."""
     return runs * tasks
 
 
@@ -73,7 +73,7 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
 
 
 def draw_side_by_side(runs: list[Run], section: Section, selection: Selection) -> None:
-    """Draw these runs side by side on the images with maps in all of them, a figure per task, layer and channel."""
+    """Draw these runs side by side on the images that have maps in all runs, a figure per task, layer and channel."""
     layers = [
         layer
         for layer in pick_layers(runs[0].export, selection.layers)
@@ -97,8 +97,8 @@ def draw_side_by_side(runs: list[Run], section: Section, selection: Selection) -
 
 
 def draw_image(run: Run, task: int, row: int, places: list[tuple[str, int]], name: str, section: Section) -> None:
-    """Draw the maps of one support image. places: layers, and places in the export's map_channels. name: of the
-    picture files."""
+    """Draw the maps of one support image. places: (layer, index into the export's map_channels). name: the start of
+    the picture files' names."""
     pixels = run.export["support_images"][task, row]
     channels = [read_channel(run.export, task, row, layer, place) for layer, place in places]
     caption = (
@@ -110,14 +110,14 @@ def draw_image(run: Run, task: int, row: int, places: list[tuple[str, int]], nam
 
 
 def read_channel(export: dict, task: int, row: int, layer: str, place: int) -> Channel:
-    """Read one channel of the support image `row`. place: in the export's map_channels."""
+    """Read one channel of the support image `row`. place: index into the export's map_channels."""
     image = export["map_images"].tolist().index(row)
     maps = (export[f"{kind}_{layer}"][task, ..., image, :, :, place] for kind in ("clean", "perturbed", "noise"))
     return Channel(f"{layer} ch {export['map_channels'][place]}", *(each.astype(np.float32) for each in maps))
 
 
 def obstacle(run: Run) -> str | None:
-    """Return why this run has no stochastic features to draw; None if it has."""
+    """Return why this run has no stochastic features to draw, or None."""
     if not run.perturbs:
         return f"{run.name} has no stochastic features, because nothing is perturbed"
     if not export_format.layers(run.export):
@@ -126,7 +126,7 @@ def obstacle(run: Run) -> str | None:
 
 
 def strip(pixels: np.ndarray, channels: list[Channel], samples: int = 4) -> Figure:
-    """Draw a figure for papers: noise-free, some samples, mean, standard deviation and, if it multiplies, mean noise.
+    """Draw maps for a paper: noise-free, some samples, mean, standard deviation and, if noise is a factor, its mean.
 
     pixels: the input [H,W,C], uint8.
     """
@@ -158,8 +158,8 @@ def side_by_side(pixels: list[np.ndarray], channels: dict[str, list[Channel]]) -
     """Draw a row per image with the panels of every run. If the noise depends on the image, its mean differs from row
     to row.
 
-    pixels: the inputs [H,W,C], uint8. channels: by run name, one channel of the run for every input. The colours of
-    a run's maps have one scale for all images; those of the mean noise have one scale for all runs, too.
+    pixels: the inputs [H,W,C], uint8. channels: {run name: one channel, for every input}. The colours of a run's maps
+    have one scale for all images; the colours of the mean noise have one scale for all runs, too.
     """
     noise = [channel.noise.mean(0).ravel() for row in channels.values() for channel in row if len(channel.noise)]
     noise_range = np.quantile(np.concatenate(noise or [[0.0, 1.0]]), (0, 1))
@@ -183,7 +183,7 @@ def side_by_side(pixels: list[np.ndarray], channels: dict[str, list[Channel]]) -
 
 @matplotlib.rc_context(TIGHT)
 def grid(pixels: np.ndarray, channels: list[Channel], columns: dict[str, Panel]) -> tuple[Figure, np.ndarray]:
-    """Draw the input, and beside it a row of panels per channel. columns: the panels of a row, by title.
+    """Draw the input, and beside it a row of panels per channel. columns: {title: panel} of every row.
 
     -> the figure, and the axes of the panels [channels,columns].
     """
@@ -203,7 +203,7 @@ def grid(pixels: np.ndarray, channels: list[Channel], columns: dict[str, Panel])
 
 
 def draw_panels(axes: np.ndarray, channels: list[Channel], columns: dict[str, Panel], ranges: Iterable[dict]) -> None:
-    """Draw a row of panels per channel; those of noise are empty where nothing is multiplied. ranges: by channel."""
+    """Draw a row of panels per channel; without noise its panels stay empty. ranges: `ranges_of` every channel."""
     for row, channel, limits in zip(axes, channels, ranges, strict=True):
         for ax, panel in zip(row, columns.values(), strict=True):
             if "noise" in panel.kind and not len(channel.noise):
@@ -217,7 +217,7 @@ def draw_panels(axes: np.ndarray, channels: list[Channel], columns: dict[str, Pa
 
 
 def ranges_of(channel: Channel) -> dict[str, tuple[float, float]]:
-    """Return the values of the first and the last colour, by kind of panel."""
+    """Return {kind of panel: the values of the first and the last colour}."""
     brightest = np.quantile([channel.clean, *channel.perturbed], 0.998)  # a few pixels may be brighter
     ranges = dict.fromkeys(ACTIVATIONS, (0.0, float(brightest) or 1.0))
     ranges["std"] = 0.0, float(channel.perturbed.std(0).max()) or 1.0

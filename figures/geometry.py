@@ -1,8 +1,8 @@
-"""The plane of the decision boundary figures: axis 1 is exact, axis 2 is a 1-D t-SNE of what axis 1 leaves out.
+"""The plane of the decision boundary figures: axis 1 is exact, axis 2 is a 1-D t-SNE of the rest of the features.
 
 For two classes A and B of a linear head, u = (w_A - w_B) / |w_A - w_B|. Axis 1 is h . u; on it the two logits are
-equal at (b_B - b_A) / |w_A - w_B|, and A is to the right. Axis 2 has no scale of its own.
-Shapes: P snapshots, R rows, D features, N classes.
+equal at (b_B - b_A) / |w_A - w_B|, and A is to the right. The scale of axis 2 has no meaning.
+Shapes: P snapshots, R points, D features, N classes.
 """
 
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ from threadpoolctl import threadpool_limits
 class Scene:
     """One task in the plane, at every snapshot. Roles are "support", "query" and "copies" (R is 0 without noise).
 
-    points: [P,R,2] by role. owner: [R] by role, 0 for class A and 1 for class B. boundary: [P], its place on axis 1.
+    points: {role: [P,R,2]}. side: {role: [R]}, 0 for class A and 1 for class B. boundary: [P], its place on axis 1.
     accuracy: [P], 0 to 1, of the query points between these two classes.
     """
 
     points: dict[str, np.ndarray]
-    owner: dict[str, np.ndarray]
+    side: dict[str, np.ndarray]
     boundary: np.ndarray
     accuracy: np.ndarray
 
 
 def scene(export: dict, task: int, pair: tuple[int, int], seed: int) -> Scene:
-    """Project task number `task` of an export (export_format.py) for the classes `pair` of its head."""
+    """Project one task of an export (export_format.py) to the plane of two classes of its head."""
     copies = export["perturbed_features"][task]  # [P,M,S,D]
     features = {role: export[f"{role}_features"][task] for role in ("support", "query")}
     features["copies"] = copies.reshape(len(copies), -1, copies.shape[-1])
@@ -40,15 +40,15 @@ def scene(export: dict, task: int, pair: tuple[int, int], seed: int) -> Scene:
     along, rest, boundary = project(all_roles, export["head_w"][task], export["head_b"][task], pair)
     plane = np.stack([along, embed(rest, seed)], -1)
     points = dict(zip(rows, np.split(plane, np.cumsum([*map(len, rows.values())])[:-1], 1), strict=True))
-    owner = {role: (labels[role][rows[role]] == pair[1]).astype(int) for role in rows}
-    correct = (points["query"][..., 0] > boundary[:, None]) == (owner["query"] == 0)
-    return Scene(points, owner, boundary, correct.mean(-1))
+    side = {role: (labels[role][rows[role]] == pair[1]).astype(int) for role in rows}
+    correct = (points["query"][..., 0] > boundary[:, None]) == (side["query"] == 0)
+    return Scene(points, side, boundary, correct.mean(-1))
 
 
 def project(
     features: np.ndarray, w: np.ndarray, b: np.ndarray, pair: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """features [P,R,D], head w [P,D,N] and b [P,N] -> axis 1 [P,R], what it leaves out [P,R,D], the boundary [P]."""
+    """Split features [P,R,D] with head w [P,D,N], b [P,N] -> axis 1 [P,R], the rest [P,R,D], the boundary [P]."""
     first, second = pair
     w, b = w.astype(np.float64), b.astype(np.float64)  # float32's squares overflow if inner steps diverged
     difference = w[..., first] - w[..., second]
@@ -60,7 +60,7 @@ def project(
 
 
 def embed(rest: np.ndarray, seed: int) -> np.ndarray:
-    """Return one 1-D t-SNE of the points of all snapshots, rest [P,R,D] -> [P,R] in -1 to 1.
+    """Return one 1-D t-SNE of all snapshots: features without axis 1 [P,R,D] -> [P,R] in -1 to 1.
 
     It starts from the first principal component, with a little noise that depends on the seed.
     """

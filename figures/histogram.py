@@ -33,8 +33,8 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
 def accuracy_histogram(tests: dict[str, dict], paired: dict[str, np.ndarray], quantum: float) -> Figure:
     """Draw the episodes' accuracies at the left and, if there are any, the differences in `paired` at the right.
 
-    tests: by run name, accuracies [episodes], accuracy and interval95, in percent. paired: by run name, differences
-    from the first run [episodes], in points. quantum: one query image's share of an episode's accuracy, in points.
+    tests: {run name: accuracies [episodes], accuracy and interval95}, in percent. paired: {run name: differences
+    from the first run [episodes]}, in points. quantum: one query image's share of an episode's accuracy, in points.
     """
     panels = 2 if paired else 1
     fig = Figure(figsize=(3.6 * panels, 3.2))
@@ -59,14 +59,14 @@ def accuracy_histogram(tests: dict[str, dict], paired: dict[str, np.ndarray], qu
 
 
 def draw_counts(ax: Axes, values: np.ndarray, edges: np.ndarray, mean: float, colour: str, label: str) -> None:
-    """Draw how many values are in each bin, and their mean as a dashed line."""
+    """Draw a histogram of the values, and their mean as a dashed line."""
     ax.hist(values, edges, color=colour, alpha=0.25)
     ax.hist(values, edges, color=colour, histtype="step", linewidth=1.2, label=label)
     ax.axvline(mean, color=colour, linestyle="--", linewidth=1)
 
 
 def bins(values: np.ndarray, quantum: float) -> np.ndarray:
-    """Return the edges of at most about 40 bins, each around as many of the accuracies that an episode can have."""
+    """Return the edges of about 40 bins at most; all contain the same number of an episode's possible accuracies."""
     width = quantum * max(1, round((np.ptp(values) / quantum + 1) / 40))
     first = quantum * (np.floor(values.min() / quantum + 1e-6) - 0.5)
     return np.arange(first, values.max() + width + quantum / 2, width)

@@ -22,11 +22,11 @@ class Section:
         self.files: dict[str, bytes] = {}  # content by file name
 
     def add(self, name: str, caption: str, fig: Figure) -> None:
-        """Add a figure in every format; the page shows the first one, its PNG."""
+        """Add a figure in every format; the page shows its PNG."""
         self._show({f"{name}.{kind}": still(fig, kind, self.dpi) for kind in self.kinds}, caption)
 
     def add_animation(self, name: str, caption: str, frames: Iterable[tuple[Figure, int]]) -> None:
-        """Add a GIF. frames: the figure and the milliseconds of each frame."""
+        """Add a GIF. frames: (figure, milliseconds) of each frame."""
         self._show({f"{name}.gif": animation(frames)}, caption)
 
     def note(self, text: str) -> None:
@@ -59,8 +59,8 @@ class Page:
             tempfile.TemporaryFile(dir=self.folder).close()
 
     def finish(self, title: str, settings: dict[str, dict], flags: dict[str, Iterable]) -> Path:
-        """Write all files and return the path of index.html. settings: of the runs, by name. flags: the values that
-        the figures were drawn with, by flag. UserError if a file cannot be written."""
+        """Write all files and return the path of index.html. settings: {run name: settings}. flags: {flag: values} that
+        the figures were drawn with. UserError if a file cannot be written."""
         sections = [section for section in self.sections.values() if section.parts]
         command = ", ".join(f"{flag} {' '.join(map(str, values))}" for flag, values in flags.items())
         text = PAGE.format(

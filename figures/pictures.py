@@ -33,8 +33,8 @@ def still(fig: Figure, kind: str, dpi: int) -> bytes:
 def animation(frames: Iterable[tuple[Figure, int]], dpi: int = 110) -> bytes:
     """Return a GIF that repeats for ever, with all frames in the colours of the first.
 
-    frames: the figure and the milliseconds of each frame. They may be one figure that changes: its layout is that of
-    the first frame, so that nothing jumps.
+    frames: (figure, milliseconds) of each frame. One figure may change from frame to frame: the layout of the first
+    frame is kept, so that nothing jumps.
     """
     images, durations = [], []
     for fig, milliseconds in frames:
@@ -55,7 +55,7 @@ def animation(frames: Iterable[tuple[Figure, int]], dpi: int = 110) -> bytes:
 
 
 def palette_with_white(pixels: np.ndarray) -> Image.Image:
-    """Return an image whose palette has the colours that suit these pixels [H,W,3], and white as its last colour."""
+    """Return an image with a palette of colours that suit these pixels [H,W,3]; the last colour is white."""
     image = Image.fromarray(pixels).quantize(COLOURS)
     colours = image.getpalette()[: 3 * COLOURS]  # fewer, if the pixels have fewer
     image.putpalette([*colours, *(3 * COLOURS - len(colours)) * [0], 255, 255, 255])
@@ -63,7 +63,7 @@ def palette_with_white(pixels: np.ndarray) -> Image.Image:
 
 
 def indexed(pixels: np.ndarray, palette: Image.Image) -> Image.Image:
-    """Return the pixels in the colours of the palette. White stays white, where Pillow would take the nearest grey."""
+    """Return the pixels in the colours of the palette. White stays white; Pillow would take the nearest grey."""
     image = Image.fromarray(pixels).quantize(palette=palette, dither=Image.Dither.NONE)
     image.paste(COLOURS, mask=Image.fromarray((pixels == 255).all(-1)))
     return image

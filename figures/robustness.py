@@ -62,11 +62,11 @@ PAPER = {
 }
 Kind = tuple[str, str]  # norm and threat
 TITLES = {(norm, threat): NORMS[norm].title + THREATS[threat] for norm in NORMS for threat in THREATS}
-# The look of the two curves of the paper that are always drawn, if no run has their learner.
+# The paper's curves of these two learners are always drawn; this is their look if no run has the learner.
 GREYS = {"MAML": {"color": "0.6", "linestyle": "-"}, "Meta-dropout": {"color": "0.25", "linestyle": "-"}}
 PAPER_SUFFIX = ", paper"  # of the labels of the paper's curves
 COLUMNS = 3  # of panels, at most
-LINES = {"-": ":", "--": "-."}  # a run's line style, and that of the paper's curve of the same learner
+LINES = {"-": ":", "--": "-."}  # line style of a run -> line style of the paper's curve of its learner
 
 
 def draw(runs: list[Run], section: Section, selection: Selection, advance: Callable[..., object]) -> None:
@@ -84,9 +84,9 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
             if attack["sheet"] is not None:
                 caption = (
                     f"{run.name}, {TITLES[kind]}: for each eps, the first query image of every class of the first "
-                    f"test task where the attack was most successful, and below it the perturbation: red raises the "
-                    f"value of a pixel, blue lowers it. In a grey image black is the highest value. Framed in orange: "
-                    f"misclassified as the class of the number."
+                    f"test task at the worst point of the attack, and below it the perturbation: red raises the "
+                    f"value of a pixel, blue lowers it. In a grey image black is the highest value. An image in an "
+                    f"orange frame is misclassified; the number is the predicted class."
                 )
                 name = "_".join(["attacked", *[str(number)] * (len(runs) > 1), *kind])
                 section.add(name, caption, sheet(attack))
@@ -94,7 +94,7 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
 
 
 def describe(kind: Kind, runs: list[Run]) -> str:
-    """Say how the runs were attacked in this norm with this threat."""
+    """Say how the runs were attacked in this norm under this threat model."""
     attacks = [run.attacks[kind] for run in runs if kind in run.attacks]
     first = attacks[0]["settings"]["attack"]
     episodes = " or ".join(dict.fromkeys(str(attack["accuracies"].shape[1]) for attack in attacks))
@@ -105,7 +105,7 @@ def describe(kind: Kind, runs: list[Run]) -> str:
         words.append(f"{number} {noun}" + "s" * (number != 1))
     if surrogate := first.get("surrogate", {}).get("weights_sha256"):
         same = surrogate == attacks[0].get("weights_sha256")
-        words.append("with its own gradients under other noise" if same else "with another run's gradients")
+        words.append("with the run's gradients under other noise" if same else "with another run's gradients")
     alike = all(attack["settings"]["attack"] == first for attack in attacks)
     return f"{TITLES[kind]}: {', '.join(words)}" + " (other runs: other settings)" * (not alike)
 

@@ -1,4 +1,4 @@
-"""Read what a run has left in its savedir, for drawing."""
+"""Read the files in a run's savedir, for drawing."""
 
 import csv
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from learners import LEARNERS
 from studies import collapse_measures, export_format
 from training import test_results
 
-# Settings that a run's name mentions if they are not the default: the default, and the words.
+# {setting: (default, words)}: a run's name mentions the setting in these words if it is not the default.
 MENTIONED = {
     "perturbation": ("none", "{}"), "mix_set": ("support", "{} set"), "adapt": ("all", "{} adapted"),
     "meta_gradient": ("published", "{} gradient"), "adversarial": (None, "adversarial {}"),
@@ -30,12 +30,12 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The name, for a figure."""
+        """The name, escaped for matplotlib."""
         return escape_label(self.name)
 
     @property
     def learner(self) -> str:
-        """The result of `describe`, for a figure. Runs that differ only in their tasks or seed share it."""
+        """The result of `describe`, escaped for matplotlib. Runs that differ only in their tasks or seed share it."""
         return escape_label(describe(self.config))
 
     @cached_property
@@ -76,7 +76,7 @@ class Run:
 
     @cached_property
     def collapse(self) -> dict[str, list[dict]]:
-        """The rows of neural collapse by kind: "watched" in training, "tested" on test tasks, or both."""
+        """The rows of neural collapse by kind: "watched" (measured in training), "tested" (on test tasks), or both."""
         kinds = test_results.read_collapse(self.savedir)
         for kind, rows in kinds.items():
             columns = {"set", "step", "layer", *collapse_measures.NAMES, *(("iter", "tasks") * (kind == "watched"))}
@@ -94,7 +94,7 @@ class Run:
     def attacks(self) -> dict[tuple[str, str], dict]:
         """The attack to draw for each norm and threat: the latest usual one (see `rank`) or, without one, the latest.
 
-        An attack is the content of its .json and `sheet`: images [E,way,H,W,C], labels [E,way], clean images, or None.
+        An attack is the content of its .json, and `sheet` as read_sheet returns it.
         """
         paths = [self.savedir / test_results.ATTACK_JSON, *(self.savedir / "tests").glob("attack-*.json")]
         attacks = [test_results.read_attack(path) | {"sheet": read_sheet(path.with_suffix(".npz"))} for path in paths]
@@ -102,7 +102,7 @@ class Run:
 
 
 def open_runs(savedirs: list[Path]) -> list[Run]:
-    """Return the runs in these folders. Their names are distinct: `describe`, and the folder's name if that is shared.
+    """Return the runs in these folders, with distinct names: `describe` and, if runs share that, the folder's name.
 
     UserError if a folder holds no run.
     """
@@ -123,7 +123,7 @@ def escape_label(text: str) -> str:
 
 
 def describe(config: dict) -> str:
-    """Return the learner's title and the settings that set the run apart, as in "MAML, mixup, query set"."""
+    """Return the learner's title and the settings that are not the default, as in "MAML, mixup, query set"."""
     model, way, train_way = str(config["model"]), config.get("way"), config.get("train_way")
     words = [LEARNERS[model].title if model in LEARNERS else model]
     for name, (default, phrase) in MENTIONED.items():
@@ -135,7 +135,7 @@ def describe(config: dict) -> str:
 
 
 def refuse_other_tasks(first: Run, other: Run) -> None:
-    """UserError if the exports of these runs hold different tasks; one may hold more tasks than the other."""
+    """Raise UserError if the exports of these runs hold different tasks; one may hold more tasks than the other."""
     shared = min(len(run.export["fingerprints"]) for run in (first, other))
     if (first.export["fingerprints"][:shared] != other.export["fingerprints"][:shared]).any():
         raise UserError(
@@ -167,8 +167,8 @@ def read_curves(savedir: Path) -> dict[str, np.ndarray]:
 
 
 def rank(attack: dict) -> tuple[bool, str]:
-    """Return what the attacks of a kind are sorted by: True for the usual attack (PGD with the run's own gradients, at
-    the usual radii of the norm), then the time."""
+    """Return the sort key of an attack: True for the usual attack (PGD with the run's gradients, at the usual radii of
+    the norm), then the time."""
     settings = attack["settings"]["attack"]
     usual = settings.get("method", "pgd") == "pgd" and "surrogate" not in settings
     usual &= tuple(attack["eps"]) == NORMS[settings["norm"]].budgets
@@ -176,13 +176,14 @@ def rank(attack: dict) -> tuple[bool, str]:
 
 
 def kind_of(attack: dict) -> tuple[str, str]:
-    """Return the norm and the threat."""
+    """Return an attack's norm and threat model."""
     settings = attack["settings"]["attack"]
     return settings["norm"], settings.get("threat", "joint")
 
 
 def read_sheet(path: Path) -> dict | None:
-    """Return the images of an attack; None if they are missing or damaged, since the curves do not need them."""
+    """Read images [E,way,H,W,C] by radius, labels [E,way] and the clean images of an attack; None if they are missing
+    or damaged, since the curves do not need them."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in ("images", "labels", "clean")}
@@ -191,5 +192,5 @@ def read_sheet(path: Path) -> dict | None:
 
 
 def layers_of(rows: list[dict]) -> list[str]:
-    """Return the layers of these measurements in order: the features last but one, the logits last."""
+    """Return the names of the measured layers in order; the last two are the features and the logits."""
     return list(dict.fromkeys(row["layer"] for row in rows))

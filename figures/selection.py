@@ -1,4 +1,4 @@
-"""Choose the tasks, classes, layers and channels of the exports that are drawn."""
+"""Choose which tasks, classes, layers and channels of the exports are drawn."""
 
 from dataclasses import dataclass, replace
 
@@ -14,14 +14,14 @@ class Selection:
     """The parts of every export that are drawn. Empty tasks, layers or channels stand for a default."""
 
     tasks: tuple[int, ...] = ()
-    classes: tuple[int, int] = (0, 1)  # the two on both sides of the boundary, numbers in a task
+    classes: tuple[int, int] = (0, 1)  # the two on both sides of the boundary, as numbers in a task
     seed: int = 0  # of the t-SNE
     layers: tuple[str, ...] = ()
     channels: tuple[int, ...] = ()
 
     def complete(self, runs: list[Run]) -> "Selection":
-        """Return the selection with tasks: by default the first three that all exports hold. Layers and channels are
-        chosen for each run later. UserError if an export lacks something that is selected."""
+        """Return the selection with tasks filled in: by default the first three that all exports hold. Layers and
+        channels are chosen for each run later. UserError if an export lacks something that is selected."""
         tasks = self.tasks or tuple(range(min(3, *(len(run.export["classes"]) for run in runs))))
         for run in runs:
             count, way = run.export["classes"].shape
@@ -40,7 +40,7 @@ class Selection:
 
 
 def pick_layers(export: dict, wanted: tuple[str, ...]) -> list[str]:
-    """Return the layers wanted, by default the first two; none if the export has no maps.
+    """Return the wanted layers, by default the first two; none if the export has no maps.
 
     UserError if a layer was not exported.
     """
@@ -53,7 +53,7 @@ def pick_layers(export: dict, wanted: tuple[str, ...]) -> list[str]:
 
 
 def pick_channels(export: dict, layer: str, wanted: tuple[int, ...]) -> list[int]:
-    """Return the places in the export's map_channels of the channels wanted, by default of the 3 whose maps vary most.
+    """Return the wanted channels, by default the 3 with the most varied maps, as indices into map_channels.
 
     UserError if a channel was not exported.
     """

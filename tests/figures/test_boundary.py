@@ -42,7 +42,7 @@ def assert_panel(ax, scene, step):
     assert set(shown) == {f"{name}, {c}" for name in roles for c in NAMES}
     for name, role in roles.items():
         for side, c in enumerate(NAMES):
-            points = scene.points[role][step][scene.owner[role] == side]
+            points = scene.points[role][step][scene.side[role] == side]
             np.testing.assert_array_equal(shown[f"{name}, {c}"].get_offsets(), points)
     spans = {to_rgb(patch.get_facecolor()): patch.get_extents() for patch in ax.patches}
     for side, c in enumerate(NAMES):  # a side is shaded in its class's colour
@@ -91,7 +91,7 @@ def test_a_run_with_fewer_steps_stays_at_its_last_one():
     """A learner without inner steps has one snapshot, whose title names no step."""
     whole, none = a_scene(), a_scene(seed=7)
     points = {role: values[-1:] for role, values in none.points.items()}
-    none = geometry.Scene(points, none.owner, none.boundary[-1:], none.accuracy[-1:])
+    none = geometry.Scene(points, none.side, none.boundary[-1:], none.accuracy[-1:])
     for fig, _ in boundary.frames({"whole": whole, "none": none}, NAMES, moves=2):
         assert_panel(fig.axes[1], none, 0)
         assert fig.axes[1].get_title().startswith("none: ")

@@ -199,5 +199,5 @@ def test_a_caption_says_what_is_drawn_of_runs_that_were_watched_alone(captions):
     asked = captions(one={"watched": rows[4]}, other={"watched": rows[6]})
     assert "over the 4 or 6 training tasks of an iteration" in asked["collapse_traces_query"][0]
     caption, (_, runs, _) = asked["collapse_steps"]
-    assert "standard deviation over the training tasks of the last iteration measured" in caption
+    assert "standard deviation over the training tasks of the last measured iteration" in caption
     assert {row["iter"] for own in runs.values() for row in own} == {100}

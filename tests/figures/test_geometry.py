@@ -33,7 +33,7 @@ def test_copies_belong_to_the_class_of_their_image():
     export["perturbed_features"] = np.repeat(export["support_features"][:, :, None], 3, 2)
     scene = geometry.scene(export, 0, (0, 1), seed=0)
     np.testing.assert_allclose(scene.points["copies"][..., 0], np.tile(scene.points["support"][..., 0], 3))
-    np.testing.assert_array_equal(scene.owner["copies"], np.tile(scene.owner["support"], 3))
+    np.testing.assert_array_equal(scene.side["copies"], np.tile(scene.side["support"], 3))
 
 
 def test_tsne_is_the_same_from_the_same_seed_and_keeps_neighbours():

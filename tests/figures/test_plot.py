@@ -142,7 +142,7 @@ def test_what_there_is_is_drawn_and_what_is_missing_is_said(recorded, tmp_path):
     ):
         assert sentence in said and f"Not drawn: {sentence}" in text
     assert "MAML has no stochastic features" in text
-    assert "Without tested by meta-iterations" in text and "Without watched by inner steps" in text
+    assert "tested: not drawn by meta-iterations" in text and "watched: not drawn by inner steps" in text
     # one run alone, watched in training: the last iteration's steps and layers
     recorded.clear()
     draw("--savedir", runs[0], *QUICK)

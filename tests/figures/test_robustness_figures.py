@@ -298,7 +298,7 @@ def test_the_caption_tells_how_the_runs_were_attacked(tmp_path):
     own = {"settings": {"attack": {"method": "pgd", "steps": 7, "restarts": 1, "surrogate": surrogate}}}
     run = Run(tmp_path, {"model": "maml"}, "MAML")
     run.__dict__["attacks"] = {("l2", "joint"): own | {"weights_sha256": "w", "accuracies": np.zeros((1, 2))}}
-    assert robustness.describe(("l2", "joint"), [run]).endswith(f"{steps}, with its own gradients under other noise")
+    assert robustness.describe(("l2", "joint"), [run]).endswith(f"{steps}, with the run's gradients under other noise")
     assert described({}, {}) == f"L2: 2 episodes, pgd, {steps}"
     assert described({}, {"loss": "margin"}) == f"L2: 2 episodes, pgd, {steps} (other runs: other settings)"
 
@@ -366,7 +366,7 @@ def test_captions_name_the_run_the_norm_and_the_threat_of_what_is_drawn(tmp_path
         for (norm, threat), title in {("linf", "single"): "L∞, one image at a time", ("l2", "joint"): "L2"}.items():
             caption, attack = asked[f"attacked_{number}_{norm}_{threat}"]
             assert caption.startswith(f"run {number}, {title}: for each eps, the first query image")
-            assert "red raises" in caption and "Framed in orange: misclassified" in caption
+            assert "red raises" in caption and "orange frame is misclassified" in caption
             assert attack is run.attacks[norm, threat]
     robustness.draw(runs[:1], section, None, lambda: None)
     assert "paper" not in asked["robustness"][0]  # on other data it has no curves
