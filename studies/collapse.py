@@ -36,8 +36,8 @@ SHOWN = ("nc1", "nc2_norm_means", "nc2_angle_means", "nc2_norm_weights", "nc2_an
 
 
 def snapshots_step(engine: Engine, split: data.Split, samples: int) -> Callable[..., dict]:
-    """Return a function of one task's classes [1,way], images [1,way,shot+query] and seed [2], which returns
-    {"support" and "query": {layer: [P,N,D]}, "head": (weights [P,D,way], biases [P,way])} at the P snapshots.
+    """Return a function of one task's classes [1,way], images [1,way,shot+query] and seed [2]. It returns, at the P
+    snapshots, "support" and "query": {layer: outputs [P,N,D]}, and "head": (weights [P,D,way], biases [P,way]).
 
     samples: noise samples of a loss in adaptation.
     """
@@ -50,7 +50,7 @@ def snapshots_step(engine: Engine, split: data.Split, samples: int) -> Callable[
 
 
 def compile_snapshots(engine: Engine, split: data.Split, samples: int) -> Callable:
-    """Compile a function of parameters, pixels, classes, images and seed."""
+    """Compile what `snapshots_step` computes: a function of parameters, pixels, classes, images and seed."""
     learner = engine.learner
 
     @tf.function(autograph=False)
@@ -154,7 +154,7 @@ class Watch:
 
 
 def cut_back(path: Path, columns: list[str], iteration: int) -> None:
-    """Keep the rows of the table at `path` that are before this iteration; start a table that is not there."""
+    """Remove the rows of this iteration and later ones from the table at `path`; write the header of a new table."""
     with open(path, newline="") if path.exists() else io.StringIO() as file:
         earlier = [row for row in csv.DictReader(file) if int(row["iter"]) < iteration]
     text = io.StringIO()

@@ -112,7 +112,8 @@ class Exporter:
         return arrays
 
     def maps(self, params, adapted, x_s, draw: Draw) -> dict[str, tf.Tensor]:
-        """Return every layer's chosen maps without noise and with it, and the factors that the noise multiplies by."""
+        """Return every layer's chosen maps, without noise and with it, and the factors by which noise multiplies
+        them."""
         clean, perturbed, arrays = self.learner.maps(params, adapted, x_s), {}, {}
         if self.copies:
             perturbed = self.learner.maps(params, adapted, self.copied(x_s), draw)
