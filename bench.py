@@ -1,10 +1,9 @@
-"""Time meta-training iterations (or --mode meta_test, a metabatch of test episodes); print one JSON line.
+"""Time iterations of meta-training, or of --mode meta_test (a metabatch of test episodes); print one JSON line.
 
-What is timed is main.py's own compiled step, on episodes of random pixels, or of a dataset's training classes
-where --data_dir is given. gflops counts the multiplications
-and additions of convolutions and matrix products; matmul_gflops is what a float32 4096 x 4096 matrix product
-reaches in the same process: the machine's yardstick. The steps of an --adversarial attack are timed, and not counted.
-peak_mb is the whole process's.
+It times main.py's own compiled step, on episodes of random pixels or, with --data_dir, of a dataset's training
+classes. gflops counts the multiplications and additions of convolutions and matrix products, without those of an
+--adversarial attack; matmul_gflops is the rate of a float32 4096 x 4096 matrix product in the same process, to compare
+machines by. peak_mb is the whole process's memory.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ REPEATED = "dataset", "model", "perturbation", "way", "shot", "query", "metabatc
 
 @dataclasses.dataclass(frozen=True)
 class BenchSettings(Settings):
-    """How it is timed."""
+    """What is timed."""
 
     iterations: int = setting(10, "iterations that are timed", whole(1))
     size: int | None = setting(
@@ -65,7 +64,7 @@ class BenchSettings(Settings):
 
 
 def read_command(argv: list[str] | None = None) -> tuple[str, bool, BenchSettings, Config]:
-    """Read the command line -> the mode that is timed, True if --data_dir is given, how it is timed, and the run."""
+    """Read the command line -> the mode, True if --data_dir is given, what is timed, and the settings of the run."""
     first = main.first_flags(argv)
     mode = first.get("mode", "meta_train")
     if mode not in ("meta_train", "meta_test"):
@@ -79,11 +78,11 @@ def read_command(argv: list[str] | None = None) -> tuple[str, bool, BenchSetting
     flags = line.read(argv)
     own, config, on_dataset = BenchSettings.of(flags), Config.of_flags(flags), "data_dir" in flags
     if mode != "meta_train" and (own.check or own.export):
-        raise UserError("--check and --export are of the training step: leave --mode out")
+        raise UserError("--check and --export need the training step: leave --mode out")
     if on_dataset and own.size:
-        raise UserError("--size is of random pixels: leave it or --data_dir out")
+        raise UserError("--size sets the size of random pixels: leave it or --data_dir out")
     if not on_dataset and (idle := {"train_split", "split"} & flags.keys()):
-        raise UserError(f"--{min(idle)} is of a dataset: give its --data_dir, or leave it out")
+        raise UserError(f"--{min(idle)} needs a dataset: give its --data_dir, or leave it out")
     if own.export:
         if config.run.jit == "off":
             raise UserError("--export writes an XLA program: leave --jit off out")
@@ -95,8 +94,8 @@ def read_command(argv: list[str] | None = None) -> tuple[str, bool, BenchSetting
 
 
 def load_splits(on_dataset: bool, own: BenchSettings, config: Config) -> tuple[data.Split, data.Split, dict]:
-    """A dataset's training classes, its test classes, and what config.json says of it; or random pixels of its images'
-    shape."""
+    """Return the training classes and the test classes of the dataset, or of random pixels in its images' shape; and
+    the dataset's entries of config.json."""
     if on_dataset:
         dataset, splits = main.load_data(config, "train", *["test"] * bool(own.export))
         return splits["train"], splits["test"], dataset.facts
@@ -110,7 +109,7 @@ def load_splits(on_dataset: bool, own: BenchSettings, config: Config) -> tuple[d
 
 
 def count_flops(outputs) -> int:
-    """Multiplications and additions of the convolutions and matrix products that `outputs` depend on."""
+    """Count the multiplications and additions of the convolutions and matrix products that `outputs` depend on."""
     seen, stack, total = set(), [t.op for t in outputs], 0
     while stack:
         op = stack.pop()
@@ -163,7 +162,7 @@ def traced_task(learner: Learner, shot: int, query: int, samples: int | None):
 
 
 def matmul_gflops(parallel: int, size: int = 4096) -> float:
-    """Of `parallel` float32 matrix products side by side, as the tasks of a metabatch are: all cores work."""
+    """Return the rate of `parallel` float32 matrix products side by side, which use all cores as a metabatch does."""
 
     @tf.function(autograph=False)
     def products(a):
@@ -197,8 +196,8 @@ def exact_gradient(engine: Engine, split: data.Split) -> MetaGradient:
 
 
 def check(engine: Engine, split: data.Split) -> dict:
-    """Errors of the first iteration's meta-gradient (norm of the difference by norm, all parameters together)
-    and of its loss against `exact_gradient`."""
+    """Return the relative errors of the first iteration's meta-gradient (a norm over all parameters) and of its loss,
+    compared with `exact_gradient`."""
     mean = engine.compiled(functools.partial(engine.mean_gradient, split))
     single, exact = mean(read(engine.params), *first_metabatch(engine, split)), exact_gradient(engine, split)
     found, wanted = (flat((one.gradients | one.distances).values()).numpy() for one in (single, exact))
@@ -209,7 +208,7 @@ def check(engine: Engine, split: data.Split) -> dict:
 
 
 def time_steps(step, iterations: int) -> list[float]:
-    """Seconds of iterations + 2 steps, of which the first compiles."""
+    """Return the seconds of each of iterations + 2 steps. The first one compiles."""
     seconds = []
     for i in range(iterations + 2):
         start = time.perf_counter()
@@ -219,7 +218,7 @@ def time_steps(step, iterations: int) -> list[float]:
 
 
 def time_run(engine: Engine, mode: str, split: data.Split, samples: int, iterations: int) -> dict:
-    """What the line says of the speed. samples: noise samples of a test."""
+    """Return the numbers of the line. samples: noise samples of a test."""
     if mode == "meta_test":
         compiled = engine.test_step(split, "test", samples)
         seconds = time_steps(lambda i: compiled(i * engine.metabatch, engine.metabatch), iterations)

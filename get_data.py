@@ -59,7 +59,7 @@ class Request(NamedTuple):
 
 
 def parse(argv: list[str] | None = None) -> Request:
-    """Read the command line. It ends with a sentence and exit code 2 at a flag that is wrong, or would do nothing."""
+    """Read the command line. It ends with one sentence and exit code 2 at a flag that is wrong or has no effect."""
     first = CommandLine("", "get_data.py", add_help=False)  # reads what decides which flags there are
     first.add("", [*fields(CommandSettings), *fields(SourceSettings)])
     first.add_argument("-h", "--help", action="store_true")

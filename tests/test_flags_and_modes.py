@@ -8,6 +8,8 @@ import importlib
 import json
 import pathlib
 import shutil
+import subprocess
+import sys
 from unittest import mock
 
 import numpy as np
@@ -20,7 +22,7 @@ import learners
 import main
 import model
 import optimizers
-from conftest import SETTINGS, assert_refused, call, flags_of
+from conftest import ROOT, SETTINGS, assert_refused, call, flags_of
 from declared import fields_of, other, value_of
 from errors import UserError
 from settings import Settings
@@ -231,6 +233,15 @@ def test_a_mode_refuses_every_flag_that_it_does_not_use(mode, tmp_path):
             assert_refused(refused, f"--{name} is not a flag of --mode {mode}", "leave it out")
 
 
+@pytest.mark.parametrize("mode", ["meta_train", "attack", "classify"])
+def test_help_and_refusals_need_no_tensorflow(mode):
+    code = "import sys; sys.modules['tensorflow'] = None; import main; main.run(main.main)"
+    for word, exit_code in (("--help", 0), ("--none", 2)):
+        command = [sys.executable, "-c", code, "--mode", mode, word]
+        asked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert asked.returncode == exit_code and f"--mode {mode}" in asked.stdout + asked.stderr, asked.stderr
+
+
 def test_a_mode_uses_what_it_is_for():
     """Training settings are used in training alone, and a test's own in a test."""
     training = {"train_split", "legacy_shared_classes", "meta_lr", "clip_norm", "adversarial", "n_train_iters"}
@@ -254,8 +265,8 @@ def test_bench_refuses_what_it_does_not_use():
         (("--n_train_iters", 5), "--n_train_iters is not a flag of"),
         (("--mode", "meta_test", "--meta_lr", 0.1), "--meta_lr is not a flag of --mode meta_test"),
         (("--mode", "compare"), "bench.py times meta_train and meta_test, not compare"),
-        (("--train_split", "trainval"), "--train_split is of a dataset"),
-        (("--mode", "meta_test", "--check"), "--check and --export are of the training step"),
+        (("--train_split", "trainval"), "--train_split needs a dataset"),
+        (("--mode", "meta_test", "--check"), "--check and --export need the training step"),
     ):
         assert_refused(call("bench.py", *flags), words)
 
