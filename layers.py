@@ -117,7 +117,9 @@ def conv(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
         return tf.reshape(y, [tasks, n, height, width, -1])
     # A kernel per task: the nine shifts side by side, then one batched matrix product.
     # (tf.vectorized_map cannot do this, and a grouped conv2d has no gradient on the CPU.)
-    rows = tf.reshape(columns(x), [tasks, n * height * width, 9 * channels])
+    padded = tf.pad(x, [[0, 0], [0, 0], [1, 1], [1, 1], [0, 0]])
+    shifts = [padded[:, :, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    rows = tf.reshape(tf.concat(shifts, -1), [tasks, n * height * width, 9 * channels])
     y = tf.cast(product(tf.matmul, rows, tf.reshape(w, [tasks, 9 * channels, -1])), dtype) + b[:, None]
     return tf.reshape(y, [tasks, n, height, width, -1])
 
@@ -152,13 +154,6 @@ def kernel_gradient(x, dy):
 def turned(w):
     """Kernel of the convolution that is the gradient by the input: [3,3,C,D] -> [3,3,D,C]."""
     return tf.transpose(tf.reverse(w, [0, 1]), [0, 1, 3, 2])
-
-
-def columns(x: tf.Tensor) -> tf.Tensor:
-    """Pixels under a 3x3 kernel at each of its places, side by side: [T,N,H,W,C] -> [T,N,H,W,9C]."""
-    height, width = x.shape[2:4]
-    padded = tf.pad(x, [[0, 0], [0, 0], [1, 1], [1, 1], [0, 0]])
-    return tf.concat([padded[:, :, i : i + height, j : j + width] for i in range(3) for j in range(3)], -1)
 
 
 def dense(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
@@ -259,7 +254,7 @@ def conv_batch_norm(x, w, gamma, beta):
         return batch_norm_gained(conv(x, w, None), gamma, beta)
     count, under = n * height * width, tf.reshape(tf.eye(9 * channels, dtype=w.dtype), [3, 3, channels, -1])
     x32 = tf.cast(x, w.dtype)
-    inputs = tf.reshape(conv(x32, under, None), [tasks, count, -1])  # on a CPU faster than `columns`
+    inputs = tf.reshape(conv(x32, under, None), [tasks, count, -1])  # on a CPU faster than nine shifts
     # A shift changes the rounding of a covariance, nothing else. Without it, the rounding of mean(x)^2 would hide the
     # variance of faint images. The shift is a constant; the mean that remains, because of the border, is small.
     shift = tf.stop_gradient(tf.tile(group_mean(x32)[:, 0, 0], [1, 1, 9]))

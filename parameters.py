@@ -21,21 +21,16 @@ class Parameter(NamedTuple):
     trained: bool = True
 
 
-def zeros(shape, seed, dtype) -> tf.Tensor:
-    return tf.zeros(shape, dtype)
-
-
-def ones(shape, seed, dtype) -> tf.Tensor:
-    return tf.ones(shape, dtype)
-
-
 def identity(shape, seed, dtype) -> tf.Tensor:
     """Identity matrix."""
     return tf.eye(*shape, dtype=dtype)
 
 
 def constant(value: float) -> Initializer:
-    return lambda shape, seed, dtype: tf.fill(shape, tf.cast(value, dtype))
+    return lambda shape, seed, dtype: tf.constant(value, dtype, shape)
+
+
+zeros, ones = constant(0.0), constant(1.0)
 
 
 def normal(std: float) -> Initializer:

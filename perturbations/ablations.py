@@ -77,28 +77,23 @@ class WeightNoise(Perturbation):
         declared = conv_net("phi", image_shape, channels, 1)
         return {name: Parameter(p.shape, softplus_is(SMALL)) for name, p in declared.items() if name.endswith("_w")}
 
-    def noise(self, params, layer, x, draw, columns):
-        """Return x [T,N,...] with the samples on the task axis, and a draw of the noise on the layer's weights for each
-        of them. columns: outputs of the layer."""
-        tasks, rows, *rest = x.shape
-        deviation = layers.softplus(params[f"phi/{layer}_w"])
-        drawn = draw(layer, [tasks, draw.samples, *deviation.shape[:-1], columns])
-        x = tf.reshape(x, [tasks * draw.samples, rows // draw.samples, *rest])
-        return x, deviation * tf.reshape(drawn, [x.shape[0], *drawn.shape[2:]])
-
     def block(self, params, theta, layer, x, mu, draw):
-        if draw.where not in SUPPORT:
-            return mu, 0.0
-        x, kernel = self.noise(params, layer, x, draw, mu.shape[-1])
-        change = layers.conv(x, kernel, tf.zeros([x.shape[0], mu.shape[-1]], kernel.dtype))
-        return mu + tf.reshape(change, mu.shape), 0.0
+        return self.output(params, layer, layers.conv, x, mu, draw), 0.0
 
     def head(self, params, theta, x, logits, draw):
+        return self.output(params, "dense", layers.dense, x, logits, draw), 0.0
+
+    def output(self, params, layer, product, x, y, draw):
+        """Return the output of a layer with noise on its weights: y, the output without noise, plus the product of the
+        input x and the noise."""
         if draw.where not in SUPPORT:
-            return logits, 0.0
-        x, weights = self.noise(params, "dense", x, draw, logits.shape[-1])
-        change = layers.dense(x, weights, tf.zeros([x.shape[0], logits.shape[-1]], weights.dtype))
-        return logits + tf.reshape(change, logits.shape), 0.0
+            return y
+        (tasks, n, *rest), samples = x.shape, draw.samples
+        deviation = layers.softplus(params[f"phi/{layer}_w"])
+        drawn = draw(layer, [tasks, samples, *deviation.shape[:-1], y.shape[-1]])
+        noise = deviation * tf.reshape(drawn, [tasks * samples, *drawn.shape[2:]])
+        no_bias = tf.zeros([tasks * samples, y.shape[-1]], noise.dtype)
+        return y + tf.reshape(product(tf.reshape(x, [tasks * samples, n // samples, *rest]), noise, no_bias), y.shape)
 
 
 class AdditiveNoise(LearnedNoise):
