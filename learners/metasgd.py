@@ -30,7 +30,7 @@ class MetaSGD(MAML):
 
     Source: Li, Zhou, Chen and Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning" (2017), whose code was
     not released: theta' = theta - alpha * gradient, alpha of theta's shape, meta-learned with it by the same optimiser.
-    alpha begins at inner_lr, or, with random_steps, uniform in [0.005, 0.1], which is the paper's interval. There one
+    alpha is initialized with inner_lr, or, with random_steps, uniform in [0.005, 0.1], the paper's interval. There one
     number is drawn for all weights, here one for every weight; and the paper takes one step, here it is n_steps.
     """
 

@@ -1,4 +1,4 @@
-"""The ablations of Meta-dropout's noise: each is its equation, on the support set alone; and where they meet."""
+"""Each ablation of Meta-dropout's noise is its equation, on the support set alone; two are special cases of it."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def noise(seed=5):
 
 @pytest.fixture
 def kind(request):
-    """A perturbation, parameters of it large enough to see, what a block and the head have."""
+    """Return a perturbation, large parameters of it, input and output of a block, and of the head."""
     perturbation, rng = PERTURBATIONS[request.param](), np.random.default_rng(4)
     declared = perturbation.parameters(SHAPE, CHANNELS)
     params = {name: tf.constant(0.4 * rng.standard_normal(p.shape)) for name, p in declared.items()}
@@ -127,7 +127,7 @@ def test_fixed_and_independent_noise_are_metadropout_without_kernels(kind):
             np.testing.assert_allclose(getattr(other, hook)(own, {}, *arguments, draw)[0], wanted, rtol=1e-12)
 
 
-def test_they_begin_where_they_are_said_to_and_have_the_parameters_that_they_are_said_to_have():
+def test_numbers_of_parameters_and_their_initial_values():
     def count(name):
         return sum(np.prod(p.shape, dtype=int) for p in PERTURBATIONS[name]().parameters((28, 28, 1), 64).values())
 

@@ -1,4 +1,4 @@
-"""VIB and information dropout: their noise, their prices against quadrature, who has noise when."""
+"""VIB and information dropout: their noise, their penalties against quadrature, the passes that have noise."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_the_bottleneck_is_its_equation_and_its_price_that_of_quadrature():
     np.testing.assert_allclose(penalty, 0.3 * expected, rtol=1e-6)
 
 
-def test_the_bottleneck_begins_as_if_it_were_not_there():
+def test_the_bottleneck_is_initialized_with_the_identity():
     vib = VIB()
     declared = vib.parameters((28, 28, 1), 64)
     assert {name: p.shape for name, p in declared.items()} == {
@@ -104,7 +104,7 @@ def test_information_dropout_is_its_equation_and_its_price_that_of_quadrature():
 
 
 @pytest.mark.parametrize("name", ["vib", "information_dropout"])
-def test_who_has_noise_when_and_what_is_free_of_charge(name):
+def test_the_passes_with_noise_and_no_penalty_for_a_price_of_zero(name):
     free = PERTURBATIONS[name](**{{"vib": "vib_beta", "information_dropout": "information_beta"}[name]: 0.0})
     params = parameters(free)
 
@@ -125,12 +125,12 @@ def test_who_has_noise_when_and_what_is_free_of_charge(name):
 
 
 @pytest.mark.parametrize("name", ["vib", "information_dropout"])
-def test_an_image_has_its_share_of_the_price(name):
+def test_the_penalty_weighs_images_by_their_shares(name):
     perturbation = PERTURBATIONS[name]()
     params = parameters(perturbation)
 
     def price(images, shares=None):
-        """Of these images, in each noise sample."""
+        """Return the penalty for these images, in each noise sample."""
         rows = [sample * IMAGES + i for sample in range(SAMPLES) for i in images]
         d = draw(shares=None if shares is None else tf.constant(shares, tf.float64))
         if name == "vib":

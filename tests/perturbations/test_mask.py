@@ -1,5 +1,5 @@
-"""The mask of a task: its statistics, what it is held over, its options. (The second and third of the original's four
-checks; tests/learners/test_metanet.py has the others.)"""
+"""The mask of a task: its statistics, the passes that have it, its options. (The second and third of the original's
+four checks; tests/learners/test_metanet.py has the others.)"""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ RATES = [0.2, 0.3, 0.1, 0.4]
 
 
 def masks(mask, count, layer="conv2", step=0, where=draws.TRAINING_SUPPORT):
-    """[count,H,W,C], those of as many tasks."""
+    """Return the masks of `count` tasks, [count,H,W,C]."""
     noise = draws.task_noise(tf.stack([tf.range(count), 7 * tf.range(count)], 1))
     draw = draws.Draw(noise, step, where)
     values, penalty = mask.mask({}, {}, layer, None, tf.TensorShape([count, 5, 9, 7, 6]), draw)
@@ -42,7 +42,7 @@ def test_masks_differ_between_tasks_as_independent_draws_do():
     assert mask.mask({}, {}, "conv4", None, shape, draws.UNPERTURBED)[0] is None
 
 
-def test_the_mask_of_a_task_is_held_over_the_inner_steps_and_the_query():
+def test_the_mask_of_a_task_is_the_same_in_all_inner_steps_and_for_the_query():
     mask = Mask(mask_rates=RATES)
     first = masks(mask, 3)
     np.testing.assert_array_equal(first, masks(mask, 3, step=4))

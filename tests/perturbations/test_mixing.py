@@ -1,4 +1,4 @@
-"""Mixup and manifold mixup: shares, partners, labels; which set, when, and at which layer."""
+"""Mixup and manifold mixup: shares, partners and labels; the passes and the layers that are mixed."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_shares_are_of_the_beta_distribution(alpha):
 
 
 def test_a_mixture_has_the_share_of_the_image_and_the_rest_of_its_partner():
-    """Of two images that are partners: the diagonal is the quantile of the draw's first number, as it is said to be."""
+    """Of two images that are partners: the diagonal is the quantile of the draw's first number."""
     mixup, d = PERTURBATIONS["mixup"](mix_alpha=2.0), draw(1, samples=40)
     matrix, _ = mixup.mixture(d, 2)
     z = d("conv1", [None, 40, 4]).numpy()[0]
@@ -82,7 +82,7 @@ def test_images_and_labels_are_mixed_by_one_share_with_one_permutation():
     assert not np.allclose(mixup.labels(labels(), draw(step=1)), mixup.labels(labels(), d))
 
 
-def test_permutations_are_uniform_and_partners_shares_and_places_have_nothing_to_do_with_each_other():
+def test_permutations_are_uniform_and_independent_of_shares_and_places():
     matrix, place = PERTURBATIONS["manifold_mixup"]().mixture(draw(1, samples=3000), 3)
     permutations, shares = [], []
     for m in matrix[0].numpy():
@@ -110,7 +110,7 @@ def test_the_loss_of_mixed_labels_is_the_mixture_of_two_losses():
 
 @pytest.mark.parametrize("name", ["mixup", "manifold_mixup"])
 @pytest.mark.parametrize("mix_set", ["support", "query", "both"])
-def test_who_is_mixed_when(name, mix_set):
+def test_the_passes_whose_set_is_mixed(name, mix_set):
     mixup, x = PERTURBATIONS[name](mix_set=mix_set), images()
     support, query = mix_set != "query", mix_set != "support"
     for d, mixed in (
