@@ -189,7 +189,7 @@ def test_a_loss_may_have_other_targets_and_the_accuracy_is_that_of_the_labels():
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(ValueError, match="meta_gradient is 'exakt'"):
+    with pytest.raises(ValueError, match="meta_gradient cannot be 'exakt'"):
         learner_of(meta_gradient="exakt")
     with pytest.raises(ValueError, match="images of 28 x 15 leave nothing after 4 poolings"):
         learner_of(image_shape=(28, 15, 3))
