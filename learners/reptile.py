@@ -40,7 +40,7 @@ class ReptileSettings(Settings):
 
 
 class Reptile(MAML):
-    """Reptile trains theta on every task for a few steps of Adam, and moves it towards the mean of what came out.
+    """Reptile trains theta on every task for a few steps of Adam, and moves it towards the mean of the trained ones.
 
     Source: Nichol, Achiam and Schulman, "On First-Order Meta-Learning Algorithms" (2018), and its code,
     github.com/openai/supervised-reptile. An inner step takes a minibatch: in training, inner_batch images of a task's
