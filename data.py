@@ -43,7 +43,7 @@ class Split:
 
     @property
     def range(self) -> Range | None:
-        """The range of the network's inputs, declared or that of uint8; None: unknown."""
+        """The range of the network's inputs: declared, or from uint8 pixels; None if unknown."""
         if self.declared is None and self.pixels.dtype == np.uint8:
             return Range(0.0, 255 * self.scale)
         return self.declared
@@ -63,7 +63,7 @@ class Split:
         return self.pixels.reshape(-1, *self.pixels.shape[-3:])
 
     def image(self, label: int, number: int) -> np.ndarray:
-        """Return one image of class `label` as `visible` does, turned as its class is."""
+        """Return image `number` of class `label`, turned as the class is, as uint8 (see `visible`)."""
         base, turns = divmod(label, self.rotations)
         return self.visible(np.rot90(self.all_images[self.images_per_class[:base].sum() + number], turns))
 
@@ -74,13 +74,13 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset's splits, and what a run's config.json says of them."""
+    """A dataset's splits, and the facts on them in a run's config.json."""
 
     name: str
     image_shape: tuple[int, int, int]
     splits: dict[str, Split]  # "train", "test", and "val" if the dataset has validation classes
     sha256: str  # see `digest`
-    prepare: dict | None = None  # how a picture becomes an image (sources/preparation.py), if the manifest says it
+    prepare: dict | None = None  # how a picture becomes an image (sources/preparation.py), if the manifest has it
 
     @property
     def facts(self) -> dict:
@@ -100,7 +100,7 @@ def load(data_dir: str, name: str, background: bool = False, makers: Container[s
     """Open the dataset DATA_DIR/<name>/; its arrays stay on the disk until they are used.
 
     background: regroup Omniglot by its original two sets of alphabets. makers: see read_manifest. UserError if the
-    dataset is missing, or is not what its manifest says.
+    dataset is missing, or differs from its manifest.
     """
     folder = Path(data_dir) / name
     manifest = read_manifest(folder, makers)
@@ -113,7 +113,7 @@ def load(data_dir: str, name: str, background: bool = False, makers: Container[s
         stored = (entry["base_classes"], count) if counts is None else (counts.sum(),)
         if pixels.shape != (*stored, *shape):
             raise UserError(
-                f"{folder / entry['file']} has the shape {pixels.shape}, which is not what manifest.json says: "
+                f"{folder / entry['file']} has the shape {pixels.shape}, which differs from manifest.json: "
                 f"make it again with get_data.py --force"
             )
         splits[split] = Split(pixels, manifest["rotations"], manifest["scale"], counts, declared and Range(*declared))
@@ -124,8 +124,8 @@ def load(data_dir: str, name: str, background: bool = False, makers: Container[s
 
 
 def splits_of(dataset: Dataset, train_split: str) -> dict[str, Split]:
-    """The splits that a run uses. train_split: "train", or "trainval" to train on the validation classes too (Omniglot:
-    the paper's 4800 classes)."""
+    """Return the splits that a run uses. train_split: "train", or "trainval" to train on the validation classes too
+    (Omniglot: the paper's 4800 classes)."""
     if train_split == "train":
         return dict(dataset.splits)
     joined = [dataset.splits[s] for s in ("train", "val") if s in dataset.splits]
@@ -155,7 +155,7 @@ def sample(split: Split, stream: str, seed: int, index: int, tasks: int, way: in
 def gather(pixels, classes, images, rotations: int, scale: float, shot: int, counts: np.ndarray | None = None):
     """Take the episodes' pixels, inside the compiled step; rows are ordered by class.
 
-    pixels, rotations, scale, counts: a Split's. classes [T,way], images [T,way,shot+query]: from `sample`.
+    pixels, rotations, scale, counts: of a Split. classes [T,way], images [T,way,shot+query]: from `sample`.
     -> support [T,way*shot,H,W,C] and query [T,way*query,H,W,C], float32.
     """
     tasks, way, n = images.shape
@@ -176,9 +176,9 @@ def gather(pixels, classes, images, rotations: int, scale: float, shot: int, cou
 
 
 def check_episode(split: Split, name: str, way: int, shot: int, query: int) -> None:
-    """UserError if the `name` split has too few classes, or too few images in a class, for such an episode."""
+    """Raise UserError if the `name` split has too few classes, or too few images in a class, for an episode."""
     if way > split.classes:
-        raise UserError(f"--way {way} is more than the {split.classes} {name} classes there are: give a smaller one")
+        raise UserError(f"--way {way} is more than the {split.classes} {name} classes: give a smaller one")
     least = split.images_per_class.min()
     if shot + query > least:
         have = f"the {name} classes have" if split.counts is None else f"one of the {name} classes has"
@@ -186,23 +186,23 @@ def check_episode(split: Split, name: str, way: int, shot: int, query: int) -> N
 
 
 def check_range(split: Split, name: str, user: str) -> None:
-    """UserError if the range is unknown, or a pixel of the `name` images lies outside it by more than rounding."""
+    """Raise UserError if the range is unknown, or a pixel of the `name` images is outside by more than rounding."""
     low, high = known_range(split, user)
     if split.declared is None:  # the range of uint8
         return
     least, most = (float(extreme(split.pixels)) * split.scale for extreme in (np.min, np.max))
     if not min(least - low, high - most) >= -1e-5 * (high - low):
         raise UserError(
-            f"the {name} images hold numbers from {least:g} to {most:g}, and the dataset's manifest.json says "
-            f'"range": [{low:g}, {high:g}]: correct the manifest, because {user} relies on it'
+            f"the {name} images hold numbers from {least:g} to {most:g}, but the dataset's manifest.json says "
+            f'"range": [{low:g}, {high:g}]: correct the manifest, because {user} needs the range'
         )
 
 
 def known_range(split: Split, user: str) -> Range:
-    """The range of the network's inputs. UserError if it is unknown; the message says that `user` needs it."""
+    """Return the range of the network's inputs. UserError if it is unknown; it says that `user` needs the range."""
     if split.range is None:
         raise UserError(
-            f"{user} needs the range of the network's inputs, which the dataset's manifest.json does not say: add "
+            f"{user} needs the range of the network's inputs, which the dataset's manifest.json lacks: add "
             f'"range": [LOWEST, HIGHEST] there'
         )
     return split.range
@@ -227,8 +227,8 @@ def digest(manifest: dict) -> str:
 
 
 def regroup_by_alphabet(splits: dict[str, Split], names: dict[str, list[str]], where: str) -> dict[str, Split]:
-    """Omniglot's original two sets, upright: train, its background alphabets, and test, its evaluation alphabets;
-    characters are in the order of their names.
+    """Return Omniglot's original two sets, upright: the background alphabets as train, the evaluation alphabets as
+    test; characters are sorted by name.
 
     names: by split, the names of its characters, alphabet/characterNN. UserError if some are missing in `where`.
     """
@@ -238,7 +238,7 @@ def regroup_by_alphabet(splits: dict[str, Split], names: dict[str, list[str]], w
         chosen = [name for name in sorted(places) if (name.split("/")[0] in EVALUATION) == (split == "test")]
         if len(chosen) != size:
             raise UserError(
-                f"{where} is not the whole of Omniglot from its originals: --split background needs that, see "
+                f"{where} was not made from all originals of Omniglot: --split background needs that, see "
                 f"get_data.py --help"
             )
         pixels = np.stack([splits[old].pixels[number] for old, number in map(places.get, chosen)])

@@ -45,11 +45,11 @@ class CommandSettings(Settings):
     )
     data_dir: Path = setting(Path("data"), "folder of the datasets", to_path, metavar="DIR")
     verify: bool = setting(False, "only check the files against the manifest's checksums")
-    force: bool = setting(False, "make the dataset again if it is there")
+    force: bool = setting(False, "make the dataset again if it exists")
 
 
 class Request(NamedTuple):
-    """The command line's request."""
+    """The dataset to make or check."""
 
     target: Path  # DATA_DIR/<dataset>
     variant: Variant
@@ -59,8 +59,8 @@ class Request(NamedTuple):
 
 
 def parse(argv: list[str] | None = None) -> Request:
-    """Read the command line. It ends with one sentence and exit code 2 at a flag that is wrong or has no effect."""
-    first = CommandLine("", "get_data.py", add_help=False)  # reads what decides which flags there are
+    """Read the command line. Exit with one sentence and code 2 if a flag is wrong or would have no effect."""
+    first = CommandLine("", "get_data.py", add_help=False)  # reads the flags that decide on the others
     first.add("", [*fields(CommandSettings), *fields(SourceSettings)])
     first.add_argument("-h", "--help", action="store_true")
     flags = first.read(argv, all_known=False)
@@ -88,7 +88,7 @@ def parse(argv: list[str] | None = None) -> Request:
 
 
 def refuse_other_settings(target: Path, manifest: dict, asked: dict[str, object]) -> None:
-    """UserError if the existing dataset was made with other settings, as far as its manifest says."""
+    """Raise UserError if the manifest shows that the existing dataset was made with other settings."""
     present_settings = {
         "seed": manifest["split_seed"], "split_seed": manifest["split_seed"], "rotations": manifest["rotations"],
         "size": manifest["image_shape"][0], "shares": manifest.get("shares"), **(manifest.get("prepare") or {}),
@@ -131,8 +131,8 @@ def describe(entry: dict) -> str:
 
 
 def largest_episodes(splits: dict[str, dict]) -> tuple[str, str]:
-    """Say how large episodes can be, given the smallest split and the smallest class -> a sentence, and a warning if
-    there are fewer than WAY classes, otherwise an empty text."""
+    """Say how large episodes can be with the smallest split and class -> a sentence, and a warning, which is empty if
+    there are WAY classes or more."""
     way, split = min((entry["classes"], name) for name, entry in splits.items())
     sizes = [size for e in splits.values() for size in zip(images_per_class(e), e["names"], strict=False)]
     images, label = min(sizes)
@@ -145,7 +145,7 @@ def largest_episodes(splits: dict[str, dict]) -> tuple[str, str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line. UserError for every fault that is not a defect of this program."""
+    """Run the command line. UserError for every fault that is no defect of this program."""
     request = parse(argv)
     try:
         manifest, remark = obtain(request)

@@ -29,8 +29,8 @@ Names = dict[str, list[str]]  # split -> names of its base classes, in the order
 
 @contextmanager
 def array_writer(path: Path, shape: tuple[int, ...], dtype: type) -> Iterator[Callable[[int, np.ndarray], None]]:
-    """Create an .npy file of shape [..., H, W, C] -> write(number, images), which writes images [..., H, W, C] in place
-    of image `number` of all and those after it.
+    """Create an .npy file of shape [..., H, W, C] -> write(number, images), which writes images [..., H, W, C] into the
+    file, the first of them as its image `number`.
 
     Memory holds only the images that are written. This is not a memory map (a full disk would kill the process with
     SIGBUS), nor np.save (its OSError has no errno).
@@ -59,7 +59,7 @@ def save(path: Path, images: np.ndarray) -> None:
 def open_npy(path: Path) -> np.ndarray:
     """Memory-map the array in an .npy file.
 
-    UserError: a missing file, not an .npy file, no numbers, or a size that differs from what its header declares.
+    UserError if the file is missing, is no .npy file, holds no numbers, or has another size than its header declares.
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}")
@@ -76,8 +76,8 @@ def open_npy(path: Path) -> np.ndarray:
 def npy_header(file: BinaryIO, where: str) -> tuple[tuple[int, ...], int]:
     """Read an .npy file's header -> the shape of its array, and the size in bytes that the whole file should have.
 
-    ValueError: the header is damaged or cut short. UserError: not an .npy file, or its array holds no numbers. `where`
-    names the file in messages.
+    ValueError if the header is damaged or cut short. UserError if it is no .npy file, or holds no numbers. where: the
+    file's name in messages.
     """
     first_bytes = file.read(512)
     if re.match(rb"\s*(<!doctype html|<html|<\?xml|<head)", first_bytes, re.IGNORECASE):
@@ -100,7 +100,7 @@ def npy_header(file: BinaryIO, where: str) -> tuple[tuple[int, ...], int]:
 
 
 def refuse_other_shape(shape: tuple[int, ...], wanted: tuple[int, ...], where: str) -> None:
-    """UserError unless `shape` equals `wanted`, or becomes equal when neighbouring axes of `wanted` are merged."""
+    """Raise UserError unless `shape` equals `wanted`, perhaps after neighbouring axes of `wanted` are merged."""
     products = set(np.cumprod(wanted).tolist())
     if math.prod(shape) != math.prod(wanted) or not set(np.cumprod(shape).tolist()) <= products:
         raise UserError(f"{where} has shape {shape}, not {wanted}: give the authors' file")
@@ -206,14 +206,14 @@ def read_manifest(folder: Path, makers: Container[str] | None, checksums: bool =
     """Return a dataset's manifest after checking that its files are complete. checksums: check these too (slower).
 
     makers: the names of the datasets that get_data.py makes; messages have its command only for these (None: for all).
-    UserError: no manifest, a damaged one, or a file that is missing or differs.
+    UserError if the manifest is missing or damaged, or if a file is missing or differs.
     """
     path = folder / "manifest.json"
     known = makers is None or folder.name in makers
     command = f"python get_data.py --dataset {folder.name} --data_dir {folder.parent}"
     again = f"make it again with {command} --force" if known else "make it again"
     if not path.is_file():
-        remedy = f"make it with: {command}" if known else "python get_data.py --help names those that it makes"
+        remedy = f"make it with: {command}" if known else "python get_data.py --help names the ones it makes"
         names = [path.parent.name for path in sorted(folder.parent.glob("[!.]*/manifest.json"))]
         others = f"; {folder.parent} has {', '.join(names)}" if names else ""
         raise UserError(f"there is no dataset in {folder}; {remedy}{others}")

@@ -1,8 +1,8 @@
-"""Convert pictures of more than 8 bits per channel, or of fewer significant bits than they are stored with, to 8 bits.
-The range of their numbers is taken from the file; if the file does not say it, the picture is refused.
+"""Convert pictures to 8 bits per channel, if they are stored with more, or if not all stored bits are significant.
+The range of their numbers is read from the file; if the file does not say it, the picture is refused.
 
-Pillow keeps the high bytes of 16-bit colours, so that 12 bits in 16 come out nearly black; of other deep pictures it
-does not know the range.
+Pillow keeps the high bytes of 16-bit colours, so that 12 bits in 16 come out nearly black; it does not know the range
+of other deep pictures.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class UnknownRange(UnreadableKind):
 
 
 def to_eight_bits(image: Image.Image, reopen: Callable[[], Image.Image] | None = None) -> Image.Image:
-    """Decode the image to a mode of 8 bits per channel. reopen: opens the image's file again, if it has one.
+    """Decode the image to a mode of 8 bits per channel. reopen: a function that opens the image's file again.
 
     UnknownRange if the range of its numbers is unknown.
     """
@@ -51,7 +51,7 @@ def to_eight_bits(image: Image.Image, reopen: Callable[[], Image.Image] | None =
         return _scale_numbers(image)
     image.load()
     if image.format == "JPEG2000" and image.info.get("depth") == 16 and 0 < np.asarray(image).max() < 16:
-        raise UnknownRange("numbers of 16 bits that are all below 4096")
+        raise UnknownRange("16-bit numbers that are all below 4096")
     if image.mode in ("L", "LA", "RGB", "RGBA") and image.info.get("depth") == 8 > min(image.info.get("sbit", [8])):
         return _scale_levels(image, np.asarray(image), image.mode)
     return image
@@ -60,7 +60,7 @@ def to_eight_bits(image: Image.Image, reopen: Callable[[], Image.Image] | None =
 def _deep_colours(image: Image.Image, twin: Image.Image, raw: str) -> tuple[np.ndarray, str]:
     """Return all 16 bits of a picture's channels [H,W,C], and their mode.
 
-    Pillow unpacks the high byte if it is told the file's byte order, and the low byte if it is told the other order.
+    Pillow unpacks only one byte: the high byte with the file's byte order, the low byte with the other order.
     """
     order = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}[raw[-1]]
     premultiplied = raw.startswith("RGBa")  # Pillow would divide each byte by alpha, which needs all 16 bits
@@ -89,7 +89,7 @@ def _scale_levels(image: Image.Image, levels: np.ndarray, mode: str) -> Image.Im
 
 
 def _scale(image: Image.Image, numbers: np.ndarray, black: float, white: np.ndarray | float, mode: str) -> Image.Image:
-    """Make an image of this mode of numbers [H*W,C], scaled from [black, white] to 0..255."""
+    """Make an image of this mode from numbers [H*W,C], scaled from [black, white] to 0..255."""
     out = np.empty(numbers.shape, np.uint8)
     for block, scaled in _blocks(numbers, out):
         scaled[:] = np.rint(np.minimum((block.astype(np.float64) - black) / (white - black), 1) * 255)
@@ -107,8 +107,8 @@ def _blocks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
 
 
 def _white_levels(image: Image.Image, present: np.ndarray, depth: int, bits: tuple[int, ...]) -> list[int]:
-    """The number that is white in each channel; the channels are all colours, or all alpha. present [C,number]: which
-    numbers of `depth` bits occur. bits: the significant bits of each channel, if a PNG says them."""
+    """Return the number that is white in each channel; the channels are all colours, or all alpha. present [C,number]:
+    True if a channel has this number, of `depth` bits. bits: the significant bits per channel, if a PNG says them."""
     top = (1 << depth) - 1
     numbers = np.flatnonzero(present.any(0))
     if not numbers.size:  # no channels
@@ -122,7 +122,7 @@ def _white_levels(image: Image.Image, present: np.ndarray, depth: int, bits: tup
         return [declared[1]] * len(present)
     scaled = image.format == "JPEG2000" and image.info.get("depth", depth) < depth  # by Pillow
     if not scaled and 0 < numbers[-1] < 1 << (depth - 4):
-        raise UnknownRange(f"numbers of {depth} bits that are all below {1 << (depth - 4)}")
+        raise UnknownRange(f"{depth}-bit numbers that are all below {1 << (depth - 4)}")
     return [top] * len(present)
 
 
@@ -156,8 +156,8 @@ def _scale_numbers(image: Image.Image) -> Image.Image:
 
 def _declared_range(image: Image.Image, smallest: float, largest: float) -> tuple[float, float] | None:
     """Return (black, white) as a TIFF declares them, or None. A declared maximum that is a whole number other than
-    2^n - 1 is ignored, because it is the largest number that occurs rather than white; so is a range that the
-    picture's numbers exceed."""
+    2^n - 1 is ignored, because it is the largest number that occurs rather than white. A range that the
+    picture's numbers exceed is ignored, too."""
     bits, kind = _bits(image), _tag(image, SAMPLE_FORMAT) or UNSIGNED
     black, white = _tag(image, S_MIN_SAMPLE) or 0, _tag(image, S_MAX_SAMPLE)
     if kind != FLOAT:

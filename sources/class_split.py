@@ -23,16 +23,16 @@ WAY = 5  # classes in an episode of the documented commands
 
 
 def split_of(name: str) -> str | None:
-    """The split that a name of a folder, or in a table, stands for; None: no split."""
+    """Return the split that a folder's name, or a name in a table, stands for, or None."""
     return next((split for split, names in SPLIT_NAMES.items() if name.strip().lower() in names), None)
 
 
 def assign_at_random(labels: list[str], shares: list[float] | None, seed: int, rotations: int = 1) -> Names:
     """Assign the classes to splits at random; train and test get at least one class.
 
-    shares: None for DEFAULT_SHARES, adjusted: test gets the classes of an episode at least (half of all, if there are
-    too few), and so does val, but val gets none if train would keep less than half of all. UserError if there is only
-    one class.
+    shares: None for DEFAULT_SHARES, adjusted: test and val each get at least the classes of an episode (half of all, if
+    there are too few), but val gets none if train would keep less than half of all. UserError if there is only one
+    class.
     """
     count = len(labels)
     if count < 2:
@@ -51,8 +51,8 @@ def assign_at_random(labels: list[str], shares: list[float] | None, seed: int, r
 
 
 def read_split(file: Path, labels: Iterable[str]) -> dict[str, str]:
-    """Read a table -> {class: split}. UserError: not a table of SPLIT,CLASS, a class that is not one of `labels`, a
-    class in two lines, or no class for train or test."""
+    """Read a table -> {class: split}. UserError if it is not a table of SPLIT,CLASS, has a class that is not in
+    `labels`, has a class twice, or has no class for train or test."""
     split_by_class, known = {}, {normalized(label): label for label in labels}
     try:
         text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")  # as names on the disk are read
@@ -77,7 +77,7 @@ def read_split(file: Path, labels: Iterable[str]) -> dict[str, str]:
             raise UserError(f"{file}, line {number} has the class {label} again: name it once")
         split_by_class[label] = split
     if missing := {"train", "test"} - set(split_by_class.values()):
-        raise UserError(f"{file} has no {min(missing)} classes")
+        raise UserError(f"{file} has no {min(missing)} classes: add some")
     return split_by_class
 
 
@@ -85,5 +85,5 @@ def group_by_split(split_by_class: dict[str, str], labels: Iterable[str]) -> Nam
     """Group the classes by split -> {split: its classes, sorted}. UserError if train or test has none."""
     names = {split: sorted(label for label in labels if split_by_class.get(label) == split) for split in SPLITS}
     if missing := [split for split in ("train", "test") if not names[split]]:
-        raise UserError(f"no {missing[0]} class has an image: give some")
+        raise UserError(f"no {missing[0]} class has an image: give some images")
     return {split: classes for split, classes in names.items() if classes}

@@ -20,7 +20,7 @@ from sources.arrays import checksum, npy_header, refuse_other_shape
 HEADER = 1 << 14  # bytes; more than the header of any .npy file of numbers
 CHUNK = 1 << 16  # bytes
 LONGEST_PAUSE = 60.0  # seconds
-OTHERWISE = "or get the files elsewhere and give their folder as --source or their address as --mirror"
+OTHERWISE = "get the files elsewhere, and give their folder as --source or their address as --mirror"
 
 
 class Dropped(Exception):
@@ -50,7 +50,7 @@ def download(url: str, path: Path, shape: tuple[int, ...], retries: int, timeout
             note = _read_note(note_path, url)
             if _size(path) == note.get("bytes") and checksum(path)["sha256"] == note.get("sha256"):
                 return
-            print(f"{path} is not, or no longer, the whole of {url}", flush=True)
+            print(f"{path} is not the complete file at {url}", flush=True)
         print(f"downloading {url}", flush=True)
         failures, longest = 0, _size(part)
         while True:
@@ -62,7 +62,7 @@ def download(url: str, path: Path, shape: tuple[int, ...], retries: int, timeout
                 longest = max(longest, _size(part))
                 if failures > retries:
                     raise UserError(
-                        f"could not download {url}: {fault}; the same command resumes where this one stopped, "
+                        f"could not download {url}: {fault}; the same command resumes where this one stopped; or "
                         f"{OTHERWISE}"
                     ) from None
                 pause = max(fault.after, min(wait * 2 ** (failures - 1), LONGEST_PAUSE))
@@ -126,14 +126,14 @@ def _append(part: Path, chunks: Iterable[bytes], size: int, note: dict) -> int:
             size += len(chunk)
             if size > note["bytes"]:
                 part.unlink()
-                raise UserError(f"{note['url']} goes on after the {note['bytes']} bytes of its array, {OTHERWISE}")
+                raise UserError(f"{note['url']} goes on after the {note['bytes']} bytes of its array: {OTHERWISE}")
     return size
 
 
 def _total_bytes(header: bytes, length: str | None, url: str, shape: tuple[int, ...]) -> int:
-    """The number of bytes that the .npy header at the file's start declares. length: the server's Content-Length.
+    """Return the file's size in bytes as its .npy header declares it. length: the server's Content-Length.
 
-    Dropped if too few bytes arrived. UserError: not an .npy file, or one of another shape or length.
+    Dropped if too few bytes arrived. UserError if it is no .npy file, or has another shape or length.
     """
     if not header:
         raise Dropped("nothing arrived")
@@ -143,22 +143,22 @@ def _total_bytes(header: bytes, length: str | None, url: str, shape: tuple[int, 
         raise Dropped(f"the .npy header is damaged or cut short ({fault})") from None
     refuse_other_shape(header_shape, shape, url)
     if length not in (None, str(total)):
-        raise UserError(f"{url} has {length} bytes, and its .npy header says {total}: it is damaged, {OTHERWISE}")
+        raise UserError(f"{url} has {length} bytes, and its .npy header says {total}: {OTHERWISE}")
     return total
 
 
 def _refuse_errors(reply: requests.Response, url: str) -> None:
-    """Dropped if the server may send the file later; UserError if it refuses."""
+    """Raise Dropped if the server may send the file later, UserError if it refuses."""
     answer = f"the server answered {reply.status_code} {reply.reason}"
     if reply.status_code in (408, 429) or reply.status_code >= 500:
         after = reply.headers.get("Retry-After", "")
         raise Dropped(answer, min(float(after), LONGEST_PAUSE) if after.isdecimal() else 0.0)
     if reply.status_code not in (200, 206, 416):
-        raise UserError(f"could not download {url}: {answer}; check the address, {OTHERWISE}")
+        raise UserError(f"could not download {url}: {answer}; check the address, or {OTHERWISE}")
 
 
 def _resumes(reply: requests.Response, size: int, note: dict) -> bool:
-    """True if the reply continues the noted file after its first `size` bytes. Some servers ignore If-Range."""
+    """True if the reply continues the file of the note after `size` bytes. Some servers ignore If-Range."""
     if reply.status_code != 206 or not size:
         return False
     content_range = re.fullmatch(rf"bytes {size}-\d+/{note['bytes']}", reply.headers.get("Content-Range", ""))
@@ -166,19 +166,19 @@ def _resumes(reply: requests.Response, size: int, note: dict) -> bool:
 
 
 def _validator(reply: requests.Response) -> str | None:
-    """An identifier of this version of the file, if the server sends one: a strong ETag, or the date."""
+    """Return the server's identifier of this version of the file, if any: a strong ETag, or the date."""
     etag = reply.headers.get("ETag", "W/")
     return reply.headers.get("Last-Modified") if etag.startswith("W/") else etag
 
 
 def system_error(fault: Exception) -> str:
-    """The system's error in requests' nested message: "connection refused", "timed out", ...; "" if there is none."""
+    """Return the system's error in a nested message of requests: "connection refused", "timed out", ..., or ""."""
     error = re.search(r"\[Errno -?\d+\] ([\w ]+)|timed out", str(fault))
     return (error[1] or error[0]).lower() if error else ""
 
 
 def _read_note(note_path: Path, url: str) -> dict:
-    """Read what is noted of the file at this address: url, validator, bytes, sha256; {} if nothing is."""
+    """Read the note on the file at this address: url, validator, bytes, sha256; {} if there is none."""
     try:
         note = json.loads(note_path.read_text())
         return note if note["url"] == url and int(note["bytes"]) else {}
@@ -187,5 +187,5 @@ def _read_note(note_path: Path, url: str) -> dict:
 
 
 def _size(path: Path) -> int:
-    """The file's size in bytes; 0 if it does not exist."""
+    """Return the file's size in bytes; 0 if it does not exist."""
     return path.stat().st_size if path.is_file() else 0

@@ -40,7 +40,7 @@ class Walk:
         self._others: dict[Path, None] = {}  # files that are not pictures
 
     def entries(self, folder: Path) -> tuple[list[Path], list[Path]]:
-        """List the folders and the files in a folder, by name. A broken link is a file, and its reader refuses it."""
+        """List the folders and files in a folder, by name. A broken link counts as a file, which its reader refuses."""
         folders, files = [], []
         for path in sorted(folder.iterdir(), key=lambda path: path.name):
             if MATCHES_SYSTEM.match(path.name.lower()):
@@ -54,7 +54,7 @@ class Walk:
         return folders, files
 
     def enter(self, folders: list[Path]) -> list[Path]:
-        """Return the folders that were not entered before, by name; of a folder and a link to it, the folder."""
+        """Return the folders that were not entered before, by name. A folder is preferred to a link to it."""
         new = []
         for folder in sorted(folders, key=lambda path: (path.is_symlink(), path)):
             stat = folder.stat()
@@ -76,7 +76,7 @@ class Walk:
         return pictures
 
     def pictures_below(self, folder: Path) -> list[Path]:
-        """All pictures in a folder and in the folders below it, sorted."""
+        """Return all pictures in a folder and in the folders below it, sorted."""
         pictures, folders, links = [], [folder], []
         while folders or links:  # links last, so that a folder is listed under its name and not under a link's
             for place in self.enter([folders.pop() if folders else links.pop(0)]):
@@ -87,10 +87,10 @@ class Walk:
         return sorted(pictures)
 
     def files_by_class(self, folder: Path, layouts: str | None = None) -> list[tuple[str, Path]]:
-        """(class, file) of all pictures in FOLDER/class/ or FOLDER/class/images/, by name.
+        """Return (class, file) for all pictures in FOLDER/class/ or FOLDER/class/images/, by name.
 
-        layouts: the layouts that messages name. UserError if a picture lies elsewhere, if a class has no picture, or if
-        two classes have the same name.
+        layouts: the expected layouts, for messages. UserError if a picture lies elsewhere, if a class has no picture,
+        or if two classes have the same name.
         """
         expected = f"expected: {layouts or f'{folder}/CLASS/*.jpg'}"
         places, files = self.entries(folder)
@@ -136,7 +136,7 @@ class Walk:
 
 
 def is_inner(folders: list[Path]) -> bool:
-    """True if there is one folder, and it may lie between a class and its pictures."""
+    """True if INNER is the only folder."""
     return [folder.name.lower() for folder in folders] == [INNER]
 
 

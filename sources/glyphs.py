@@ -84,8 +84,8 @@ def _invent(random: np.random.RandomState) -> list[np.ndarray]:
 
 
 def _steps(points: list[np.ndarray]) -> list[np.ndarray]:
-    """The steps from the last point, by up to 3 grid points along each axis, that stay on the grid and turn by less
-    than 120 degrees against the previous step."""
+    """Return the steps from the last point, by up to 3 grid points along each axis, that stay on the grid and turn by
+    less than 120 degrees against the previous step."""
     end = points[-1]
     steps = [np.array([dx, dy]) for dx in range(-3, 4) for dy in range(-3, 4) if dx or dy]
     steps = [step for step in steps if (end + step).min() >= 0 and (end + step).max() < GRID]
@@ -118,7 +118,7 @@ def _draw(strokes: list[np.ndarray], random: np.random.RandomState) -> np.ndarra
 
 
 def _curve(points: np.ndarray) -> np.ndarray:
-    """A Catmull-Rom spline through points [n, 2]: [(n - 1) * CURVE + 1, 2]."""
+    """Return points [(n - 1) * CURVE + 1, 2] on a Catmull-Rom spline through points [n, 2]."""
     padded = np.concatenate([2 * points[:1] - points[1:2], points, 2 * points[-1:] - points[-2:-1]])
     a, b, c, d = (padded[i : len(points) - 1 + i, None] for i in range(4))  # [n-1, 1, 2] each
     u = (np.arange(CURVE) / CURVE)[:, None]
@@ -127,7 +127,7 @@ def _curve(points: np.ndarray) -> np.ndarray:
 
 
 def _distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Distance in pixels from every pixel's centre to the line through the points (x, y): [SIZE, SIZE]."""
+    """Return the distances in pixels from all pixel centres to the line through points (x, y): [SIZE, SIZE]."""
     centre = np.arange(SIZE) + 0.5
     x, y = x[:, None, None], y[:, None, None]
     dx, dy = np.diff(x, axis=0), np.diff(y, axis=0)  # [pieces, 1, 1]

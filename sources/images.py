@@ -26,7 +26,7 @@ from sources.preparation import Preparation
 from sources.tfds import prepared_builder
 
 LAYOUTS = "{source}/CLASS/*.jpg, or {source}/train, val and test with CLASS/*.jpg in each"
-OTHERWISE = "see its catalogue for the name, or give a folder of classes as --source"
+OTHERWISE = "choose another from the catalogue of tensorflow-datasets, or give a folder of classes as --source"
 PIXELS = {("uint8", 1), ("uint8", 3), ("uint8", 4), ("uint16", 1)}  # types and numbers of channels that are read
 RAW = "pixels.raw"  # in the folder that is being made: all images, in the order in which they are read
 Picture = tuple[str, Callable[[], Image.Image]]  # its class, and a function that reads it or raises BadPicture
@@ -133,8 +133,8 @@ def read_folder(source: Path, table: Path | None) -> tuple[list[Picture], dict[s
     if repeated:
         notes.append(
             f"note: the same classes are in {' and '.join(folder.name for folder in folders.values())}: the pictures "
-            f"of each class are put together, and the classes assigned to train, val and test at random, because tests "
-            f"need other classes"
+            f"of each class are put together, and the classes are assigned to train, val and test at random, because "
+            f"test classes must not be training classes"
         )
         return pictures, {}, notes
     if split_of(folders["test"].name) != "test":
@@ -174,16 +174,16 @@ def split_folders(source: Path, walk: Walk) -> dict[str, Path]:
 
 
 def holds_classes(folder: Path, walk: Walk) -> bool:
-    """True if a folder holds folders, and not only the one that may lie between a class and its pictures."""
+    """True if a folder holds folders, and not only INNER."""
     folders, _ = walk.entries(folder)
     return bool(folders) and not is_inner(folders)
 
 
 def read_builder(builder) -> Iterator[Picture]:
-    """Yield the pictures of all splits of a builder. UserError unless its examples have an `image` and a `label`."""
+    """Yield the pictures in all splits of a builder. UserError unless its examples have an `image` and a `label`."""
     features, name = builder.info.features, builder.info.full_name
     if not hasattr(features, "keys") or not {"image", "label"} <= set(features.keys()):
-        raise UserError(f"{name} has no image with a label: it is not one for classification")
+        raise UserError(f"{name} has no images with labels: {OTHERWISE}")
     import tensorflow_datasets as tfds
 
     label, image = features["label"], features["image"]
@@ -234,14 +234,14 @@ def write_raw(
     if bad and not skip_bad:
         raise UserError(refusal(bad))
     if lost := labels - numbers.keys():
-        raise UserError(f"no picture of the class {min(lost)} is left, so remove its folder: {report(bad)}")
+        raise UserError(f"no picture of the class {min(lost)} can be read, so remove its folder: {report(bad)}")
     if bad:
         print(f"note: left out: {report(bad)}", file=sys.stderr)
     return numbers, len(bad)
 
 
 def write_splits(folder: Path, names: Names, numbers: dict[str, list[int]], prepare: Preparation) -> dict:
-    """Write each split's array from the raw images, and delete these -> {split: number of images per class}."""
+    """Write each split's array from the file RAW, and delete RAW -> {split: numbers of images per class}."""
     shape = (prepare.size, prepare.size, prepare.channels)
     counts = {split: [len(numbers[label]) for label in labels] for split, labels in names.items()}
     for split, labels in names.items():

@@ -1,4 +1,4 @@
-"""How get_data.py makes a dataset: what its maker declares, and the flags that several makers share."""
+"""The declaration of how get_data.py makes a dataset, and the flags that several makers share."""
 
 import argparse
 import os
@@ -33,7 +33,7 @@ class Variant(NamedTuple):
 class Maker:
     """How a dataset is made: an entry of the table in sources/table.py.
 
-    make, settings: as in Variant, if there is no --source, or one that suits no variant.
+    make, settings: as in Variant; used if there is no --source, or if it suits no variant.
     image_shape: (height, width, channels) of its images by default.
     variants: the other ways to make it; the first one that suits a --source is taken.
     brightness: data.brightness of its training images, for runs whose config.json does not have it.
@@ -47,17 +47,17 @@ class Maker:
 
     @property
     def prepare(self) -> Preparation:
-        """How a picture becomes an image of the dataset by default; in grey images ink is 1 on paper 0."""
+        """The default preparation of pictures for the dataset; in grey images ink is 1 on paper 0."""
         side, _, channels = self.image_shape
         return Preparation(side, channels, invert=channels == 1)
 
     def variant(self, source: Path | None) -> Variant:
-        """The way to make the dataset from this --source, or without one (None)."""
+        """Return the way to make the dataset from this --source, or without one (None)."""
         suitable = (variant for variant in self.variants if source is not None and variant.suits(source))
         return next(suitable, Variant(self.make, self.settings))
 
     def flags(self) -> list[Field]:
-        """The flags of the maker and of its variants, by name each once."""
+        """Return the flags of the maker and of its variants, each name once."""
         kinds = self.settings, *(variant.settings for variant in self.variants)
         return list({field.name: field for kind in kinds for field in fields(kind)}.values())
 
@@ -84,7 +84,7 @@ def existing_path(text: str) -> Path:
 class SourceSettings(Settings):
     source: Path | None = setting(
         None,
-        "originals that you have: a folder or an archive; your own images: a folder of classes, or tfds:NAME (see "
+        "the originals in a folder or an archive; for your own images a folder of classes, or tfds:NAME (see "
         "docs/data.md)",
         source,
     )

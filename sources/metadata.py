@@ -1,4 +1,4 @@
-"""Strip a picture file of the parts that decide no pixel, before Pillow reads it: texts, previews, colour profiles and
+"""Remove the parts of a picture file that affect no pixel, before Pillow reads it: texts, previews, colour profiles and
 EXIF may be huge or broken, and Pillow would then refuse the whole picture.
 """
 
@@ -24,7 +24,7 @@ class UnreadableKind(ValueError):
 
 
 def strip_metadata(content: bytes) -> tuple[bytes, dict]:
-    """Return the file without the parts that decide no pixel, and facts that Pillow does not give: "exif", and those
+    """Return the file without the parts that affect no pixel, and facts that Pillow does not give: "exif", and those
     that `to_eight_bits` needs. Raises an exception of any type if the file is cut short or damaged."""
     if content.startswith(PNG):
         return _strip_png(content)

@@ -84,14 +84,14 @@ def make_mimgnet_from_source(folder: Path, target: Path, settings: SourceSetting
 
 
 def find_originals(source: Path) -> Path:
-    """Return the folder or the archive with tables and images: `source`, or the only archive in it, or UserError."""
+    """Return the folder or the archive with tables and images: `source`, or the only archive in it. Else UserError."""
     if not source.is_dir() or (source / "train.csv").is_file():
         return source
     pattern = re.compile(r"mini.*\.(tar|tgz|tar\.\w+|zip)$", re.IGNORECASE)
     archives = [file for file in sorted(source.iterdir()) if pattern.match(file.name)]
     if len(archives) != 1:
         raise UserError(
-            f"{source} holds neither train.csv nor train.npy, and {len(archives)} archives named like "
+            f"{source} holds neither train.csv nor train.npy, and not one but {len(archives)} archives named like "
             "mini-imagenet.tar: give the right folder or archive as --source"
         )
     return archives[0]
@@ -100,8 +100,8 @@ def find_originals(source: Path) -> Path:
 def read_tables(source: Path, splits: dict[str, int] = SPLITS) -> dict[str, Classes]:
     """Read SPLIT.csv (filename,label) in a folder or an archive -> {split: {class: its images' file names}}.
 
-    splits: split -> number of classes. UserError: a missing or malformed table, a wrong number of classes, classes
-    with different numbers of images, a repeated file name, or a class in two tables.
+    splits: split -> number of classes. UserError if a table is missing or malformed, if the number of classes is wrong,
+    if classes differ in their numbers of images, if a file name is repeated, or if a class is in two tables.
     """
     tables: dict[str, Classes] = {}
     images: set[str] = set()  # of all tables
@@ -134,8 +134,8 @@ def read_tables(source: Path, splits: dict[str, int] = SPLITS) -> dict[str, Clas
 def write_mimgnet(folder: Path, source: Path, splits: dict[str, int] = SPLITS, side: int = SIDE) -> Names:
     """Write the splits' arrays, uint8 [classes, images, side, side, 3], from a folder or an archive -> classes' names.
 
-    An archive is read twice from end to end (tables, images) and never unpacked; memory holds one image. UserError: as
-    in read_tables, or an image that is damaged, missing, or there twice.
+    An archive is read twice from end to end (tables, images) and never unpacked; memory holds one image. UserError as
+    in read_tables, or if an image is damaged, missing or repeated.
     """
     tables, prepare, places = read_tables(source, splits), Preparation(side, 3), {}
     with ExitStack() as stack:
@@ -149,7 +149,7 @@ def write_mimgnet(folder: Path, source: Path, splits: dict[str, int] = SPLITS, s
         for name, data, (write, number) in tqdm(selected, total=len(places), unit="image", disable=None):
             image = prepare(decode(data, f"{name} in {source}"))
             if posixpath.basename(name) not in missing:
-                raise UserError(f"{name} in {source} is a second image of that name: leave one of them there")
+                raise UserError(f"{name} in {source} is a second image of that name: keep only one of them")
             write(number, image)
             del missing[posixpath.basename(name)]
         if missing:

@@ -1,4 +1,4 @@
-"""Omniglot: 1623 handwritten characters of 20 drawings each, assigned to three splits at random."""
+"""Omniglot: 1623 handwritten characters, each drawn 20 times; every character is in one of three random splits."""
 
 import hashlib
 import itertools
@@ -39,7 +39,7 @@ class OmniglotSettings(SeedSettings, SourceSettings):
 
 
 def make_omniglot(folder: Path, target: Path, settings: OmniglotSettings) -> dict:
-    """Make Omniglot in `folder` from its originals, or from what tensorflow-datasets downloads; returns its manifest.
+    """Make Omniglot in `folder` from its originals, or through tensorflow-datasets; returns its manifest.
 
     UserError as in read_omniglot and fetch_omniglot.
     """
@@ -84,7 +84,7 @@ def _read_part(path: Path, part: str, size: int, count: int, drawings: int) -> C
 
 
 def fetch_omniglot(size: int) -> tuple[Characters, dict]:
-    """Let tensorflow-datasets download Omniglot, and return what read_omniglot does. UserError if that fails."""
+    """Let tensorflow-datasets download Omniglot -> as read_omniglot. UserError if the download fails."""
     with prepared_builder("omniglot", OTHERWISE) as builder:
         import tensorflow_datasets as tfds  # prepared_builder has loaded it
 
@@ -114,7 +114,7 @@ def shrink(original: np.ndarray, size: int, where: str) -> Drawing:
 
 
 def refuse_other_characters(characters: Characters, count: int, drawings: int, where: str) -> None:
-    """UserError unless there are `count` characters of `drawings` drawings each."""
+    """Raise UserError unless there are `count` characters with `drawings` drawings each."""
     if len(characters) != count:
         raise UserError(f"{where} holds {len(characters)} characters, not {count}: give the original one")
     for name, images in characters.items():

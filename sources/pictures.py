@@ -1,7 +1,7 @@
-"""Read pictures: which files are pictures, and how a file becomes an upright, opaque picture of 8 bits per channel.
+"""Recognize picture files, and read them as upright, opaque pictures with 8 bits per channel.
 
 get_data.py, the classifier, --mode classify and the page to draw on all read pictures with this module, so that they
-accept and refuse the same files. A file's ending says whether it is meant as a picture, its content decides the format.
+accept and refuse the same files. A file's ending decides whether it is a picture, its content decides the format.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def is_picture_name(path: Path) -> bool:
 
 
 def is_picture(path: Path) -> bool:
-    """True if the name has a picture's ending, or has no ending and the content is a picture."""
+    """True if the name has a picture's ending, or if it has no ending and the content is a picture."""
     if path.suffix:
         return is_picture_name(path)
     try:
@@ -113,7 +113,7 @@ def readable(files: Iterable[Path], skip_bad: bool) -> tuple[list[Path], list[Ba
 
 
 def refusal(faults: Sequence[BadPicture]) -> str:
-    """The message that refuses these pictures."""
+    """Return the message that refuses these pictures."""
     return f"{report(faults)}: repair or remove them, or leave them out with --skip_bad"
 
 
@@ -133,7 +133,7 @@ def read(file: Path, paper: Paper = WHITE) -> Image.Image:
 def decode(
     content: bytes, where: str, formats: Sequence[str] = FORMATS, pixels: int = PIXELS, paper: Paper = WHITE
 ) -> Image.Image:
-    """Return the picture in a file's content as `read` does. where: its name in messages. pixels: the most allowed."""
+    """Return the picture in a file's content as `read` does. where: its name in messages. pixels: their limit."""
     with _guarded(where, content):
         image = _opened(content, formats)
         width, height = image.size
@@ -146,7 +146,7 @@ def decode(
 
 
 def from_pillow(image: Image.Image, where: str = "a picture", paper: Paper = WHITE) -> Image.Image:
-    """Convert an image of Pillow's to what `read` returns. If it was opened and not decoded yet, its file is read
+    """Convert an image of Pillow's as `read` converts a file. If it was opened but not decoded yet, its file is read
     again, because Pillow keeps too little of it. BadPicture as in `read`."""
     content = b""
     with _guarded(where):

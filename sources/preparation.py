@@ -1,4 +1,4 @@
-"""How a picture becomes an image of a dataset, when the dataset is made and whenever a trained run sees a picture."""
+"""The conversion of pictures to images of a dataset, when the dataset is made and whenever a trained run sees one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Preparation(NamedTuple):
         return 255 - pixels if self.invert else pixels
 
     def picture_of(self, image: np.ndarray) -> Image.Image:
-        """Return the picture that becomes this image, uint8 [H,W,channels], at the image's size."""
+        """Return the picture, of the same size, that is converted to this image, uint8 [H,W,channels]."""
         pixels = 255 - image if self.invert else image
         return Image.fromarray(pixels[..., 0] if self.channels == 1 else pixels)
 

@@ -15,9 +15,9 @@ from sources.download import system_error
 
 @contextmanager
 def prepared_builder(name: str, otherwise: str) -> Iterator:
-    """Give the block tensorflow-datasets' builder of this name, after it has downloaded and prepared its dataset.
+    """Yield tensorflow-datasets' builder of this name, after it has downloaded and prepared its dataset.
 
-    UserError if that fails, or if reading the dataset in the block does; it ends with `otherwise`: what to do instead.
+    UserError if that fails, or if the `with` block fails to read the dataset; the message ends with `otherwise`.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would take the GPU's memory to read some images
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

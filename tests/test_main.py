@@ -335,7 +335,7 @@ def test_flags_that_mean_nothing_to_the_learner_are_refused(meta_network, run, d
             "--mask_scaled is not a flag of --mode meta_train with --model maml: leave",
         ),
         (("--model", "metanet_embedding", "--perturbation", "noise"), "it takes none or mask"),
-        (("--maml", "--split", "background"), "is not the whole of Omniglot"),
+        (("--maml", "--split", "background"), "was not made from all originals of Omniglot"),
     ):
         assert_refused(call("main.py", *settings, *flags), words)
     assert not (tmp_path / "a").exists()

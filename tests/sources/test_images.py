@@ -518,7 +518,7 @@ def test_a_name_that_is_none_and_a_set_without_labels_are_refused(tmp_path, monk
             pass
 
     monkeypatch.setattr(tfds, "builder", lambda name: Builder())
-    assert_refused(get("tfds:other", tmp_path), "other/1.0.0 has no image with a label")
+    assert_refused(get("tfds:other", tmp_path), "other/1.0.0 has no images with labels: choose another")
 
 
 # ---- size

@@ -298,9 +298,7 @@ def test_sixteen_bits_that_do_not_say_it_span_all_of_them_or_are_refused(channel
     np.testing.assert_array_equal(got.reshape(wanted.shape), wanted)
     few = levels % 4096
     few[..., channels - 1 :] |= 1
-    refused(
-        png(few), "numbers of 16 bits that are all below 4096, and does not say which number is white: save it with 8"
-    )
+    refused(png(few), "16-bit numbers that are all below 4096, and does not say which number is white: save it with 8")
     assert not pixels(png(np.zeros((2, 2), int))).any()  # black in every range
 
 
@@ -376,7 +374,7 @@ def test_a_tiff_of_sixteen_bits_per_colour_keeps_them(order, compression):
         if compression:  # the compressed pixels stand behind
             content = tiff(levels, tags | {273: ("I", len(content))}, order) + stored
         np.testing.assert_array_equal(pixels(content), scaled(levels, top))
-    refused(tiff(few, order=order), "numbers of 16 bits that are all below 4096")
+    refused(tiff(few, order=order), "16-bit numbers that are all below 4096")
     refused(tiff(few, order=order, planar=True), "16 bits|separate planes|damaged")
 
 
