@@ -1,1 +1,1 @@
-"""What is asked of a trained run: its export, its neural collapse."""
+"""Studies of a trained run (export, neural collapse, attacks), and the classification of a user's pictures."""

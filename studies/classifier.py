@@ -29,15 +29,15 @@ from sources.pictures import BLACK, WHITE, Paper, from_pillow, read
 from studies.trained import Trained
 from training.steps import QUERY, STATISTICS, SUPPORT
 
-BATCH = 64  # query pictures per call, if they do not depend on each other
+BATCH = 64  # query pictures per call, if their predictions do not depend on each other
 LEAST = 8  # blank images fill a call up to this number of query pictures, or to a power of two: few sizes are compiled
-FOLDS = 20  # default of the largest number of parts in which the support pictures are left out
+FOLDS = 20  # the support pictures are left out in at most this many parts, by default
 MEMORY = 8 << 30  # bytes that the maps of an inner step may take with one noise sample
 SHARED = 4 << 30  # bytes that they may take with several
 MAPS = 16  # maps of the first block that are in memory at once, per image and noise sample: measured
 ROUNDING = 1e-6  # a picture's floats may be this far below 0 or above 1
 CHECKPOINTS = "last", "best"
-Pictures = Sequence  # of paths, of Pillow's images, or of arrays [H,W], [H,W,3], uint8 or floats in [0, 1]
+Pictures = Sequence  # paths, Pillow's images, or arrays [H,W] or [H,W,3], uint8 or floats in [0, 1]
 
 
 class PictureWarning(UserWarning):
@@ -45,8 +45,8 @@ class PictureWarning(UserWarning):
 
 
 class Fit(NamedTuple):
-    """The result of `fit`. x [S,H,W,C], y one-hot [S,classes]: the support images. order [S]: the place of each in the
-    list of pictures. adapted: what the learner's `adapt` returned for them."""
+    """The result of `fit`. x [S,H,W,C], y one-hot [S,classes]: the sorted support images and their labels. order [S]:
+    the index of each image in fit's list. adapted: the result of the learner's `adapt`."""
 
     trained: Trained
     params: dict[str, np.ndarray]
@@ -58,7 +58,7 @@ class Fit(NamedTuple):
 
 @contextlib.contextmanager
 def value_errors() -> Iterator[None]:
-    """Raise a UserError of a `with` block, or of a decorated function, as a ValueError."""
+    """Turn a UserError that a `with` block or a decorated function raises into a ValueError."""
     try:
         yield
     except UserError as fault:
@@ -70,14 +70,13 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     run: the folder of a run, or a file of weights. statistics: the images that batch norm takes its statistics from:
     the `support` set; or, if there are about as many query pictures of each class, the support set and all query
-    pictures `together`, or all `query` pictures; with these two a prediction depends on the other pictures.
-    samples: noise samples of an inner step's loss, fewer if their maps would take more memory than SHARED. seed: of
-    that noise. checkpoint: a run's `last` or `best`. invert: True if the pictures are light on dark and the training
-    data dark on light, or the reverse; transparent areas then become black.
-    After `fit`: classes_, the labels in order.
+    pictures `together`, or all `query` pictures; with these two a prediction depends on the other pictures. samples:
+    noise samples of an inner step's loss, fewer if their maps would take more memory than SHARED. seed: that noise's
+    seed. checkpoint: a run's `last` or `best`. invert: True if the pictures are light on dark and the training data
+    dark on light, or the reverse; transparent areas then become black. After `fit`: classes_, the labels in order.
 
-    Pictures are as a camera or a scanner makes them, and are prepared as the training images were
-    (sources/preparation.py). A PictureWarning says that pictures look unlike those.
+    The classifier takes pictures as a camera or a scanner makes them, and prepares them as the training images were
+    prepared (sources/preparation.py). A PictureWarning says that they look unlike the training images.
     """
 
     def __init__(self, run, statistics=SUPPORT, samples=10, seed=0, checkpoint="last", invert=False):
@@ -102,8 +101,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         """Adapt to these pictures and their labels y, all strings or all numbers. A class may have any number of
         pictures; all classes count the same.
 
-        ValueError: a picture cannot be read, the lists differ in length, there is only one class, or there are more
-        classes than the learner can take or more pictures than fit into MEMORY. An earlier fit then stays as it was.
+        Raise ValueError if a picture cannot be read, the lists differ in length, there is only one class, or there are
+        more classes than the learner can take or more pictures than fit into MEMORY. An earlier fit then stays.
         """
         trained = self.trained()
         images = self._listed(images)
@@ -120,8 +119,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, images: Pictures) -> np.ndarray:
-        """Return probabilities [n,classes], in the order of classes_. NotFittedError before `fit`; ValueError if a
-        picture cannot be read."""
+        """Return probabilities [n,classes], in the order of classes_. Raise NotFittedError before `fit`; raise
+        ValueError if a picture cannot be read."""
         return np.concatenate(list(self.predict_parts(images)))
 
     def predict_parts(self, images: Pictures) -> Iterator[np.ndarray]:
@@ -143,7 +142,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         self._warn(fit.trained, measured)
 
     def predict(self, images: Pictures) -> np.ndarray:
-        """Return the label of each picture, [n]. Errors as in `predict_proba`."""
+        """Return the label of each picture, [n]. Raise the errors of `predict_proba`."""
         check_is_fitted(self, "classes_")
         images = images if hasattr(images, "__len__") else self._listed(images)
         return self.classes_[self.predict_proba(images).argmax(-1)] if len(images) else self.classes_[:0]
@@ -152,7 +151,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         """Leave out the pictures of `fit`, in at most `folds` parts, and classify each part after adaptation to the
         others. A picture that is alone in its class is never left out.
 
-        Yields, for each part, the places of its pictures in fit's list [n] and their probabilities [n,classes].
+        Yield for each part the indices [n] of its pictures in fit's list, and their probabilities [n,classes]. Raise
         ValueError if `folds` is 1 or below 0.
         """
         check_is_fitted(self, "classes_")
@@ -162,7 +161,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         for part in parts_to_leave_out(fit.y.argmax(-1), folds):
             x, y = fit.x.copy(), fit.y.copy()
             stays = np.setdiff1d(np.arange(len(x)), part)
-            for i in part:  # its place gets a copy of one that stays, without weight: the compiled shapes stay the same
+            for i in part:  # replace it by a copy of one that stays, without weight: the compiled shapes stay the same
                 x[i] = fit.x[stays[fit.y[stays, fit.y[i].argmax()] > 0][0]]
             y[part] = 0
             adapted = self._adapt(fit.trained, fit.params, x, y, samples)
@@ -181,7 +180,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     @value_errors()
     def trained(self) -> Trained:
-        """Read the learner of `run`. ValueError if that fails."""
+        """Read the learner of `run`. Raise ValueError if that fails, or if a setting is wrong."""
         self._check_settings()
         trained = Trained.read(Path(self.run), self.checkpoint)
         trained.weights_for(2)
@@ -200,8 +199,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, wanted {wanted}")
 
     def _samples(self, trained: Trained, images: int) -> int:
-        """Return the number of noise samples, at least 1, for which the maps of these images fit into SHARED.
-        ValueError if one sample does not fit into MEMORY."""
+        """Return how many noise samples to take, at least 1, so that the maps of this number of images fit into SHARED
+        bytes. Raise ValueError if the maps of one sample do not fit into MEMORY bytes."""
         height, width, _ = trained.image_shape
         one = 4 * height * width * trained.channels * MAPS * images
         if one > MEMORY:
@@ -219,7 +218,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         return BLACK if self.invert else WHITE
 
     def _listed(self, images: Pictures) -> list:
-        """List the pictures in their order, whatever index a pandas series may have. ValueError at a single one."""
+        """List the pictures in order, whatever the index of a pandas series. Raise ValueError for a single picture."""
         if isinstance(images, str | Path | Image.Image):
             raise ValueError(f"wanted a list of pictures, not a single one: {images}")
         return list(images)
@@ -231,7 +230,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         return np.array([trained.preparation(picture) for picture in pictures], np.float32) / 255
 
     def _warn(self, trained: Trained, measured: Sequence[np.ndarray]) -> None:
-        """Warn of images that look unlike the training images. measured: `contrast_and_brightness` of each part."""
+        """Warn of images that look unlike the training images. measured: results of `contrast_and_brightness`."""
         for sentence in trained.doubts(*np.concatenate(measured, 1)):
             warnings.warn(sentence, PictureWarning, stacklevel=3)
 
@@ -257,12 +256,12 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
 
 def contrast_and_brightness(x: np.ndarray) -> np.ndarray:
-    """Return the largest less the smallest value, and the mean, of each of the images x [n,H,W,C]: [2,n]."""
+    """Return for each of the images x [n,H,W,C] the largest minus the smallest value, and the mean: [2,n]."""
     return np.stack([np.ptp(x, (1, 2, 3)), x.mean((1, 2, 3))])
 
 
 def parts_to_leave_out(labels: Sequence, folds: int) -> list[np.ndarray]:
-    """Deal the numbers of pictures with these labels into at most `folds` parts, so that each class keeps a picture
+    """Divide the indices of pictures with these labels into at most `folds` parts, so that each class keeps a picture
     when a part is left out; pictures that are alone in their class are in no part."""
     _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     dealt = np.flatnonzero(counts[classes] > 1)
@@ -271,7 +270,7 @@ def parts_to_leave_out(labels: Sequence, folds: int) -> list[np.ndarray]:
 
 
 def kind_of(label: object) -> str:
-    """Return the kind of a label; labels of two kinds are never equal. ValueError if it is no label."""
+    """Return the kind of a label: strings, booleans or numbers. Raise ValueError if it is none of these."""
     for kind, name in ((str, "strings"), (bool | np.bool_, "booleans"), (numbers.Real, "numbers")):
         if isinstance(label, kind):
             return name
@@ -279,8 +278,8 @@ def kind_of(label: object) -> str:
 
 
 def classes_of(images: list, labels: Sequence) -> tuple[np.ndarray, np.ndarray]:
-    """Return the classes in order, and the index of each picture's class. ValueError unless there is one label for each
-    picture, all labels are of one kind, and there are two classes or more."""
+    """Return the classes in order, and the index of each picture's class. Raise ValueError unless there is one label
+    for each picture, all labels are of one kind, and there are two classes or more."""
     if labels is None:
         raise ValueError("requires y to be passed, but the target y is None: give a label for each picture")
     if not hasattr(labels, "__array__"):  # numpy would make mixed ones strings
@@ -300,8 +299,8 @@ def classes_of(images: list, labels: Sequence) -> tuple[np.ndarray, np.ndarray]:
 
 @value_errors()
 def picture_of(image, paper: Paper = WHITE) -> Image.Image:
-    """Return the picture of a path, of one of Pillow's images, or of an array [H,W] or [H,W,C], uint8 or floats in
-    [0, 1]; transparent areas get the colour `paper`. ValueError if it is none of these."""
+    """Make a picture from a path, from one of Pillow's images, or from an array [H,W] or [H,W,C], uint8 or floats in
+    [0, 1]; transparent areas get the colour `paper`. Raise ValueError if it is none of these."""
     if isinstance(image, Image.Image):
         return from_pillow(image, paper=paper)
     if isinstance(image, str | Path):

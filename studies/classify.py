@@ -1,4 +1,4 @@
-"""--mode classify: classify the pictures of a folder by those of another; write a table, and a page to look at."""
+"""--mode classify: classify a folder's pictures by another folder's labelled ones; write a table and a page."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from training.steps import STATISTICS, SUPPORT
 SHOWN = 500  # query pictures on the page: the least sure ones
 SIDE = 96  # pixels of a thumbnail
 HEAD = ("file", "prediction")  # the table's first columns
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")  # before them a cell gets a '
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")  # a ' is put before these
 
 
 def number_of_parts(text: str) -> int:
@@ -48,30 +48,28 @@ number_of_parts.metavar = "N"
 
 @dataclass(frozen=True)
 class ClassifySettings(CheckpointSettings):
-    """What is classified, and how."""
+    """The pictures, and how they are classified."""
 
     support: Path | None = setting(
-        None, "folder that holds a folder of labelled pictures for each class", to_path, metavar="DIR"
+        None, "folder with one folder of labelled pictures per class", to_path, metavar="DIR"
     )
     pictures: Path | None = setting(None, "folder of the pictures to classify", to_path, metavar="DIR", alias="query")
-    out: Path = setting(
-        Path("predictions.csv"), "the table that is written, and a page beside it", to_path, metavar="FILE"
-    )
+    out: Path = setting(Path("predictions.csv"), "table to write; a page is written beside it", to_path, metavar="FILE")
     query_statistics: str = setting(
         SUPPORT,
         "the pictures that batch norm takes its statistics from: the support set; or, if there are about equally many "
-        "query pictures of each class, the support set and all of them together, or the query alone",
+        "query pictures of each class, support and query pictures together, or the query pictures alone",
         choices=STATISTICS,
     )
     skip_bad: bool = setting(False, "leave out pictures that cannot be read, and name them")
     invert: bool = setting(
         False,
-        "invert the pictures, which are light on dark where the training data's are dark on light, or vice versa",
+        "invert the pictures: they are light on dark and the training images dark on light, or vice versa",
     )
     folds: int = setting(
         FOLDS,
-        "leave out the support pictures in at most N parts, and classify each by the others, to estimate the accuracy; "
-        "0: do not",
+        "estimate the accuracy: leave out the support pictures in at most N parts, and classify each part by the "
+        "others; 0: do not",
         number_of_parts,
     )
     n_test_mc_samp: int = setting(10, "noise samples of an inner step's loss", whole(1, 100_000))
@@ -89,12 +87,12 @@ class Guess(NamedTuple):
 def classify(run: Path, settings: ClassifySettings) -> int:
     """Classify the query pictures by the support pictures. Write a table of file, prediction and a probability for each
     class, the least sure first, and a page beside it. Then leave out the support pictures, and add to the page how many
-    of them are classified right. Return the exit code: 0, or 130 if Ctrl-C ended it; what is computed by then is
-    written. UserError if a folder or a picture cannot be read, or if the classifier refuses the pictures.
+    of them are classified right. Return the exit code: 0, or 130 if Ctrl-C ended it; the results so far are then
+    written. Raise UserError if a folder or a picture cannot be read, or if the classifier refuses the pictures.
     """
     out, query = settings.out, settings.pictures
     if out.suffix.lower() != ".csv":
-        raise UserError(f"--out {out} is no table: give it a name that ends with .csv")
+        raise UserError(f"--out {out} is not a table's name: give one that ends with .csv")
     page_file = out.with_suffix(".html")
     refuse_unwritable(out, page_file)
     walk = Walk()
@@ -130,7 +128,7 @@ def classify(run: Path, settings: ClassifySettings) -> int:
             remarks.append(leave_out(classifier, settings.folds, [label for label, _ in labelled], right, stop))
             print(remarks[-1], flush=True)
             write_page()
-    return stopped("what was computed is written") if stop.asked else 0
+    return stopped("the results so far are written") if stop.asked else 0
 
 
 def stopped(what: str) -> int:
@@ -161,7 +159,7 @@ def messages(remarks: list[str], which: str) -> Iterator[None]:
 
 
 def classified(classifier: Classifier, files: list[Path], query: Path, stop: Stop) -> list[Guess]:
-    """Classify the files, or some of them if a stop is asked for. Return the guesses, the least sure first."""
+    """Classify the files, or only some of them after Ctrl-C. Return the guesses, the least sure first."""
     probabilities = []
     with tqdm(total=len(files), unit="picture", desc="classify", disable=None) as bar:
         for part in classifier.predict_parts(files):
@@ -175,7 +173,7 @@ def classified(classifier: Classifier, files: list[Path], query: Path, stop: Sto
 
 def leave_out(classifier: Classifier, folds: int, labels: list[str], right: np.ndarray, stop: Stop) -> str:
     """Leave out the support pictures as `Classifier.leave_out` does, and return a sentence on the accuracy. `right` [S]
-    gets a 1 for each picture that is classified right and a 0 for the others. labels: of the support pictures."""
+    gets a 1 for each picture that is classified right and a 0 for the others. labels: the support pictures'."""
     parts = len(parts_to_leave_out(labels, folds))
     bar = tqdm(classifier.leave_out(folds), total=parts, unit="part", desc="leave out", disable=None)
     for places, probabilities in bar:
@@ -198,7 +196,7 @@ def refuse_unwritable(out: Path, page_file: Path) -> None:
 
 
 def is_ours(file: Path, beginning: bytes) -> bool:
-    """True if this file begins as the files that are written here, or is empty."""
+    """True if this file is empty, or begins like the files that --mode classify writes."""
     if not file.is_file():
         return False
     with open(file, "rb") as content:
@@ -217,7 +215,7 @@ def folder_of(path: Path | None, flag: str) -> Path:
 
 
 def query_files(folder: Path) -> tuple[list[Path], list[str]]:
-    """Return all pictures below a folder, sorted by name, and notes on other files. UserError if there is none."""
+    """Return all pictures below a folder, by name, and notes on other files. Raise UserError if there is none."""
     walk = Walk()
     files = walk.pictures_below(folder)
     if not files:
@@ -228,8 +226,8 @@ def query_files(folder: Path) -> tuple[list[Path], list[str]]:
 def readable_only(
     labelled: list[tuple[str, Path]], files: list[Path], skip_bad: bool
 ) -> tuple[list[tuple[str, Path]], list[Path]]:
-    """Return the support pictures, with their labels, and the query pictures that can be read. UserError if one cannot
-    and skip_bad is False, or if a class or the query set has none left."""
+    """Return the support pictures, with their labels, and the query pictures that can be read. Raise UserError if one
+    cannot and skip_bad is False, or if a class or the query set has none left."""
     good, bad = readable([file for _, file in labelled] + files, skip_bad)
     good, groups = set(good), {"query picture": files}
     for label, file in labelled:
@@ -270,8 +268,8 @@ def table(guesses: list[Guess], classes: np.ndarray) -> str:
 
 
 def escaped(name: str, reserved: Collection[str] = ()) -> str:
-    """Return a name as a cell: with a ' before it if a spreadsheet would take it for a formula, if it is reserved, or
-    if it begins with a '. So whoever removes one leading ' has the name."""
+    """Return a name as a cell: with a ' before it if a spreadsheet would read it as a formula, if it is reserved, or if
+    it begins with a '. To get the name back, remove one leading '."""
     return f"'{name}" if name.startswith(FORMULA) or name in reserved else name
 
 
@@ -301,7 +299,7 @@ def page(guesses, classes, query, labelled, right: np.ndarray, remarks: list[str
         image = thumbnail(query / guess.file, paper)
         rows.append(f"<tr><td>{image}</td><td>{html.escape(guess.file)}</td><td>{bars}</td></tr>")
     more = len(guesses) - SHOWN
-    more = f"<p>The table has {more} more, whose predictions are surer.</p>" if more > 0 else ""
+    more = f"<p>The table has {more} more; their predictions are surer.</p>" if more > 0 else ""
     remarks = "".join(f"<p>{html.escape(remark)}</p>" for remark in remarks)
     return PAGE.format(support="\n".join(support), rows="\n".join(rows), more=more, remarks=remarks)
 

@@ -1,8 +1,8 @@
 """Neural collapse of a learner, measured during training and over test tasks.
 
 A measurement has a row for each set (support, query), each snapshot of the adaptation (0: before it; n: after the n-th
-inner step) and each layer (every block's pooled output, the features last, and then the logits). All is as in testing:
-the features are not perturbed, learned noise perturbs the adaptation, masks do not.
+inner step) and each layer (every block's pooled output, the features last, and then the logits). As in testing, the
+features are not perturbed, and learned noise perturbs the adaptation but masks do not.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def snapshots_step(engine: Engine, split: data.Split, samples: int) -> Callable[
 
 
 def compile_snapshots(engine: Engine, split: data.Split, samples: int) -> Callable:
-    """Compile what `snapshots_step` computes: a function of parameters, pixels, classes, images and seed."""
+    """Compile the computation of `snapshots_step`: a function of parameters, pixels, classes, images and seed."""
     learner = engine.learner
 
     @tf.function(autograph=False)
@@ -83,8 +83,8 @@ def measure(snapshots: dict, shot: int, query: int) -> tuple[list[tuple], np.nda
             logits = outputs[last] @ w[step] + b[step]
             for layer, h in (outputs | {"logits": logits}).items():
                 head = w[step] if layer == last else None
-                found = measures(h, labels, head, logits.argmax(-1))
-                values.append([found.get(name, np.nan) for name in NAMES])
+                measured = measures(h, labels, head, logits.argmax(-1))
+                values.append([measured.get(name, np.nan) for name in NAMES])
                 places.append((part, step, layer))
     return places, np.array(values)
 
@@ -93,7 +93,7 @@ def summarise(places: list[tuple], values: np.ndarray, spread: str) -> list[dict
     """Return a dictionary for each row of values [T,R,M]: its place, and each measure's mean and `spread` (std, or
     ci95: 1.96 std / sqrt(tasks)) over the tasks where it is defined, or None if there is no such task."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # at a measure that no task defines
+        warnings.simplefilter("ignore", RuntimeWarning)  # where a measure is undefined in all tasks
         mean = np.nanmean(values, 0)
         deviation = np.nanstd(values - np.nanmin(values, 0), 0)  # of a constant exactly 0
     if spread == "ci95":
@@ -110,7 +110,7 @@ def summarise(places: list[tuple], values: np.ndarray, spread: str) -> list[dict
 def refuse_uninspectable(engine: Engine) -> None:
     if not engine.learner.inspectable:
         name = type(engine.learner).__name__
-        raise UserError(f"the learner {name} has no features whose collapse could be measured")
+        raise UserError(f"the learner {name} has no features, so their collapse cannot be measured")
 
 
 class Watch:
@@ -154,7 +154,7 @@ class Watch:
 
 
 def cut_back(path: Path, columns: list[str], iteration: int) -> None:
-    """Remove the rows of this iteration and later ones from the table at `path`; write the header of a new table."""
+    """Remove the rows of this and later iterations from the table at `path`; if there is no table, write a header."""
     with open(path, newline="") if path.exists() else io.StringIO() as file:
         earlier = [row for row in csv.DictReader(file) if int(row["iter"]) < iteration]
     text = io.StringIO()
@@ -165,7 +165,7 @@ def cut_back(path: Path, columns: list[str], iteration: int) -> None:
 
 
 def scalars(rows: list[dict]) -> dict[str, float]:
-    """Return TensorBoard's values by tag: of the features and the logits, before and after adaptation."""
+    """Return TensorBoard's values by tag: measures of the features and logits, before and after adaptation."""
     *_, features, logits = dict.fromkeys(row["layer"] for row in rows)
     last = rows[-1]["step"]
     return {

@@ -35,8 +35,8 @@ def variability(deviations: np.ndarray, means: np.ndarray) -> float:
 
 
 def geometry(vectors: np.ndarray, name: str) -> dict[str, float]:
-    """Return NC2 of C vectors [C,D], whose name ends the keys: std(norms) / mean(norms) (ddof 1, as the authors' code);
-    mean over pairs of |cos + 1/(C-1)|, the distance from a simplex equiangular tight frame; std of the pairs' cosines.
+    """Return NC2 of C vectors [C,D], in keys that end with `name`: std(norms) / mean(norms) (ddof 1, as theirs); mean
+    over pairs of |cos + 1/(C-1)|, the distance from a simplex equiangular tight frame; std of the pairs' cosines.
     """
     norms, classes = np.linalg.norm(vectors, axis=1), len(vectors)
     equinorm = norms.std(ddof=1) / norms.mean() if norms.any() else np.nan

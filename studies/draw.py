@@ -45,7 +45,7 @@ FOREIGN = (
     "this server answers only its own page; if you reach it through a tunnel or a proxy, start it with "
     "--host NAME:PORT as in the browser's address line"
 )
-SHARE = 0.64  # mean of Omniglot: the larger side of a character by the side of its image
+SHARE = 0.64  # mean of Omniglot: the larger side of a character divided by the side of its image
 INK = 180  # darker pixels are ink
 SAMPLES = 5  # noise samples of an inner step's loss
 REMEMBERED = 8  # support sets whose adaptation is kept in memory
@@ -67,7 +67,7 @@ class DrawSettings(Settings):
     port: int = setting(8765, "port of the page, on this machine's loopback address", whole(0, 65535))
     host: tuple[str, ...] | None = setting(
         None,
-        "further addresses of the page, behind a tunnel or a proxy, as in a browser's address line",
+        "other addresses of the page, through a tunnel or a proxy, as in the browser's address line",
         host,
         metavar="NAME[:PORT]",
         nargs="+",
@@ -91,7 +91,7 @@ def centred(picture: Image.Image) -> Image.Image:
 
 
 class ShownLearner:
-    """A trained learner that the page shows. UserError if it cannot take CLASSES classes."""
+    """A trained learner that the page shows. Raise UserError if it cannot take CLASSES classes."""
 
     def __init__(self, run: Path):
         trained = Trained.read(run, "last")
@@ -148,7 +148,7 @@ class Backend:
         self.random = np.random.default_rng()
 
     def classify(self, support: list[str], query: str | None) -> dict:
-        """Return the answer of each learner. support, query: drawings, as data URLs. UserError if one is no image."""
+        """Return each learner's answer. support, query: drawings, as data URLs. Raise UserError if one is no image."""
         if not isinstance(support, list) or len(support) != CLASSES:
             raise UserError(f"the request must have {CLASSES} support drawings")
         pictures = [centred(picture_of(url)) for url in [*support, *([query] if query else [])]]
@@ -161,7 +161,7 @@ class Backend:
         return {"learners": answers}
 
     def example(self) -> dict:
-        """Return drawings of CLASSES test classes and another drawing of one of them. UserError if there are none."""
+        """Return drawings of CLASSES test classes and one more of one of them. Raise UserError if there are none."""
         if self.split is None:
             raise UserError("there are no test drawings here: give the folder of the dataset as --data_dir")
         count = np.repeat(self.split.images_per_class, self.split.rotations)  # of each class
@@ -179,7 +179,7 @@ class Backend:
 
 
 def picture_of(url: object) -> Image.Image:
-    """Return the picture in a data URL. UserError if there is none, or if it is larger than a drawing can be."""
+    """Return the picture in a data URL. Raise UserError if there is none, or if it is larger than a drawing can be."""
     try:
         if not isinstance(url, str) or not url.startswith(PREFIX):
             raise ValueError
@@ -200,8 +200,8 @@ def url_of(picture: Image.Image) -> str:
 
 
 def map_urls(factors: np.ndarray) -> list[list[str]]:
-    """Return maps of factors [2,CLASSES,H,W] as pictures: a list per class, without noise and with it. White is the
-    mean of one of these two kinds, orange above it, blue below, in full colour at the largest distance."""
+    """Return maps of factors [2,CLASSES,H,W] as pictures: a list per class, without noise and with it. Each kind has
+    its colours: white is its mean, orange is above, blue is below, and full colour is the largest distance."""
     shift = factors - factors.mean((1, 2, 3), keepdims=True)
     shift = (shift / np.maximum(np.abs(shift).max((1, 2, 3), keepdims=True), 1e-6))[..., None]
     orange, blue = np.array([213, 94, 0]), np.array([0, 114, 178])
@@ -214,7 +214,7 @@ def map_urls(factors: np.ndarray) -> list[list[str]]:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves the page and the answers of `backend`. hosts: further addresses of the page (--host). UserError if the
+    """Serves the page and the answers of `backend`. hosts: other addresses of the page (--host). Raise UserError if the
     port is taken."""
 
     def __init__(self, backend: Backend, port: int, hosts: Sequence[str] = ()):
@@ -227,10 +227,10 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     """Answers only the page that the server sent: a request must come to the server's own address, or to one of its
-    `hosts`, and know the page's token."""
+    `hosts`, and contain the page's token."""
 
     server_version, sys_version = "draw", ""
-    timeout = 30  # seconds until a request has to be there
+    timeout = 30  # seconds within which a request must arrive
 
     def do_GET(self) -> None:
         server = self.server
@@ -311,7 +311,7 @@ def load_test_split(data_dir: str, dataset: str, prepare: Preparation) -> data.S
 
 
 def draw(runs: list[Path], settings: DrawSettings) -> int:
-    """Serve the page until Ctrl-C. UserError if a run cannot be shown, or if the port is taken."""
+    """Serve the page until Ctrl-C. Raise UserError if a run cannot be shown, or if the port is taken."""
     learners = [ShownLearner(run) for run in runs]
     if coloured := [learner.title for learner in learners if learner.prepare.channels != 1]:
         raise UserError(f"{coloured[0]} was trained on coloured images, and drawings on this page are grey")

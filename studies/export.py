@@ -28,12 +28,12 @@ from training.steps import Engine, read
 
 @dataclass(frozen=True)
 class ExportSettings(CheckpointSettings):
-    """What is exported."""
+    """The size of an export."""
 
     way: int = setting(2, "classes per task", whole(2, 100_000))
     export_tasks: int = setting(10, "test tasks", whole(1))
     export_samples: int = setting(10, "perturbed copies of a support image's features", whole(1))
-    export_images: int = setting(2, "support images per task whose lower layers' maps are exported", whole(1))
+    export_images: int = setting(2, "support images per task for which lower layers' maps are exported", whole(1))
     export_channels: int = setting(6, "channels of those maps, evenly spread", whole(1))
 
 
@@ -80,7 +80,7 @@ class Exporter:
         return arrays | {"classes": classes[0], "images": images[0], "fingerprints": np.array(digest.hexdigest())}
 
     def task(self, pixels, classes, images, index) -> dict[str, tf.Tensor]:
-        """Return one task's arrays, in a graph; the learner adapts as to the same episode in meta_test."""
+        """Return one task's tensors in a graph. The learner adapts exactly as meta_test does on this episode."""
         engine, learner = self.engine, self.learner
         x_s, x_q = engine.images(self.split, pixels, classes, images)
         noise = task_noise(fold(engine.stream_seed("test"), index)[None])
@@ -149,7 +149,7 @@ def export(
     learner, tasks = engine.learner, settings.export_tasks
     if not learner.inspectable:
         name = type(learner).__name__
-        raise UserError(f"the learner {name} has no linear head over features, which an export needs")
+        raise UserError(f"an export needs a linear head over features, and the learner {name} has none")
     iteration = load_parameters(engine, savedir, settings.checkpoint)
     refuse_unwritable(savedir)
     stochastic = TRAINING_SUPPORT in learner.perturbation.random_in

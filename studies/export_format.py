@@ -3,7 +3,7 @@
 numpy.load(allow_pickle=False) reads it. Sizes: K tasks, P = n_steps + 1 snapshots (before the first inner step, and
 after each; 1 for a learner without inner steps), N classes per task, S = N * shot support and Q = N * query rows
 ordered by class, M perturbed copies (0 for a learner without noise), D features, H W C an input, h w a layer's map, I
-images and J channels whose maps are kept. Floats are float32 unless noted; accuracies are 0 to 1, losses nats.
+images and J channels of the exported maps. Floats are float32 unless noted; accuracies are 0 to 1, losses nats.
 
     format                int64, 1
     settings              str, JSON: the run's and the export's settings, the checkpoint and its iteration
@@ -43,18 +43,18 @@ SHAPES = {
     "query_accuracy": "KP", "map_images": "I", "map_channels": "J",
 }  # fmt: skip
 MAPS = {"clean": "KI..J", "perturbed": "KMI..J", "noise": "K.I..J"}  # for each LAYER: clean_LAYER, ...
-# Arrays of indices, and the size that all of them are below.
+# Arrays of indices, and the letter of the size that limits them.
 INDICES = {"support_labels": "N", "query_labels": "N", "map_images": "S"}
 
 
 def layers(arrays: Iterable[str]) -> list[str]:
-    """Return the layers that arrays with these names hold maps of, in order."""
+    """Return the layers that have maps among arrays with these names, in order."""
     names = (name.partition("_") for name in arrays if name not in SHAPES)
     return list(dict.fromkeys(layer for kind, _, layer in names if kind in MAPS))
 
 
 def shapes(arrays: Iterable[str]) -> dict[str, str]:
-    """Return the letters of the shape of every array that an export with maps of these layers needs, by name."""
+    """Return every array of an export that has maps of these layers: by name, the letters of its shape."""
     return SHAPES | {f"{kind}_{layer}": letters for layer in layers(arrays) for kind, letters in MAPS.items()}
 
 
@@ -75,7 +75,7 @@ def check(arrays: dict[str, np.ndarray]) -> None:
                 raise ValueError(f"{name} has the shape {shape}")
     for name, letter in INDICES.items():
         if not np.isin(arrays[name], np.arange(sizes[letter])).all():
-            raise ValueError(f"{name} holds other numbers than 0 to {sizes[letter] - 1}")
+            raise ValueError(f"{name} has numbers outside 0 to {sizes[letter] - 1}")
 
 
 def refuse_infinite(arrays: dict[str, np.ndarray], path: Path, remedy: str) -> None:
@@ -92,8 +92,8 @@ def refuse_infinite(arrays: dict[str, np.ndarray], path: Path, remedy: str) -> N
 
 
 def read(savedir: Path) -> dict:
-    """Read savedir's export: arrays by name, and `settings` as a dict. UserError if there is none, or if it has another
-    version, is damaged, or has values that `refuse_infinite` refuses."""
+    """Read savedir's export: arrays by name, and `settings` as a dict. Raise UserError if there is none, or if it has
+    another version, is damaged, or has values that `refuse_infinite` refuses."""
     path = savedir / NAME
     remedy = f"run main.py --mode export --savedir {savedir}"
     if not path.is_file():

@@ -21,28 +21,28 @@ def run_study(
     files: ResultFiles, total: int, unit: str, compute: Callable, summarise: Callable, show: Callable, note=None
 ) -> int:
     """Compute the values of `total` test tasks, and print and write their summary. Return 0; or 130 if the user stops
-    it, and then the next call continues. A result that exists is printed, and not computed again.
+    it; the next call then resumes. An existing result is printed, and not computed again.
 
-    unit: the word for a task. compute(first): yields the values [n,...] of n tasks, again and again, starting with task
-    `first`. summarise(values [total,...]): returns the result, a dictionary, which show(result) prints.
+    unit: the word for a task. compute(first): yields arrays [n,...], each with the values of the next n tasks, from
+    task `first` on. summarise(values [total,...]): returns the result, a dictionary, which show(result) prints.
     note(values so far): returns a text for the progress bar.
     """
     result = files.read()
     if result is None:
         values = compute_values(files, total, unit, compute, note)
         if len(values) < total:
-            print(f"interrupted after {len(values)} {unit}s; the same command goes on from there", file=sys.stderr)
+            print(f"interrupted after {len(values)} {unit}s; the same command continues from there", file=sys.stderr)
             return 130
         result = summarise(np.array(values))
     else:
-        print(f"computed before: {files.path} is taken as it is (delete it to compute it again)")
+        print(f"computed before: {files.path} is used (delete it to compute it again)")
     show(result)
     files.write(result)
     return 0
 
 
 def compute_values(files: ResultFiles, total: int, unit: str, compute: Callable, note=None) -> list[np.ndarray]:
-    """Return the values of each task. After an interruption these are fewer, and `files.partial` has them, too."""
+    """Return the values of each task. After an interruption there are fewer, and `files.partial` has them, too."""
     values, saved = read_partial(files.partial)[: total - 1], time.time()  # at least one task is computed
     with Stop() as stop, progress_bar(total=total, initial=len(values), unit=unit, desc=files.latest.stem) as bar:
         for new in compute(len(values)):
@@ -61,7 +61,7 @@ def compute_values(files: ResultFiles, total: int, unit: str, compute: Callable,
 
 
 def read_partial(path: Path) -> list[np.ndarray]:
-    """Return the values that an interruption left; an empty list if there are none, or if the file is damaged."""
+    """Return the values that an interrupted study saved; an empty list if there is no file, or if it is damaged."""
     try:
         return list(np.load(path, allow_pickle=False))
     except Exception:

@@ -1,10 +1,10 @@
-"""Accuracy on attacked query images, by the attack's budget, over test tasks.
+"""Accuracy on attacked query images of test tasks, for each radius of the attack.
 
 A learner adapts to the clean support images of a task, as in a test. Then the query images are attacked (attacks/),
 with gradients through the adapted classifier, not through the adaptation. Batch norm couples the query images of a
-task: the threat `joint` attacks all of them together, up the sum of their losses; `remaining` together, up the losses
-of those that are not lost yet; `single` each while the others are clean. An image is lost if it is misclassified at any
-point that the attack visits, or when it is clean.
+task: the threat `joint` attacks all of them together and raises the sum of their losses; `remaining` also together, but
+raises the losses of those that are not lost yet; `single` attacks each while the others are clean. An image is lost if
+it is misclassified at any point that the attack visits, or when it is clean.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from training.test_results import mean_and_interval
 
 ATTACK = 2**20  # folded into a task's seed to draw the attack's random numbers; the learner's noise folds smaller ones
 # Measures of the clean query images, means over a task: the margin of the true class' logit over the largest other one;
-# the norms of the gradient that the attack follows; the share of images without a gradient (an L2 norm below GONE).
+# the norms of the attack's gradient; the share of images without a gradient (an L2 norm below GONE).
 CLEAN = ("margin", "gradient_l1", "gradient_l2", "gradient_gone")
 GONE = 1e-7
 
@@ -61,7 +61,7 @@ class Attack:
     square_share: float | None = None
 
     def identity(self) -> dict:
-        """Return what distinguishes it from other attacks."""
+        """Return the fields by name, without None: they distinguish the attack from others."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
@@ -87,8 +87,7 @@ class AttackSettings(MetaTestSettings):
     norm: str = setting("linf", "norm of a perturbation", choices=attacks.NORMS)
     eps: tuple[float, ...] | None = setting(
         None,
-        "largest norms of a perturbation, for images whose pixels are mapped onto [0, 1] (default: the paper's, for "
-        "linf 0 0.02 .. 0.1)",
+        "largest norms of a perturbation, for pixels mapped onto [0, 1] (default: the paper's, for linf 0 0.02 .. 0.1)",
         not_negative,
         nargs="+",
     )
@@ -96,8 +95,8 @@ class AttackSettings(MetaTestSettings):
     attack_step: float | None = setting(None, "size of a step, as a share of eps (default: 2.5 / steps)", positive)
     square_share: float = setting(
         attacks.SQUARE,
-        "share of the image that the first squares of square cover; later ones are smaller (its authors take 0.05, and "
-        "0.8 for MNIST)",
+        "share of the image that the first squares of --attack_method square cover; later ones are smaller (its "
+        "authors take 0.05, and 0.8 for MNIST)",
         share,
     )
     attack_start: str = setting(
@@ -108,25 +107,24 @@ class AttackSettings(MetaTestSettings):
     restarts: int = setting(1, "restarts; the worst step of all restarts counts", whole(1))
     threat: str = setting(
         "joint",
-        "joint: all query images of a task are attacked together, up the sum of their losses; remaining: together, up "
-        "the losses of those that are still classified correctly; single: each with the others clean, which takes as "
-        "many times the time as there are",
+        "joint: attack all query images of a task together, to raise the sum of their losses; remaining: together, to "
+        "raise the losses of those that are still classified correctly; single: one image at a time, while the others "
+        "stay clean (slower)",
         choices=attacks.THREATS,
     )
     attack_loss: str = setting(
         "cross_entropy",
-        "what pgd climbs; margin: the largest logit of another class minus the logit of the true one",
+        "loss that pgd raises; margin: the largest logit of another class minus the logit of the true one",
         choices=attacks.LOSSES,
     )
     surrogate: str | None = setting(
         None,
-        "run whose gradients pgd follows in place of those of --savedir's: another learner's, or the same run's with "
-        "other noise",
+        "run that pgd takes gradients from, in place of --savedir: another learner, or the same run with other noise",
         path_text,
         metavar="D2",
     )
     surrogate_draws: int = setting(
-        1, "adaptations of the surrogate, each with noise of its own, over which its loss is averaged", whole(1)
+        1, "adaptations of the surrogate, each with different noise; its loss is averaged over them", whole(1)
     )
 
     def attack(self) -> Attack:
@@ -150,22 +148,22 @@ class AttackSettings(MetaTestSettings):
         of_gradients = {"attack_step", "attack_start", "attack_loss", "surrogate"} & set(flags)
         if not method.gradients and (of_gradients or self.threat == "remaining"):
             flag = min(of_gradients, default="threat remaining")
-            raise UserError(f"--{flag} needs a gradient-based attack, and {name} is none: leave it out")
+            raise UserError(f"--{flag} needs a gradient-based attack, and {name} uses no gradients: leave it out")
         if "square_share" in flags and not method.squares:
             raise UserError(f"--square_share needs --attack_method square, not {name}: leave it out")
         if self.norm not in method.norms:
             raise UserError(f"--attack_method {name} is made for --norm {' or '.join(method.norms)}")
         if self.attack_start == "clean" and self.restarts > 1:
             raise UserError(
-                "all --restarts start at the clean image and are one: leave --attack_start or --restarts out"
+                "all --restarts start at the clean image and are equal: leave --attack_start or --restarts out"
             )
         if "surrogate_draws" in flags and not self.surrogate:
             raise UserError("--surrogate_draws needs a --surrogate: give one, or leave it out")
 
 
 class Surrogate(NamedTuple):
-    """A run whose gradients an attack follows. settings: what distinguishes it from other runs. draws: the number of
-    its adaptations to a task, each with different noise."""
+    """The run that an attack takes its gradients from. settings: they distinguish it from other runs. draws: how many
+    times it adapts to a task, each time with different noise."""
 
     engine: Engine
     savedir: Path

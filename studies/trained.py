@@ -26,7 +26,7 @@ from training.devices import BF16, precision_of_products
 from training.programs import frozen, shared
 
 FAR = 5  # standard deviations: pictures whose brightness is farther from the training images' are doubted
-COMPUTING = threading.RLock()  # one thread at a time changes TensorFlow's settings, which belong to the process
+COMPUTING = threading.RLock()  # only one thread at a time may change TensorFlow's settings, which all threads share
 
 
 class Programs:
@@ -38,8 +38,8 @@ class Programs:
         self._classify = tf.function(self._classify_images, autograph=False)
 
     def adapt(self, params, x: np.ndarray, y: np.ndarray, seed: int, samples: int):
-        """Adapt the learner to the support images x [S,H,W,C] with labels y, one-hot [S,way]. Return its own structure
-        of arrays. samples: noise samples of an inner step's loss; seed: of that noise."""
+        """Adapt the learner to the support images x [S,H,W,C] with labels y, one-hot [S,way]. Return the learner's
+        structure of arrays. samples: noise samples of an inner step's loss; seed: that noise's seed."""
         adapted = self._adapt(params, x, y, np.array([seed, 0], np.int32), samples=samples)
         return tf.nest.map_structure(lambda tensor: tensor.numpy(), adapted)
 
@@ -57,8 +57,8 @@ class Programs:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained learner. config: the run's settings. params: the weights, by name. preparation: makes an image of a
-    picture. range: of the network's inputs, which images are mapped onto."""
+    """A trained learner. config: the run's settings. params: the weights, by name. preparation: turns a picture into an
+    image. range: images are mapped onto it before they enter the network."""
 
     path: Path
     config: dict
@@ -68,8 +68,8 @@ class Trained:
 
     @classmethod
     def read(cls, path: Path, checkpoint: str) -> Trained:
-        """Read the checkpoint `last` or `best` of a run, or a file of weights. UserError if it cannot be read, or does
-        not say how its pictures were prepared or what range its inputs had."""
+        """Read the checkpoint `last` or `best` of a run, or a file of weights. Raise UserError if it cannot be read, or
+        does not say how its pictures were prepared or what range its inputs had."""
         config = Config.read(path).to_json()
         return cls(
             path, config, checkpoints.read_run(path, checkpoint).params, preparation_of(config), range_of(config)
@@ -85,7 +85,7 @@ class Trained:
         return self.config.get("channels") or (64 if self.preparation.channels == 1 else 32)
 
     def programs(self, way: int) -> Programs:
-        """Return the compiled functions for this number of classes. UserError if no learner has the run's settings."""
+        """Return the compiled functions for this number of classes. Raise UserError if there is no such learner."""
         name, perturbation = self.config["model"], self.config.get("perturbation")
         shape = {"image_shape": self.image_shape, "channels": self.channels, "way": way}
         try:
@@ -97,8 +97,8 @@ class Trained:
         return shared(lambda: Programs(learner), "Programs", frozen(learner))
 
     def weights_for(self, way: int) -> dict[str, np.ndarray]:
-        """Return the weights for this number of classes. UserError if it is more than the learner can take, or if the
-        weights do not belong to the learner."""
+        """Return the weights for this number of classes. Raise UserError if the learner cannot take so many, or if the
+        weights do not belong to it."""
         learner = self.programs(self.config["way"]).learner
         shapes = {name: parameter.shape for name, parameter in learner.parameters().items()}
         weights.refuse_other_shapes(self.path, self.params, shapes)
@@ -110,14 +110,14 @@ class Trained:
         return self.params if learner.any_way else learner.narrow(self.params, way)
 
     def doubts(self, spans: np.ndarray, means: np.ndarray) -> list[str]:
-        """Return sentences on how images look unlike the training images: in a single colour, or with another
-        brightness, if the run says which it had. spans, means: the largest less the smallest value, and the mean, of
-        each image [n]."""
+        """Return sentences that say how images look unlike the training images: they have a single colour, or another
+        brightness (if the run says which one its images had). spans, means: for each image, the largest minus the
+        smallest value, and the mean [n]."""
         sentences, drawn, flag = [], spans >= 2 / 255, "--invert (invert=True)"
         if not drawn.all():
             sentences.append(
-                f"{(~drawn).sum()} of {len(spans)} pictures have a single colour, as white characters on a "
-                f"transparent background have on white paper: {flag} puts them on black and inverts them"
+                f"{(~drawn).sum()} of {len(spans)} pictures have a single colour, like a white character "
+                f"after its transparent background became white: {flag} puts them on black and inverts them"
             )
         expected = self.config.get("brightness") or getattr(MAKERS.get(self.config["dataset"]), "brightness", None)
         if expected and drawn.any():
@@ -125,7 +125,7 @@ class Trained:
             if (distance := abs(seen - mean)) > FAR * max(deviation, 0.02):
                 remedy = "give pictures whose background is like the training images'"
                 if abs(1 - seen - mean) < distance / 2:
-                    remedy = f"they look inverted, which {flag} mends"
+                    remedy = f"they look inverted, use {flag}"
                 sentences.append(
                     f"the images have a mean brightness of {seen:.2f}, and the training images had {mean:.2f} +- "
                     f"{deviation:.2f} (from 0 to 1, as the network gets them): {remedy}"
@@ -147,8 +147,8 @@ class Trained:
 
 
 def preparation_of(config: dict) -> Preparation:
-    """Return the preparation of the run's training images. UserError if neither the run nor its dataset's maker says
-    it."""
+    """Return the preparation of the run's training images. Raise UserError if neither the run nor its dataset's maker
+    says it."""
     if config.get("prepare"):
         return Preparation(**config["prepare"])
     if config["dataset"] not in MAKERS:
@@ -160,7 +160,7 @@ def preparation_of(config: dict) -> Preparation:
 
 
 def range_of(config: dict) -> Range:
-    """Return the range of the run's inputs. UserError if its dataset did not say it."""
+    """Return the range of the run's inputs. Raise UserError if its dataset did not say it."""
     if (ends := config.get("range", UNIT)) is None:
         raise UserError(
             f'the run does not say what range the inputs of {config["dataset"]} had: declare it as "range" in the '

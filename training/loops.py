@@ -276,11 +276,11 @@ def test(
         numbers = test_episodes(engine, split, files, episodes, samples)
         if len(numbers["accuracy"]) < episodes:
             count = len(numbers["accuracy"])
-            print(f"interrupted after {count} episodes; the same command goes on from there", file=sys.stderr)
+            print(f"interrupted after {count} episodes; the same command continues from there", file=sys.stderr)
             return 130
         result = test_result(numbers) | {"provenance": provenance}
     else:
-        print(f"tested before: {files.path} is taken as it is (delete it to test again)")
+        print(f"tested before: {files.path} is used (delete it to test again)")
     write_test(files, result, [f"checkpoint: {settings.checkpoint}, iteration {files.identity['iteration']}"])
     return 0
 

@@ -171,7 +171,7 @@ def test_pictures_that_look_otherwise_than_the_training_images_are_warned_of(mam
     support, labels, query, _ = task(pictures, 3, 2, 4)
     expected = clone(maml).fit(support, labels).predict_proba(query)
     negative = [255 - picture for picture in support]
-    with pytest.warns(study.PictureWarning, match=r"brightness of 0\.8.* had 0\.15.* look inverted, which --invert"):
+    with pytest.warns(study.PictureWarning, match=r"brightness of 0\.8.* had 0\.15.* look inverted, use --invert"):
         clone(maml).fit(negative, labels)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -527,7 +527,7 @@ def test_ctrl_c_keeps_what_is_computed(folders, monkeypatch):
         ask(stops_after)
         done = classify(folders)
         assert said in done.stdout and done.returncode == (130 if stops_after < 100 else 0), done.stderr
-        assert ("interrupted: what was computed is written" in done.stderr) == (stops_after < 100)
+        assert ("interrupted: the results so far are written" in done.stderr) == (stops_after < 100)
         assert len((folders / "out/p.csv").read_text().splitlines()) == 1 + rows
         assert (stops_after == 1) == ("of 6; 95" not in (folders / "out/p.html").read_text() and stops_after < 5)
     ask(100)

@@ -37,7 +37,7 @@ def test_an_interrupted_study_is_resumed(tmp_path, capsys, stop_after, before, a
     assert computed == before and code == (130 if after else 0)
     if after:
         assert not printed and np.load(files.partial).tolist() == [[i, i] for i in before]
-        assert "interrupted after 2 tasks; the same command goes on from there" in capsys.readouterr().err
+        assert "interrupted after 2 tasks; the same command continues from there" in capsys.readouterr().err
         _, computed, printed, _ = study(tmp_path)
         assert computed == after
     assert printed == [{"values": [[i, i] for i in range(5)]}] and not files.partial.exists()
@@ -61,4 +61,4 @@ def test_a_result_is_computed_once_and_a_damaged_file_is_ignored(tmp_path, capsy
     assert study(tmp_path)[:2] == (0, [0, 1, 2, 3, 4])
     code, computed, printed, _ = study(tmp_path)
     assert (code, computed) == (0, []) and printed[0]["values"] == [[i, i] for i in range(5)]
-    assert f"computed before: {files.path} is taken as it is" in capsys.readouterr().out
+    assert f"computed before: {files.path} is used" in capsys.readouterr().out

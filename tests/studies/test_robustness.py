@@ -299,7 +299,7 @@ def test_an_interrupted_attack_goes_on_to_the_same_result(trained):
     time.sleep(0.5)  # it is compiling its first step
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130 and b"goes on from there" in stderr, seen + stderr
+    assert process.returncode == 130 and b"continues from there" in stderr, seen + stderr
     part = next((trained / "tests").glob("attack-*.part"))
     done = np.load(part)
     assert 0 < len(done) < 4 and done.shape[1] == 3 + 4
