@@ -1,4 +1,4 @@
-"""How a command ends: with one sentence where the user's input is at fault, and with an exit code for scripts."""
+"""The end of a command: one sentence if the user's input is wrong, and an exit code for scripts."""
 
 import argparse
 import io
@@ -12,7 +12,7 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-    """The user's input is at fault. The message is one sentence: what is wrong and what to do about it."""
+    """The user's input is wrong. The message is one sentence: it says what is wrong and what to do about it."""
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def reason(fault: Exception) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that takes no abbreviated options and whose errors are one line, exit code 2."""
+    """An ArgumentParser that takes no abbreviated options, and reports an error in one line, with exit code 2."""
 
     def __init__(self, **kwargs) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
@@ -62,8 +62,8 @@ class Stop:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Call main() and exit with its code (None is 0), with 2 where the user or the machine is at fault, or with 130
-    after Ctrl-C."""
+    """Call main() and exit with its code (None is 0), with 2 if the user or the machine is at fault, or with 130 after
+    Ctrl-C."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # like stderr: a file name may not be UTF-8
     try:
@@ -87,7 +87,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 
 def explanation(fault: Exception) -> str | None:
-    """Return one sentence for the user, or None where the exception is a defect of this program."""
+    """Return one sentence for the user, or None if the exception is a defect of this program."""
     if isinstance(fault, UserError):
         return " ".join(str(fault).split())
     if isinstance(fault, OSError) and fault.strerror:

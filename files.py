@@ -74,7 +74,7 @@ def refuse_unwritable(folder: Path) -> None:
 
 
 def parse_json(text: str | bytes) -> object:
-    """Return the value of a JSON text. Raise ValueError where it is not JSON or is nested too deep for Python."""
+    """Return the value of a JSON text. Raise ValueError if it is not JSON or is nested too deep for Python."""
     try:
         return json.loads(text)
     except RecursionError as fault:
@@ -100,7 +100,7 @@ def plain_path(folder: Path) -> Iterator[str]:
 def locked(path: Path, busy: str) -> Iterator[None]:
     """Hold the lock file `path` and make its folder; the lock ends with the process, even if that is killed.
 
-    Raise UserError where another process holds the lock (the message names that process and ends with `busy`), or where
+    Raise UserError if another process holds the lock (the message names that process and ends with `busy`), or if
     the file cannot be written or locked. With NO_LOCK the file is written and not locked.
     """
     if fcntl is None:

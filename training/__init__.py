@@ -1,1 +1,1 @@
-"""Training and testing: the loops, the compiled step, devices, checkpoints and logs, results."""
+"""Training and testing: loops, compiled steps, devices, checkpoints, logs and results."""

@@ -19,12 +19,12 @@ from training.logs import Logs
 from training.steps import Engine
 from training.test_results import ResultFiles
 
-KEEP = {"last": 2, "best": 1}  # checkpoints of each kind
+KEEP = {"last": 2, "best": 1}  # how many checkpoints of each kind are kept
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointSettings(Settings):
-    """The checkpoint that is read."""
+    """The checkpoint to read."""
 
     checkpoint: str = setting("last", "last: the paper's choice; best: highest validation accuracy", choices=list(KEEP))
 
@@ -37,8 +37,8 @@ class WeightsSettings(CheckpointSettings):
 
 
 class TrainingState:
-    """All that training resumes from, in one checkpoint: parameters, Adam's slots, iteration, sums for the log's next
-    row, lengths of the logs.
+    """Everything that training needs to resume, in one checkpoint: parameters, Adam's slots, iteration, sums for the
+    log's next row, lengths of the logs.
 
     writes: False in a process that shares a metabatch with the one that writes; both hold the same values.
     """
@@ -84,7 +84,7 @@ class TrainingState:
                 if saved.state.keys() != self.variables.keys():
                     raise UserError(f"{path} is an incomplete checkpoint")
             except UserError as fault:
-                print(f"warning: {fault}; trying the one before", file=sys.stderr)
+                print(f"warning: {fault}; trying the checkpoint before it", file=sys.stderr)
             else:
                 return self.assign(path, saved)
         if had_checkpoint(folder):
@@ -106,8 +106,8 @@ class TrainingState:
 def read_run(run: Path, kind: str = "last") -> weights.Weights:
     """Return the weights of a run, without its learner and its data.
 
-    run: a savedir or a weights file. kind: which checkpoint of a savedir, `last` or `best`; before there is one, the
-    weights that the run started from. Raise UserError where the weights are missing or damaged.
+    run: a savedir or a weights file. kind: which checkpoint of a savedir, `last` or `best`; if there is none yet, the
+    weights that the run started from. Raise UserError if the weights are missing or damaged.
     """
     if weights.is_weights_file(run):
         saved = weights.read(run)
@@ -127,8 +127,8 @@ def read_run(run: Path, kind: str = "last") -> weights.Weights:
 
 
 def read_to_resume(savedir: Path, kind: str) -> weights.Weights:
-    """Return a savedir's weights as `read_run` does, and with them the parameters of the best checkpoint, if that has
-    another iteration: all that training needs to resume."""
+    """Return a savedir's weights as `read_run` does, and the best checkpoint's parameters, if it is of another
+    iteration: all that training needs to resume."""
     saved = read_run(savedir, kind)
     with contextlib.suppress(UserError):
         best = read_run(savedir, "best")
@@ -149,8 +149,8 @@ def open_results(
 ) -> ResultFiles:
     """Load the parameters of savedir's checkpoint. Return the files of the result that `mode` computes from them.
 
-    samples: noise samples per loss in adaptation. settings, facts: what else distinguishes the result from others.
-    Raise UserError where the result is not there yet and could not be written.
+    samples: noise samples per loss in adaptation. settings, facts: they also distinguish the result from others. Raise
+    UserError if there is no result yet and none could be written.
     """
     iteration = load_parameters(engine, savedir, checkpoint)
     identity = {
@@ -167,7 +167,7 @@ def open_results(
 
 
 def read_checkpoint(path: Path) -> weights.Weights:
-    """Return the checkpoint at `path`, with all variables of TrainingState. Raise UserError where it is damaged."""
+    """Return the checkpoint at `path`, with all variables of TrainingState. Raise UserError if it is damaged."""
     suffix, groups = "/.ATTRIBUTES/VARIABLE_VALUE", {"params": {}, "adam": {}, "": {}}
     damaged = tf.errors.OpError, ValueError, IndexError  # what TensorFlow raises for a truncated file
     with plain_path(path.parent) as plain, user_error(f"{path} is damaged", "restore it from a copy", *damaged):
@@ -175,7 +175,7 @@ def read_checkpoint(path: Path) -> weights.Weights:
         for key in sorted(reader.get_variable_to_shape_map()):
             group, _, name = key.removesuffix(suffix).rpartition("/")
             if key.endswith(suffix) and group in groups:
-                name = name.replace(".S", "/")  # TensorFlow writes a slash so
+                name = name.replace(".S", "/")  # TensorFlow writes a slash like this
                 groups[group][name] = np.asarray(reader.get_tensor(key))
         groups[""].pop("save_counter", None)  # TensorFlow's own, in checkpoints of earlier versions
         about = {"checkpoint": path.parent.name, "iteration": int(path.name.removeprefix("ckpt-"))}

@@ -55,7 +55,7 @@ def set_up(gpu_id: str | None, metabatch: int, precision: str, distribute: bool)
 
     gpu_id: numbers of the GPUs to use, or "-1" for the CPU; None: those in CUDA_VISIBLE_DEVICES, or the first GPU if
     there is one. distribute: use all of these GPUs, and the other processes in TF_CONFIG.
-    Raise UserError where a GPU cannot be used, or where the other processes do not start.
+    Raise UserError if a GPU cannot be used, or if the other processes do not start.
     """
     if gpu_id is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu_id
@@ -115,7 +115,7 @@ def cpu_quotas(root: Path) -> Iterator[float]:
             top, group = root / "sys/fs/cgroup" / mount, PurePosixPath(name).relative_to("/")
             for folder in (group, *group.parents):
                 for names in ["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]:  # of version 2, of version 1
-                    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # no quota is `max` or -1
+                    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # `max` or -1: no quota
                         quota, period = (float(word) for n in names for word in (top / folder / n).read_text().split())
                         if quota > 0:
                             yield quota / period
@@ -194,7 +194,7 @@ def startup_timeout(index: int, stderr: int):
 
 
 def provenance(device: str) -> dict:
-    """Return how a result is made: versions, git revision, device, command and time."""
+    """Return how a result was made: versions, git revision, device, command and time."""
     return {
         "program": revision(),
         "tensorflow": sys.modules["tensorflow"].__version__,
@@ -207,7 +207,7 @@ def provenance(device: str) -> dict:
 
 
 def revision() -> str:
-    """Return this program's version, and its git commit where it is in its own repository."""
+    """Return this program's version, and its git commit if it is in its own repository."""
     root = Path(__file__).resolve().parent.parent
     name = re.search(r'^version = "(.*)"', (root / "pyproject.toml").read_text(), re.MULTILINE)[1]
     if not (root / ".git").exists():

@@ -1,4 +1,4 @@
-"""What identifies a result: digests of weights and of test episodes; and whether all processes train the same run."""
+"""Digests of weights and of test episodes, which identify a result; a check that all processes train the same run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def episodes_digest(engine: Engine, split: data.Split, episodes: int) -> str:
 
 
 def same_everywhere(strategy: tf.distribute.Strategy, *facts) -> bool:
-    """True if these facts, which JSON can hold, are the same in all processes."""
+    """Return True if all processes call this with the same facts, which JSON can hold."""
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
     number = tf.constant(int.from_bytes(digest[:6], "big"), tf.float64)
 

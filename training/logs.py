@@ -1,4 +1,4 @@
-"""What training shows while it runs: meta_train.log, meta_train.csv, TensorBoard's scalars and a progress bar."""
+"""The output of training while it runs: meta_train.log, meta_train.csv, TensorBoard's scalars and a progress bar."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TensorBoard:
         weakref.finalize(self.writer, path.close)  # the writer checks by this path that its file still exists
 
     def write(self, iteration: int, scalars: dict[str, float]) -> None:
-        """Write the values by tag. Raise UserError where the disk is full."""
+        """Write the values by tag. Raise UserError if the disk is full."""
         with user_error(
             f"cannot write into {self.folder}", "free some space, and continue with --resume", tf.errors.OpError
         ):
@@ -66,7 +66,7 @@ class Logs:
     """meta_train.log in the format of the TF1 code, meta_train.csv and TensorBoard's scalars. Without a savedir nothing
     is written.
 
-    lengths: the files' lengths in the checkpoint that the run resumes from; they are cut back to these. first,
+    lengths: the files' lengths in the checkpoint that the run resumes from; the files are cut to these. first,
     reported: as in `cut_events`.
     """
 
@@ -96,7 +96,7 @@ class Logs:
         return [os.fstat(file.fileno()).st_size for file in (self.log, self.csv)]
 
     def write(self, row: dict) -> None:
-        """Write one row of COLUMNS; only a validation has the `val_` ones. Accuracies are between 0 and 1."""
+        """Write one row of COLUMNS; only after a validation it has the `val_` ones. Accuracies are between 0 and 1."""
         if not self.savedir:
             return
         head = f"episode {row['episodes']}, ({row['secs']:.3f} secs)"

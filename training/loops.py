@@ -32,7 +32,7 @@ Numbers = dict[str, list[float]]  # "loss" and "accuracy" of each episode of a t
 
 @dataclass(frozen=True)
 class MetaTestSettings(CheckpointSettings):
-    """How a run is tested."""
+    """The size of a test."""
 
     n_test_iters: int = setting(1000, "test episodes, or tasks", whole(1))
 
@@ -169,7 +169,7 @@ class Training:
             ) from fault
 
     def count(self, i: int, rate: float, loss, accuracy, finite, agreed) -> None:
-        """Count iteration i, which had these results, and the outer step size. Raise UserError if it diverged."""
+        """Add the results of iteration i to the state. rate: the outer step size. Raise UserError if it diverged."""
         loss, accuracy, self.rate, self.agreed = float(loss), float(accuracy), rate, bool(agreed)
         if not finite:
             raise UserError(
@@ -229,10 +229,10 @@ def run_episodes(
     done: Numbers | None = None,
     after: Callable[[Numbers], None] = lambda numbers: None,
 ) -> Numbers:
-    """Return the numbers of the first `episodes` episodes, fewer after a stop.
+    """Return the losses and accuracies of the first `episodes` episodes, fewer after a stop.
 
-    step: Engine.test_step's. done: the numbers of the episodes that are computed already. after: called after every
-    metabatch with all numbers so far.
+    step: Engine.test_step's. done: those that are computed already. after: called after every metabatch with all of
+    them so far.
     """
     numbers = {name: list((done or {}).get(name, [])) for name in ("loss", "accuracy")}
     while len(numbers["accuracy"]) < episodes and not (stop and stop.asked):
@@ -256,9 +256,8 @@ def test(
     """Test savedir's checkpoint on the first episodes of `split`, and write meta_test.log and meta_test.json. Return
     the exit code: 0, or 130 when interrupted.
 
-    A result that is there already is not computed again (test_results.ResultFiles), and an interrupted test continues
-    where it was. samples: noise samples in adaptation. identity: what distinguishes this test from others. provenance:
-    what made it.
+    An existing result is not computed again (test_results.ResultFiles), and an interrupted test is resumed. samples:
+    noise samples in adaptation. identity: distinguishes this test from others. provenance: says how it was made.
     """
     episodes = settings.n_test_iters
     files = open_results(
@@ -286,7 +285,7 @@ def test(
 
 
 def test_episodes(engine: Engine, split: data.Split, files: ResultFiles, episodes: int, samples: int) -> Numbers:
-    """Return the numbers of the test episodes; fewer after an interruption, and these are in `files.partial`."""
+    """Return the losses and accuracies of the test episodes; fewer after an interruption, saved in `files.partial`."""
     done = read_json(files.partial) or {}
     done = {"loss": done.get("losses", []), "accuracy": done.get("accs", [])}
     bar = progress_bar(total=episodes, initial=len(done["accuracy"]), unit="episode", desc="meta_test")
@@ -307,7 +306,7 @@ def test_episodes(engine: Engine, split: data.Split, files: ResultFiles, episode
 
 
 def test_result(numbers: Numbers) -> dict:
-    """Return what meta_test.json has of these episodes: accuracies in percent, losses in nats."""
+    """Return the content of meta_test.json for these episodes: accuracies in percent, losses in nats."""
     mean, interval = mean_and_interval(numbers["accuracy"])
     result = {"accuracy": mean, "interval95": interval, "loss": float(np.mean(numbers["loss"]))}
     return result | {"accuracies": [100 * share for share in numbers["accuracy"]], "losses": numbers["loss"]}

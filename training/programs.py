@@ -12,12 +12,12 @@ import data
 from model import Learner
 from perturbations.base import Perturbation
 
-PROGRAMS = collections.OrderedDict()  # compiled functions by what decides them, the last one used last
+PROGRAMS = collections.OrderedDict()  # compiled functions by key, in the order of their last use
 REMEMBERED = 32  # compiled functions
 
 
 def shared(make: Callable[[], object], *key: Hashable):
-    """Return what `make` returned when it was first called with this key; call it if it was not, or long ago."""
+    """Return the remembered result of `make` for this key; call `make` if there is none."""
     program = PROGRAMS.pop(key, None) or make()
     PROGRAMS[key] = program
     if len(PROGRAMS) > REMEMBERED:
@@ -26,8 +26,8 @@ def shared(make: Callable[[], object], *key: Hashable):
 
 
 def frozen(value: object) -> Hashable:
-    """Return a part of a key for this learner, split, array or list: equal for two that compute the same. An object
-    with an attribute that has no hash is its own key."""
+    """Return a part of a key for a learner, split, array or list: two that compute the same have equal keys. Where an
+    attribute has no hash, the object's identity is the key."""
     key = freeze(value)
     try:
         hash(key)

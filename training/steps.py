@@ -28,7 +28,7 @@ STATISTICS = SUPPORT, TOGETHER, QUERY = "support", "together", "query"
 
 class MetaGradient(NamedTuple):
     """Means over the tasks of a metabatch, float64: loss (nats) and accuracy (0 to 1) of the query sets; the gradient
-    by each trained parameter, not clipped; the distance of each running average from the statistics of the passes."""
+    of each trained parameter, not clipped; the distance of each running average from the statistics of the passes."""
 
     loss: tf.Tensor
     accuracy: tf.Tensor
@@ -40,12 +40,11 @@ class Engine:
     """A learner's parameters, the optimizer's slots, and its compiled steps over one split's pixels.
 
     A step is traced once, and all engines of this process that differ only in their variables' values share it
-    (training/programs.py): pixels stay on the device as they are stored, a call sends indices.
-    metabatch: tasks of one call. If the learner is made for jit, XLA compiles all tasks into one program;
-    else they go one by one, `parallel` of them at the same time. A tf.distribute `strategy` gives each of its
-    replicas an equal share of a training step's tasks; ValueError if the metabatch cannot be shared so.
-    clip_norm: the largest norm of a meta-gradient, all parameters together; None: clip its elements to optimizers.CLIP.
-    adversary: perturbs the query images of training.
+    (training/programs.py): pixels stay on the device as they are stored, a call sends indices. metabatch: tasks of one
+    call. If the learner is made for jit, XLA compiles all tasks into one program; else they go one by one, `parallel`
+    of them at the same time. A tf.distribute `strategy` gives each of its replicas an equal share of a training step's
+    tasks; raise ValueError if that is impossible. clip_norm: the largest norm of a meta-gradient, all parameters
+    together; None: clip its elements to optimizers.CLIP. adversary: perturbs the query images of training.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class Engine:
     def episode(self, split: data.Split, stream: str, index: int, tasks=1, shared=False, way=None) -> tuple:
         """Draw the indices of `tasks` episodes: classes [tasks,way], images [tasks,way,shot+query].
 
-        stream: train, val or test. shared: all have the same classes. way: if it is another one than in testing.
+        stream: train, val or test. shared: all have the same classes. way: classes, if not as in testing.
         """
         way, images = way or self.learner.way, self.shot + self.query
         return data.sample(split, stream, self.seed, index, tasks, way, images, shared)
@@ -114,11 +113,12 @@ class Engine:
         return [tf.constant(classes), tf.constant(images), tf.constant(list(numbers), tf.int32)]
 
     def stream_seed(self, stream: str) -> tf.Tensor:
-        """Return the seed [2] of all episodes of a stream; an episode's own is `fold(stream_seed, its number)`."""
+        """Return the seed [2] of all episodes of a stream; an episode's seed is `fold(stream_seed, its number)`."""
         return tf.constant([self.seed, data.STREAMS[stream]])
 
     def images(self, split: data.Split, pixels: tf.Tensor, classes, images) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return support images [T,S,H,W,C] and query images [T,Q,H,W,C] of `episode`'s indices; pixels: split's."""
+        """Return support images [T,S,H,W,C] and query images [T,Q,H,W,C] from `episode`'s indices and the split's
+        pixels."""
         return data.gather(pixels, classes, images, split.rotations, split.scale, self.shot, split.counts)
 
     # ---- an iteration of meta-training
@@ -141,8 +141,8 @@ class Engine:
         """Move the variables `params` and `slots` by one step along the meta-gradient of a metabatch; return its mean
         loss and mean accuracy, whether all numbers were finite, and whether any process was asked to stop.
 
-        split: without its pixels, which are an argument. The others are `training_inputs`. Each of several replicas
-        computes its share of the tasks, and all take the same step.
+        split: without its pixels, which are an argument. `training_inputs` returns the other arguments. Each of several
+        replicas computes its share of the tasks, and all take the same step.
         """
         tasks = self.share_of(classes, images, seed)
         sums = self.over_tasks(*self.gradient_of(split, read(params), pixels))(tasks)
@@ -161,8 +161,8 @@ class Engine:
         )
 
     def share_of(self, classes, images, seed) -> list[tf.Tensor]:
-        """Return this replica's share of a metabatch, as the function of `over_tasks` takes it: classes, images, and a
-        seed for each task."""
+        """Return this replica's share of a metabatch, in the form of `split_tasks`' result: classes, images, and a seed
+        for each task."""
         share = self.metabatch // self.replicas
         first = share * tf.distribute.get_replica_context().replica_id_in_sync_group
         seed = fold(tf.stack([seed[0], data.STREAMS["train"]]), seed[1])  # seed[0] is an argument of a pure function
@@ -172,7 +172,7 @@ class Engine:
 
     def gradient_of(self, split: data.Split, params: Params, pixels, dtype="float32") -> tuple:
         """Return a function of tasks, and the dtypes of its results: the sums over these tasks of loss, accuracy and
-        the meta-gradient by every parameter, each with an axis of one before it. dtype: of the computation."""
+        the meta-gradient for every parameter, each [1,...]. dtype: the computation's."""
         adversary = self.adversary and self.adversary._replace(range=split.range)
 
         def task_gradient(tasks: list[tf.Tensor]) -> list[tf.Tensor]:
@@ -227,29 +227,29 @@ class Engine:
         return params, slots, tf.cast(mean.loss, tf.float32), tf.cast(mean.accuracy, tf.float32), finite
 
     def run_step(self, step: Callable, split: data.Split, iteration: int) -> list:
-        """Do an iteration with `train_step`'s function; return this process' own numbers."""
+        """Do an iteration with `train_step`'s function; return its results as `local` does."""
         return self.local(step(self.training_inputs(split, iteration)))
 
     def local(self, report: tuple) -> list:
-        """Return this process' own numbers of what a step returned on each replica."""
+        """Return a step's results on this process' first replica. report: the results on all replicas."""
         return [self.strategy.experimental_local_results(x)[0] for x in report]
 
     # ---- tasks: XLA computes all in one program; a CPU is fastest with one at a time on each of its cores, because a
     # task's maps stay in the cache and its kernels need no task axis
 
     def split_tasks(self, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Return tensors [T,...] as the function that `over_tasks` returns takes them."""
+        """Return tensors [T,...] as arguments of the function that `over_tasks` returns."""
         return tensors if self.learner.jit else [x[:, None] for x in tensors]
 
     def over_tasks(self, f: Callable, dtypes) -> Callable:
-        """Return f, a function of a list of tensors [T,...], as a function of `split_tasks`' result. f returns a
-        structure of tensors of these dtypes; they are stacked if f is called task by task."""
+        """Return a function of `split_tasks`' result that calls f once for all tasks, or for each task, and then stacks
+        the results. f takes a list of tensors [T,...], and returns a structure of tensors of these dtypes."""
         if self.learner.jit:
             return self.compiled(f)
         return partial(tf.map_fn, f, fn_output_signature=dtypes, parallel_iterations=self.parallel)
 
     def by_task(self, f: Callable, dtypes, tensors: list[tf.Tensor]):
-        """Return the structure of tensors [T,...] that f returns for a list of tensors [T,...]."""
+        """Call f as `over_tasks` does with tensors [T,...]; return the structure of tensors [T,...] that f computes."""
         results = self.over_tasks(f, dtypes)(self.split_tasks(tensors))
         return results if self.learner.jit else tf.nest.map_structure(lambda x: x[:, 0], results)
 
@@ -297,17 +297,17 @@ class Engine:
 
     def adapt(self, x_s, seeds, samples: int = 1):
         """Adapt to the support images x_s [T,S,H,W,C] as in testing; compiled once for each shape. Return the learner's
-        own structure of tensors [T,...].
+        structure of tensors [T,...].
 
-        seeds: int32 [T,2], each task's; that of a test episode is `fold(stream_seed("test"), its number)`.
-        samples: noise samples of a loss.
+        seeds: int32 [T,2], one per task; a test episode's seed is `fold(stream_seed("test"), its number)`. samples:
+        noise samples of a loss.
         """
         x_s, seeds = tf.convert_to_tensor(x_s), tf.convert_to_tensor(seeds)
         return self.program(Engine.compile_adapting)(self.params, x_s, seeds, samples=samples)
 
     def classify(self, adapted, x_q) -> tf.Tensor:
         """Return logits [T,Q,way] of query images x_q [T,Q,H,W,C], any number Q of them; compiled once for each shape.
-        Inside a tf.GradientTape, or another tf.function, it is differentiable by x_q."""
+        A tf.GradientTape or another tf.function can differentiate the logits with respect to x_q."""
         return self.program(Engine.compile_classifying)(self.params, adapted, tf.convert_to_tensor(x_q))
 
     def compile_adapting(self) -> Callable:
@@ -329,7 +329,7 @@ class Engine:
         """Return the compiled function `compile(engine, *facts)` of this engine, or of an earlier one that computes the
         same: with an equal learner, equal settings and equal facts.
 
-        What it compiles takes the variables as arguments, so that it keeps no engine's.
+        The compiled function takes the variables as arguments, so that it keeps no engine's variables in memory.
         """
         bare = copy.copy(self)
         bare.params = bare.slots = None
@@ -342,8 +342,8 @@ class Engine:
         return (settings, frozen(self.learner)) if self.replicas == 1 else (id(self), self.strategy)
 
     def assign(self, path: Path, params: dict[str, np.ndarray], slots: dict[str, np.ndarray] | None = None) -> None:
-        """Assign the parameters, and the slots, that were read from `path` to the variables. UserError if they are not
-        of this learner's shapes."""
+        """Assign the parameters, and the slots, that were read from `path` to the variables. Raise UserError if this
+        learner's have other shapes."""
         for variables, values in ((self.params, params), (self.slots, slots)):
             if values:
                 shapes = {name: tuple(variable.shape) for name, variable in variables.items()}

@@ -1,9 +1,8 @@
-"""Results in a savedir: where each is kept, its mean and interval, and the paired comparison of runs. Needs no
-TensorFlow.
+"""Results in a savedir: their files, means and intervals, and the paired comparison of runs. Needs no TensorFlow.
 
 A result's identity is all that decides it: settings, data, weights, episodes, precision, kind of device. The latest
-result of a mode is D/<mode>.json. Every result is also kept in D/tests/, under the digest of its identity; one that is
-there is not computed again.
+result of a mode is D/<mode>.json. Every result is also kept in D/tests/, under the digest of its identity, and is not
+computed again.
 """
 
 import csv
@@ -23,8 +22,8 @@ from settings import Settings, setting
 
 COLLAPSE_CSV, COLLAPSE_JSON = "collapse.csv", "collapse.json"  # measured in training, and over test tasks
 ATTACK_JSON = "attack.json"
-DAMAGE = ValueError, KeyError, TypeError, AttributeError  # what the content of a damaged file raises
-# A result's identity; a mode has those of them that it knows.
+DAMAGE = ValueError, KeyError, TypeError, AttributeError  # exceptions at the content of a damaged file
+# Names of the entries of a result's identity; not every mode has all.
 IDENTITY = (
     "settings", "checkpoint", "iteration", "weights_sha256", "n_test_mc_samp", "episodes", "episodes_sha256", "tasks",
 )  # fmt: skip
@@ -32,11 +31,11 @@ IDENTITY = (
 
 class ResultFiles:
     """The files of one result: `path` (savedir/tests/<mode>-<digest>.json), `latest` (savedir/<mode>.json), and
-    `partial`, which has what an interrupted computation finished."""
+    `partial`, the finished part of an interrupted computation."""
 
     def __init__(self, savedir: Path, mode: str, identity: dict):
         self.latest = savedir / f"{mode}.json"
-        self.identity = json.loads(json.dumps(identity))  # as it is read from a file
+        self.identity = json.loads(json.dumps(identity))  # as a file would return it
         self.path = self._path_of(self.identity)
         self.partial = self.path.with_suffix(".part")
 
@@ -45,21 +44,21 @@ class ResultFiles:
         return self.latest.parent / "tests" / f"{self.latest.stem}-{digest[:12]}.json"
 
     def read(self) -> dict | None:
-        """Return the result with this identity, or None if it is not there."""
+        """Return the result with this identity, or None if there is none."""
         result = read_json(self.path)
         return result if result and identity_of(result) == self.identity else None
 
     def write_partial(self, content: str | bytes) -> None:
-        """Save what is computed so far; warn where it cannot be written."""
+        """Save the results so far; print a warning if that fails."""
         try:
             self.partial.parent.mkdir(exist_ok=True)
             write_atomically(self.partial, content)
         except OSError as fault:
             why = f"({fault.strerror}): free some space, or an interruption loses it"
-            print(f"warning: cannot save what is computed so far in {self.partial} {why}", file=sys.stderr)
+            print(f"warning: cannot save the results so far in {self.partial} {why}", file=sys.stderr)
 
     def write(self, result: dict) -> None:
-        """Write `result`, with its identity, as the latest one. The one before stays in tests/."""
+        """Write `result`, with its identity, as the latest one. Earlier ones stay in tests/."""
         self.path.parent.mkdir(exist_ok=True)
         before = read_json(self.latest)
         if before and identity_of(before) != self.identity:
@@ -75,7 +74,7 @@ class ResultFiles:
 
 
 def read_json(path: Path) -> dict | None:
-    """Return the object in a JSON file; None where there is no file or no object."""
+    """Return the object in a JSON file; None if there is no file or no object."""
     try:
         content = parse_json(path.read_bytes())
     except (OSError, ValueError):
@@ -88,14 +87,14 @@ def identity_of(result: dict) -> dict:
 
 
 def read_config(savedir: Path, needed: Iterable[str]) -> dict:
-    """Return savedir's config.json. Raise UserError where there is none, or where it lacks a needed setting."""
+    """Return savedir's config.json. Raise UserError if there is none, or if it lacks a needed setting."""
     path = savedir / "config.json"
     if not path.is_file():
         raise UserError(f"there is no run in {savedir} (no config.json): check --savedir, or meta_train it first")
     with user_error(f"{path} cannot be read", "it was not written by this version", ValueError):
         config = parse_json(path.read_bytes())
         if not isinstance(config, dict):
-            raise ValueError("it is not an object of settings")
+            raise ValueError("it is not a JSON object")
         if missing := sorted(set(needed) - set(config)):
             raise ValueError(f"it lacks {', '.join(missing)}")
     return config
@@ -108,12 +107,12 @@ def mean_and_interval(accuracies: np.ndarray) -> tuple[float, float]:
 
 
 def read_test(savedir: Path) -> dict:
-    """Return savedir's meta_test.json. Raise UserError where it is missing or damaged."""
+    """Return savedir's meta_test.json. Raise UserError if it is missing or damaged."""
     return _read_accuracies(savedir / "meta_test.json", "meta_test")
 
 
 def read_attack(path: Path) -> dict:
-    """Return the result of an attack. Raise UserError where it is missing or damaged."""
+    """Return the result of an attack. Raise UserError if it is missing or damaged."""
     attack = _read_accuracies(path, "attack")
     with user_error(f"{path} cannot be read", "run --mode attack again", *DAMAGE):
         lengths = {len(attack[name]) for name in ("accuracies", "accuracy", "interval95", "eps")}
@@ -134,13 +133,13 @@ def _read_accuracies(path: Path, mode: str) -> dict:
 
 
 def attack_time(attack: dict) -> str:
-    """Return when an attack was computed, as a text that sorts by time."""
+    """Return the time of an attack's computation, as a text that sorts by time."""
     return str(attack.get("provenance", {}).get("time"))
 
 
 def latest_test(savedir: Path, weights_sha256: str) -> dict | None:
-    """Return accuracy, its 95 % interval (percent), episodes and noise samples of savedir's latest test; None where
-    that was of other weights."""
+    """Return accuracy, its 95 % interval (percent), episodes and noise samples of savedir's latest test; None if that
+    test used other weights."""
     test = read_json(savedir / "meta_test.json")
     if not test or test.get("weights_sha256") != weights_sha256:
         return None
@@ -149,7 +148,7 @@ def latest_test(savedir: Path, weights_sha256: str) -> dict | None:
 
 def read_collapse(savedir: Path) -> dict[str, list[dict]]:
     """Return the rows that were measured in training (collapse.csv) as "watched" and those over test tasks
-    (collapse.json) as "tested"; leave out what has no rows.
+    (collapse.json) as "tested"; leave out the name of one without rows.
 
     A row has set, step, layer, each measure and its spread (NaN where undefined), and in collapse.csv iter.
     """
@@ -207,7 +206,7 @@ def compare(savedirs: list[Path], attacks: bool = False) -> int:
 
 @dataclass(frozen=True)
 class CompareSettings(Settings):
-    """How runs are compared."""
+    """The results to compare."""
 
     results: str = setting(
         "meta_test", "results that are compared", choices=["meta_test", "attack"], shorthand=("attack", "attack")

@@ -11,7 +11,7 @@ Version 1, numpy.load(allow_pickle=False) reads it:
     adam/m, adam/v  float32 [trained parameters], and adam/t [], Adam's slots; optional, together with the next two
     state/NAME      next [], secs [], window [3], best [2], reported []: as in a checkpoint (TrainingState), so that
                     training continues to the same bits
-    best/NAME       float32, each parameter of the best checkpoint, if that has another iteration
+    best/NAME       float32, each parameter of the best checkpoint, if it is of another iteration
 
 All numbers are finite.
 """
@@ -34,7 +34,7 @@ from files import parse_json, write_atomically
 
 FORMAT = 1
 NAME = "weights.npz"  # what --mode weights writes into a savedir
-START = "start.npz"  # in a savedir, the weights that its run started from
+START = "start.npz"  # the weights that a savedir's run started from
 SLOTS = ("m", "v", "t")
 STATE = {  # before the first iteration
     "next": np.int64(0),  # iteration
@@ -44,13 +44,13 @@ STATE = {  # before the first iteration
     "reported": np.int64(-1),  # last iteration whose logs and validation are complete
 }
 ABOUT = {"settings": dict, "iteration": int, "weights_sha256": str}  # in every file
-MAX_BYTES, MAX_ARRAYS = 2**30, 10_000  # of a file, and of its arrays together
+MAX_BYTES, MAX_ARRAYS = 2**30, 10_000  # limits of a file and of its unpacked arrays
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The content of a weights file or of a checkpoint. Training can continue from it if it has `slots` and `state`;
-    it has both or neither. best: parameters of the best checkpoint, where they differ and are known."""
+    """The content of a weights file or of a checkpoint. Training can continue from it if it has `slots` and `state`; it
+    has both or neither. best: the best checkpoint's parameters, if they are known and differ from `params`."""
 
     about: dict
     params: dict[str, np.ndarray]
@@ -59,7 +59,7 @@ class Weights:
     best: dict[str, np.ndarray] = field(default_factory=dict)
 
     def best_weights(self) -> Weights | None:
-        """Return the weights of the best checkpoint alone; None where they are not known."""
+        """Return the weights of the best checkpoint alone; None if they are not known."""
         if self.about.get("checkpoint") == "best":
             return self
         iteration = int(self.state["best"][1]) if self.state else -1
@@ -90,12 +90,12 @@ def write(path: Path, weights: Weights) -> int:
 
 
 def is_weights_file(run: Path) -> bool:
-    """Return True if this path is that of a weights file, and not of a savedir."""
+    """Return True if this is the path of a weights file, not of a savedir."""
     return not run.is_dir() and (run.exists() or run.suffix == ".npz")
 
 
 def read(path: Path) -> Weights:
-    """Return the content of a weights file. Raise UserError where it is missing, damaged or of another version."""
+    """Return the content of a weights file. Raise UserError if it is missing, damaged or of another version."""
     if not path.is_file():
         raise UserError(f"there is no weights file {path}: main.py --mode weights writes one")
     damaged = f"{path} is damaged, or is not a weights file", "get a new copy of it"
@@ -115,7 +115,7 @@ def read(path: Path) -> Weights:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of an npz file. Raise ValueError, before any is unpacked, where its directory declares too
+    """Return the arrays of an npz file. Raise ValueError, before any is unpacked, if its directory declares too
     many or too large ones. A damaged file raises other exceptions, of Python and of numpy."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
@@ -130,7 +130,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def check_content(weights: Weights) -> None:
-    """Raise ValueError where the weights differ from the layout above."""
+    """Raise ValueError if the weights differ from the layout above."""
     about = weights.about
     if not isinstance(about, dict):
         raise ValueError("its description is not an object")
@@ -153,7 +153,7 @@ def check_content(weights: Weights) -> None:
 
 
 def check_arrays(weights: Weights) -> None:
-    """Raise ValueError where an array has another dtype than the layout's, a state another shape, or a number is not
+    """Raise ValueError if an array has another dtype than the layout's, a state another shape, or a number is not
     finite."""
     for members in (weights.params, weights.slots, weights.best):
         for name, array in members.items():
@@ -166,7 +166,7 @@ def check_arrays(weights: Weights) -> None:
         if array.dtype != wanted.dtype or array.shape != wanted.shape or not np.isfinite(array).all():
             raise ValueError(f"its {name} is wrong: wanted finite {wanted.dtype} of the shape {wanted.shape}")
     if weights.state and weights.state["next"] != weights.about["iteration"] + 1:
-        raise ValueError("its state is of another iteration")
+        raise ValueError("its state belongs to another iteration")
 
 
 @contextmanager
@@ -174,7 +174,7 @@ def starting_in(savedir: Path, path: Path, settings: dict | None) -> Iterator[No
     """Make savedir with a copy of the weights file at `path` and, if there are settings, with a config.json. If the
     `with` block raises UserError and wrote no other files, restore savedir as it was before.
 
-    Raise UserError where savedir has another run; a run that started from the same file may continue.
+    Raise UserError if savedir has another run; a run that started from the same file may continue.
     """
     start, config, content = savedir / START, savedir / "config.json", path.read_bytes()
     started = start.is_file() and start.read_bytes() == content
@@ -199,13 +199,13 @@ def starting_in(savedir: Path, path: Path, settings: dict | None) -> Iterator[No
 
 
 def refuse_other_shapes(path: Path, arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]) -> None:
-    """Raise UserError where the arrays of the file at `path` do not have this learner's names and shapes."""
+    """Raise UserError if the arrays of the file at `path` do not have this learner's names and shapes."""
     other = f"{path} has the weights of another learner"
     if names := sorted(arrays.keys() ^ shapes.keys()):
         raise UserError(f"{other}: it {'lacks' if names[0] in shapes else 'has'} {names[0]}")
     for name, shape in shapes.items():
         if arrays[name].shape != tuple(shape):
             raise UserError(
-                f"{other}: its {name} has the shape {arrays[name].shape}, wanted {tuple(shape)} (--way, --channels and "
-                f"the size of the images decide that)"
+                f"{other}: its {name} has the shape {arrays[name].shape}, wanted {tuple(shape)} (it depends on --way, "
+                f"--channels and the size of the images)"
             )

@@ -50,7 +50,7 @@ def write(
     """Write the folder. samples: noise samples per loss in the test. settings: those of config.json. exact: the
     meta-gradient of the first iteration in float64, for exact.npz.
 
-    Raise UserError where the folder cannot be written, and where the outer step size of the learner is not constant.
+    Raise UserError if the folder cannot be written, and if the outer step size of the learner is not constant.
     """
     if engine.learner.outer_rate(engine.meta_lr, 1, 1) != engine.meta_lr:
         name = settings["model"]
@@ -92,7 +92,7 @@ def program_file(folder: Path, name: str) -> Path:
 
 
 def read_description(folder: Path) -> dict:
-    """Return the content of a folder's program.json. Raise UserError where it is missing, damaged or of another
+    """Return the content of a folder's program.json. Raise UserError if it is missing, damaged or of another
     version."""
     path = folder / DESCRIPTION
     if not path.is_file():

@@ -128,4 +128,4 @@ def test_an_unwritable_partial_result_is_a_warning(tmp_path, capsys):
     files = test_results.ResultFiles(tmp_path, "meta_test", {})
     (tmp_path / "tests").write_text("a file")
     files.write_partial("{}")
-    assert "warning: cannot save what is computed so far in" in capsys.readouterr().err
+    assert "warning: cannot save the results so far in" in capsys.readouterr().err

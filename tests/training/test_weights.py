@@ -244,7 +244,7 @@ def damaged(path, trained, kind):
         ("nan in adam", "its v has a number that is not finite"),
         ("float64", "its m is float64, wanted float32"),
         ("another state", "its window is wrong: wanted finite float64"),
-        ("another iteration", "its state is of another iteration"),
+        ("another iteration", "its state belongs to another iteration"),
         ("other best", "its best parameters have other names than its last ones"),
         ("other group", "is damaged, or is not a weights file"),
         ("a list", "its description is not an object"),
