@@ -40,15 +40,15 @@ def load_data(config: Config, *used: str, bounded: str | None = None) -> tuple[d
     """Return the run's dataset, and its splits.
 
     used: names of the splits that episodes are drawn from. bounded: the flag or mode that needs the range of their
-    pixels, if one does. UserError if a split is too small for the run's episodes, has no such range, or is not the data
-    that the run was trained on.
+    pixels, if one does. Raise UserError if a split is too small for the run's episodes, has no such range, or is not
+    the data that the run was trained on.
     """
     run = config.run
     dataset = data.load(run.data_dir, run.dataset, run.split == "background", MAKERS)
     if config.facts.get("data_sha256") not in (None, dataset.sha256):
         raise UserError(
             f"{run.data_dir}/{dataset.name} holds other data than the run was trained on (other checksums): "
-            f"give the folder of those as --data_dir"
+            f"give the folder of the run's data as --data_dir"
         )
     began = "data_sha256" in config.facts
     known = config.facts.get("range", list(UNIT) if began and config.training.adversarial else None)
@@ -72,7 +72,7 @@ def start(run: RunSettings, distribute: bool = False) -> devices.Devices:
 
 
 def make_learner(config: Config, image_shape: tuple[int, int, int], gpu: bool) -> Learner:
-    """Make the learner of a run. UserError if there is no such learner."""
+    """Make the learner of a run. Raise UserError if there is no such learner."""
     run = config.run
     try:
         return make(
@@ -90,7 +90,7 @@ def make_learner(config: Config, image_shape: tuple[int, int, int], gpu: bool) -
 
 
 def build_engine(config: Config, image_shape: tuple[int, int, int], machine: devices.Devices) -> Engine:
-    """Make the engine of a run. UserError as in `make_learner`, and if the devices cannot share the metabatch."""
+    """Make the engine of a run. Raise UserError as `make_learner`, or if the devices cannot share the metabatch."""
     run, replicas = config.run, machine.strategy.num_replicas_in_sync
     if run.metabatch % replicas:
         raise UserError(
@@ -184,10 +184,10 @@ def meta_train(savedir: Path, flags: dict) -> int:
 
 
 def refuse_idle_perturbation(learner: Learner) -> None:
-    """Print which parameters are not trained. UserError if the perturbation has parameters and none is trained."""
+    """Print which parameters are not trained. Raise UserError if none of the perturbation's is trained."""
     untrained = learner.untrained()
     own = learner.perturbation.parameters(learner.image_shape, learner.channels).keys()
-    why = "since they act through the inner steps' gradients alone, which are constants here, or not taken"
+    why = "since they only act through gradients in inner steps, which are constants here, or not computed"
     if own and own <= set(untrained):
         raise UserError(
             f"none of the perturbation's parameters would be trained ({', '.join(own)}), {why}: choose --meta_gradient "
@@ -198,15 +198,15 @@ def refuse_idle_perturbation(learner: Learner) -> None:
 
 
 def with_session(sessions: list[dict], session: dict) -> list[dict]:
-    """Return a run's sessions, with the new one if its program, TensorFlow or device is not that of the last one."""
+    """Return a run's sessions; add the new one if its program, TensorFlow or device differs from the last one's."""
     same = ("program", "tensorflow", "device")
     alike = sessions and all(sessions[-1].get(k) == session[k] for k in same)
     return sessions if alike else [*sessions, session]
 
 
 def build(config: Config, way: int, bounded: str | None = None) -> tuple[Engine, data.Split, dict, devices.Devices]:
-    """Prepare a study of a trained run -> its engine, its test split, arguments of the study (noise samples, identity
-    and provenance of the result), and the devices.
+    """Prepare a study of a trained run. Return its engine, its test split, the study's arguments (noise samples,
+    identity and provenance of the result), and the devices.
 
     way: classes of a test's tasks. bounded: as in `load_data`.
     """
@@ -226,8 +226,8 @@ def build(config: Config, way: int, bounded: str | None = None) -> tuple[Engine,
 
 
 def config_of_test(savedir: Path, flags: Mapping, mode: str = "a test", one_by_one: bool = False) -> Config:
-    """Return the settings of savedir's run in a test with these flags. mode: for messages. one_by_one: its tasks are
-    computed one by one, and it is at the run's --way."""
+    """Return the settings of savedir's run in a test with these flags. mode: for messages. one_by_one: True if tasks
+    are computed one by one, with the run's --way."""
     trained = Config.read(savedir).for_a_test()
     any_way = LEARNERS[trained.run.model].learner.any_way and not one_by_one
     where = ["test", "at_any_way"] if any_way else ["test"]
@@ -284,8 +284,7 @@ def attack(savedir: Path, flags: dict) -> int:
 
 
 def config_of_surrogate(config: Config, surrogate: str) -> Config:
-    """Return the settings of the run whose gradients an attack uses. UserError if it cannot be tested on the same
-    tasks."""
+    """Return the settings of an attack's surrogate run. Raise UserError if it cannot be tested on the same tasks."""
     shared = ("way", "shot", "query", "seed", "metabatch", "precision", "data_dir", "dataset", "split")
     other = config_of_test(Path(surrogate), {name: getattr(config.run, name) for name in shared})
     if len({one.facts.get("data_sha256") for one in (config, other)} - {None}) > 1:
@@ -360,8 +359,8 @@ def compare(runs: list[Path], flags: dict) -> int:
 
 
 class Mode(NamedTuple):
-    """A mode of main.py. settings: returns the class of its own settings, which may be imported then. learner: True if
-    it makes the learner of one run; it then takes the flags of runs. training: the settings of a mode that trains.
+    """A mode of main.py. settings: a function that returns the mode's Settings class, and may import it. learner: True
+    if it makes the learner of one run; it then takes the flags of runs. training: the settings of a mode that trains.
     without: flags that this mode does not have."""
 
     call: Callable[..., int]
@@ -406,8 +405,8 @@ class CommandSettings(Settings):
 
 
 def read_command(argv: list[str] | None = None) -> dict:
-    """Return the flags of the command line by name, and the mode. It ends with one sentence and exit code 2 at a flag
-    that the mode, the learner and the perturbation do not have."""
+    """Return the flags of the command line by name, and the mode. Exit with one sentence and code 2 at a flag that does
+    not belong to the mode, the learner or the perturbation."""
     first = first_flags(argv)
     mode = first.get("mode", CommandSettings.mode)
     chosen = chosen_learner(first, mode == "meta_train") if MODES[mode].learner else {}
@@ -415,7 +414,7 @@ def read_command(argv: list[str] | None = None) -> dict:
 
 
 def first_flags(argv: list[str] | None) -> dict:
-    """Return the flags that decide which others there are, by name; `help` is one of them."""
+    """Return the flags, by name, that decide which other flags there are; `help` is one of them."""
     line = CommandLine("main.py", "main.py", add_help=False)
     line.add("", [*fields(CommandSettings), *(one for one in fields(RunSettings) if one.name in LEARNER)])
     line.add_argument("-h", "--help", action="store_true")
@@ -455,7 +454,7 @@ def command_line(mode: str, chosen: Mapping[str, str]) -> CommandLine:
 
 
 def place_of(mode: str, chosen: Mapping[str, str]) -> str:
-    """Name the mode, and the learner and the perturbation that are chosen, for a sentence."""
+    """Name the mode and the chosen learner and perturbation, for a message."""
     flags = " ".join(f"--{name} {value}" for name, value in chosen.items() if value)
     return f"--mode {mode}" + f" with {flags}" * bool(flags)
 

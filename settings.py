@@ -34,10 +34,10 @@ def setting(
 ) -> Any:
     """Declare a field of a Settings class.
 
-    default: False declares a flag without a value, which sets True. help: --help shows the default behind it. reader:
-    turns the flag's text into the value, or raises argparse.ArgumentTypeError. metavar: stands for the value in --help
-    (None: the reader's). nargs: argparse's. alias: another name of the flag. shorthand: a flag without a value, and the
-    value of this one that it stands for.
+    default: False declares a flag without a value, which sets True. help: the text of --help; the default is added.
+    reader: turns the flag's text into the value, or raises argparse.ArgumentTypeError. metavar: stands for the value in
+    --help (None: the reader's). nargs: argparse's. alias: another name of the flag. shorthand: another flag, without a
+    value, and the value of this one that it stands for.
     Rules for a setting in config.json (training/config.py): overridable_in: where it may differ from the trained run's:
     in a "test", in a "resume", or in a test "at_any_way", of a learner that allows this; reset_for_test: a test starts
     with the default, not with the run's; training_only: no other mode uses it.
@@ -47,7 +47,7 @@ def setting(
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The base class of all settings. ValueError at a value that no flag could give; a list becomes a tuple."""
+    """The base class of all settings. Raise ValueError for a value that no flag could give; a list becomes a tuple."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -61,7 +61,7 @@ class Settings:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """Make an instance from those of these values that it has fields for, and defaults."""
+        """Make an instance: each field gets its value from `values`, or its default."""
         return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
 
     def values(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def can_read(field: dataclasses.Field, value: object) -> bool:
 
 
 class CommandLine(Parser):
-    """A parser whose flags are fields of Settings classes. place: the command that refuses all other flags."""
+    """A parser with a flag for each field of Settings classes. place: the name of the command in messages."""
 
     def __init__(self, place: str, prog: str, description: str = "", epilog: str = "", **kwargs):
         super().__init__(
@@ -132,8 +132,8 @@ class CommandLine(Parser):
                 group.add_argument(f"--{flag}", action="store_true", help=text)
 
     def read(self, argv: list[str] | None = None, all_known: bool = True) -> dict[str, Any]:
-        """Return the flags of the command line, by name. It ends with one sentence and exit code 2 at two flags that
-        contradict each other and, if `all_known` are wanted, at a flag that was not added."""
+        """Return the flags of the command line, by name. Exit with one sentence and code 2 if two flags contradict each
+        other or, with `all_known`, if a flag was not declared by `add`."""
         known, unknown = self.parse_known_args(argv)
         if unknown and all_known:
             self.error(f"{unknown[0].partition('=')[0]} is not a flag of {self.place}: leave it out")
@@ -183,7 +183,7 @@ def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
 
 
 def to_number(text: str) -> float:
-    """Read a number; NaN, which is in no range, if the text is none."""
+    """Read a number; return NaN, which is in no range, if the text is not a number."""
     try:
         return float(text)
     except ValueError:

@@ -65,7 +65,7 @@ class RunSettings(Settings):
 
     seed: int = setting(
         0,
-        "seed of weights, episodes and noise; in meta_test of its episodes and noise, the same for every learner",
+        "seed of weights, episodes and noise; in meta_test of test episodes and noise, the same for every learner",
         whole(0),
         overridable_in=("test",),
         reset_for_test=True,
@@ -143,7 +143,7 @@ class UpdateSettings(Settings):
     """Meta-training: how an iteration moves the parameters."""
 
     meta_lr: float = setting(
-        1e-3, "step size of the outer loop; it falls to 0 with reptile, whose default is 1", positive
+        1e-3, "step size of the outer loop (reptile: 1 by default, and it falls to 0 during training)", positive
     )
     clip_norm: float | None = setting(
         None, "clip the meta-gradient's norm to X (default: every element to 3)", positive
@@ -215,8 +215,8 @@ class Config:
 
     @classmethod
     def of(cls, values: Mapping, facts: dict | None = None) -> Config:
-        """Make a run's settings from values by name, and defaults; values with other names are left out. ValueError at
-        a value that no flag could give, and if the learner cannot have the perturbation."""
+        """Make a run's settings from values by name, and defaults; values with other names are left out. Raise
+        ValueError for a value that no flag could give, or if the learner cannot have the perturbation."""
         run = RunSettings.of(values)
         learner, perturbation = classes_for(run.model, run.perturbation)
         values = learner.run_defaults | values
@@ -225,7 +225,7 @@ class Config:
 
     @classmethod
     def of_flags(cls, flags: Mapping, facts: dict | None = None) -> Config:
-        """Make a run's settings as `of` does; UserError in place of ValueError."""
+        """Make a run's settings as `of` does, but raise UserError in place of ValueError."""
         try:
             return cls.of(flags, facts)
         except ValueError as fault:
@@ -233,8 +233,8 @@ class Config:
 
     @classmethod
     def read(cls, run: Path) -> Config:
-        """Read the settings of a run from its savedir or from a weights file. UserError if there is no run, or if a
-        value is neither one that a flag could give nor one that the program writes."""
+        """Read the settings of a run from its savedir or from a weights file. Raise UserError if there is no run, or if
+        a value is neither one that a flag could give nor one that the program writes."""
         if weights.is_weights_file(run):
             place, config = run, weights.read(run).about["settings"]
         else:
@@ -265,8 +265,8 @@ class Config:
         return dataclasses.replace(self, run=dataclasses.replace(self.run, **changes))
 
     def merged(self, flags: Mapping, where: Collection[str], remedy: str) -> Config:
-        """Return these settings, overridden by the flags. UserError at a flag that contradicts the run: its setting
-        cannot be overridden in any of `where` (settings.setting). remedy: the end of that sentence."""
+        """Return these settings, overridden by the flags. Raise UserError if a flag changes a setting that cannot be
+        overridden in any of `where` (settings.setting). remedy: the end of its message."""
         values = self.values()
         for one in (one for part in self.parts for one in fields(part)):
             overridable = set(where) & set(one.metadata["overridable_in"])
@@ -295,7 +295,7 @@ class Config:
         return config
 
     def identity(self) -> dict:
-        """Return what distinguishes a test from others, apart from the data, the weights and the device."""
+        """Return the settings that distinguish a test from others, besides data, weights and device."""
         names = ("dataset", "split", "model", "perturbation", "way", "shot", "query", "seed")
         return {name: getattr(self.run, name) for name in names} | dict(sorted(self.own().items()))
 
