@@ -184,7 +184,7 @@ def meta_train(savedir: Path, flags: dict) -> int:
 
 
 def refuse_idle_perturbation(learner: Learner) -> None:
-    """Print which parameters are not trained. Raise UserError if none of the perturbation's is trained."""
+    """Print the untrained parameters. Raise UserError if the perturbation has parameters and none is trained."""
     untrained = learner.untrained()
     own = learner.perturbation.parameters(learner.image_shape, learner.channels).keys()
     why = "since they only act through gradients in inner steps, which are constants here, or not computed"

@@ -534,6 +534,6 @@ def test_what_is_not_trained_is_said_and_a_perturbation_that_learns_nothing_is_r
     main.refuse_idle_perturbation(learner([]))
     assert capsys.readouterr().out == ""
     main.refuse_idle_perturbation(learner(["phi/b", "alpha/w"], "phi/a", "phi/b"))
-    assert "not trained: phi/b, alpha/w, since they act through" in capsys.readouterr().out
+    assert "not trained: phi/b, alpha/w, since they only act through" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"would be trained .phi/a, phi/b.*--meta_gradient published or exact"):
         main.refuse_idle_perturbation(learner(["phi/a", "phi/b"], "phi/a", "phi/b"))
