@@ -123,5 +123,5 @@ def test_step_sizes_begin_at_the_inner_rate_or_uniform_and_end_with_the_classes(
     assert narrow["alpha/dense_w"].shape[-1] == narrow["alpha/dense_b"].shape[-1] == 2
     with pytest.raises(ValueError, match="leave one of them out"):
         made("metasgd", random_steps=True)  # of another inner_lr than the default
-    with pytest.raises(ValueError, match="adapt is 'tail'"):
+    with pytest.raises(ValueError, match="adapt cannot be 'tail'"):
         made(adapt="tail")

@@ -24,7 +24,7 @@ STUB = f"""
 import importlib.util, json, pathlib, signal, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 spec = importlib.util.spec_from_file_location("real", {str(ROOT / "main.py")!r})
-real = importlib.util.module_from_spec(spec)
+real = sys.modules["real"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(real)
 flags = real.read_command()
 savedir = pathlib.Path(*flags["savedir"])
