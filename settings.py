@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from errors import Parser
@@ -107,12 +108,19 @@ class CommandLine(Parser):
         )
         self.place, self.shorthands = place, {}
 
-    def add(self, title: str, fields: Iterable[dataclasses.Field], of_run: bool = False) -> None:
+    def add(
+        self,
+        title: str,
+        fields: Iterable[dataclasses.Field],
+        of_run: bool = False,
+        defaults: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         """Add a flag for each field, in a group of --help. of_run: they override a trained run's settings, so that
-        --help shows neither the flags that no test overrides nor most defaults."""
+        --help shows neither the flags that no test overrides nor most defaults. defaults: the defaults that --help
+        shows in place of the fields'."""
         group = self.add_argument_group(title.rstrip("."))
         for field in fields:
-            rules, default = field.metadata, field.default
+            rules, default = field.metadata, defaults.get(field.name, field.default)
             has_default = default is not None and default is not False and (rules["reset_for_test"] or not of_run)
             shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
             text = rules["help"] + f" (default: {shown})" * has_default

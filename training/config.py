@@ -142,9 +142,7 @@ class RunSettings(Settings):
 class UpdateSettings(Settings):
     """Meta-training: how an iteration moves the parameters."""
 
-    meta_lr: float = setting(
-        1e-3, "step size of the outer loop (reptile: 1 by default, and it falls to 0 during training)", positive
-    )
+    meta_lr: float = setting(1e-3, "step size of the outer loop; Reptile's falls to 0 during training", positive)
     clip_norm: float | None = setting(
         None, "clip the meta-gradient's norm to X (default: every element to 3)", positive
     )
@@ -334,10 +332,12 @@ def add_flags(
     without: other flags that are left out. of_run: as in `CommandLine.add`.
     """
 
+    defaults = LEARNERS[chosen["model"]].learner.run_defaults if chosen else {}
+
     def add(title: str, declared: Iterable[dataclasses.Field]) -> None:
         used = [one for one in declared if (training or not one.metadata["training_only"]) and one.name not in without]
         if used:
-            line.add(title, used, of_run=of_run)
+            line.add(title, used, of_run=of_run, defaults=defaults)
 
     for kind in (RunSettings, training, TestingSettings):
         if kind:

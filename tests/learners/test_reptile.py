@@ -1,6 +1,7 @@
 """Reptile against its definition in numpy, its minibatches, its steps in testing and its outer step size."""
 
 import csv
+import re
 import shutil
 
 import numpy as np
@@ -13,6 +14,7 @@ import model
 import optimizers
 from conftest import SETTINGS, assert_refused, call, flags_of
 from perturbations.draws import task_noise
+from training.config import Config
 
 WAY, SHOT, QUERY, TASKS, SHAPE = 3, 1, 3, 2, (16, 18, 1)
 BIASES = {f"conv{block}_b" for block in range(1, 5)}  # batch norm takes them away: they are not adapted
@@ -172,6 +174,15 @@ def test_query_images_that_no_loss_has_are_not_attacked(data_dir, tmp_path):
     )
     assert_refused(done, "--adversarial needs a loss of query images, and reptile has none")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_defaults_of_a_run_are_the_published_ones_and_shown():
+    shown = " ".join(call("main.py", "--model", "reptile", "--help").stdout.split())
+    for flag, default in (("meta_lr X", "1.0"), ("metabatch N", "5"), ("inner_lr X", "0.001"), ("n_steps N", "5")):
+        assert re.search(rf"--{flag} (?:(?!--).)*\(default: {re.escape(default)}\)", shown), flag
+    config = Config.of({"model": "reptile"})
+    assert (config.training.meta_lr, config.run.metabatch) == (1, 5)
+    assert (Config.of({}).training.meta_lr, Config.of({}).run.metabatch) == (0.001, 16)
 
 
 def values_of(savedir):
