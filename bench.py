@@ -74,7 +74,7 @@ def read_command(argv: list[str] | None = None) -> tuple[str, bool, BenchSetting
     line = CommandLine(main.place_of(mode, chosen), "bench.py", description, epilog)
     line.add("bench.py", [*(one for one in fields(main.CommandSettings) if one.name == "mode"), *fields(BenchSettings)])
     training = UpdateSettings if mode == "meta_train" else None
-    add_flags(line, chosen, training, ("legacy_shared_classes",), of_run=False)
+    add_flags(line, chosen, training, ("legacy_shared_classes",))
     flags = line.read(argv)
     own, config, on_dataset = BenchSettings.of(flags), Config.of_flags(flags), "data_dir" in flags
     if mode != "meta_train" and (own.check or own.export):

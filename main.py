@@ -229,10 +229,15 @@ def config_of_test(savedir: Path, flags: Mapping, mode: str = "a test", one_by_o
     """Return the settings of savedir's run in a test with these flags. mode: for messages. one_by_one: True if tasks
     are computed one by one, with the run's --way."""
     trained = Config.read(savedir).for_a_test()
-    any_way = LEARNERS[trained.run.model].learner.any_way and not one_by_one
-    where = ["test", "at_any_way"] if any_way else ["test"]
-    tested = trained.merged(flags, where, f"it cannot be changed in {mode}")
+    tested = trained.merged(flags, test_places(trained.run.model, one_by_one), f"it cannot be changed in {mode}")
     return tested.with_run(metabatch=1) if one_by_one else tested
+
+
+def test_places(model: str | None, one_by_one: bool) -> list[str]:
+    """Return the places (settings.setting) of a test of this learner, or of any learner. one_by_one: as in
+    `config_of_test`."""
+    any_way = not one_by_one and (model is None or LEARNERS[model].learner.any_way)
+    return ["test", "at_any_way"] if any_way else ["test"]
 
 
 def meta_test(savedir: Path, flags: dict) -> int:
@@ -429,10 +434,11 @@ def chosen_learner(flags: Mapping, has_default: bool) -> dict:
     --help without a run, and for a mode without a default: all learners' flags are then added."""
     savedir, file = (Path(flags[name][0]) if name in flags else None for name in ("savedir", "weights"))
     of_run = {}
-    if savedir and (savedir / "config.json").exists():
-        of_run = Config.read(savedir).values()
-    elif file and file.is_file() and weights_file.read(file):
-        of_run = Config.read(file).values()
+    with contextlib.suppress(*[UserError] * ("help" in flags)):  # --help is shown whatever the run is
+        if savedir and (savedir / "config.json").exists():
+            of_run = Config.read(savedir).values()
+        elif file and file.is_file() and weights_file.read(file):
+            of_run = Config.read(file).values()
     if flags.get("model", of_run.get("model")) != of_run.get("model"):
         of_run = {}
     chosen = {name: values[name] for values in (of_run, flags) for name in LEARNER if name in values}
@@ -449,7 +455,8 @@ def command_line(mode: str, chosen: Mapping[str, str]) -> CommandLine:
     line.add(CommandSettings.__doc__, [one for one in fields(CommandSettings) if one.name not in entry.without])
     line.add(f"--mode {mode}: {entry.call.__doc__}", fields(entry.settings()))
     if entry.learner:
-        run_config.add_flags(line, chosen, entry.training, entry.without, of_run=not entry.training)
+        places = [] if entry.training else test_places(chosen.get("model"), "metabatch" in entry.without)
+        run_config.add_flags(line, chosen, entry.training, entry.without, of_run=places)
     return line
 
 

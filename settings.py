@@ -112,19 +112,19 @@ class CommandLine(Parser):
         self,
         title: str,
         fields: Iterable[dataclasses.Field],
-        of_run: bool = False,
+        of_run: Collection[str] = (),
         defaults: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Add a flag for each field, in a group of --help. of_run: they override a trained run's settings, so that
-        --help shows neither the flags that no test overrides nor most defaults. defaults: the defaults that --help
-        shows in place of the fields'."""
+        """Add a flag for each field, in a group of --help. of_run: the flags override a trained run's settings in these
+        places (`setting`), so that --help shows neither flags that contradict every other run nor most defaults.
+        defaults: the defaults that --help shows in place of the fields'."""
         group = self.add_argument_group(title.rstrip("."))
         for field in fields:
             rules, default = field.metadata, defaults.get(field.name, field.default)
             has_default = default is not None and default is not False and (rules["reset_for_test"] or not of_run)
             shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
             text = rules["help"] + f" (default: {shown})" * has_default
-            if of_run and not {"test", "at_any_way"} & set(rules["overridable_in"]):
+            if of_run and not set(of_run) & set(rules["overridable_in"]):
                 text = argparse.SUPPRESS
             if default is False:
                 kind = {"action": "store_true"}
@@ -143,9 +143,14 @@ class CommandLine(Parser):
         """Return the flags of the command line, by name. Exit with one sentence and code 2 if two flags contradict each
         other or, with `all_known`, if a flag was not declared by `add`."""
         known, unknown = self.parse_known_args(argv)
+        flags = vars(known)
+        for name, value in flags.items():
+            if value == []:  # argparse's value of --flag=--
+                self.error(f"argument --{name}: it is empty")
+            if isinstance(value, list):  # argparse takes an unknown --flag=a b, with a space, for another value
+                unknown += [str(one) for one in value if str(one).startswith("--")]
         if unknown and all_known:
             self.error(f"{unknown[0].partition('=')[0]} is not a flag of {self.place}: leave it out")
-        flags = vars(known)
         for flag in self.shorthands.keys() & flags.keys():
             del flags[flag]
             name, value = self.shorthands[flag]

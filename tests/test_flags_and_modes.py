@@ -233,6 +233,24 @@ def test_a_mode_refuses_every_flag_that_it_does_not_use(mode, tmp_path):
             assert_refused(refused, f"--{name} is not a flag of --mode {mode}", "leave it out")
 
 
+def test_a_flag_that_argparse_takes_for_a_folder_or_for_nothing_is_refused():
+    """It takes an unknown --flag=VALUE for one more folder if there is a space in VALUE, and --flag=-- for no value."""
+    run = ("--mode", "meta_test", "--savedir", "a")
+    assert_refused(call("main.py", *run, "--out=my table.csv"), "--out is not a flag of --mode meta_test: leave it out")
+    assert_refused(call("main.py", *run, "--checkpoint=--"), "--checkpoint: it is empty")
+    command = main.read_command([*run, "--data_dir=my data"])
+    assert (command["savedir"], command["data_dir"]) == (["a"], "my data")
+
+
+def test_help_is_shown_whatever_the_run_is(tmp_path):
+    for name in ("config.json", "weights.npz"):
+        (tmp_path / name).write_text("damaged")
+    for place in (("--savedir", tmp_path), ("--weights", tmp_path / "weights.npz")):
+        asked = call("main.py", "--mode", "meta_test", *place, "--help")
+        assert asked.returncode == 0 and "--test_statistics" in asked.stdout, asked.stderr
+        assert call("main.py", "--mode", "meta_test", "--savedir", "a", *place).returncode == 2
+
+
 @pytest.mark.parametrize("mode", ["meta_train", "attack", "classify"])
 def test_help_and_refusals_need_no_tensorflow(mode):
     code = "import sys; sys.modules['tensorflow'] = None; import main; main.run(main.main)"

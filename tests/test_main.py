@@ -1,6 +1,7 @@
 """The command line, run as a user runs it: every mode, faults, kills and interruptions."""
 
 import csv
+import dataclasses
 import functools
 import hashlib
 import json
@@ -504,10 +505,11 @@ def test_help_shows_the_flags_of_the_mode_and_the_defaults(mode):
     shown = " ".join(done.stdout.split())
     assert done.returncode == 0 and "(default: False)" not in shown and "(default: None)" not in shown
     assert all(name in shown for name in main.MODES)
-    used = fields_of(mode)
+    used, own = fields_of(mode), {field.name for field in dataclasses.fields(main.MODES[mode].settings())}
+    places = {"test", "at_any_way"} if "metabatch" in used else {"test"}
     for name, field in declared.ALL.items():
-        overridable = {"test", "at_any_way"} & {*field.metadata["overridable_in"]}
-        shown = mode == "meta_train" or name not in OF_RUN or bool(overridable)
+        overridable = places & {*field.metadata["overridable_in"]}
+        shown = mode == "meta_train" or name not in OF_RUN - own or bool(overridable)
         assert bool(re.search(rf"\n  --{name}\s", done.stdout)) == (name in used and shown), name
 
 
@@ -515,7 +517,8 @@ def test_help_of_a_run_or_a_learner_shows_its_flags(run):
     for words, flags, others in (
         (("--model", "protonet"), ("train_way", "normalise"), ("n_steps", "mask_rates")),
         (("--maml", "--perturbation", "mask"), ("n_steps", "mask_rates"), ("train_way", "vib_beta")),
-        (("--mode", "meta_test", "--savedir", run), ("n_steps", "inner_lr"), ("normalise", "adapt")),
+        (("--mode", "meta_test", "--savedir", run), ("n_steps", "inner_lr"), ("normalise", "adapt", "way")),
+        (("--mode", "meta_test", "--model", "protonet"), ("way", "normalise"), ("train_way", "n_steps")),
     ):
         shown = call("main.py", *words, "--help").stdout
         assert all(f"  --{name} " in shown for name in flags) and not any(f"--{name} " in shown for name in others)

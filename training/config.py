@@ -323,7 +323,7 @@ def add_flags(
     chosen: Mapping[str, str],
     training: type[Settings] | None,
     without: Iterable[str] = (),
-    of_run: bool = True,
+    of_run: Collection[str] = (),
 ) -> None:
     """Add the flags of a run to the command line.
 
@@ -341,7 +341,7 @@ def add_flags(
 
     for kind in (RunSettings, training, TestingSettings):
         if kind:
-            add(kind.__doc__.rstrip(".") + " (default: the run's)" * of_run, fields(kind))
+            add(kind.__doc__.rstrip(".") + " (default: the run's)" * bool(of_run), fields(kind))
     if chosen:
         try:
             learner, perturbation = classes_for(chosen["model"], chosen.get("perturbation"))
