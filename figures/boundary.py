@@ -21,7 +21,7 @@ MARKS = ("o", "^")  # so that the classes are distinct in a grey print, too
 WIDTH = 7.5  # inches; the legend needs at least this
 AXIS_1, AXIS_2 = "projection on $w_A - w_B$", "t-SNE of the rest"
 ROLE_NAMES = {"support": "training point", "copies": "perturbed copy", "query": "test point"}
-# The look of the points of a role, as settings of scatter() that override those of the class.
+# The look of the points of a role, as settings of scatter() that override the look of the class.
 ROLES = {
     "support": {"s": 60, "linewidths": 1.0, "edgecolors": "black", "zorder": 4},
     "copies": {"s": 14, "linewidths": 0, "alpha": 0.5, "zorder": 2},

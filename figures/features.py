@@ -1,4 +1,4 @@
-"""Draw stochastic features: what the noise of a run does to the maps of its layers, image by image."""
+"""Draw stochastic features: the effect of a run's noise on the maps of its layers, image by image."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple

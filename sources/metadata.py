@@ -72,7 +72,7 @@ def _strip_png(content: bytes) -> tuple[bytes, dict]:
 
 
 def _strip_jpeg(content: bytes) -> tuple[bytes, dict]:
-    """Return the JPEG without comments and without applications' segments, except those that decide its colours; and
+    """Return the JPEG without comments and applications' segments, except the segments that decide its colours; and
     its EXIF."""
     kept, exif, at = [content[:2]], b"", 2
     while content[at : at + 1] == b"\xff" and at + 4 <= len(content):

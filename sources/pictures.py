@@ -45,7 +45,7 @@ LOCK = threading.Lock()  # Pillow's settings belong to the process; and memory h
 
 
 class BadPicture(UserError):
-    """A picture cannot be read. args: its file; and the rest of the sentence: what is wrong and what to do."""
+    """A picture cannot be read. args: its file; and the rest of the sentence: the fault and the remedy."""
 
     def __str__(self) -> str:
         return " ".join(self.args)
