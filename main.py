@@ -90,7 +90,8 @@ def make_learner(config: Config, image_shape: tuple[int, int, int], gpu: bool) -
 
 
 def build_engine(config: Config, image_shape: tuple[int, int, int], machine: devices.Devices) -> Engine:
-    """Make the engine of a run. Raise UserError as `make_learner`, or if the devices cannot share the metabatch."""
+    """Make a run's engine. Raise UserError if there is no such learner, or if the devices cannot share the
+    metabatch."""
     run, replicas = config.run, machine.strategy.num_replicas_in_sync
     if run.metabatch % replicas:
         raise UserError(

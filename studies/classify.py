@@ -184,7 +184,7 @@ def leave_out(classifier: Classifier, folds: int, labels: list[str], right: np.n
 
 
 def refuse_unwritable(out: Path, page_file: Path) -> None:
-    """UserError if these files could not be written, or if the user has other files with these names."""
+    """Raise UserError if these files could not be written, or if the user has other files with these names."""
     for file, beginning in ((out, ",".join([*HEAD, ""])), (page_file, PAGE.partition("<html")[0])):
         if file.is_dir():
             raise UserError(f"--out: {file} is a folder: choose another name")

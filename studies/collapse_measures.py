@@ -84,7 +84,7 @@ def measures(features, labels, weights=None, predictions=None) -> dict[str, floa
         if not np.isfinite(w).all():
             raise ValueError("the weights are not finite")
         values |= geometry(w.T, "weights") | {"nc3": duality(means, w)}
-    if predictions is not None:  # NC4: the share of rows whose prediction is not the class with the nearest mean
+    if predictions is not None:  # NC4: the share of rows that are not predicted as the class with the nearest mean
         distances = np.square(mu).sum(1) - 2 * h @ mu.T  # less |h|^2, which is the same for all classes
         values["nc4"] = float(np.mean(names[distances.argmin(1)] != predictions))
     return values

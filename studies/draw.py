@@ -48,7 +48,7 @@ FOREIGN = (
 SHARE = 0.64  # mean of Omniglot: the larger side of a character divided by the side of its image
 INK = 180  # darker pixels are ink
 SAMPLES = 5  # noise samples of an inner step's loss
-REMEMBERED = 8  # support sets whose adaptation is kept in memory
+REMEMBERED = 8  # adaptations kept in memory, one per support set
 
 
 def host(text: str) -> str:
@@ -133,7 +133,7 @@ class ShownLearner:
         return steps, tf.reduce_mean(tf.stack(factors), -1) if len(factors) == 2 else None
 
     def _classify_steps(self, steps, x_s, x_q):
-        # batch norm's statistics are those of the support set, as in Classifier
+        # batch norm takes its statistics from the support set, as in Classifier
         x, shares = tf.concat([x_s, x_q], 1), tf.constant([1 / CLASSES] * CLASSES + [0.0])
         logits = [self.learner.classify(self.params, adapted, x, shares=shares)[0][0, -1] for adapted in steps]
         return tf.stack([tf.nn.softmax(one) for one in logits])

@@ -59,8 +59,8 @@ def shapes(arrays: Iterable[str]) -> dict[str, str]:
 
 
 def check(arrays: dict[str, np.ndarray]) -> None:
-    """ValueError if an array does not have its shape, or indices are out of range. A letter stands for the same size
-    everywhere, which is 0 for M alone; a dot stands for any size."""
+    """Raise ValueError if an array does not have its shape, or indices are out of range. A letter stands for the same
+    size everywhere, and only M may be 0; a dot stands for any size."""
     sizes = {}
     for name, letters in shapes(arrays).items():
         if name not in arrays:
@@ -79,7 +79,7 @@ def check(arrays: dict[str, np.ndarray]) -> None:
 
 
 def refuse_infinite(arrays: dict[str, np.ndarray], path: Path, remedy: str) -> None:
-    """UserError if an array that figures show holds an infinite value or a NaN."""
+    """Raise UserError if an array that figures show has an infinite value or a NaN."""
     for name in shapes(arrays):
         if name in SHAPES and not name.endswith("_features") and not name.startswith("head_"):
             continue

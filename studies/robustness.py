@@ -143,7 +143,7 @@ class AttackSettings(MetaTestSettings):
         )
 
     def refuse_idle(self, flags: Collection[str]) -> None:
-        """UserError if the attack does not use one of the user's `flags`, or if there is no such attack."""
+        """Raise UserError if the attack does not use one of the user's `flags`, or if there is no such attack."""
         name, method = self.attack_method, attacks.METHODS[self.attack_method]
         of_gradients = {"attack_step", "attack_start", "attack_loss", "surrogate"} & set(flags)
         if not method.gradients and (of_gradients or self.threat == "remaining"):

@@ -25,7 +25,7 @@ from training.config import Config
 from training.devices import BF16, precision_of_products
 from training.programs import frozen, shared
 
-FAR = 5  # standard deviations: pictures whose brightness is farther from the training images' are doubted
+FAR = 5  # standard deviations: a brightness farther from the training images' causes a warning
 COMPUTING = threading.RLock()  # only one thread at a time may change TensorFlow's settings, which all threads share
 
 
@@ -123,7 +123,7 @@ class Trained:
         if expected and drawn.any():
             (mean, deviation), seen = expected, float(np.median(means[drawn]))
             if (distance := abs(seen - mean)) > FAR * max(deviation, 0.02):
-                remedy = "give pictures whose background is like the training images'"
+                remedy = "give pictures with a background like the training images'"
                 if abs(1 - seen - mean) < distance / 2:
                     remedy = f"they look inverted, use {flag}"
                 sentences.append(

@@ -201,8 +201,8 @@ class TestingSettings(Settings):
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of a run, in the order of config.json. facts: its other entries: data_sha256, sessions, and those of
-    other versions of this program."""
+    """The settings of a run, in the order of config.json. facts: its other entries: data_sha256, sessions, and entries
+    of other versions of this program."""
 
     run: RunSettings
     training: TrainingSettings
@@ -327,9 +327,9 @@ def add_flags(
 ) -> None:
     """Add the flags of a run to the command line.
 
-    chosen: the `model` and perhaps the `perturbation` whose flags are added; empty: the flags of all learners and
-    perturbations are. training: the settings of a mode that trains; None: flags for training alone are left out.
-    without: other flags that are left out. of_run: as in `CommandLine.add`.
+    chosen: add the flags of this `model` and perhaps this `perturbation`; empty: of all learners and perturbations.
+    training: the settings of a mode that trains; None: flags for training alone are left out. without: other flags that
+    are left out. of_run: as in `CommandLine.add`.
     """
 
     defaults = LEARNERS[chosen["model"]].learner.run_defaults if chosen else {}

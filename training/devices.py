@@ -176,9 +176,9 @@ def startup_timeout(index: int, stderr: int):
     """In a `with` block end this process, with a sentence and exit code 2, after STARTUP_TIMEOUT seconds.
 
     TensorFlow waits for the other workers without limit and holds Python's lock meanwhile, so that no thread and no
-    signal handler of Python can run. Therefore a second process measures the time and sends SIGINT, whose number is 2;
-    its handler here is C's _exit, whose argument is the signal's number. Ctrl-C ends the waiting in the same way.
-    stderr: the file descriptor for the sentence.
+    signal handler of Python can run. Therefore a second process measures the time and sends SIGINT, signal number 2;
+    its handler here is C's _exit, which exits with that number. Ctrl-C ends the waiting in the same way. stderr: the
+    file descriptor for the sentence.
     """
     sentence = f"error: worker {index}: the others did not start within {STARTUP_TIMEOUT} s; see their messages, and "
     command = [sys.executable, "-c", WATCHDOG, str(os.getpid()), str(STARTUP_TIMEOUT), f"{sentence}start all again"]

@@ -39,7 +39,7 @@ class TensorBoard:
 def cut_events(folder: Path, first: int, reported: int) -> None:
     """Remove the events that a resumed run writes again from TensorBoard's files.
 
-    first: the iteration that training continues with. reported: the last iteration whose row is in the logs.
+    first: the iteration that training continues with. reported: the last iteration with a row in the logs.
     """
     for path in folder.glob("events.out.tfevents.*"):
         end = 0

@@ -22,7 +22,7 @@ from perturbations.draws import fold, task_noise
 from training import weights
 from training.programs import frozen, shared, without_pixels
 
-# The images that batch norm takes its statistics from where pictures are classified.
+# The images that batch norm takes its statistics from when pictures are classified.
 STATISTICS = SUPPORT, TOGETHER, QUERY = "support", "together", "query"
 
 
@@ -336,8 +336,8 @@ class Engine:
         return shared(partial(compile, bare, *facts), compile.__name__, self.key(), frozen(facts))
 
     def key(self) -> Hashable:
-        """Return a key that is equal for engines whose steps compute the same. An engine with variables on several
-        devices shares nothing."""
+        """Return a key that is equal for two engines if their steps compute the same. An engine with variables on
+        several devices shares nothing."""
         settings = (self.shot, self.query, self.metabatch, self.seed, self.clip_norm, self.adversary, self.parallel)
         return (settings, frozen(self.learner)) if self.replicas == 1 else (id(self), self.strategy)
 

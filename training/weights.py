@@ -41,7 +41,7 @@ STATE = {  # before the first iteration
     "secs": np.float64(0),  # of training
     "window": np.zeros(3),  # sums of loss and accuracy since the log's last row, and how many iterations these are
     "best": -np.ones(2),  # highest validation accuracy, and its iteration
-    "reported": np.int64(-1),  # last iteration whose logs and validation are complete
+    "reported": np.int64(-1),  # last iteration with complete logs and validation
 }
 ABOUT = {"settings": dict, "iteration": int, "weights_sha256": str}  # in every file
 MAX_BYTES, MAX_ARRAYS = 2**30, 10_000  # limits of a file and of its unpacked arrays

@@ -182,7 +182,7 @@ def test_pictures_that_look_otherwise_than_the_training_images_are_warned_of(mam
     blank = np.full((28, 28, 4), [255, 255, 255, 0], np.uint8)
     with pytest.warns(study.PictureWarning, match="1 of 2 pictures have a single colour"):
         clone(maml).fit(support, labels).predict([blank, query[0]])
-    with pytest.warns(study.PictureWarning, match="give pictures whose background is like the training images"):
+    with pytest.warns(study.PictureWarning, match="give pictures with a background like the training images"):
         one.set_params(invert=False).predict([picture // 2 for picture in query])
 
 
