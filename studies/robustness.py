@@ -158,7 +158,7 @@ class AttackSettings(MetaTestSettings):
                 "all --restarts start at the clean image and are equal: leave --attack_start or --restarts out"
             )
         if "surrogate_draws" in flags and not self.surrogate:
-            raise UserError("--surrogate_draws needs a --surrogate: give one, or leave it out")
+            raise UserError("--surrogate_draws needs a surrogate: give --surrogate, or leave it out")
 
 
 class Surrogate(NamedTuple):
