@@ -131,7 +131,7 @@ def test_a_learner_without_features_is_refused(tmp_path):
         """With what a learner has to have alone."""
 
     bare = mock.Mock(learner=Opaque(image_shape=(16, 16, 1), channels=2, way=2, perturbation=Perturbation()))
-    with pytest.raises(UserError, match="Opaque has no linear head"):
+    with pytest.raises(UserError, match="a linear head over features, and the learner Opaque has none"):
         export.export(bare, None, tmp_path, export.ExportSettings(), samples=1, described={"model": "opaque"})
 
 
