@@ -445,7 +445,7 @@ def test_a_mistyped_attack_is_refused(trained, tmp_path):
     assert_refused(call("main.py", *square, "--square_share", 1.1), "a share above 0 and of at most 1")
     idle = ("--savedir", trained, *FLAGS, "--square_share", 0.05)
     assert_refused(call("main.py", *idle), "--square_share needs --attack_method square")
-    assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--surrogate_draws", 3), "needs a --surrogate")
+    assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--surrogate_draws", 3), "needs a surrogate")
     assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--surrogate", tmp_path / "none"), "there is no run")
 
 
