@@ -88,8 +88,8 @@ def test_what_is_bad_is_left_out_and_named_everywhere(folders):
     (folders / "query/q.png").write_bytes(encoded("PNG"))
     for file in (folders / "in/b").iterdir():
         file.write_bytes(b"no")
-    assert_refused(classify(folders, "--skip_bad"), "no picture of the class b can be read")
-    assert_refused(get(folders, "--skip_bad", "--force"), "no picture of the class b is left")
+    assert_refused(classify(folders, "--skip_bad"), "no picture of the class b is left")
+    assert_refused(get(folders, "--skip_bad", "--force"), "no picture of the class b can be read")
 
 
 def test_broken_exif_is_no_fault_and_a_good_one_turns_the_picture_everywhere(folders):
