@@ -81,7 +81,7 @@ def accepts(field: dataclasses.Field, value: object) -> bool:
     """True if the field's flag could have given this value."""
     if field.default is False:
         return isinstance(value, bool)
-    if value == field.default and type(value) is type(field.default):
+    if type(value) is type(field.default) and value == field.default:  # an array cannot be compared with a number
         return True
     if field.metadata["nargs"]:
         return isinstance(value, list | tuple) and bool(value) and all(can_read(field, one) for one in value)

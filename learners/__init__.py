@@ -34,7 +34,10 @@ LEARNERS = {
 
 
 def classes_for(name: str, perturbation: str | None = None) -> tuple[type[Learner], type]:
-    """The classes of the learner `name` and of its perturbation (None: its own). ValueError where it cannot have it."""
+    """The classes of the learner `name` and of its perturbation (None: its own). ValueError where it cannot have it,
+    and where there is no such learner."""
+    if name not in LEARNERS:
+        raise ValueError(f"there is no learner {name!r}: choose {' or '.join(LEARNERS)}")
     entry = LEARNERS[name]
     if entry.perturbation:
         allowed = [entry.perturbation]

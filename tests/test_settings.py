@@ -5,6 +5,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import bench
@@ -259,6 +260,9 @@ def test_settings_are_checked_wherever_they_come_from():
     assert Steps(steps=3).steps == 3 and Steps.of({"steps": 2, "others": 1}) == Steps(2)
     with pytest.raises(ValueError, match=r"steps cannot be -1 \(how many\)"):
         Steps(steps=-1)
+    for value in (np.array([1, 2]), [5], "5", 5.0, True, None):
+        with pytest.raises(ValueError, match="steps cannot be"):
+            Steps(steps=value)
     with pytest.raises(TypeError, match="others"):
         Steps(others=1)
     with pytest.raises(dataclasses.FrozenInstanceError):

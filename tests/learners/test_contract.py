@@ -51,6 +51,8 @@ def test_a_learner_takes_the_perturbations_whose_hooks_it_calls():
         for perturbation in PERTURBATIONS.keys() - taken:
             with pytest.raises(ValueError, match=f"{name} cannot have the perturbation '{perturbation}': it takes"):
                 learners.classes_for(name, perturbation)
+    with pytest.raises(ValueError, match="there is no learner 'mamml': choose maml or metadrop"):
+        learners.make("mamml")
 
 
 @pytest.mark.parametrize(("name", "perturbation"), PAIRS)
