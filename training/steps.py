@@ -337,9 +337,9 @@ class Engine:
 
     def key(self) -> Hashable:
         """Return a key that is equal for two engines if their steps compute the same. An engine with variables on
-        several devices shares nothing."""
+        several devices is its own key: it shares nothing, and no later engine can get its number in memory."""
         settings = (self.shot, self.query, self.metabatch, self.seed, self.clip_norm, self.adversary, self.parallel)
-        return (settings, frozen(self.learner)) if self.replicas == 1 else (id(self), self.strategy)
+        return (settings, frozen(self.learner)) if self.replicas == 1 else self
 
     def assign(self, path: Path, params: dict[str, np.ndarray], slots: dict[str, np.ndarray] | None = None) -> None:
         """Assign the parameters, and the slots, that were read from `path` to the variables. Raise UserError if this

@@ -258,6 +258,14 @@ def test_an_engine_whose_learner_has_no_hash_shares_nothing_and_compiles_once():
     assert shared[0] is shared[1] is not shared[2]
 
 
+def test_an_engine_on_several_devices_shares_nothing_and_its_key_outlives_it():
+    """A number in memory would be that of a later engine, which would then take its step."""
+    several, other = make(), make()
+    assert several.key() == other.key()
+    several.replicas = other.replicas = 2
+    assert several.key() != other.key() and several.key() is several
+
+
 def test_the_graphs_of_a_forgotten_step_are_freed(monkeypatch):
     before = graphs.alive()
     monkeypatch.setattr(programs, "PROGRAMS", collections.OrderedDict())
