@@ -27,12 +27,12 @@ def clip(gradient: tf.Tensor, norm: float | None) -> tf.Tensor:
     return tf.clip_by_norm(gradient, norm) if norm else tf.clip_by_value(gradient, -CLIP, CLIP)
 
 
-def adam(gradient: tf.Tensor, slots: Slots, rate, beta_1: float = BETA_1) -> tuple[tf.Tensor, Slots]:
+def adam(gradient: tf.Tensor, slots: Slots, rate) -> tuple[tf.Tensor, Slots]:
     """Adam (Kingma and Ba, ICLR 2015) in Keras' formula, whose own cannot be applied as a pure function."""
     t = slots["t"] + 1
-    m = slots["m"] + (gradient - slots["m"]) * (1 - beta_1)
+    m = slots["m"] + (gradient - slots["m"]) * (1 - BETA_1)
     v = slots["v"] + (tf.square(gradient) - slots["v"]) * (1 - BETA_2)
-    rate = rate * tf.sqrt(1 - BETA_2**t) / (1 - beta_1**t)
+    rate = rate * tf.sqrt(1 - BETA_2**t) / (1 - BETA_1**t)
     return m * rate / (tf.sqrt(v) + EPSILON), {"m": m, "v": v, "t": t}
 
 
