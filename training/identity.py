@@ -9,7 +9,7 @@ import zlib
 import data
 from lazy import tf
 from training import weights
-from training.steps import Engine
+from training.steps import Engine, mean_over_replicas
 
 
 def weights_digest(engine: Engine) -> str:
@@ -35,6 +35,6 @@ def same_everywhere(strategy: tf.distribute.Strategy, *facts) -> bool:
 
     @tf.function(autograph=False)
     def mean():
-        return strategy.run(lambda: tf.distribute.get_replica_context().all_reduce("MEAN", number))
+        return strategy.run(lambda: mean_over_replicas(number))
 
     return float(strategy.experimental_local_results(mean())[0]) == float(number)

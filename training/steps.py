@@ -144,21 +144,15 @@ class Engine:
         split: without its pixels, which are an argument. `training_inputs` returns the other arguments. Each of several
         replicas computes its share of the tasks, and all take the same step.
         """
-        tasks = self.share_of(classes, images, seed)
-        sums = self.over_tasks(*self.gradient_of(split, read(params), pixels))(tasks)
-        mean = self.mean_of(params, sums)
-        new_params, new_slots, finite = self.update(read(params), read(slots), mean, rate)
-        for variables, values in ((params, new_params), (slots, new_slots)):
+        tasks, values = self.share_of(classes, images, seed), read(params)
+        sums = self.over_tasks(*self.gradient_of(split, values, pixels))(tasks)
+        mean = self.mean_of(values, sums)
+        new_params, new_slots, finite = self.update(values, read(slots), mean, rate)
+        for variables, new in ((params, new_params), (slots, new_slots)):
             for name, variable in variables.items():
-                variable.assign(values[name])
-        stop = tf.identity(stop)  # on the replica's own device
-        asked = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, stop)
-        return (
-            tf.cast(mean.loss, tf.float32),
-            tf.cast(mean.accuracy, tf.float32),
-            finite,
-            layers.freed_with_graph(asked) > 0,
-        )
+                variable.assign(new[name])
+        asked = mean_over_replicas(tf.identity(stop)) > 0  # identity: on the replica's own device
+        return tf.cast(mean.loss, tf.float32), tf.cast(mean.accuracy, tf.float32), finite, asked
 
     def share_of(self, classes, images, seed) -> list[tf.Tensor]:
         """Return this replica's share of a metabatch, in the form of `split_tasks`' result: classes, images, and a seed
@@ -190,9 +184,7 @@ class Engine:
         They are float64, so that they do not depend on how the tasks are grouped."""
         share, shapes = self.metabatch // self.replicas, [[], [], *(list(p.shape) for p in params.values())]
         rows = [tf.reshape(x, [-1, *shape]) for x, shape in zip(sums, shapes, strict=True)]
-        row = flat([tf.reduce_sum(tf.cast(x, tf.float64), 0) / share for x in rows])
-        context = tf.distribute.get_replica_context()
-        row = layers.freed_with_graph(context.all_reduce(tf.distribute.ReduceOp.MEAN, row))
+        row = mean_over_replicas(flat([tf.reduce_sum(tf.cast(x, tf.float64), 0) / share for x in rows]))
         means = tf.split(row, [math.prod(shape) for shape in shapes])
         loss, accuracy, *means = (tf.reshape(x, shape) for x, shape in zip(means, shapes, strict=True))
         means = dict(zip(params, means, strict=True))
@@ -350,6 +342,11 @@ class Engine:
                 weights.refuse_other_shapes(path, values, shapes)
                 for name, variable in variables.items():
                     variable.assign(values[name])
+
+
+def mean_over_replicas(x: tf.Tensor) -> tf.Tensor:
+    """Return the mean of x over all replicas, for a function that each of them runs."""
+    return layers.freed_with_graph(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, x))
 
 
 def read(variables: dict[str, tf.Variable]) -> Params:
