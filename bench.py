@@ -41,7 +41,7 @@ REPEATED = "dataset", "model", "perturbation", "way", "shot", "query", "metabatc
 
 @dataclasses.dataclass(frozen=True)
 class BenchSettings(Settings):
-    """What is timed."""
+    """Settings of the timing."""
 
     iterations: int = setting(10, "iterations that are timed", whole(1))
     size: int | None = setting(

@@ -31,7 +31,7 @@ from training import weights as weights_file
 from training.config import Config, RunSettings, TrainingSettings
 from training.steps import Engine
 
-# They import scikit-learn, which takes a second.
+# Classifying imports scikit-learn, and drawing a web server: modes that need neither start sooner.
 classify_study, draw_study = LazyModule("studies.classify"), LazyModule("studies.draw")
 SHIPPED = [Path(__file__).parent / f"pretrained/omniglot_5way_1shot_{name}.npz" for name in ("maml", "metadrop")]
 

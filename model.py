@@ -192,8 +192,7 @@ class Learner:
     # ---- of an inspectable learner (main.py --mode export and collapse, plot.py)
 
     def features(self, params: Params, adapted, x, draw: Draw = UNPERTURBED) -> tf.Tensor:
-        """Return the linear head's input [T,N,D] for x [T,N,H,W,C], in testing, perturbed by
-        `draw`."""
+        """Return the linear head's input [T,N,D] for x [T,N,H,W,C], in testing, perturbed by `draw`."""
         raise NotImplementedError
 
     def linear(self, adapted) -> tuple[tf.Tensor, tf.Tensor]:
@@ -278,17 +277,17 @@ class MAML(Learner):
         return self.settings.meta_gradient == "published"
 
     def parameters(self) -> dict[str, Parameter]:
-        """theta, then the perturbation's phi, then batch norm's offsets."""
+        """Return theta, the perturbation's phi and batch norm's offsets, in this order."""
         theta = conv_net("theta", self.image_shape, self.channels, self.way)
         return theta | self.perturbation.parameters(self.image_shape, self.channels) | offsets(self.channels)
 
     def step_sizes(self, params: Params) -> dict[str, tf.Tensor | float]:
-        """What an inner step multiplies a weight's gradient by, by the weight's name without theta/: a number, or a
-        tensor of the weight's shape or [T,...]."""
+        """Return the step size of each weight that inner steps adapt, by its name without theta/: a number, or a tensor
+        of the weight's shape or [T,...]."""
         return {name: self.settings.inner_lr for name in map(theta_name, params) if name and self.adapts(name)}
 
     def adapts(self, name: str) -> bool:
-        """Do inner steps adapt this weight of theta?"""
+        """Return True if inner steps adapt this weight of theta."""
         return self.settings.adapt == "all" or (self.settings.adapt == "head") == name.startswith("dense")
 
     def offset(self, params: Params, theta: Params, layer: str, samples: int) -> tf.Tensor:
@@ -330,8 +329,8 @@ class MAML(Learner):
         return self.passes(params, theta, x, draw)[1]
 
     def activations(self, params, theta, x) -> dict[str, tf.Tensor]:
-        """Return each block's output, [T,N,D]; in place of the last one's `features`, which are the same unless the
-        perturbation has a layer of its own before the head."""
+        """Return the output of each block, [T,N,D]. The last block's entry is `features`, which differ from its output
+        if the perturbation puts a layer before the head."""
         blocks, h = self.passes(params, theta, x, UNPERTURBED)
         return {block.layer: rows(block.output) for block in blocks} | {f"conv{BLOCKS}": h}
 
@@ -354,7 +353,7 @@ class MAML(Learner):
         return theta["dense_w"], theta["dense_b"]
 
     def narrow(self, params: Params, way: int) -> Params:
-        """With only the head's first `way` columns."""
+        """Return the parameters with only the first `way` columns of the head."""
         return {k: v[..., :way] if k in self.heads else v for k, v in params.items()}
 
     def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False):
@@ -424,15 +423,15 @@ class MAML(Learner):
         return [name for name, gradient in gradients.items() if gradient is None]
 
     def query_draw(self, noise: Noise) -> Draw:
-        """The randomness of the query set's pass in meta-training."""
+        """Return the Draw of the query set's pass in meta-training."""
         return Draw(noise, self.n_steps, TRAINING_QUERY)
 
 
 def theta_name(name: str) -> str | None:
-    """The name of a parameter of theta without the net's; None for another's."""
+    """Return the parameter's name without theta/; None if it is not one of theta."""
     return name.removeprefix("theta/") if name.startswith("theta/") else None
 
 
 def rows(x: tf.Tensor) -> tf.Tensor:
-    """[T,N,H,W,C] -> [T,N,D], in NHWC order."""
+    """Return x [T,N,H,W,C] as rows [T,N,D], in NHWC order."""
     return tf.reshape(x, [x.shape[0], x.shape[1], -1])

@@ -34,8 +34,8 @@ LEARNERS = {
 
 
 def classes_for(name: str, perturbation: str | None = None) -> tuple[type[Learner], type]:
-    """The classes of the learner `name` and of its perturbation (None: its own). ValueError where it cannot have it,
-    and where there is no such learner."""
+    """Return the classes of the learner `name` and of its perturbation (None: the learner's default). Raise ValueError
+    if there is no such learner, or if it cannot have this perturbation."""
     if name not in LEARNERS:
         raise ValueError(f"there is no learner {name!r}: choose {' or '.join(LEARNERS)}")
     entry = LEARNERS[name]
@@ -50,9 +50,10 @@ def classes_for(name: str, perturbation: str | None = None) -> tuple[type[Learne
 
 
 def make(name: str, perturbation: str | None = None, **settings) -> Learner:
-    """The learner `name` with this perturbation. ValueError as `classes_for`, and at what a constructor refuses.
+    """Make the learner `name` with this perturbation. Raise ValueError as `classes_for` does, and if a constructor
+    refuses a value.
 
-    settings: the constructor's; those of the perturbation among them go to it.
+    settings: arguments of the learner's constructor, and settings of the learner and of the perturbation.
     """
     learner, kind = classes_for(name, perturbation)
     own = {field.name: settings.pop(field.name) for field in fields(kind.settings_class) if field.name in settings}

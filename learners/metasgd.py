@@ -39,7 +39,7 @@ class MetaSGD(MAML):
     heads = (*MAML.heads, "alpha/dense_w", "alpha/dense_b")
 
     def parameters(self) -> dict[str, Parameter]:
-        """Those of MAML, then alpha."""
+        """Return the parameters of MAML, then alpha."""
         initializer = uniform(0.005, 0.1) if self.settings.random_steps else constant(self.settings.inner_lr)
         declared = super().parameters()
         names = [name for name in map(theta_name, declared) if name and self.adapts(name)]

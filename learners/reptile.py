@@ -92,8 +92,8 @@ class Reptile(MAML):
         return meta_lr * (1 - iteration / (last + 1))
 
     def running_step(self, tasks: int) -> float:
-        """The inner loop of one task leaves the share `keep` of an average as it was; the loops of all tasks, one after
-        the other, would leave keep^tasks."""
+        """Return the factor by which the averages move as far as the inner loops of all tasks would move them one after
+        the other. One loop keeps the share `keep` of an average, and all loops keep^tasks."""
         keep = optimizers.BETA_2**self.settings.n_steps
         return (1 - keep**tasks) / (1 - keep)
 
@@ -127,8 +127,8 @@ class Reptile(MAML):
         is a function of a State and of the places [T,size] of a minibatch in x; and the places of all minibatches,
         [steps,T,size]."""
         tasks, images = x.shape[:2]
-        own = self.settings
-        steps, size = (own.n_steps, own.inner_batch) if training else (own.n_test_steps, own.inner_test_batch)
+        s = self.settings
+        steps, size = (s.n_steps, s.inner_batch) if training else (s.n_test_steps, s.inner_test_batch)
         passes = -(-steps * size // images)
         order = tf.argsort(noise(0, "dense", tf.TensorShape([tasks, passes, images])))
         places = tf.reshape(tf.reshape(order, [tasks, -1])[:, : steps * size], [tasks, steps, size])

@@ -10,7 +10,7 @@ from conftest import ROOT, SMALL, call
 PAGE = ROOT / "docs/how_it_works.md"
 
 
-def told() -> list[tuple[str, str]]:
+def named() -> list[tuple[str, str]]:
     """Return the files and functions that the page names, in order."""
     section = PAGE.read_text().split("## The way of an iteration")[1].split("\n## ")[0]
     return re.findall(r"^\d+\. `([\w/]+\.py)`, `(?:\w+\.)?(\w+)`", section, re.MULTILINE)
@@ -32,6 +32,6 @@ def test_the_page_tells_the_way_of_an_iteration(data_dir, tmp_path):
     with mock.patch.object(layers, "conv", watched):
         flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, *SMALL, "--n_train_iters", 0, "--val_every", 0)
         assert call("main.py", *flags).returncode == 0
-    assert ways[0] == told()
-    functions = [name for _, name in told()]
-    assert len(functions) == len(set(functions)) <= 10 and len({file for file, _ in told()}) <= 8
+    assert ways[0] == named()
+    functions = [name for _, name in named()]
+    assert len(functions) == len(set(functions)) <= 10 and len({file for file, _ in named()}) <= 8
