@@ -69,17 +69,14 @@ def decided(f, *args):
     return result
 
 
-def evaluate(learner, params, x_s, x_q, noise, samples=1, training=False, adversary=None):
-    """Return the numbers of the query sets x_q [T,Q,H,W,C] after adaptation to the support sets x_s, and the penalty of
-    the outer loss: what a learner's meta_gradient differentiates, and its evaluate returns, call by call."""
-    way = learner.train_way if training else learner.way
-    adapted, support_penalty = learner.adapt(params, x_s, model.labels_of(x_s, way), noise, samples, training)
-    y, query_noise = model.labels_of(x_q, way), noise if training else None
-    targets = learner.targets(y, noise) if training else y
-    if adversary:
-        x_q = adversary.perturb(lambda x: learner.classify(params, adapted, x, query_noise)[0], x_q, targets, noise)
-    logits, query_penalty = learner.classify(params, adapted, x_q, query_noise)
-    return model.measure(logits, y, targets), support_penalty + query_penalty
+def outer_loss(learner, params, x_s, x_q, noise):
+    """Return the outer loss of meta-training, of each task [T], in two parts: the cross entropy of the query sets x_q
+    [T,Q,H,W,C] after adaptation to the support sets x_s, and the penalty. For finite differences of it: a test of what
+    a learner itself computes calls its meta_gradient or its evaluate."""
+    y_s, y_q = (model.labels_of(x, learner.train_way) for x in (x_s, x_q))
+    adapted, support_penalty = learner.adapt(params, x_s, y_s, noise, training=True)
+    logits, query_penalty = learner.classify(params, adapted, x_q, noise)
+    return layers.cross_entropy(logits, learner.targets(y_q, noise)), support_penalty + query_penalty
 
 
 def meta_gradients(learner, params, x_s, x_q, seeds, tasks_at_once=1, noise_of=draws.task_noise, adversary=None):

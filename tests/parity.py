@@ -73,6 +73,7 @@ def compute(s: dict, dtype: str) -> dict:
 
     import learners
     import numerics
+    from model import make_episode
 
     tf.config.experimental.enable_tensor_float_32_execution(False)
     image_shape, channels = SHAPES[s["dataset"]]
@@ -99,7 +100,7 @@ def compute(s: dict, dtype: str) -> dict:
     @tf.function(autograph=False)
     def run(params, x_s, x_q):
         if s["test"]:
-            numbers, _ = numerics.evaluate(learner, params, x_s, x_q, noise_of(None), s["mc"])
+            numbers = learner.evaluate(params, make_episode(x_s, x_q, s["way"]), noise_of(None), s["mc"])
             return numbers["loss"], numbers["accuracy"]
         tasks = tf.zeros([s["metabatch"], 2], tf.int32)
         return numerics.meta_gradients(learner, params, x_s, x_q, tasks, noise_of=noise_of)

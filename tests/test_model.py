@@ -59,7 +59,7 @@ def test_exact_meta_gradient_is_that_of_finite_differences(name):
 
     @tf.function(autograph=False)
     def loss_of(params):
-        return tf.reduce_mean(numerics.evaluate(learner, params, x_s, x_q, noise_of(seeds))[0]["loss"])
+        return tf.reduce_mean(learner.evaluate(params, model.make_episode(x_s, x_q, WAY), noise_of(seeds))["loss"])
 
     _, grads = compute(name, "exact")
     rng = np.random.default_rng(4)
@@ -83,7 +83,7 @@ def test_fused_batch_norm_in_float32_is_the_formula_in_float64():
     """Its second derivative; tests/test_engine.py has the published gradient."""
     params, x_s, x_q, seeds = inputs("metadrop")
     learner = learner_of("metadrop", "exact")
-    decided(lambda *x: numerics.evaluate(learner, params, *x, noise_of(seeds))[0]["loss"], x_s, x_q)
+    decided(lambda *x: learner.evaluate(params, model.make_episode(*x, WAY), noise_of(seeds))["loss"], x_s, x_q)
 
     @tf.function(autograph=False)
     def single(*args):
@@ -173,7 +173,7 @@ def test_maml_has_no_noise():
 
     @tf.function(autograph=False)
     def loss(seeds):
-        return numerics.evaluate(learner, params, x_s, x_q, noise_of(seeds), 5)[0]["loss"]
+        return learner.evaluate(params, model.make_episode(x_s, x_q, WAY), noise_of(seeds), 5)["loss"]
 
     np.testing.assert_array_equal(loss(seeds), loss(seeds + 9))
 

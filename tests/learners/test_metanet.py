@@ -138,7 +138,7 @@ def test_the_gradient_with_a_mask_is_that_of_finite_differences(name, per_sample
 
     @tf.function(autograph=False)
     def loss_of(params):
-        return tf.reduce_mean(numerics.evaluate(learner, params, x_s, x_q, noise_of(seeds), training=True)[0]["loss"])
+        return tf.reduce_mean(numerics.outer_loss(learner, params, x_s, x_q, noise_of(seeds))[0])
 
     grads = graph(lambda: numerics.meta_gradients(learner, params, x_s, x_q, seeds, 1, noise_of))[2]
     rng = np.random.default_rng(4)
@@ -261,6 +261,14 @@ def test_equal_images_have_equal_embeddings_in_support_and_query(name):
     np.testing.assert_allclose(same[:, :1] + 0 * same, same, rtol=1e-12)
 
 
+def numbers_of(learner, params, x_s, x_q, noise, training, samples=1):
+    """Return the learner's loss and accuracy of the query sets x_q, in meta-training or in testing."""
+    episode = model.make_episode(x_s, x_q, WAY)
+    if training:
+        return learner.meta_gradient(params, episode, noise)[0]
+    return learner.evaluate(params, episode, noise, samples)
+
+
 @pytest.mark.parametrize("name", [*NAMES, "maml"])
 def test_no_mask_in_testing(name):
     """Check 4: with and without, the same weights give the same test, whatever the seed; in training they do not."""
@@ -271,8 +279,7 @@ def test_no_mask_in_testing(name):
     def loss(learner, training):
         @tf.function(autograph=False)
         def compiled(seeds):
-            noise = draws.task_noise(seeds, "float64")
-            return numerics.evaluate(learner, params, x_s, x_q, noise, 3, training)[0]["loss"]
+            return numbers_of(learner, params, x_s, x_q, draws.task_noise(seeds, "float64"), training, 3)["loss"]
 
         return compiled
 
@@ -315,7 +322,7 @@ def test_every_pass_has_its_own_draw(name, training):
 
     learner.perturbation.mask = mask
     noise = draws.task_noise(seeds, "float64")
-    graph(lambda: numerics.evaluate(learner, params, x_s, x_q, noise, training=training)[0]["loss"])
+    graph(lambda: numbers_of(learner, params, x_s, x_q, noise, training)["loss"])
     support = draws.TRAINING_SUPPORT if training else draws.TEST_SUPPORT
     steps = [(step, support) for step in range(max(learner.n_steps, 1))]
     assert passes == [*steps, (len(steps), draws.TRAINING_QUERY) if training else (0, draws.TEST_QUERY)]

@@ -8,7 +8,6 @@ from scipy import stats
 import layers
 import learners
 import model
-import numerics
 from perturbations import PERTURBATIONS, draws, mixing
 
 TASKS, SAMPLES, ROWS, WAY = 2, 3, 6, 3
@@ -193,7 +192,12 @@ def test_mamls_losses_are_those_of_mixed_images_with_mixed_labels():
             query = learner.query_draw(noise) if training else draws.UNPERTURBED
             logits, _ = learner.forward(params, after, x_q, query)
             outer = layers.cross_entropy(logits, mixup.labels(y_q, query)), layers.accuracy(logits, y_q)
-            numbers, penalty = numerics.evaluate(learner, params, x_s, x_q, noise, training=training)
+            _, penalty = learner.classify(params, after, x_q, noise if training else None)
+            episode = model.make_episode(x_s, x_q, WAY)
+            if training:
+                numbers, _ = learner.meta_gradient(params, episode, noise)
+            else:
+                numbers = learner.evaluate(params, episode, noise)
             results.append((list(after.values()), wanted, numbers, outer, tf.zeros([]) + penalty))
         return results
 

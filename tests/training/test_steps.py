@@ -324,7 +324,8 @@ def test_an_episode_of_a_test_is_its_streams_and_has_its_own_seed():
     params, noise_of = parameters(made, tf.float64), functools.partial(draws.task_noise, dtype=tf.float64)
 
     def oracle(x_s, x_q, seeds):
-        return list(numerics.evaluate(made.learner, params, x_s, x_q, noise_of(seeds), 2)[0].values())
+        episode = model.make_episode(x_s, x_q, made.learner.way)
+        return list(made.learner.evaluate(params, episode, noise_of(seeds), 2).values())
 
     episodes = [[*by_hand(made, "val", i, 1), fold(3, data.STREAMS["val"], i)[None]] for i in (1, 2)]
     expected = decided(oracle, *(tf.concat(part, 0) for part in zip(*episodes, strict=True)))
