@@ -299,15 +299,15 @@ class MAML(Learner):
         batch norm's statistics (layers.shared_statistics). record: a list to which a Block is appended for each block,
         and what the head takes, [T,N,D]."""
         penalties = []
-        for block in range(1, BLOCKS + 1):
-            layer = f"conv{block}"
-            x, input_penalty = self.perturbation.inputs(params, theta, layer, x, draw)
-            x = layers.rounded(x, self.bf16)
-            mu = layers.conv(x, theta[f"{layer}_w"], theta[f"{layer}_b"])
-            mu, block_penalty = self.perturbation.block(params, theta, layer, x, mu, draw)
-            mask, mask_penalty = self.perturbation.mask(params, theta, layer, x, mu.shape, draw)
-            offset = self.offset(params, theta, layer, draw.samples)
-            output = layers.norm_relu_pool(mu, offset, draw.samples, self.stop_bn_backward, mask, shares)
+        for layer in (f"conv{block}" for block in range(1, BLOCKS + 1)):
+            with draw.scope(layer):
+                x, input_penalty = self.perturbation.inputs(params, theta, layer, x, draw)
+                x = layers.rounded(x, self.bf16)
+                mu = layers.conv(x, theta[f"{layer}_w"], theta[f"{layer}_b"])
+                mu, block_penalty = self.perturbation.block(params, theta, layer, x, mu, draw)
+                mask, mask_penalty = self.perturbation.mask(params, theta, layer, x, mu.shape, draw)
+                offset = self.offset(params, theta, layer, draw.samples)
+                output = layers.norm_relu_pool(mu, offset, draw.samples, self.stop_bn_backward, mask, shares)
             if record is not None:
                 record.append(Block(layer, x, mu, mask, output))
             x, penalties = output, [*penalties, input_penalty + block_penalty + mask_penalty]

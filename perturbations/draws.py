@@ -67,6 +67,10 @@ class Draw:
     samples: int = 1
     shares: tf.Tensor | None = None
 
+    def scope(self, layer: str):
+        """Return the name scope of a layer's operations, support/conv1 for example (bench.py --profile reads it)."""
+        return tf.name_scope(f"{'support' if self.where in SUPPORT else 'query'}/{layer}")
+
     def __call__(self, layer: str, shape) -> tf.Tensor:
         """Draw from N(0, 1) for this pass, [T,...]. layer: conv1 to conv4, or dense."""
         return self.noise(self.step, layer, shape)
