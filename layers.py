@@ -17,6 +17,10 @@ from lazy import tf
 FEW = 8  # `conv` and `conv_batch_norm` take shortcuts for fewer input channels, which are faster on a CPU
 EPSILON = 1e-3  # contrib batch_norm's default in the TF1 code; it matters where the weights' std is 0.02
 GAINED_EPSILON = 1e-5  # PyTorch's, where there is a gain
+# Coefficients, from the highest power's, of the polynomial of degree 8 that is next to log(1 + x) / x in [0, 1]: its
+# largest relative error, 3.0e-8, is the smallest that such a polynomial can have.
+LOG1P = [0.00523260521, -0.029504882, 0.0782253712, -0.136631966, 0.191059836, -0.248429763, 0.333190961]
+LOG1P += [-0.499994931, 0.99999997]
 
 
 def custom_gradient(f):
@@ -341,8 +345,10 @@ def softplus(x: tf.Tensor) -> tf.Tensor:
     """log(1 + exp(x)), within 5e-7 of max(1, x) in float32.
 
     Computed as -log(sigmoid(-x)), because both derivatives need the sigmoid alone: with them it takes half the time of
-    tf.nn.softplus on a CPU.
+    tf.nn.softplus on a CPU. XLA, which computes it in one loop, takes half the time for relu(x) + log(1 + exp(-|x|)).
     """
+    if compiled_by_xla():
+        return tf.nn.relu(x) + log1p(tf.exp(-tf.abs(x))), lambda dy: dy * tf.sigmoid(x)
     p = tf.sigmoid(-x)
 
     def backward(dy):
@@ -350,6 +356,14 @@ def softplus(x: tf.Tensor) -> tf.Tensor:
 
     # Far to the right the sigmoid underflows, and softplus(x) = x.
     return tf.minimum(-tf.math.log(p), tf.maximum(x, 40.0)), backward
+
+
+def log1p(x: tf.Tensor) -> tf.Tensor:
+    """log(1 + x) for x in [0, 1], with a relative error below 2e-7 in float32: there a polynomial, which takes half
+    the time of XLA's logarithm."""
+    if x.dtype != tf.float32:
+        return tf.math.log1p(x)
+    return x * functools.reduce(lambda y, coefficient: y * x + coefficient, LOG1P)
 
 
 @custom_gradient

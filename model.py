@@ -19,11 +19,21 @@ import numpy as np
 import layers
 import optimizers
 import parameters
+import pieces
 from attacks import Adversary
 from lazy import tf
-from parameters import BLOCKS, Parameter, Params, check_size, conv_net, offsets
+from parameters import BLOCKS, Parameter, Params, check_size, conv_net, kernel_and_bias, offsets
 from perturbations.base import HOOKS, Perturbation
-from perturbations.draws import TEST_SUPPORT, TRAINING_QUERY, TRAINING_SUPPORT, UNPERTURBED, Draw, Noise, task_noise
+from perturbations.draws import (
+    SUPPORT,
+    TEST_SUPPORT,
+    TRAINING_QUERY,
+    TRAINING_SUPPORT,
+    UNPERTURBED,
+    Draw,
+    Noise,
+    task_noise,
+)
 from settings import Settings, positive, setting, whole
 
 
@@ -303,10 +313,16 @@ class MAML(Learner):
             with draw.scope(layer):
                 x, input_penalty = self.perturbation.inputs(params, theta, layer, x, draw)
                 x = layers.rounded(x, self.bf16)
-                mu = layers.conv(x, theta[f"{layer}_w"], theta[f"{layer}_b"])
+                w, b = kernel_and_bias(theta, layer)
+                offset = self.offset(params, theta, layer, draw.samples)
+                once = record is None and shares is None and draw.where not in SUPPORT  # differentiated once at most
+                if once and pieces.worthwhile(x, w) and (form := self.perturbation.elementwise(params, layer)):
+                    kernels, combine = form
+                    x, penalties = pieces.block(x, [(w, b), *kernels], combine, offset), [*penalties, input_penalty]
+                    continue
+                mu = layers.conv(x, w, b)
                 mu, block_penalty = self.perturbation.block(params, theta, layer, x, mu, draw)
                 mask, mask_penalty = self.perturbation.mask(params, theta, layer, x, mu.shape, draw)
-                offset = self.offset(params, theta, layer, draw.samples)
                 output = layers.norm_relu_pool(mu, offset, draw.samples, self.stop_bn_backward, mask, shares)
             if record is not None:
                 record.append(Block(layer, x, mu, mask, output))

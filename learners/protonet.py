@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import layers
+import pieces
 from lazy import tf
 from model import Learner, rows
 from parameters import BLOCKS, Parameter, Params, conv_blocks, kernel_and_bias, offsets
@@ -61,8 +62,13 @@ class ProtoNet(Learner):
         """Return each block's output, [T,N,D]; the last one is `features`. shares: as in `classify`."""
         outputs = {}
         for layer in (f"conv{block}" for block in range(1, BLOCKS + 1)):
-            mu = layers.conv(layers.rounded(x, self.bf16), *kernel_and_bias(params, f"theta/{layer}"))
-            x = layers.norm_relu_pool(mu, params[f"{layer}_bn/beta"], samples=1, stop_bn_backward=False, shares=shares)
+            x, weights = layers.rounded(x, self.bf16), kernel_and_bias(params, f"theta/{layer}")
+            offset = params[f"{layer}_bn/beta"]
+            if shares is None and pieces.worthwhile(x, weights[0]):
+                x = pieces.block(x, [weights], tf.identity, offset)
+            else:
+                mu = layers.conv(x, *weights)
+                x = layers.norm_relu_pool(mu, offset, samples=1, stop_bn_backward=False, shares=shares)
             outputs[layer] = rows(x)
         return outputs
 

@@ -39,6 +39,9 @@ class FixedNoise(LearnedNoise):
     def mean(self, params, layer, x):
         return 0.0
 
+    def elementwise(self, params, layer):
+        return [], lambda mu: mu * math.log(2)
+
     def head_deviation(self, params, x):
         return math.log(2)
 
@@ -57,6 +60,9 @@ class IndependentNoise(LearnedNoise):
 
     def mean(self, params, layer, x):
         return params[f"phi/{layer}_b"]
+
+    def elementwise(self, params, layer):
+        return None
 
     def head_deviation(self, params, x):
         return layers.softplus(params["phi/dense_b"])
@@ -79,6 +85,9 @@ class WeightNoise(Perturbation):
 
     def block(self, params, theta, layer, x, mu, draw):
         return self.output(params, layer, layers.conv, x, mu, draw), 0.0
+
+    def elementwise(self, params, layer):
+        return [], tf.identity
 
     def head(self, params, theta, x, logits, draw):
         return self.output(params, "dense", layers.dense, x, logits, draw), 0.0
@@ -118,6 +127,9 @@ class AdditiveNoise(LearnedNoise):
             return mu, 0.0
         return mu + layers.softplus(self.mean(params, layer, x)) * draw(layer, mu.shape), 0.0
 
+    def elementwise(self, params, layer):
+        return [], tf.identity
+
 
 class DeterministicFactor(Perturbation):
     """mu * softplus(conv(x; phi)) on the support and the query: Meta-dropout's factor of the query. There is no noise,
@@ -134,6 +146,9 @@ class DeterministicFactor(Perturbation):
 
     def block(self, params, theta, layer, x, mu, draw):
         return mu * self.factor(params, theta, layer, x, mu, draw), 0.0
+
+    def elementwise(self, params, layer):
+        return [kernel_and_bias(params, f"phi/{layer}")], lambda mu, a: mu * layers.softplus(a)
 
 
 class LearnedVariance(LearnedNoise):
@@ -171,3 +186,6 @@ class ExtraParameters(Perturbation):
 
     def block(self, params, theta, layer, x, mu, draw):
         return mu + layers.softplus(layers.conv(x, *kernel_and_bias(params, f"phi/{layer}"))), 0.0
+
+    def elementwise(self, params, layer):
+        return [kernel_and_bias(params, f"phi/{layer}")], lambda mu, a: mu + layers.softplus(a)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 from lazy import tf
@@ -55,6 +56,12 @@ class Perturbation:
     def block(self, params: Params, theta: Params, layer: str, x, mu, draw: Draw) -> tuple[tf.Tensor, Penalty]:
         """Perturb `mu` [T,N,H,W,C], the convolution of x before batch norm. Return it and a penalty."""
         return mu, 0.0
+
+    def elementwise(self, params: Params, layer: str) -> tuple[list[tuple], Callable] | None:
+        """Return what `block` is in a pass over the query set, if it is an element-wise function of convolutions and
+        has no penalty: kernels and biases [(w, b), ...], and the function f of mu and of their convolutions of x, so
+        that `block` returns f(mu, *convolutions). Return None if it is no such function, or if there is a mask."""
+        return None if {"block", "mask"} & self.hooks else ([], tf.identity)
 
     def mask(self, params: Params, theta: Params, layer: str, x, shape, draw: Draw) -> tuple[tf.Tensor | None, Penalty]:
         """Return a factor of relu(batch_norm(.)), which has the `shape` [T,N,H,W,C], and a penalty. The factor is None

@@ -44,6 +44,9 @@ class LearnedNoise(Perturbation):
     def block(self, params, theta, layer, x, mu, draw):
         return mu * self.factor(params, theta, layer, x, mu, draw), 0.0
 
+    def elementwise(self, params, layer):
+        return [kernel_and_bias(params, f"phi/{layer}")], lambda mu, a: mu * layers.softplus(a)
+
     def head(self, params, theta, x, logits, draw):
         if draw.where not in SUPPORT:
             return logits, 0.0

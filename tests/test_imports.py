@@ -14,6 +14,7 @@ FLOORS = [
     {"errors", "lazy"},
     {"settings"},
     {"files", "layers", "optimizers", "parameters", "ranges"},
+    {"pieces"},
     {"attacks", "perturbations", "sources"},
     {"data", "model"},
     {"learners"},

@@ -115,3 +115,18 @@ def test_the_device_is_named_with_a_hint_at_a_gpu_without_cuda(monkeypatch):
     details = {"device_name": "NVIDIA H100"}
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
     assert devices.describe_devices(tf, ["a", "b"], 1) == "NVIDIA H100 and NVIDIA H100"
+
+
+def test_onednn_is_used_on_every_processor_that_has_avx2(tmp_path, monkeypatch):
+    """TensorFlow reads the variable when it is imported; what a user sets stays."""
+    for flags, wanted in (("fpu avx avx2 fma", True), ("fpu avx avx2_vnni", False)):
+        (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+        assert devices.has_avx2(tmp_path / "cpuinfo") is wanted
+    assert not devices.has_avx2(tmp_path / "none")
+    for has, before, after in ((True, None, "1"), (True, "0", "0"), (False, None, None)):
+        monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+        if before:
+            monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", before)
+        monkeypatch.setattr(devices, "has_avx2", lambda has=has: has)
+        devices.set_up("-1", 1, devices.FLOAT32, distribute=False)
+        assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == after
