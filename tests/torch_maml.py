@@ -6,16 +6,10 @@ Nothing of the project's is used but the names and shapes of its parameters. Ima
 loop. PyTorch is an extra: pip install torch.
 """
 
-import argparse
-import json
-import resource
-import statistics
-import time
-
 import torch
 from torch.nn import functional as F
 
-LAYERS, EPSILON = ("conv1", "conv2", "conv3", "conv4"), 1e-3
+from second_opinion import CLIP, EPSILON, INNER_LR, LAYERS, OUTER_LR, theta_of, time_iterations
 
 
 class HeldBatchNorm(torch.autograd.Function):
@@ -73,7 +67,7 @@ def meta_gradient(params: dict, x_s, x_q, noise_of, way: int, n_steps: int, inne
     labels = [torch.arange(way).repeat_interleave(x.shape[1] // way) for x in (x_s, x_q)]
     total = 0
     for support, query in zip(x_s, x_q, strict=True):
-        theta = {name.removeprefix("theta/"): v for name, v in params.items() if name.startswith("theta/")}
+        theta = theta_of(params)
         for step in range(n_steps):
             loss = F.cross_entropy(forward(params, theta, support, noise_of(step), published), labels[0])
             grads = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
@@ -83,41 +77,21 @@ def meta_gradient(params: dict, x_s, x_q, noise_of, way: int, n_steps: int, inne
     return total.detach(), dict(zip(params, grads, strict=True))
 
 
-def shapes(way: int, side: int, depth: int, channels: int, noisy: bool) -> dict[str, tuple]:
-    """The parameters' shapes, as in the project."""
-    sizes, d = {}, depth
-    for net, outputs in (("theta", way), ("phi", 1))[: 1 + noisy]:
-        for layer, inputs in zip(LAYERS, (d, channels, channels, channels), strict=True):
-            sizes |= {f"{net}/{layer}_w": (3, 3, inputs, channels), f"{net}/{layer}_b": (channels,)}
-        sizes |= {f"{net}/dense_w": ((side // 16) ** 2 * channels, outputs), f"{net}/dense_b": (outputs,)}
-    return sizes | {f"{layer}_bn/beta": (channels,) for layer in LAYERS}
-
-
-def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for name, default in {"way": 20, "shot": 1, "query": 15, "metabatch": 4, "n_steps": 5, "iterations": 5}.items():
-        p.add_argument(f"--{name}", type=int, default=default)
-    p.add_argument("--model", choices=["maml", "metadrop"], default="metadrop")
-    p.add_argument("--meta_gradient", choices=["published", "exact"], default="published")
-    args, side, depth, channels = p.parse_args(), 28, 1, 64
+def prepare(args, params: dict, x_s, x_q):
     torch.manual_seed(0)
-    sizes = shapes(args.way, side, depth, channels, args.model == "metadrop")
-    params = {name: (0.02 * torch.randn(size)).requires_grad_() for name, size in sizes.items()}
-    adam = torch.optim.Adam(params.values(), 1e-3)
-    x_s, x_q = (torch.rand(args.metabatch, args.way * n, side, side, depth) for n in (args.shot, args.query))
-    seconds = []
-    for _ in range(args.iterations + 1):
-        start = time.perf_counter()
-        settings = (args.way, args.n_steps, 0.1, args.meta_gradient == "published")
-        _, grads = meta_gradient(params, x_s, x_q, lambda step: lambda layer, shape: torch.randn(shape), *settings)
+    params = {name: torch.tensor(value).requires_grad_() for name, value in params.items()}
+    adam = torch.optim.Adam(params.values(), OUTER_LR)
+    images = torch.tensor(x_s), torch.tensor(x_q)
+    settings = args.way, args.n_steps, INNER_LR, args.meta_gradient == "published"
+
+    def iteration():
+        _, grads = meta_gradient(params, *images, lambda step: lambda layer, shape: torch.randn(shape), *settings)
         for name, parameter in params.items():
-            parameter.grad = grads[name].clamp(-3, 3)
+            parameter.grad = grads[name].clamp(-CLIP, CLIP)
         adam.step()
-        seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    line = {"ms_per_step": round(1e3 * statistics.median(seconds[1:]), 1), "peak_mb": round(peak)}
-    print(json.dumps(line | vars(args) | {"torch": torch.__version__, "threads": torch.get_num_threads()}))
+
+    return iteration, {"torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
 if __name__ == "__main__":
-    main()
+    time_iterations(__doc__.split("\n")[0], prepare)
