@@ -25,7 +25,6 @@ from lazy import tf
 from parameters import BLOCKS, Parameter, Params, check_size, conv_net, kernel_and_bias, offsets
 from perturbations.base import HOOKS, Perturbation
 from perturbations.draws import (
-    SUPPORT,
     TEST_SUPPORT,
     TRAINING_QUERY,
     TRAINING_SUPPORT,
@@ -314,11 +313,12 @@ class MAML(Learner):
                 x, input_penalty = self.perturbation.inputs(params, theta, layer, x, draw)
                 x = layers.rounded(x, self.bf16)
                 w, b = kernel_and_bias(theta, layer)
-                offset = self.offset(params, theta, layer, draw.samples)
-                once = record is None and shares is None and draw.where not in SUPPORT  # differentiated once at most
-                if once and pieces.worthwhile(x, w) and (form := self.perturbation.elementwise(params, layer)):
-                    kernels, combine = form
-                    x, penalties = pieces.block(x, [(w, b), *kernels], combine, offset), [*penalties, input_penalty]
+                offset, shape = self.offset(params, theta, layer, draw.samples), [*x.shape[:-1], w.shape[-1]]
+                # A pass over meta-training's support set is differentiated twice.
+                large = draw.where != TRAINING_SUPPORT and pieces.worthwhile(x, w) and record is None and shares is None
+                if large and (form := self.perturbation.elementwise(params, layer, shape, draw)):
+                    x = pieces.block(x, (w, b), form, offset, draw.samples)
+                    penalties.append(input_penalty)
                     continue
                 mu = layers.conv(x, w, b)
                 mu, block_penalty = self.perturbation.block(params, theta, layer, x, mu, draw)

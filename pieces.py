@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import layers
 from lazy import tf
+from perturbations.base import Elementwise
 
 MAP = 2**22  # bytes; a smaller map stays in a cache anyway
 PIECE = 2**21  # bytes of the convolutions of a piece, unless one image has more
@@ -28,75 +29,92 @@ def worthwhile(x: tf.Tensor, w: tf.Tensor) -> bool:
     return x.shape[0] == 1 and large and not eager_or_xla and not tf.config.list_physical_devices("GPU")
 
 
-def block(x: tf.Tensor, kernels: list[tuple], combine: Callable, beta: tf.Tensor) -> tf.Tensor:
-    """max_pool(relu(batch_norm(combine(...)))) of the convolutions of x, all images in one group; it can be
-    differentiated once. x [1,N,H,W,C] -> [1,N,H//2,W//2,D].
+def largest_divisor(n: int, most: int) -> int:
+    """Return the largest divisor of n that is at most `most`, or 1."""
+    return max(k for k in range(1, n + 1) if n % k == 0 and (k == 1 or k <= most))
 
-    kernels: w and b of each convolution, as `layers.conv` takes them for one task. combine: an element-wise function of
-    the convolutions, each [1,N,H,W,D]. beta [D]: batch norm's offset.
+
+def block(x: tf.Tensor, weights: tuple, form: Elementwise, beta: tf.Tensor, samples: int = 1) -> tf.Tensor:
+    """max_pool(relu(batch_norm(form(conv(x)))), each noise sample normalised by its own statistics. It is made to be
+    differentiated once; a second derivative is slow, and holds nothing constant.
+
+    x [1,N,H,W,C], sample-major -> [1,N,H//2,W//2,D]. weights: w and b as `layers.conv` takes them for one task. beta:
+    batch norm's offset, [D] or [samples,1,1,1,D].
     """
+    kernels = [weights, *form.kernels]
     w = tf.concat([tf.reshape(w, w.shape[-4:]) for w, _ in kernels], -1)
     b = tf.concat([tf.reshape(b, [-1]) for _, b in kernels], -1)
+
+    def combine(y, *maps):
+        return form.f(*tf.split(y, len(kernels), -1), *maps)
+
     if x.shape[-1] < layers.FEW:
-        normal = normalised(layers.conv, lambda y: combine(*tf.split(y, len(kernels), -1)), b.shape[0], x, w, b)
+        normal = normalised(layers.conv, combine, b.shape[0], samples, form.maps, x, w, b)
     else:
-        y = layers.conv(x, w, b)
-        normal = normalised(tf.identity, lambda y: combine(*tf.split(y, len(kernels), -1)), b.shape[0], y)
-    return tf.nn.relu(normal + beta)
+        normal = normalised(tf.identity, combine, b.shape[0], samples, form.maps, layers.conv(x, w, b))
+    output = tf.nn.relu(normal + beta)
+    return tf.reshape(output, [1, x.shape[1], *output.shape[2:]])
 
 
-def normalised(maps: Callable, combine: Callable, depth: int, x: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
-    """Return max_pool(batch_norm(combine(maps(x, *weights)))) without an offset.
+def normalised(convolve: Callable, combine: Callable, depth: int, samples: int, maps, x, *weights) -> tf.Tensor:
+    """Return max_pool(batch_norm(combine(convolve(x, *weights), *maps))), without an offset, [samples,n,H//2,W//2,D].
 
-    x [1,N,H,W,C]. maps: a function of some images and the weights -> [1,n,H,W,depth], computed again for the gradient.
-    combine: an element-wise function of its result -> [1,n,H,W,D].
+    x [1,N,H,W,C] with N = samples * n. convolve: a function of some images and the weights -> [1,images,H,W,depth],
+    computed again for the gradient. maps [1,N,H,W,D]. combine: an element-wise function -> [1,images,H,W,D].
     """
-    n, pixels, image = x.shape[1], x.shape[1:4].num_elements(), 4 * x.shape[2:4].num_elements() * depth
-    images = max(k for k in range(1, n + 1) if n % k == 0 and (k == 1 or k * image <= PIECE))
-    numbers = tf.range(n // images)
+    n = x.shape[1] // samples
+    pixels, image = n * x.shape[2:4].num_elements(), 4 * x.shape[2:4].num_elements() * depth
+    images = largest_divisor(n, PIECE // image)
+    pieces_of_sample = n // images
+    numbers = tf.range(samples * pieces_of_sample)
 
     def piece(x, i):
         """Return the i-th piece of x [1,N,...]: [1,images,...]."""
-        return tf.reshape(x, [n // images, 1, images, *x.shape[2:]])[i]
+        return tf.reshape(x, [-1, 1, images, *x.shape[2:]])[i]
+
+    def of_sample(x, i):
+        """Return the entry of x [samples,1,1,1,D] for the i-th piece, [1,1,1,1,D]."""
+        return x[i // pieces_of_sample][None]
 
     def reduced(z):
         mean = layers.group_mean(z)
         return maxima_of(z), mean, layers.group_mean(tf.math.squared_difference(z, mean))
 
-    def by_maps(y, dmaxima, slope, offset):
-        """Return the gradient by a piece's maps y: that of the maxima, and that of the statistics, which is linear in
-        combine(y)."""
-        z = combine(y)
+    def by_convolutions(dmaxima, slope, offset, y, *maps):
+        """Return the gradient by a piece's convolutions y: that of the maxima, and that of the statistics, which is
+        linear in z."""
+        z = combine(y, *maps)
         return tf.gradients(z, y, spread(z, dmaxima) - (z * slope + offset))[0]
 
     # Two programs of the forward pass, because XLA would combine once for each consumer in the same program.
-    combined, reduced, by_maps = (
-        tf.function(f, autograph=False, jit_compile=True) for f in (combine, reduced, by_maps)
+    combined, reduced, by_convolutions = (
+        tf.function(f, autograph=False, jit_compile=True) for f in (combine, reduced, by_convolutions)
     )
 
     @layers.custom_gradient
     def compute(x, *weights):
         def of_piece(i):
-            return reduced(combined(maps(piece(x, i), *weights)))
+            return reduced(combined(convolve(piece(x, i), *weights), *(piece(z, i) for z in maps)))
 
         dtype = (weights[0] if weights else x).dtype
         results = tf.map_fn(of_piece, numbers, fn_output_signature=(dtype,) * 3, parallel_iterations=1)
-        maxima, means, variances = results
-        mean = tf.reduce_mean(means, 0)
-        rstd = tf.math.rsqrt(tf.reduce_mean(variances + tf.math.squared_difference(means, mean), 0) + layers.EPSILON)
-        normal = (tf.reshape(maxima, [1, n, *maxima.shape[3:]]) - mean) * rstd
+        maxima, means, variances = (tf.reshape(t, [samples, -1, *t.shape[3:]]) for t in results)
+        mean = tf.reduce_mean(means, 1, keepdims=True)
+        variance = tf.reduce_mean(variances + tf.math.squared_difference(means, mean), 1, keepdims=True)
+        rstd = tf.math.rsqrt(variance + layers.EPSILON)
+        normal = (maxima - mean) * rstd
 
         def gradients(dy):
             dy_mean, dy_normal = (tf.reduce_sum(g, [1, 2, 3], keepdims=True) / pixels for g in (dy, dy * normal))
             slope = tf.square(rstd) * dy_normal
-            offset, dmaxima = rstd * dy_mean - mean * slope, rstd * dy
+            offset, dmaxima = rstd * dy_mean - mean * slope, tf.reshape(rstd * dy, [1, -1, *dy.shape[2:]])
 
             def of_piece(i):
                 """Return a piece and the weights, and a function of some of them: the gradient by these."""
                 args = [tf.identity(t) for t in (piece(x, i), *weights)]
-                y = maps(*args)
-                dmaps = by_maps(y, piece(dmaxima, i), slope, offset)
-                return args, lambda by: tf.gradients(y, by, dmaps)
+                y, line = convolve(*args), (of_sample(slope, i), of_sample(offset, i))
+                dy_piece = by_convolutions(piece(dmaxima, i), *line, y, *(piece(z, i) for z in maps))
+                return args, lambda by: tf.gradients(y, by, dy_piece)
 
             def add(sums, i):
                 (_, *weights), gradient = of_piece(i)

@@ -9,6 +9,7 @@ import pieces
 from lazy import tf
 from model import Learner, rows
 from parameters import BLOCKS, Parameter, Params, conv_blocks, kernel_and_bias, offsets
+from perturbations.base import Elementwise
 from perturbations.draws import UNPERTURBED, Draw, Noise
 from settings import Settings, setting, whole
 
@@ -65,7 +66,7 @@ class ProtoNet(Learner):
             x, weights = layers.rounded(x, self.bf16), kernel_and_bias(params, f"theta/{layer}")
             offset = params[f"{layer}_bn/beta"]
             if shares is None and pieces.worthwhile(x, weights[0]):
-                x = pieces.block(x, [weights], tf.identity, offset)
+                x = pieces.block(x, weights, Elementwise(), offset)
             else:
                 mu = layers.conv(x, *weights)
                 x = layers.norm_relu_pool(mu, offset, samples=1, stop_bn_backward=False, shares=shares)

@@ -12,7 +12,7 @@ import math
 import layers
 from lazy import tf
 from parameters import BLOCKS, Initializer, Parameter, constant, conv_blocks, conv_net, kernel_and_bias
-from perturbations.base import Perturbation
+from perturbations.base import Elementwise, Perturbation
 from perturbations.draws import SUPPORT
 from perturbations.noise import LearnedNoise
 
@@ -36,11 +36,10 @@ class FixedNoise(LearnedNoise):
     def parameters(self, image_shape, channels):
         return {}
 
-    def mean(self, params, layer, x):
-        return 0.0
-
-    def elementwise(self, params, layer):
-        return [], lambda mu: mu * math.log(2)
+    def elementwise(self, params, layer, shape, draw):
+        if draw.where not in SUPPORT:
+            return Elementwise(lambda mu: mu * math.log(2))
+        return Elementwise(lambda mu, z: mu * layers.softplus(z), maps=(draw(layer, shape),))
 
     def head_deviation(self, params, x):
         return math.log(2)
@@ -58,11 +57,12 @@ class IndependentNoise(LearnedNoise):
         declared = conv_net("phi", image_shape, channels, 1)
         return {name: parameter for name, parameter in declared.items() if name.endswith("_b")}
 
-    def mean(self, params, layer, x):
-        return params[f"phi/{layer}_b"]
+    def factor(self, params, theta, layer, x, mu, draw):
+        a = params[f"phi/{layer}_b"]
+        return layers.softplus(a + draw(layer, mu.shape) if draw.where in SUPPORT else a)
 
-    def elementwise(self, params, layer):
-        return None
+    def block(self, params, theta, layer, x, mu, draw):
+        return mu * self.factor(params, theta, layer, x, mu, draw), 0.0
 
     def head_deviation(self, params, x):
         return layers.softplus(params["phi/dense_b"])
@@ -85,9 +85,6 @@ class WeightNoise(Perturbation):
 
     def block(self, params, theta, layer, x, mu, draw):
         return self.output(params, layer, layers.conv, x, mu, draw), 0.0
-
-    def elementwise(self, params, layer):
-        return [], tf.identity
 
     def head(self, params, theta, x, logits, draw):
         return self.output(params, "dense", layers.dense, x, logits, draw), 0.0
@@ -122,13 +119,11 @@ class AdditiveNoise(LearnedNoise):
     def factor(self, params, theta, layer, x, mu, draw):
         return None
 
-    def block(self, params, theta, layer, x, mu, draw):
+    def elementwise(self, params, layer, shape, draw):
         if draw.where not in SUPPORT:
-            return mu, 0.0
-        return mu + layers.softplus(self.mean(params, layer, x)) * draw(layer, mu.shape), 0.0
-
-    def elementwise(self, params, layer):
-        return [], tf.identity
+            return Elementwise()
+        phi = (kernel_and_bias(params, f"phi/{layer}"),)
+        return Elementwise(lambda mu, a, z: mu + layers.softplus(a) * z, phi, (draw(layer, shape),))
 
 
 class DeterministicFactor(Perturbation):
@@ -142,13 +137,10 @@ class DeterministicFactor(Perturbation):
         return conv_blocks("phi", image_shape, channels)
 
     def factor(self, params, theta, layer, x, mu, draw):
-        return layers.softplus(layers.conv(x, *kernel_and_bias(params, f"phi/{layer}")))
+        return self.elementwise(params, layer, mu.shape, draw)(tf.ones_like(mu), x)
 
-    def block(self, params, theta, layer, x, mu, draw):
-        return mu * self.factor(params, theta, layer, x, mu, draw), 0.0
-
-    def elementwise(self, params, layer):
-        return [kernel_and_bias(params, f"phi/{layer}")], lambda mu, a: mu * layers.softplus(a)
+    def elementwise(self, params, layer, shape, draw):
+        return Elementwise(lambda mu, a: mu * layers.softplus(a), (kernel_and_bias(params, f"phi/{layer}"),))
 
 
 class LearnedVariance(LearnedNoise):
@@ -166,8 +158,12 @@ class LearnedVariance(LearnedNoise):
             more[name.replace("phi/", "phi/deviation_")] = Parameter(parameter.shape, initializer)
         return declared | more
 
-    def deviation(self, params, layer, x):
-        return layers.softplus(layers.conv(x, *kernel_and_bias(params, f"phi/deviation_{layer}")))
+    def elementwise(self, params, layer, shape, draw):
+        if draw.where not in SUPPORT:
+            return super().elementwise(params, layer, shape, draw)
+        kernels = tuple(kernel_and_bias(params, f"phi/{name}") for name in (layer, f"deviation_{layer}"))
+        maps = (draw(layer, shape),)
+        return Elementwise(lambda mu, a, d, z: mu * layers.softplus(a + layers.softplus(d) * z), kernels, maps)
 
 
 class ExtraParameters(Perturbation):
@@ -184,8 +180,5 @@ class ExtraParameters(Perturbation):
     def parameters(self, image_shape, channels):
         return conv_blocks("phi", image_shape, channels)
 
-    def block(self, params, theta, layer, x, mu, draw):
-        return mu + layers.softplus(layers.conv(x, *kernel_and_bias(params, f"phi/{layer}"))), 0.0
-
-    def elementwise(self, params, layer):
-        return [kernel_and_bias(params, f"phi/{layer}")], lambda mu, a: mu + layers.softplus(a)
+    def elementwise(self, params, layer, shape, draw):
+        return Elementwise(lambda mu, a: mu + layers.softplus(a), (kernel_and_bias(params, f"phi/{layer}"),))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
+import layers
 from lazy import tf
 from parameters import Parameter, Params
 from perturbations.draws import Draw
@@ -12,6 +13,22 @@ from settings import Settings
 
 Penalty: TypeAlias = "tf.Tensor | float"  # nats a task, [T], or 0.0
 HOOKS = ("inputs", "block", "mask", "head", "labels")
+
+
+class Elementwise(NamedTuple):
+    """A block's perturbation as an element-wise function: f(mu, *convolutions of the block's input, *maps).
+
+    kernels: w and b of each convolution. maps: other maps of the shape of mu; no gradient flows to them, and none to
+    tensors that f has from elsewhere.
+    """
+
+    f: Callable = lambda mu: mu
+    kernels: tuple[tuple[tf.Tensor, tf.Tensor], ...] = ()
+    maps: tuple[tf.Tensor, ...] = ()
+
+    def __call__(self, mu: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        """Return f for the convolution mu [T,N,H,W,C] of x."""
+        return self.f(mu, *(layers.conv(x, *kernel) for kernel in self.kernels), *self.maps)
 
 
 class Perturbation:
@@ -40,6 +57,10 @@ class Perturbation:
     hooks: frozenset[str] = frozenset()
     random_in: frozenset[str] = frozenset()
 
+    def __init_subclass__(cls):
+        if "block" in vars(cls) and "elementwise" not in vars(cls):
+            cls.elementwise = Perturbation.elementwise  # an inherited form would not be that of the new block
+
     def __init__(self, **settings: object):
         """ValueError if a setting has a value that its flag could not have."""
         self.settings = self.settings_class(**settings)
@@ -53,15 +74,16 @@ class Perturbation:
         Return it, of the same shape, and a penalty."""
         return x, 0.0
 
-    def block(self, params: Params, theta: Params, layer: str, x, mu, draw: Draw) -> tuple[tf.Tensor, Penalty]:
-        """Perturb `mu` [T,N,H,W,C], the convolution of x before batch norm. Return it and a penalty."""
-        return mu, 0.0
+    def elementwise(self, params: Params, layer: str, shape, draw: Draw) -> Elementwise | None:
+        """Return the element-wise form of `block` for a mu of this shape [T,N,H,W,C]. None: `block` is overridden, or
+        there is a mask."""
+        return None if {"block", "mask"} & self.hooks else Elementwise()
 
-    def elementwise(self, params: Params, layer: str) -> tuple[list[tuple], Callable] | None:
-        """Return what `block` is in a pass over the query set, if it is an element-wise function of convolutions and
-        has no penalty: kernels and biases [(w, b), ...], and the function f of mu and of their convolutions of x, so
-        that `block` returns f(mu, *convolutions). Return None if it is no such function, or if there is a mask."""
-        return None if {"block", "mask"} & self.hooks else ([], tf.identity)
+    def block(self, params: Params, theta: Params, layer: str, x, mu, draw: Draw) -> tuple[tf.Tensor, Penalty]:
+        """Perturb `mu` [T,N,H,W,C], the convolution of x before batch norm. Return it and a penalty. A subclass
+        overrides this or, if it can, `elementwise` alone, which is faster for large maps (pieces.py)."""
+        form = self.elementwise(params, layer, mu.shape, draw)
+        return (mu if form is None else form(mu, x)), 0.0
 
     def mask(self, params: Params, theta: Params, layer: str, x, shape, draw: Draw) -> tuple[tf.Tensor | None, Penalty]:
         """Return a factor of relu(batch_norm(.)), which has the `shape` [T,N,H,W,C], and a penalty. The factor is None

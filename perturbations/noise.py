@@ -5,7 +5,7 @@ from __future__ import annotations
 import layers
 from lazy import tf
 from parameters import conv_net, kernel_and_bias
-from perturbations.base import Perturbation
+from perturbations.base import Elementwise, Perturbation
 from perturbations.draws import SUPPORT
 
 
@@ -23,29 +23,18 @@ class LearnedNoise(Perturbation):
     def parameters(self, image_shape, channels):
         return conv_net("phi", image_shape, channels, 1)
 
-    def mean(self, params, layer, x):
-        """Mean of a: a map, or a tensor or number that broadcasts to one."""
-        return layers.conv(x, *kernel_and_bias(params, f"phi/{layer}"))
+    def elementwise(self, params, layer, shape, draw):
+        phi = (kernel_and_bias(params, f"phi/{layer}"),)
+        if draw.where not in SUPPORT:
+            return Elementwise(lambda mu, a: mu * layers.softplus(a), phi)
+        return Elementwise(lambda mu, a, z: mu * layers.softplus(a + z), phi, (draw(layer, shape),))
 
-    def deviation(self, params, layer, x):
-        """Standard deviation of a on the support: a map, or a number."""
-        return 1.0
+    def factor(self, params, theta, layer, x, mu, draw):
+        return self.elementwise(params, layer, mu.shape, draw)(tf.ones_like(mu), x)
 
     def head_deviation(self, params, x):
         """Standard deviation of the logits of the features x [T,N,D]: [T,N,1], or a number."""
         return layers.softplus(layers.dense(x, *kernel_and_bias(params, "phi/dense")))
-
-    def factor(self, params, theta, layer, x, mu, draw):
-        a = tf.convert_to_tensor(self.mean(params, layer, x), mu.dtype)
-        if draw.where in SUPPORT:
-            a += self.deviation(params, layer, x) * draw(layer, mu.shape)
-        return layers.softplus(a)
-
-    def block(self, params, theta, layer, x, mu, draw):
-        return mu * self.factor(params, theta, layer, x, mu, draw), 0.0
-
-    def elementwise(self, params, layer):
-        return [kernel_and_bias(params, f"phi/{layer}")], lambda mu, a: mu * layers.softplus(a)
 
     def head(self, params, theta, x, logits, draw):
         if draw.where not in SUPPORT:

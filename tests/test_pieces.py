@@ -11,6 +11,7 @@ import perturbations
 import pieces
 from attacks import Adversary
 from perturbations import draws
+from perturbations.base import Elementwise
 
 D = 3
 
@@ -35,9 +36,10 @@ def inputs(image, dtype="float64"):
     return [tf.constant(t, dtype) for t in (x, w[None], b[None], phi, phi_b, rng.normal(size=D))]
 
 
-COMBINED = {
-    "maml": (1, lambda mu: mu),
-    "metadrop": (2, lambda mu, a: mu * layers.softplus(a)),
+FORMS = {
+    "maml": lambda phi, z: Elementwise(),
+    "metadrop": lambda phi, z: Elementwise(lambda mu, a: mu * layers.softplus(a), (phi,)),
+    "noisy": lambda phi, z: Elementwise(lambda mu, a, z: mu * layers.softplus(a + z), (phi,), (z,)),
 }
 
 
@@ -47,31 +49,28 @@ def run(f, args, dy):
     @tf.function(autograph=False)
     def compute(*args):
         y = f(*args)
-        return [y, *tf.gradients(y, args, dy)]
+        return [y, *(g for g in tf.gradients(y, args, dy) if g is not None)]
 
     return [t.numpy() for t in compute(*args)]
 
 
 @pytest.mark.parametrize("image", [(8, 8, 1), (9, 7, 3), (8, 8, 9)], ids=["few", "odd", "many"])
-@pytest.mark.parametrize("name", COMBINED)
+@pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-13), ("float32", 1e-4)])
 def test_a_block_in_pieces_is_the_block_of_whole_maps(image, name, dtype, tolerance):
     """Output, and the gradients by images, kernels, biases and offset. A bias before batch norm has none, so that
-    there the error is that of the other gradients."""
-    maps, combine = COMBINED[name]
-    x, *weights, beta = inputs(image, dtype)
-    args = [x, *weights[: 2 * maps], beta]
+    there the error is that of the other gradients. The six images are those of three noise samples if there is noise.
+    """
+    args, samples = inputs(image, dtype), 3 if name == "noisy" else 1
+    z = tf.constant(np.random.default_rng(3).normal(size=(1, 6, *image[:2], D)), dtype)
 
-    def kernels(args):
-        return list(zip(args[1:-1:2], args[2:-1:2], strict=True))
+    def whole(x, w, b, phi, phi_b, beta):
+        y = FORMS[name]((phi, phi_b), z)(layers.conv(x, w, b), x)
+        return layers.norm_relu_pool(y, beta, samples, stop_bn_backward=True)
 
-    def whole(*args):
-        y = combine(*(layers.conv(args[0], w, b) for w, b in kernels(args)))
-        return layers.norm_relu_pool(y, args[-1], samples=1, stop_bn_backward=True)
-
-    def in_pieces(*args):
-        assert pieces.worthwhile(args[0], args[1])
-        return pieces.block(args[0], kernels(args), combine, args[-1])
+    def in_pieces(x, w, b, phi, phi_b, beta):
+        assert pieces.worthwhile(x, w)
+        return pieces.block(x, (w, b), FORMS[name]((phi, phi_b), z), beta, samples)
 
     rng = np.random.default_rng(2)
     dy = tf.constant(rng.normal(size=(1, 6, image[0] // 2, image[1] // 2, D)), dtype)
@@ -95,28 +94,38 @@ def test_a_second_derivative_of_a_block_in_pieces_is_exact():
         return layers.norm_relu_pool(mu, beta, samples=1, stop_bn_backward=False)
 
     def in_pieces(w):
-        return pieces.block(x, [(w, b)], lambda mu: mu, beta)
+        return pieces.block(x, (w, b), Elementwise(), beta)
 
     wanted, found = (run(gradient_of(f), [w], w)[1] for f in (whole, in_pieces))
     np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("name", perturbations.PERTURBATIONS)
-def test_the_elementwise_form_of_a_perturbation_is_its_block_in_the_query_pass(name):
+def test_the_elementwise_form_of_a_perturbation_is_its_block(name):
+    """Where there is a form there is no mask, and no gradient is lost: none of a form's function's own tensors."""
     perturbation, rng = perturbations.PERTURBATIONS[name](), np.random.default_rng(4)
     declared = perturbation.parameters((16, 18, 2), D)
     params = {name: tf.constant(0.4 * rng.standard_normal(p.shape)) for name, p in declared.items()}
     x, mu = (tf.constant(rng.standard_normal((1, 4, 16, 18, depth))) for depth in (2, D))
-    form = perturbation.elementwise(params, "conv1")
-    if form is None:
-        assert perturbation.hooks & {"block", "mask"}  # nothing else keeps a block from being computed in pieces
-        return
-    kernels, combine = form
-    for draw in (draws.UNPERTURBED, draws.Draw(noise_of(tf.constant([[5, 0]])), 5, draws.TRAINING_QUERY)):
+    noise = noise_of(tf.constant([[5, 0]]))
+    for draw in (draws.UNPERTURBED, *(draws.Draw(noise, 5, w, 2) for w in (draws.TRAINING_QUERY, draws.TEST_SUPPORT))):
+        form = perturbation.elementwise(params, "conv1", mu.shape, draw)
+        if form is None:
+            assert perturbation.hooks & {"block", "mask"}  # nothing else keeps a block from being computed in pieces
+            continue
         output, penalty = perturbation.block(params, {}, "conv1", x, mu, draw)
         mask, mask_penalty = perturbation.mask(params, {}, "conv1", x, mu.shape, draw)
         assert mask is None and penalty == mask_penalty == 0
-        np.testing.assert_allclose(combine(mu, *(layers.conv(x, w, b) for w, b in kernels)), output, rtol=1e-12)
+        np.testing.assert_array_equal(form(mu, x), output)
+        assert not any(isinstance(cell.cell_contents, tf.Tensor) for cell in form.f.__closure__ or ())
+
+
+def test_a_subclass_that_overrides_a_block_alone_has_no_inherited_form():
+    class Doubled(perturbations.PERTURBATIONS["noise"]):
+        def block(self, params, theta, layer, x, mu, draw):
+            return 2 * mu, 0.0
+
+    assert Doubled().elementwise({}, "conv1", [1, 4, 8, 8, D], draws.UNPERTURBED) is None
 
 
 BASE = {"image_shape": (16, 18, 2), "channels": D, "way": 3}

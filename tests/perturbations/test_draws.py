@@ -45,3 +45,14 @@ def test_noise_is_the_same_under_xla_and_in_float64():
     a, b = (tf.function(draw, autograph=False, jit_compile=jit)(tf.float32) for jit in (False, True))
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(a, draw(tf.float64), rtol=1e-4, atol=1e-5)
+
+
+def test_many_numbers_are_those_of_the_formula():
+    """XLA computes them. The radius of a number near the end of its interval is off by as much in both."""
+    count, seed = draws.MANY + 2, tf.constant([3, 4])
+    many = draws.standard_normal([2, count // 2], seed).numpy().ravel()
+    np.testing.assert_allclose(many, draws.normals(count, seed), rtol=1e-5, atol=2e-5)
+    v = np.linspace(-0.5, 0.5, 1001)
+    point = tf.function(draws.point_of_circle, jit_compile=True)(tf.constant(v, tf.float32))
+    for found, wanted in zip(point, (np.cos(2 * np.pi * v), np.sin(2 * np.pi * v)), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
