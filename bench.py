@@ -3,7 +3,14 @@
 It times main.py's own compiled step, on episodes of random pixels or, with --data_dir, of a dataset's training
 classes. gflops counts the multiplications and additions of convolutions and matrix products, without those of an
 --adversarial attack; matmul_gflops is the rate of a float32 4096 x 4096 matrix product in the same process, to compare
-machines by. peak_mb is the whole process's memory.
+machines by. peak_mb is the whole process's memory. --profile adds `profile`: core_ms, the milliseconds of the kernels
+of one more iteration, summed over the threads that call kernels (the rest of step_ms x threads is scheduling and
+waiting); its parts by kind of kernel (`other`: reductions and copies, for example; the kernels of an XLA program are
+not told apart), by layer and by pass; and the types of kernels that take the most. `support backward` is the inner
+gradient. The meta-gradient is `query backward` and what goes through the support set's passes. The passes of an attack
+are the query set's. The pass `other` is what belongs to no layer: losses, for example, and sums of gradients.
+copy_gb_per_s is the rate at which as many threads read float32 numbers and write their doubles, to compare element-wise
+kernels by.
 """
 
 from __future__ import annotations
@@ -16,6 +23,8 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 
@@ -30,7 +39,7 @@ from model import Learner, make_episode
 from perturbations.draws import task_noise
 from settings import CommandLine, Settings, setting, to_path, whole
 from sources.table import MAKERS
-from training import xla_programs
+from training import passes, xla_programs
 from training.config import Config, UpdateSettings, add_flags
 from training.steps import Engine, MetaGradient, flat, read
 
@@ -53,6 +62,11 @@ class BenchSettings(Settings):
         False,
         "compare the meta-gradient with float64's, without XLA on a CPU; with --export: leave that one in P, for "
         "train_jax.py --check",
+    )
+    profile: bool = setting(
+        False,
+        "add the time of one more iteration by pass, layer and kind of kernel, and print it as a table on standard "
+        "error; on a CPU, without XLA",
     )
     export: Path | None = setting(
         None,
@@ -83,6 +97,13 @@ def read_command(argv: list[str] | None = None) -> tuple[str, bool, BenchSetting
         raise UserError("--size sets the size of random pixels: leave it or --data_dir out")
     if not on_dataset and (idle := {"train_split", "split"} & flags.keys()):
         raise UserError(f"--{min(idle)} needs a dataset: give its --data_dir, or leave it out")
+    if own.profile:
+        if own.export:
+            raise UserError("--profile times an iteration, and --export none: leave one of them out")
+        if config.run.jit == "on":
+            raise UserError("one XLA program has no passes that --profile could time: leave --jit on or --profile out")
+        if config.own().get("remat"):
+            raise UserError("--remat computes passes again under no name of theirs: leave it or --profile out")
     if own.export:
         if config.run.jit == "off":
             raise UserError("--export writes an XLA program: leave --jit off out")
@@ -176,6 +197,19 @@ def matmul_gflops(parallel: int, size: int = 4096) -> float:
     return parallel * 2 * size**3 / min(seconds) / 1e9
 
 
+def copy_gb_per_s(parallel: int, numbers: int = 2**24) -> float:
+    """Return the rate of `parallel` threads that double `numbers` float32 numbers side by side, as an element-wise
+    kernel does: the bytes that they read plus those that they write, in 10^9 a second."""
+    arrays = [(np.ones(numbers, np.float32), np.empty(numbers, np.float32)) for _ in range(parallel)]
+    seconds = []
+    with ThreadPoolExecutor(parallel) as threads:
+        for _ in range(9):  # the first one gets memory from the system
+            start = time.perf_counter()
+            list(threads.map(lambda pair: np.multiply(pair[0], 2, out=pair[1]), arrays))
+            seconds.append(time.perf_counter() - start)
+    return parallel * 2 * arrays[0][0].nbytes / min(seconds) / 1e9
+
+
 def first_metabatch(engine: Engine, split: data.Split) -> list[tf.Tensor]:
     """Return what `Engine.mean_gradient` takes for the first iteration."""
     inputs = engine.training_inputs(split, 0)
@@ -217,17 +251,23 @@ def time_steps(step, iterations: int) -> list[float]:
     return seconds
 
 
-def time_run(engine: Engine, mode: str, split: data.Split, samples: int, iterations: int) -> dict:
-    """Return the numbers of the line. samples: noise samples of a test."""
+def step_of(engine: Engine, mode: str, split: data.Split, samples: int) -> Callable[[int], object]:
+    """Return the function that does iteration i, and waits for its end. samples: noise samples of a test."""
     if mode == "meta_test":
         compiled = engine.test_step(split, "test", samples)
-        seconds = time_steps(lambda i: compiled(i * engine.metabatch, engine.metabatch), iterations)
-    else:
-        samples, compiled = None, engine.train_step(split)
-        seconds = time_steps(lambda i: float(engine.run_step(compiled, split, i)[0]), iterations)
+        return lambda i: compiled(i * engine.metabatch, engine.metabatch)
+    compiled = engine.train_step(split)
+    return lambda i: float(engine.run_step(compiled, split, i)[0])
+
+
+def time_run(engine: Engine, mode: str, split: data.Split, samples: int, iterations: int) -> dict:
+    """Return the numbers of the line. samples: noise samples of a test."""
+    step = step_of(engine, mode, split, samples)
+    seconds = time_steps(step, iterations)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     median = statistics.median(seconds[2:])
-    work = engine.metabatch * task_flops(engine, split.pixels.shape[-3:], samples)
+    image_shape = split.pixels.shape[-3:]
+    work = engine.metabatch * task_flops(engine, image_shape, samples if mode == "meta_test" else None)
     return {
         "ms_per_step": round(1e3 * median, 1),
         "tasks_per_s": round(engine.metabatch / median, 2),
@@ -240,10 +280,20 @@ def time_run(engine: Engine, mode: str, split: data.Split, samples: int, iterati
     }
 
 
+def profile(engine: Engine, step: Callable[[], object]) -> dict:
+    """Return the times of the kernels of a step, and the rate of copies to compare them by."""
+    events, ms = passes.record(step)
+    rate = copy_gb_per_s(engine.parallel)
+    facts = {"step_ms": round(ms, 1), "threads": engine.parallel, "copy_gb_per_s": round(rate, 1)}
+    return facts | passes.summary(events)
+
+
 def bench() -> int:
     mode, on_dataset, own, config = read_command()
     split, test, facts = load_splits(on_dataset, own, config)
     machine = main.start(config.run, distribute=True)
+    if own.profile and machine.gpu:
+        raise UserError("--profile times the kernels of a CPU: give --gpu_id -1 or leave --profile out")
     engine = main.build_engine(config, split.pixels.shape[-3:], machine)
     samples = config.testing.n_test_mc_samp
     result = {}
@@ -253,9 +303,15 @@ def bench() -> int:
         result["program"] = str(own.export)
     else:
         result |= time_run(engine, mode, split, samples, own.iterations)
+        if own.profile:
+            step = step_of(engine, mode, split, samples)
+            result["profile"] = profile(engine, lambda: step(own.iterations + 2))
         if own.check:
             result |= check(engine, split)
     if machine.chief:
+        if own.profile:
+            title = "core-milliseconds of an iteration of {step_ms} ms on {threads} threads"
+            print(title.format(**result["profile"]), passes.table(result["profile"]), sep="\n", file=sys.stderr)
         values = config.values()
         repeated = {"mode": mode} | {name: values[name] for name in REPEATED} | config.own()
         print(json.dumps(result | repeated | {"device": machine.name}))

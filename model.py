@@ -327,12 +327,13 @@ class MAML(Learner):
             if record is not None:
                 record.append(Block(layer, x, mu, mask, output))
             x, penalties = output, [*penalties, input_penalty + block_penalty + mask_penalty]
-        h, dense_penalty = self.perturbation.inputs(params, theta, "dense", rows(x), draw)
-        if record is not None:
-            record.append(h)
-        h = layers.rounded(h, self.bf16)
-        logits = layers.dense(h, theta["dense_w"], theta["dense_b"])
-        logits, head_penalty = self.perturbation.head(params, theta, h, logits, draw)
+        with draw.scope("head"):
+            h, dense_penalty = self.perturbation.inputs(params, theta, "dense", rows(x), draw)
+            if record is not None:
+                record.append(h)
+            h = layers.rounded(h, self.bf16)
+            logits = layers.dense(h, theta["dense_w"], theta["dense_b"])
+            logits, head_penalty = self.perturbation.head(params, theta, h, logits, draw)
         return logits, sum(penalties) + dense_penalty + head_penalty
 
     def passes(self, params, theta, x, draw: Draw) -> tuple[list[Block], tf.Tensor]:

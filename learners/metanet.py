@@ -84,28 +84,30 @@ class MetaNetwork(Learner):
         """
         for block in range(1, BLOCKS + 1):
             layer = f"conv{block}"
-            x, w = layers.rounded(x, self.bf16), params[f"{layer}_w"]
-            affine = params[f"{layer}_bn/gamma"], params[f"{layer}_bn/beta"]
-            running = params[f"running/{layer}_bn/mean"], params[f"running/{layer}_bn/variance"]
-            if batch:
-                groups = tf.reshape(x, [x.shape[0] * draw.samples, x.shape[1] // draw.samples, *x.shape[2:]])
-                if shares is None:
-                    mu, *statistics = layers.conv_batch_norm(groups, w, *affine)
-                    pairs = zip(running, statistics, strict=True)
-                    penalty = sum(layers.running_average_penalty(*pair, x.shape[0]) for pair in pairs)
+            with draw.scope(layer):
+                x, w = layers.rounded(x, self.bf16), params[f"{layer}_w"]
+                affine = params[f"{layer}_bn/gamma"], params[f"{layer}_bn/beta"]
+                running = params[f"running/{layer}_bn/mean"], params[f"running/{layer}_bn/variance"]
+                if batch:
+                    groups = tf.reshape(x, [x.shape[0] * draw.samples, x.shape[1] // draw.samples, *x.shape[2:]])
+                    if shares is None:
+                        mu, *statistics = layers.conv_batch_norm(groups, w, *affine)
+                        pairs = zip(running, statistics, strict=True)
+                        penalty = sum(layers.running_average_penalty(*pair, x.shape[0]) for pair in pairs)
+                    else:
+                        mu, penalty = layers.batch_norm_shared(layers.conv(groups, w, None), *affine, shares), 0.0
+                    mu = tf.reshape(mu, [*x.shape[:2], *mu.shape[2:]])
                 else:
-                    mu, penalty = layers.batch_norm_shared(layers.conv(groups, w, None), *affine, shares), 0.0
-                mu = tf.reshape(mu, [*x.shape[:2], *mu.shape[2:]])
-            else:
-                mu, penalty = layers.conv_normalised(x, w, *affine, *running), 0.0
-            mask, mask_penalty = self.perturbation.mask(params, params, layer, x, mu.shape, draw)
-            x = layers.relu_pool(mu, mask)
+                    mu, penalty = layers.conv_normalised(x, w, *affine, *running), 0.0
+                mask, mask_penalty = self.perturbation.mask(params, params, layer, x, mu.shape, draw)
+                x = layers.relu_pool(mu, mask)
             yield layer, mu, mask, x, penalty + mask_penalty
 
     def embed(self, params: Params, x: tf.Tensor, draw: Draw, batch: bool, shares=None):
         """Return embeddings [T,N,E] of x [T,N,H,W,C], and the penalty of the pass."""
         *_, outputs, penalties = zip(*self.blocks(params, x, draw, batch, shares), strict=True)
-        return self.last(params, outputs[-1]), sum(penalties)
+        with draw.scope("head"):
+            return self.last(params, outputs[-1]), sum(penalties)
 
     def last(self, params: Params, output: tf.Tensor) -> tf.Tensor:
         """Return embeddings [T,N,E] from the last block's output [T,N,h,w,C]."""

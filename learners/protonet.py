@@ -10,7 +10,7 @@ from lazy import tf
 from model import Learner, rows
 from parameters import BLOCKS, Parameter, Params, conv_blocks, kernel_and_bias, offsets
 from perturbations.base import Elementwise
-from perturbations.draws import UNPERTURBED, Draw, Noise
+from perturbations.draws import UNPERTURBED, UNPERTURBED_SUPPORT, Draw, Noise
 from settings import Settings, setting, whole
 
 
@@ -59,33 +59,35 @@ class ProtoNet(Learner):
     def parameters(self) -> dict[str, Parameter]:
         return conv_blocks("theta", self.image_shape, self.channels) | offsets(self.channels)
 
-    def activations(self, params: Params, adapted, x, shares=None) -> dict[str, tf.Tensor]:
-        """Return each block's output, [T,N,D]; the last one is `features`. shares: as in `classify`."""
+    def activations(self, params: Params, adapted, x, shares=None, draw: Draw = UNPERTURBED) -> dict[str, tf.Tensor]:
+        """Return each block's output, [T,N,D]; the last one is `features`. shares: as in `classify`. draw: which set
+        it is."""
         outputs = {}
         for layer in (f"conv{block}" for block in range(1, BLOCKS + 1)):
             x, weights = layers.rounded(x, self.bf16), kernel_and_bias(params, f"theta/{layer}")
             offset = params[f"{layer}_bn/beta"]
-            if shares is None and pieces.worthwhile(x, weights[0]):
-                x = pieces.block(x, weights, Elementwise(), offset)
-            else:
-                mu = layers.conv(x, *weights)
-                x = layers.norm_relu_pool(mu, offset, samples=1, stop_bn_backward=False, shares=shares)
+            with draw.scope(layer):
+                if shares is None and pieces.worthwhile(x, weights[0]):
+                    x = pieces.block(x, weights, Elementwise(), offset)
+                else:
+                    mu = layers.conv(x, *weights)
+                    x = layers.norm_relu_pool(mu, offset, samples=1, stop_bn_backward=False, shares=shares)
             outputs[layer] = rows(x)
         return outputs
 
     def features(self, params, adapted, x, draw: Draw = UNPERTURBED) -> tf.Tensor:
         return self.embed(params, x)
 
-    def embed(self, params: Params, x: tf.Tensor, shares=None) -> tf.Tensor:
-        """Return the last block's output [T,N,D] for x [T,N,H,W,C]. shares: as in `classify`."""
-        return self.activations(params, None, x, shares)[f"conv{BLOCKS}"]
+    def embed(self, params: Params, x: tf.Tensor, shares=None, draw: Draw = UNPERTURBED) -> tf.Tensor:
+        """Return the last block's output [T,N,D] for x [T,N,H,W,C]. shares, draw: as in `activations`."""
+        return self.activations(params, None, x, shares, draw)[f"conv{BLOCKS}"]
 
     def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False):
         """Return the class means [T,way,D]; with normalise `together`, the support set, which `classify` averages."""
         if self.settings.normalise == "together":
             return {"x": x, "y": tf.broadcast_to(y, [x.shape[0], *y.shape])}, 0.0
         shares = layers.image_shares(y, layers.class_shares(y))
-        return layers.class_means(self.embed(params, x, shares), y), 0.0
+        return layers.class_means(self.embed(params, x, shares, UNPERTURBED_SUPPORT), y), 0.0
 
     def classify(self, params: Params, adapted, x: tf.Tensor, noise: Noise | None = None, shares=None):
         if self.settings.normalise == "apart":

@@ -12,7 +12,7 @@ from attacks import Adversary
 from lazy import tf
 from model import MAML, Episode, theta_name
 from parameters import Parameter, Params, conv_net, offsets, zeros
-from perturbations.draws import UNPERTURBED, Noise
+from perturbations.draws import UNPERTURBED_SUPPORT, Noise
 from settings import Settings, positive, setting, whole
 
 SQUARES = "running/squares/"  # begins the names of the running averages of squared gradients
@@ -148,7 +148,7 @@ class Reptile(MAML):
         """Return the State after one step on the minibatch x [T,B,H,W,C] with labels y [T,B,way]. shares [T,B]: weights
         of the images if classes differ in their numbers of images, else None."""
         shares = None if shares is None else shares / tf.reduce_sum(shares, -1, keepdims=True)
-        logits, _ = self.forward({}, state.theta, x, UNPERTURBED, shares)
+        logits, _ = self.forward({}, state.theta, x, UNPERTURBED_SUPPORT, shares)
         losses = layers.cross_entropies(logits, y)
         losses = losses if shares is None else x.shape[1] * shares * losses
         weights = {name: value for name, value in state.theta.items() if self.adapts(name)}

@@ -34,7 +34,8 @@ def task_noise(seeds: tf.Tensor, dtype="float32") -> Noise:
 
     def draw(step, layer, shape):
         place = step * (BLOCKS + 1) + (BLOCKS if layer == "dense" else int(layer[-1]) - 1)
-        return tf.stack([standard_normal(shape[1:], fold(s, place), dtype) for s in tf.unstack(seeds)])
+        with tf.name_scope("noise"):  # bench.py --profile reads it
+            return tf.stack([standard_normal(shape[1:], fold(s, place), dtype) for s in tf.unstack(seeds)])
 
     return draw
 
@@ -99,7 +100,8 @@ class Draw:
     shares: tf.Tensor | None = None
 
     def scope(self, layer: str):
-        """Return the name scope of a layer's operations, support/conv1 for example (bench.py --profile reads it)."""
+        """Return the name scope of the operations of a layer, support/conv1 for example, or of the head, support/head.
+        bench.py --profile reads it."""
         return tf.name_scope(f"{'support' if self.where in SUPPORT else 'query'}/{layer}")
 
     def __call__(self, layer: str, shape) -> tf.Tensor:
@@ -122,3 +124,4 @@ def no_noise(step, layer, shape):
 
 
 UNPERTURBED = Draw(no_noise, 0, TEST_QUERY)  # of a pass over a test's query set, or over any images without noise
+UNPERTURBED_SUPPORT = Draw(no_noise, 0, TEST_SUPPORT)  # of a pass over a support set, in any pass without noise

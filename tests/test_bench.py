@@ -1,5 +1,7 @@
-"""The numbers of bench.py's line, from times that are given, and its count of multiplications and additions."""
+"""The numbers of bench.py's line from times that are given, its count of multiplications and additions, a profile."""
 
+import json
+import os
 import types
 
 import numpy as np
@@ -8,7 +10,8 @@ import tensorflow as tf
 
 import bench
 import learners
-from training import steps
+from conftest import call
+from training import passes, steps
 
 
 @pytest.mark.parametrize("mode", ["meta_train", "meta_test"])
@@ -100,3 +103,31 @@ def test_the_yardstick_is_the_fastest_of_the_runs_that_do_not_compile(monkeypatc
     times = iter([0, 8, 10, 11, 20, 22])
     monkeypatch.setattr(bench.time, "perf_counter", lambda: next(times))
     assert bench.matmul_gflops(2, size=4) == 2 * 2 * 4**3 / 1 / 1e9
+
+
+def test_the_rate_of_copies_counts_what_is_read_and_what_is_written(monkeypatch):
+    """In the fastest of nine runs, of 9, 8, ... and 1 seconds, for three arrays of 5 numbers."""
+    times = iter([moment for run in range(9) for moment in (10 * run, 10 * run + 9 - run)])
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: next(times))
+    assert bench.copy_gb_per_s(3, numbers=5) == 3 * (2 * 5 * 4) / 1 / 1e9
+
+
+@pytest.mark.parametrize("mode", ["meta_train", "meta_test"])
+def test_a_profile_has_the_time_of_every_pass(mode, monkeypatch):
+    """A real one. Its kernels take no more than all cores have, and a good part of what one has."""
+    monkeypatch.setattr(bench, "matmul_gflops", lambda parallel: 1.0)
+    monkeypatch.setattr(bench, "task_flops", lambda *_: 1e9)
+    flags = "--mode", mode, "--way", 5, "--metabatch", 1, "--n_steps", 1, "--channels", 8, "--iterations", 1
+    done = call("bench.py", *flags, "--n_test_mc_samp", 1, "--profile")
+    assert done.returncode == 0, done.stderr
+    profile = json.loads(done.stdout)["profile"]
+    wanted = {name for name in passes.PASSES if mode == "meta_train" or not name.startswith(("meta", "query backward"))}
+    assert profile["passes"].keys() == wanted
+    for name in wanted - {"other"}:
+        assert profile["passes"][name]["kinds"]["convolution"] > 0, name
+        assert profile["passes"][name]["layers"].keys() >= {"conv1", "conv2", "conv3", "conv4"}, name
+    assert "random numbers" in profile["passes"]["support forward"]["kinds"]
+    assert profile["core_ms"] == pytest.approx(sum(one["core_ms"] for one in profile["passes"].values()), abs=0.1)
+    assert 0.1 * profile["step_ms"] < profile["core_ms"] < os.cpu_count() * profile["step_ms"]
+    assert profile["threads"] == 1 and profile["copy_gb_per_s"] > 0
+    assert passes.table(profile) in done.stderr

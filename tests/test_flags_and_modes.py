@@ -285,6 +285,9 @@ def test_bench_refuses_what_it_does_not_use():
         (("--mode", "compare"), "bench.py times meta_train and meta_test, not compare"),
         (("--train_split", "trainval"), "--train_split needs a dataset"),
         (("--mode", "meta_test", "--check"), "--check and --export need the training step"),
+        (("--profile", "--export", "a"), "--profile times an iteration, and --export none"),
+        (("--profile", "--jit", "on"), "one XLA program has no passes that --profile could time: leave --jit on"),
+        (("--profile", "--remat"), "--remat computes passes again under no name of theirs"),
     ):
         assert_refused(call("bench.py", *flags), words)
 
