@@ -83,9 +83,12 @@ def own_times(events: Iterable[Event]) -> list[tuple[Event, float]]:
 
 def gradients_of(op: str) -> tuple[str, int]:
     """Return the path of the first `gradients` scope in an operation's name ("" if there is none), and the number of
-    gradients that it is of. A loop repeats its own scopes in the names of its operations."""
-    first = GRADIENTS.search(op)
-    return (op[: first.end()], len(set(GRADIENTS.findall(op)))) if first else ("", 0)
+    gradients that it is of. A loop repeats its own scopes in the names of its operations, and behind a layer's name are
+    the scopes of a layer that computes its own gradient by tf.gradients: neither is one more gradient."""
+    place = PLACE.search(op)
+    scopes = op[: place.start() + 1] if place else op
+    first = GRADIENTS.search(scopes)
+    return (op[: first.end()], len(set(GRADIENTS.findall(scopes)))) if first else ("", 0)
 
 
 def outer_scopes(ops: Iterable[str]) -> set[str]:

@@ -52,7 +52,8 @@ def test_xla_kernels_are_parts_of_the_operation_that_calls_them():
 
 def test_the_name_of_an_operation_says_its_pass_and_layer():
     """The meta-gradient's scope is known by the query set's pass, or by a gradient, that is differentiated in it. A
-    loop in a gradient makes no other gradient of it, and an attack's loop has scopes of its own."""
+    loop in a gradient makes no other gradient of it, nor does a layer that computes its own; and an attack's loop has
+    scopes of its own."""
     names = {
         f"{BODY}/support/conv1_1/Conv2D": ("support forward", "conv1"),
         f"{BODY}/support_1/head/MatMul": ("support forward", "head"),
@@ -64,10 +65,8 @@ def test_the_name_of_an_operation_says_its_pass_and_layer():
             "meta-gradient through support backward",
             "conv2",
         ),
-        f"{INNER}/support/conv1/IdentityN_grad/while/body/_9/gradients_1/support/conv1/mul": (
-            "support backward",
-            "conv1",
-        ),
+        f"{INNER}/while_grad/body/_9/gradients_1/support/conv1/mul": ("support backward", "conv1"),
+        f"{INNER}/support/conv1/IdentityN_grad/gradients/support/conv1/mul_grad": ("support backward", "conv1"),
         f"{BODY}/while/body/_7/while/gradients_1/query/conv1/mul_grad/Mul": ("query backward", "conv1"),
         f"{BODY}/gradients_2/AddN_3": ("other", "other"),
         "Sum": ("other", "other"),
