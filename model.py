@@ -317,7 +317,7 @@ class MAML(Learner):
                 # A pass over meta-training's support set is differentiated twice.
                 large = draw.where != TRAINING_SUPPORT and pieces.worthwhile(x, w) and record is None and shares is None
                 if large and (form := self.perturbation.elementwise(params, layer, shape, draw)):
-                    x = pieces.block(x, (w, b), form, offset, draw.samples)
+                    x = pieces.block(x, (w, b), form, offset, draw.samples, draw.where == TRAINING_QUERY)
                     penalties.append(input_penalty)
                     continue
                 mu = layers.conv(x, w, b)

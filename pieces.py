@@ -34,43 +34,53 @@ def largest_divisor(n: int, most: int) -> int:
     return max(k for k in range(1, n + 1) if n % k == 0 and (k == 1 or k <= most))
 
 
-def block(x: tf.Tensor, weights: tuple, form: Elementwise, beta: tf.Tensor, samples: int = 1) -> tf.Tensor:
+def block(x, weights: tuple, form: Elementwise, beta, samples: int = 1, training: bool = False) -> tf.Tensor:
     """max_pool(relu(batch_norm(form(conv(x)))), each noise sample normalised by its own statistics. It is made to be
     differentiated once; a second derivative is slow, and holds nothing constant.
 
     x [1,N,H,W,C], sample-major -> [1,N,H//2,W//2,D]. weights: w and b as `layers.conv` takes them for one task. beta:
-    batch norm's offset, [D] or [samples,1,1,1,D].
+    batch norm's offset, [D] or [samples,1,1,1,D]. training: True if all weights are trained; then all convolutions are
+    computed as one, which is faster, but has no gradient by some of the weights alone.
     """
-    kernels = [weights, *form.kernels]
-    w = tf.concat([tf.reshape(w, w.shape[-4:]) for w, _ in kernels], -1)
-    b = tf.concat([tf.reshape(b, [-1]) for _, b in kernels], -1)
+    kernels = [(tf.reshape(w, w.shape[-4:]), tf.reshape(b, [-1])) for w, b in (weights, *form.kernels)]
+    if training:
+        kernels = [tuple(tf.concat(parts, -1) for parts in zip(*kernels, strict=True))]
+    depth = weights[0].shape[-1]
 
-    def combine(y, *maps):
-        return form.f(*tf.split(y, len(kernels), -1), *maps)
+    def convolve(x, *flat):
+        return [layers.conv(x, *kernel) for kernel in zip(flat[::2], flat[1::2], strict=True)]
 
+    def combine(ys, maps):
+        return form.f(*(mu for y in ys for mu in tf.split(y, y.shape[-1] // depth, -1)), *maps)
+
+    flat = [tensor for kernel in kernels for tensor in kernel]
     if x.shape[-1] < layers.FEW:
-        normal = normalised(layers.conv, combine, b.shape[0], samples, form.maps, x, w, b)
+        normal = normalised(convolve, combine, samples, form.maps, [x], flat)
     else:
-        normal = normalised(tf.identity, combine, b.shape[0], samples, form.maps, layers.conv(x, w, b))
+        normal = normalised(lambda *ys: ys, combine, samples, form.maps, convolve(x, *flat), [])
     output = tf.nn.relu(normal + beta)
     return tf.reshape(output, [1, x.shape[1], *output.shape[2:]])
 
 
-def normalised(convolve: Callable, combine: Callable, depth: int, samples: int, maps, x, *weights) -> tf.Tensor:
-    """Return max_pool(batch_norm(combine(convolve(x, *weights), *maps))), without an offset, [samples,n,H//2,W//2,D].
+def normalised(convolve: Callable, combine: Callable, samples: int, maps, inputs: list, weights: list) -> tf.Tensor:
+    """Return max_pool(batch_norm(combine(convolve(*inputs, *weights), maps))), without an offset, as groups
+    [samples,n,H//2,W//2,D].
 
-    x [1,N,H,W,C] with N = samples * n. convolve: a function of some images and the weights -> [1,images,H,W,depth],
-    computed again for the gradient. maps [1,N,H,W,D]. combine: an element-wise function -> [1,images,H,W,D].
+    inputs [1,N,H,W,C] with N = samples * n. convolve: a function of some of the images and of the weights, which
+    returns convolutions [1,images,H,W,D] and is computed again for the gradient. maps [1,N,H,W,D]. combine: an
+    element-wise function of convolutions and maps -> [1,images,H,W,D].
     """
-    n = x.shape[1] // samples
-    pixels, image = n * x.shape[2:4].num_elements(), 4 * x.shape[2:4].num_elements() * depth
-    images = largest_divisor(n, PIECE // image)
+    shape, dtype = inputs[0].shape, (weights or inputs)[0].dtype
+    n = shape[1] // samples
+    size = shape[2:4].num_elements()
+    depth = sum(y.shape[-1] for y in (weights[1::2] or inputs))
+    images = largest_divisor(n, PIECE // (4 * size * depth))
     pieces_of_sample = n // images
-    numbers = tf.range(samples * pieces_of_sample)
+    numbers, count = tf.range(samples * pieces_of_sample), len(inputs)
 
-    def piece(x, i):
-        """Return the i-th piece of x [1,N,...]: [1,images,...]."""
-        return tf.reshape(x, [-1, 1, images, *x.shape[2:]])[i]
+    def piece(tensors, i):
+        """Return the i-th pieces of tensors [1,N,...]: [1,images,...]."""
+        return [tf.reshape(x, [-1, 1, images, *x.shape[2:]])[i] for x in tensors]
 
     def of_sample(x, i):
         """Return the entry of x [samples,1,1,1,D] for the i-th piece, [1,1,1,1,D]."""
@@ -80,11 +90,11 @@ def normalised(convolve: Callable, combine: Callable, depth: int, samples: int, 
         mean = layers.group_mean(z)
         return maxima_of(z), mean, layers.group_mean(tf.math.squared_difference(z, mean))
 
-    def by_convolutions(dmaxima, slope, offset, y, *maps):
-        """Return the gradient by a piece's convolutions y: that of the maxima, and that of the statistics, which is
+    def by_convolutions(ys, maps, dmaxima, slope, offset):
+        """Return the gradients by a piece's convolutions: those of the maxima, and those of the statistics, which are
         linear in z."""
-        z = combine(y, *maps)
-        return tf.gradients(z, y, spread(z, dmaxima) - (z * slope + offset))[0]
+        z = combine(ys, maps)
+        return tf.gradients(z, ys, spread(z, dmaxima) - (z * slope + offset))
 
     # Two programs of the forward pass, because XLA would combine once for each consumer in the same program.
     combined, reduced, by_convolutions = (
@@ -92,11 +102,12 @@ def normalised(convolve: Callable, combine: Callable, depth: int, samples: int, 
     )
 
     @layers.custom_gradient
-    def compute(x, *weights):
-        def of_piece(i):
-            return reduced(combined(convolve(piece(x, i), *weights), *(piece(z, i) for z in maps)))
+    def compute(*tensors):
+        inputs, weights = tensors[:count], tensors[count:]
 
-        dtype = (weights[0] if weights else x).dtype
+        def of_piece(i):
+            return reduced(combined(convolve(*piece(inputs, i), *weights), piece(maps, i)))
+
         results = tf.map_fn(of_piece, numbers, fn_output_signature=(dtype,) * 3, parallel_iterations=1)
         maxima, means, variances = (tf.reshape(t, [samples, -1, *t.shape[3:]]) for t in results)
         mean = tf.reduce_mean(means, 1, keepdims=True)
@@ -105,34 +116,35 @@ def normalised(convolve: Callable, combine: Callable, depth: int, samples: int, 
         normal = (maxima - mean) * rstd
 
         def gradients(dy):
-            dy_mean, dy_normal = (tf.reduce_sum(g, [1, 2, 3], keepdims=True) / pixels for g in (dy, dy * normal))
+            dy_mean, dy_normal = (tf.reduce_sum(g, [1, 2, 3], keepdims=True) / (n * size) for g in (dy, dy * normal))
             slope = tf.square(rstd) * dy_normal
             offset, dmaxima = rstd * dy_mean - mean * slope, tf.reshape(rstd * dy, [1, -1, *dy.shape[2:]])
 
-            def of_piece(i):
-                """Return a piece and the weights, and a function of some of them: the gradient by these."""
-                args = [tf.identity(t) for t in (piece(x, i), *weights)]
-                y, line = convolve(*args), (of_sample(slope, i), of_sample(offset, i))
-                dy_piece = by_convolutions(piece(dmaxima, i), *line, y, *(piece(z, i) for z in maps))
-                return args, lambda by: tf.gradients(y, by, dy_piece)
+            def gradient_of_piece(i, by_weights: bool):
+                """Return the gradients by the weights, or by a piece of the inputs."""
+                here = [[tf.identity(t) for t in ts] for ts in (piece(inputs, i), weights)]
+                ys = convolve(*here[0], *here[1])
+                line = of_sample(slope, i), of_sample(offset, i)
+                dys = by_convolutions(ys, piece(maps, i), *piece([dmaxima], i), *line)
+                return tf.gradients(ys, here[by_weights], dys)
 
             def add(sums, i):
-                (_, *weights), gradient = of_piece(i)
-                return [a + g for a, g in zip(sums, gradient(weights), strict=True)]
-
-            def by_images(i):
-                (images, *_), gradient = of_piece(i)
-                return gradient(images)[0]
+                return [a + g for a, g in zip(sums, gradient_of_piece(i, True), strict=True)]
 
             # Two loops: one is pruned where nobody asks for its gradient.
             zeros = [tf.zeros_like(w) for w in weights]
             by_weights = tf.foldl(add, numbers, zeros, parallel_iterations=1) if weights else []
-            dx = tf.map_fn(by_images, numbers, fn_output_signature=x.dtype, parallel_iterations=1)
-            return tf.reshape(dx, x.shape), *by_weights
+            by_inputs = tf.map_fn(
+                lambda i: gradient_of_piece(i, False),
+                numbers,
+                fn_output_signature=[x.dtype for x in inputs],
+                parallel_iterations=1,
+            )
+            return *(tf.reshape(dx, x.shape) for dx, x in zip(by_inputs, inputs, strict=True)), *by_weights
 
         return normal, gradients
 
-    return compute(x, *weights)
+    return compute(*inputs, *weights)
 
 
 def windows(x: tf.Tensor) -> list[tf.Tensor]:

@@ -10,7 +10,6 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -53,19 +52,25 @@ def standard_normal(shape, seed: tf.Tensor, dtype="float32") -> tf.Tensor:
     """
     count = int(np.prod(shape))
     many = count >= MANY and dtype == "float32" and not layers.compiled_by_xla()
-    numbers = (compiled_normals(count) if many else partial(normals, count, dtype=dtype))(seed)
-    return tf.reshape(numbers[:count], shape)
+    if not many:
+        return tf.reshape(normals(integers(count, seed), dtype)[:count], shape)
+    # Two programs, because in one XLA would compute each integer more than once.
+    return tf.reshape(compiled(normals)(compiled(integers)(count, seed))[:count], shape)
 
 
 @functools.cache
-def compiled_normals(count: int) -> Callable:
-    """Return `normals` of so many numbers, in float32, compiled by XLA."""
-    return tf.function(partial(normals, count), autograph=False, jit_compile=True)
+def compiled(f: Callable) -> Callable:
+    """Return f, compiled by XLA."""
+    return tf.function(f, autograph=False, jit_compile=True)
 
 
-def normals(count: int, seed: tf.Tensor, dtype="float32") -> tf.Tensor:
-    """Draw `count` numbers from N(0, 1), and one more if `count` is odd."""
-    bits = tf.random.stateless_uniform([2, (count + 1) // 2], seed, None, None, tf.int32, alg="philox")
+def integers(count: int, seed: tf.Tensor) -> tf.Tensor:
+    """Draw two int32 for each pair of `count` numbers: [2,pairs]."""
+    return tf.random.stateless_uniform([2, (count + 1) // 2], seed, None, None, tf.int32, alg="philox")
+
+
+def normals(bits: tf.Tensor, dtype="float32") -> tf.Tensor:
+    """Return the pairs of numbers from N(0, 1) of `integers`, the first ones of all pairs and then the second ones."""
     u, v = tf.unstack(tf.cast(bits, dtype) * 2.0**-32)  # in [-1/2, 1/2], ends included
     radius = tf.sqrt(-2 * tf.math.log(0.5 - u * (1 - 2.0**-24)))  # of a number in (0, 1)
     cosine, sine = point_of_circle(v)
