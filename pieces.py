@@ -11,6 +11,7 @@ a map, D channels out.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import layers
@@ -24,7 +25,7 @@ PIECE = 2**21  # bytes of the convolutions of a piece, unless one image has more
 def worthwhile(x: tf.Tensor, w: tf.Tensor) -> bool:
     """Return True if `block` is faster for the images x [T,N,H,W,C] and the kernel w [...,C,D] than whole maps are: for
     a large map of a single task on a CPU."""
-    large = 4 * x.shape[1:4].num_elements() * w.shape[-1] >= MAP
+    large = 4 * math.prod(x.shape[1:4]) * w.shape[-1] >= MAP
     eager_or_xla = tf.executing_eagerly() or layers.compiled_by_xla()
     return x.shape[0] == 1 and large and not eager_or_xla and not tf.config.list_physical_devices("GPU")
 
@@ -72,7 +73,7 @@ def normalised(convolve: Callable, combine: Callable, samples: int, maps, inputs
     """
     shape, dtype = inputs[0].shape, (weights or inputs)[0].dtype
     n = shape[1] // samples
-    size = shape[2:4].num_elements()
+    size = math.prod(shape[2:4])
     depth = sum(y.shape[-1] for y in (weights[1::2] or inputs))
     images = largest_divisor(n, PIECE // (4 * size * depth))
     pieces_of_sample = n // images

@@ -45,6 +45,8 @@ def test_a_learner_takes_the_perturbations_whose_hooks_it_calls():
         assert not {"noise", "mixup", "manifold_mixup", "vib"} & set(TAKEN[name])
     for name, kind in PERTURBATIONS.items():
         overridden = {hook for hook in HOOKS if getattr(kind, hook) is not getattr(Perturbation, hook)}
+        if kind.elementwise is not Perturbation.elementwise:  # the block follows from it
+            overridden.add("block")
         assert kind.hooks == overridden, name
     assert all(entry.learner.hooks <= set(HOOKS) for entry in learners.LEARNERS.values())
     for name, taken in TAKEN.items():
