@@ -83,6 +83,12 @@ def compiled_by_xla() -> bool:
     return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
+@functools.cache
+def has_cpu_xla() -> bool:
+    """Return True if this TensorFlow can compile a part of a step by XLA for the CPU, and the CPU computes the step."""
+    return tf.test.is_built_with_xla() and not tf.config.list_physical_devices("GPU")
+
+
 def product(op: Callable, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     """Return op(x, y), a product whose sums are float32, in the dtype of x.
 

@@ -26,8 +26,8 @@ def worthwhile(x: tf.Tensor, w: tf.Tensor) -> bool:
     """Return True if `block` is faster for the images x [T,N,H,W,C] and the kernel w [...,C,D] than whole maps are: for
     a large map of a single task on a CPU."""
     large = 4 * math.prod(x.shape[1:4]) * w.shape[-1] >= MAP
-    eager_or_xla = tf.executing_eagerly() or layers.compiled_by_xla()
-    return x.shape[0] == 1 and large and not eager_or_xla and not tf.config.list_physical_devices("GPU")
+    in_graph = not (tf.executing_eagerly() or layers.compiled_by_xla())
+    return x.shape[0] == 1 and large and in_graph and layers.has_cpu_xla()
 
 
 def largest_divisor(n: int, most: int) -> int:

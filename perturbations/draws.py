@@ -51,8 +51,8 @@ def standard_normal(shape, seed: tf.Tensor, dtype="float32") -> tf.Tensor:
     time on a CPU. Where there are many numbers, XLA computes them, in half the time again.
     """
     count = int(np.prod(shape))
-    many = count >= MANY and dtype == "float32" and not layers.compiled_by_xla()
-    if not many:
+    many = count >= MANY and dtype == "float32"
+    if not many or layers.compiled_by_xla() or not layers.has_cpu_xla():
         return tf.reshape(normals(integers(count, seed), dtype)[:count], shape)
     # Two programs, because in one XLA would compute each integer more than once.
     return tf.reshape(compiled(normals)(compiled(integers)(count, seed))[:count], shape)
