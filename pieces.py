@@ -51,31 +51,29 @@ def block(x, weights: tuple, form: Elementwise, beta, samples: int = 1, training
     def convolve(x, *flat):
         return [layers.conv(x, *kernel) for kernel in zip(flat[::2], flat[1::2], strict=True)]
 
-    def combine(ys, maps):
-        return form.f(*(mu for y in ys for mu in tf.split(y, y.shape[-1] // depth, -1)), *maps)
-
     flat = [tensor for kernel in kernels for tensor in kernel]
     if x.shape[-1] < layers.FEW:
-        normal = normalised(convolve, combine, samples, form.maps, [x], flat)
+        normal = normalised(convolve, form, depth, samples, [x], flat)
     else:
-        normal = normalised(lambda *ys: ys, combine, samples, form.maps, convolve(x, *flat), [])
+        normal = normalised(lambda *ys: ys, form, depth, samples, convolve(x, *flat), [])
     output = tf.nn.relu(normal + beta)
     return tf.reshape(output, [1, x.shape[1], *output.shape[2:]])
 
 
-def normalised(convolve: Callable, combine: Callable, samples: int, maps, inputs: list, weights: list) -> tf.Tensor:
-    """Return max_pool(batch_norm(combine(convolve(*inputs, *weights), maps))), without an offset, as groups
-    [samples,n,H//2,W//2,D].
+def normalised(
+    convolve: Callable, form: Elementwise, depth: int, samples: int, inputs: list, weights: list
+) -> tf.Tensor:
+    """Return max_pool(batch_norm(form(convolve(*inputs, *weights)))), without an offset, as groups
+    [samples,n,H//2,W//2,D]. depth: D.
 
     inputs [1,N,H,W,C] with N = samples * n. convolve: a function of some of the images and of the weights, which
-    returns convolutions [1,images,H,W,D] and is computed again for the gradient. maps [1,N,H,W,D]. combine: an
-    element-wise function of convolutions and maps -> [1,images,H,W,D].
+    returns convolutions [1,images,H,W,D], or several in one map, and is computed again for the gradient.
     """
     shape, dtype = inputs[0].shape, (weights or inputs)[0].dtype
     n = shape[1] // samples
     size = math.prod(shape[2:4])
-    depth = sum(y.shape[-1] for y in (weights[1::2] or inputs))
-    images = largest_divisor(n, PIECE // (4 * size * depth))
+    channels = sum(y.shape[-1] for y in (weights[1::2] or inputs))
+    images = largest_divisor(n, PIECE // (4 * size * channels))
     pieces_of_sample = n // images
     numbers, count = tf.range(samples * pieces_of_sample), len(inputs)
 
@@ -87,27 +85,14 @@ def normalised(convolve: Callable, combine: Callable, samples: int, maps, inputs
         """Return the entry of x [samples,1,1,1,D] for the i-th piece, [1,1,1,1,D]."""
         return x[i // pieces_of_sample][None]
 
-    def reduced(z):
-        mean = layers.group_mean(z)
-        return maxima_of(z), mean, layers.group_mean(tf.math.squared_difference(z, mean))
-
-    def by_convolutions(ys, maps, dmaxima, slope, offset):
-        """Return the gradients by a piece's convolutions: those of the maxima, and those of the statistics, which are
-        linear in z."""
-        z = combine(ys, maps)
-        return tf.gradients(z, ys, spread(z, dmaxima) - (z * slope + offset))
-
-    # Two programs of the forward pass, because XLA would combine once for each consumer in the same program.
-    combined, reduced, by_convolutions = (
-        tf.function(f, autograph=False, jit_compile=True) for f in (combine, reduced, by_convolutions)
-    )
+    combined, reduced, by_convolutions = programs(form.f, depth)
 
     @layers.custom_gradient
     def compute(*tensors):
         inputs, weights = tensors[:count], tensors[count:]
 
         def of_piece(i):
-            return reduced(combined(convolve(*piece(inputs, i), *weights), piece(maps, i)))
+            return reduced(combined(convolve(*piece(inputs, i), *weights), piece(form.maps, i)))
 
         results = tf.map_fn(of_piece, numbers, fn_output_signature=(dtype,) * 3, parallel_iterations=1)
         maxima, means, variances = (tf.reshape(t, [samples, -1, *t.shape[3:]]) for t in results)
@@ -126,7 +111,7 @@ def normalised(convolve: Callable, combine: Callable, samples: int, maps, inputs
                 here = [[tf.identity(t) for t in ts] for ts in (piece(inputs, i), weights)]
                 ys = convolve(*here[0], *here[1])
                 line = of_sample(slope, i), of_sample(offset, i)
-                dys = by_convolutions(ys, piece(maps, i), *piece([dmaxima], i), *line)
+                dys = by_convolutions(ys, piece(form.maps, i), *piece([dmaxima], i), *line)
                 return tf.gradients(ys, here[by_weights], dys)
 
             def add(sums, i):
@@ -146,6 +131,30 @@ def normalised(convolve: Callable, combine: Callable, samples: int, maps, inputs
         return normal, gradients
 
     return compute(*inputs, *weights)
+
+
+@functools.lru_cache(maxsize=32)
+def programs(f: Callable, depth: int) -> tuple[Callable, Callable, Callable]:
+    """Return what XLA computes of a piece, three compiled functions, which all blocks with the same f share: the
+    element-wise function of the convolutions ys and of maps; what is kept of its result; and the gradients by ys.
+
+    Two are for the forward pass, because in one XLA would compute f again for each consumer.
+    """
+
+    def combined(ys, maps):
+        return f(*(mu for y in ys for mu in tf.split(y, y.shape[-1] // depth, -1)), *maps)
+
+    def reduced(z):
+        mean = layers.group_mean(z)
+        return maxima_of(z), mean, layers.group_mean(tf.math.squared_difference(z, mean))
+
+    def by_convolutions(ys, maps, dmaxima, slope, offset):
+        """The maxima have a gradient, and so have the statistics, whose gradient is linear in z."""
+        z = combined(ys, maps)
+        return tf.gradients(z, ys, spread(z, dmaxima) - (z * slope + offset))
+
+    compiled = (tf.function(one, autograph=False, jit_compile=True) for one in (combined, reduced, by_convolutions))
+    return tuple(compiled)
 
 
 def windows(x: tf.Tensor) -> list[tf.Tensor]:

@@ -15,14 +15,20 @@ Penalty: TypeAlias = "tf.Tensor | float"  # nats a task, [T], or 0.0
 HOOKS = ("inputs", "block", "mask", "head", "labels")
 
 
+def unchanged(mu: tf.Tensor) -> tf.Tensor:
+    """Return mu."""
+    return mu
+
+
 class Elementwise(NamedTuple):
     """A block's perturbation as an element-wise function: f(mu, *convolutions of the block's input, *maps).
 
+    f: a function of a module: one that is defined anew for each pass would be compiled anew for each (pieces.py).
     kernels: w and b of each convolution. maps: other maps of the shape of mu; no gradient flows to them, and none to
     tensors that f has from elsewhere.
     """
 
-    f: Callable = lambda mu: mu
+    f: Callable = unchanged
     kernels: tuple[tuple[tf.Tensor, tf.Tensor], ...] = ()
     maps: tuple[tf.Tensor, ...] = ()
 

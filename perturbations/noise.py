@@ -9,6 +9,16 @@ from perturbations.base import Elementwise, Perturbation
 from perturbations.draws import SUPPORT
 
 
+def gated(mu: tf.Tensor, a: tf.Tensor) -> tf.Tensor:
+    """Return mu * softplus(a)."""
+    return mu * layers.softplus(a)
+
+
+def noisily_gated(mu: tf.Tensor, a: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
+    """Return mu * softplus(a + z)."""
+    return mu * layers.softplus(a + z)
+
+
 class LearnedNoise(Perturbation):
     """Meta-dropout: multiplicative noise on the convolutions, additive on the logits, both input-dependent.
 
@@ -26,8 +36,8 @@ class LearnedNoise(Perturbation):
     def elementwise(self, params, layer, shape, draw):
         phi = (kernel_and_bias(params, f"phi/{layer}"),)
         if draw.where not in SUPPORT:
-            return Elementwise(lambda mu, a: mu * layers.softplus(a), phi)
-        return Elementwise(lambda mu, a, z: mu * layers.softplus(a + z), phi, (draw(layer, shape),))
+            return Elementwise(gated, phi)
+        return Elementwise(noisily_gated, phi, (draw(layer, shape),))
 
     def factor(self, params, theta, layer, x, mu, draw):
         return self.elementwise(params, layer, mu.shape, draw)(tf.ones_like(mu), x)
