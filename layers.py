@@ -9,6 +9,7 @@ the dtype of the weights.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,12 +69,17 @@ def recomputed(f: Callable) -> Callable:
     return call
 
 
+def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """Return the words of Linux' description of the processor, its flags among them; elsewhere none."""
+    return set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+
+
 @functools.cache
 def has_bfloat16() -> bool:
-    """Return True if this machine multiplies bfloat16 by itself: a GPU does, and a processor whose flags say so."""
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags or bool(tf.config.list_physical_devices("GPU"))
+    """Return True if this machine multiplies bfloat16 by itself: a GPU does, and a processor whose flags say so, unless
+    ONEDNN_MAX_CPU_ISA forbids its instructions to oneDNN."""
+    native = {"avx512_bf16", "amx_bf16"} & processor_flags() and "ONEDNN_MAX_CPU_ISA" not in os.environ
+    return bool(native or tf.config.list_physical_devices("GPU"))
 
 
 def compiled_by_xla() -> bool:
@@ -87,6 +93,21 @@ def compiled_by_xla() -> bool:
 def has_cpu_xla() -> bool:
     """Return True if this TensorFlow can compile a part of a step by XLA for the CPU, and the CPU computes the step."""
     return tf.test.is_built_with_xla() and not tf.config.list_physical_devices("GPU")
+
+
+def compiled(f: Callable) -> Callable:
+    """Return f, a function of structures of tensors, compiled by XLA for the CPU, once for each shape of its arguments.
+    It is traced outside of the graph that calls it: otherwise the program, which lives longer, would keep that graph.
+    """
+    traceable = tf.function(f, autograph=False, jit_compile=True)
+
+    def call(*arguments):
+        with tf.init_scope():
+            specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), arguments)
+            program = traceable.get_concrete_function(*specs)
+        return program(*arguments)
+
+    return call
 
 
 def product(op: Callable, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:

@@ -153,8 +153,7 @@ def programs(f: Callable, depth: int) -> tuple[Callable, Callable, Callable]:
         z = combined(ys, maps)
         return tf.gradients(z, ys, spread(z, dmaxima) - (z * slope + offset))
 
-    compiled = (tf.function(one, autograph=False, jit_compile=True) for one in (combined, reduced, by_convolutions))
-    return tuple(compiled)
+    return layers.compiled(combined), layers.compiled(reduced), layers.compiled(by_convolutions)
 
 
 def windows(x: tf.Tensor) -> list[tf.Tensor]:

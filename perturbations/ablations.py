@@ -14,7 +14,7 @@ from lazy import tf
 from parameters import BLOCKS, Initializer, Parameter, constant, conv_blocks, conv_net, kernel_and_bias
 from perturbations.base import Elementwise, Perturbation
 from perturbations.draws import SUPPORT
-from perturbations.noise import LearnedNoise
+from perturbations.noise import LearnedNoise, gated
 
 SMALL = 0.01  # initial standard deviation of additive noise: half the deviation of a kernel's initial weights
 
@@ -22,6 +22,26 @@ SMALL = 0.01  # initial standard deviation of additive noise: half the deviation
 def softplus_is(value: float) -> Initializer:
     """Initialize a parameter with the number whose softplus is `value`."""
     return constant(math.log(math.expm1(value)))
+
+
+def half_open(mu):
+    """Return mu * softplus(0)."""
+    return mu * math.log(2)
+
+
+def noise_added(mu, a, z):
+    """Return mu + softplus(a) * z."""
+    return mu + layers.softplus(a) * z
+
+
+def gated_by_scaled_noise(mu, a, d, z):
+    """Return mu * softplus(a + softplus(d) * z)."""
+    return mu * layers.softplus(a + layers.softplus(d) * z)
+
+
+def added(mu, a):
+    """Return mu + softplus(a)."""
+    return mu + layers.softplus(a)
 
 
 class FixedNoise(LearnedNoise):
@@ -38,8 +58,8 @@ class FixedNoise(LearnedNoise):
 
     def elementwise(self, params, layer, shape, draw):
         if draw.where not in SUPPORT:
-            return Elementwise(lambda mu: mu * math.log(2))
-        return Elementwise(lambda mu, z: mu * layers.softplus(z), maps=(draw(layer, shape),))
+            return Elementwise(half_open)
+        return Elementwise(gated, maps=(draw(layer, shape),))
 
     def head_deviation(self, params, x):
         return math.log(2)
@@ -123,7 +143,7 @@ class AdditiveNoise(LearnedNoise):
         if draw.where not in SUPPORT:
             return Elementwise()
         phi = (kernel_and_bias(params, f"phi/{layer}"),)
-        return Elementwise(lambda mu, a, z: mu + layers.softplus(a) * z, phi, (draw(layer, shape),))
+        return Elementwise(noise_added, phi, (draw(layer, shape),))
 
 
 class DeterministicFactor(Perturbation):
@@ -140,7 +160,7 @@ class DeterministicFactor(Perturbation):
         return self.elementwise(params, layer, mu.shape, draw)(tf.ones_like(mu), x)
 
     def elementwise(self, params, layer, shape, draw):
-        return Elementwise(lambda mu, a: mu * layers.softplus(a), (kernel_and_bias(params, f"phi/{layer}"),))
+        return Elementwise(gated, (kernel_and_bias(params, f"phi/{layer}"),))
 
 
 class LearnedVariance(LearnedNoise):
@@ -162,8 +182,7 @@ class LearnedVariance(LearnedNoise):
         if draw.where not in SUPPORT:
             return super().elementwise(params, layer, shape, draw)
         kernels = tuple(kernel_and_bias(params, f"phi/{name}") for name in (layer, f"deviation_{layer}"))
-        maps = (draw(layer, shape),)
-        return Elementwise(lambda mu, a, d, z: mu * layers.softplus(a + layers.softplus(d) * z), kernels, maps)
+        return Elementwise(gated_by_scaled_noise, kernels, (draw(layer, shape),))
 
 
 class ExtraParameters(Perturbation):
@@ -181,4 +200,4 @@ class ExtraParameters(Perturbation):
         return conv_blocks("phi", image_shape, channels)
 
     def elementwise(self, params, layer, shape, draw):
-        return Elementwise(lambda mu, a: mu + layers.softplus(a), (kernel_and_bias(params, f"phi/{layer}"),))
+        return Elementwise(added, (kernel_and_bias(params, f"phi/{layer}"),))

@@ -55,13 +55,14 @@ def standard_normal(shape, seed: tf.Tensor, dtype="float32") -> tf.Tensor:
     if not many or layers.compiled_by_xla() or not layers.has_cpu_xla():
         return tf.reshape(normals(integers(count, seed), dtype)[:count], shape)
     # Two programs, because in one XLA would compute each integer more than once.
-    return tf.reshape(compiled(normals)(compiled(integers)(count, seed))[:count], shape)
+    bits, transform = programs(count)
+    return tf.reshape(transform(bits(seed))[:count], shape)
 
 
-@functools.cache
-def compiled(f: Callable) -> Callable:
-    """Return f, compiled by XLA."""
-    return tf.function(f, autograph=False, jit_compile=True)
+@functools.lru_cache(maxsize=32)
+def programs(count: int) -> tuple[Callable, Callable]:
+    """Return `integers` of so many numbers, a function of the seed, and `normals`, both compiled."""
+    return layers.compiled(functools.partial(integers, count)), layers.compiled(normals)
 
 
 def integers(count: int, seed: tf.Tensor) -> tf.Tensor:
@@ -129,4 +130,4 @@ def no_noise(step, layer, shape):
 
 
 UNPERTURBED = Draw(no_noise, 0, TEST_QUERY)  # of a pass over a test's query set, or over any images without noise
-UNPERTURBED_SUPPORT = Draw(no_noise, 0, TEST_SUPPORT)  # of a pass over a support set, in any pass without noise
+UNPERTURBED_SUPPORT = Draw(no_noise, 0, TEST_SUPPORT)  # of a pass over a support set without noise

@@ -13,11 +13,12 @@ def rewrite(on: bool) -> None:
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not on})
 
 
-def alive() -> int:
-    """Return the number of functions' graphs in memory, after the collector has freed what it can. (A plain tf.Graph is
-    the default one, which TensorFlow makes when it first asks for it, and keeps.)"""
+def alive() -> list[str]:
+    """Return the names of the functions' graphs in memory, after the collector has freed what it can. (A plain tf.Graph
+    is the default one, which TensorFlow makes when it first asks for it, and keeps.)"""
     gc.collect()
-    return sum(issubclass(type(thing), tf.Graph) and type(thing) is not tf.Graph for thing in gc.get_objects())
+    graphs = [thing for thing in gc.get_objects() if issubclass(type(thing), tf.Graph)]
+    return [graph.name for graph in graphs if type(graph) is not tf.Graph]
 
 
 def share_integers() -> None:

@@ -25,23 +25,23 @@ AT_A_TIME = 2  # tasks
 
 
 @jax.custom_vjp
-def held_normalise(x):
+def stopped_normalise(x):
     """`normalise` whose gradient is a constant to the second derivative: the published one."""
     return normalise(x)[0]
 
 
-def held_forward(x):
+def stopped_forward(x):
     normal, rstd = normalise(x)
     return normal, (normal, rstd)
 
 
-def held_backward(kept, dy):
+def stopped_backward(kept, dy):
     normal, rstd = kept
     mean = lambda t: t.mean((0, 1, 2))  # noqa: E731
     return (lax.stop_gradient(rstd * (dy - mean(dy) - normal * mean(dy * normal))),)
 
 
-held_normalise.defvjp(held_forward, held_backward)
+stopped_normalise.defvjp(stopped_forward, stopped_backward)
 
 
 def normalise(x):
@@ -72,7 +72,7 @@ def forward(params: dict, theta: dict, x, noise, published: bool):
         if noisy:
             a = conv(x, params[f"phi/{layer}_w"], params[f"phi/{layer}_b"])
             mu = mu * jax.nn.softplus(a + noise(layer, a.shape) if noise else a)
-        normal = held_normalise(mu) if published else normalise(mu)[0]
+        normal = stopped_normalise(mu) if published else normalise(mu)[0]
         x = max_pool(jax.nn.relu(normal + params[f"{layer}_bn/beta"]))
     h = x.reshape(len(x), -1)
     logits = h @ theta["dense_w"] + theta["dense_b"]

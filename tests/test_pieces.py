@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import layers
 import learners
+import model
 import numerics
 import perturbations
 import pieces
@@ -56,8 +57,10 @@ def run(f, args, dy):
 
 @pytest.mark.parametrize("image", [(8, 8, 1), (9, 7, 3), (8, 8, 9)], ids=["few", "odd", "many"])
 @pytest.mark.parametrize("name", FORMS)
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-13), ("float32", 1e-4)])
-def test_a_block_in_pieces_is_the_block_of_whole_maps(image, name, dtype, tolerance):
+@pytest.mark.parametrize(
+    ("dtype", "training", "tolerance"), [("float64", False, 1e-13), ("float64", True, 1e-13), ("float32", True, 1e-4)]
+)
+def test_a_block_in_pieces_is_the_block_of_whole_maps(image, name, dtype, training, tolerance):
     """Output, and the gradients by images, kernels, biases and offset. A bias before batch norm has none, so that
     there the error is that of the other gradients. The six images are those of three noise samples if there is noise.
     """
@@ -70,7 +73,7 @@ def test_a_block_in_pieces_is_the_block_of_whole_maps(image, name, dtype, tolera
 
     def in_pieces(x, w, b, phi, phi_b, beta):
         assert pieces.worthwhile(x, w)
-        return pieces.block(x, (w, b), FORMS[name]((phi, phi_b), z), beta, samples)
+        return pieces.block(x, (w, b), FORMS[name]((phi, phi_b), z), beta, samples, training)
 
     rng = np.random.default_rng(2)
     dy = tf.constant(rng.normal(size=(1, 6, image[0] // 2, image[1] // 2, D)), dtype)
@@ -143,9 +146,7 @@ def meta_gradients(one, monkeypatch, smallest, adversary=None):
     @tf.function(autograph=False)
     def compute():
         seeds = tf.constant([[5, 0], [5, 1]])
-        return numerics.meta_gradients(
-            one, params, x_s, x_q, seeds, 1, lambda s: draws.task_noise(s, "float64"), adversary
-        )
+        return numerics.meta_gradients(one, params, x_s, x_q, seeds, 1, noise_of, adversary)
 
     loss, accuracy, gradients = compute()
     monkeypatch.setattr(pieces, "block", block)
@@ -171,6 +172,40 @@ def test_the_meta_gradient_with_pieces_is_the_one_without(name, settings, attack
     for key, value in wanted.items():  # what batch norm takes away is rounding in both
         size = max(np.linalg.norm(value), largest / 100)
         assert np.linalg.norm(value - found[key]) <= 1e-12 * size, key
+
+
+@pytest.mark.parametrize("images", [(1, 1, 1), (1, 2, 3)], ids=["balanced", "unbalanced"])
+def test_a_test_with_pieces_is_the_one_without(images, monkeypatch):
+    """Loss and accuracy after inner steps with noise samples, of classes with these numbers of images; and each block's
+    map, which a figure shows. Only passes whose images have equal weights are in pieces."""
+    one, rng = learners.make("metadrop", **BASE, n_steps=2, inner_lr=0.3), np.random.default_rng(4)
+    params = {k: tf.constant(0.4 * rng.standard_normal(v.shape)) for k, v in one.init(0).items()}
+    x_s, x_q = (tf.constant(rng.random((1, n, 16, 18, 2))) for n in (sum(images), 6))
+    y_s, y_q = (tf.constant(np.repeat(np.eye(3), n, 0)) for n in (images, 2))
+    shares = None if len(set(images)) == 1 else tf.constant([0.3, 0.1, 0.1, 0.1, 0.2, 0.2], tf.float64)
+
+    def run(smallest):
+        monkeypatch.setattr(pieces, "MAP", smallest)
+        blocks, block = [], pieces.block
+        monkeypatch.setattr(pieces, "block", lambda *args: blocks.append(args) or block(*args))
+
+        @tf.function(autograph=False)
+        def compute():
+            adapted, _ = one.adapt(params, x_s, y_s, noise_of(tf.constant([[5, 0]])), samples=2)
+            logits, _ = one.classify(params, adapted, x_q, shares=shares)
+            return [
+                *model.measure(logits, y_q).values(),
+                *(maps for maps, _ in one.maps(params, adapted, x_q).values()),
+            ]
+
+        results = [t.numpy() for t in compute()]
+        monkeypatch.setattr(pieces, "block", block)
+        return results, len(blocks)
+
+    (wanted, without), (found, blocks) = run(10**9), run(1)
+    assert without == 0 and blocks == (0 if shares is not None else 3 * 4)  # two steps and the query set's pass
+    for a, b in zip(wanted, found, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-10, atol=1e-10)
 
 
 def test_only_large_maps_of_one_task_on_a_cpu_are_computed_in_pieces(monkeypatch):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from second_opinion import CLIP, EPSILON, INNER_LR, LAYERS, OUTER_LR, theta_of, time_iterations
 
 
-class HeldBatchNorm(torch.autograd.Function):
+class StoppedBatchNorm(torch.autograd.Function):
     """Batch norm of x [N,C,H,W] whose gradient by x is a constant to the second derivative: the published one."""
 
     @staticmethod
@@ -49,7 +49,7 @@ def forward(params: dict, theta: dict, x, noise, published: bool):
                 a = a + noise(layer, a.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
             mu = mu * F.softplus(a)
         beta = params[f"{layer}_bn/beta"]
-        normal = HeldBatchNorm.apply(mu, beta) if published else normalise(mu)[0] + beta[:, None, None]
+        normal = StoppedBatchNorm.apply(mu, beta) if published else normalise(mu)[0] + beta[:, None, None]
         x = F.max_pool2d(F.relu(normal), 2)
     h = x.permute(0, 2, 3, 1).flatten(1)
     logits = h @ theta["dense_w"] + theta["dense_b"]

@@ -8,6 +8,7 @@ import sys
 import pytest
 import tensorflow as tf
 
+import layers
 from conftest import ROOT, SETTINGS, assert_refused, call, flags_of
 from training import devices
 
@@ -121,13 +122,14 @@ def test_onednn_is_used_on_every_processor_that_has_avx2(tmp_path, monkeypatch):
     """TensorFlow reads the variable when it is imported; what a user sets stays."""
     for flags, wanted in (("fpu avx avx2 fma", True), ("fpu avx avx2_vnni", False)):
         (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
-        assert devices.has_avx2(tmp_path / "cpuinfo") is wanted
-    assert not devices.has_avx2(tmp_path / "none")
+        assert ("avx2" in layers.processor_flags(tmp_path / "cpuinfo")) is wanted
+    assert not layers.processor_flags(tmp_path / "none")
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "")  # so that the test leaves the variable as it was
     monkeypatch.setattr(devices, "set_threads", lambda *_: None)  # too late: TensorFlow has computed in this process
     for has, before, after in ((True, None, "1"), (True, "0", "0"), (False, None, None)):
         monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
         if before:
             monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", before)
-        monkeypatch.setattr(devices, "has_avx2", lambda has=has: has)
+        monkeypatch.setattr(layers, "processor_flags", lambda has=has: {"avx2"} if has else set())
         devices.set_up("-1", 1, devices.FLOAT32, distribute=False)
         assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == after
