@@ -106,8 +106,11 @@ def test_a_missing_gpu_is_refused_and_not_replaced_by_the_cpu(data_dir, tmp_path
 def test_the_device_is_named_with_a_hint_at_a_gpu_without_cuda(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setattr(devices, "has_nvidia_gpu", lambda: False)
-    name = devices.describe_devices(tf, [], 2)
-    assert name.startswith("CPU, 2 cores of ") and "GPU" not in name
+    for flags, instructions in (({"avx2"}, " with AVX2"), ({"avx2", "avx512f"}, " with AVX-512"), (set(), "")):
+        monkeypatch.setattr(layers, "processor_flags", lambda flags=flags: flags)
+        name = devices.describe_devices(tf, [], 2)
+        assert name.startswith("CPU, 2 cores of ") and "GPU" not in name
+        assert name.endswith(instructions) and (" with " in name) == bool(flags)
     monkeypatch.setattr(devices, "has_nvidia_gpu", lambda: True)
     name = devices.describe_devices(tf, [], 1)
     assert name.startswith("CPU, 1 core of ") and "there is a GPU that TensorFlow cannot use: install CUDA" in name
