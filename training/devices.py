@@ -21,8 +21,8 @@ import layers
 from errors import UserError, user_error
 
 FLOAT32, TF32, BF16 = PRECISIONS = ("float32", "tf32", "bf16")
-# For glibc's mallopt: large blocks come from the heap, freed memory stays in it, it grows by 64 MB, there is one.
 INSTRUCTIONS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # the processor's flag and the name; the first one counts
+# For glibc's mallopt: large blocks come from the heap, freed memory stays in it, it grows by 64 MB, there is one.
 MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**26), "M_ARENA_MAX": (-8, 1)}
 STARTUP_TIMEOUT = 300  # seconds that a worker waits for the others
 WATCHDOG = """
@@ -158,8 +158,8 @@ def keep_memory() -> None:
 
 
 def describe_devices(tf, gpus: list, cores: int) -> str:
-    """Return the names of the devices, such as `CPU, 2 cores of AMD EPYC 7763 with AVX2` (the widest instructions decide
-    how products are rounded), and a hint where CUDA is missing for a GPU."""
+    """Return the names of the devices, such as `CPU, 2 cores of AMD EPYC 7763 with AVX2`, and a hint where CUDA is missing
+    for a GPU. The instructions decide how products are rounded."""
     if gpus:
         names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
         return " and ".join(names)
