@@ -158,8 +158,8 @@ def keep_memory() -> None:
 
 
 def describe_devices(tf, gpus: list, cores: int) -> str:
-    """Return the names of the devices, such as `CPU, 2 cores of AMD EPYC 7763 with AVX2`, and a hint where CUDA is missing
-    for a GPU. The instructions decide how products are rounded."""
+    """Return the names of the devices, such as `CPU, 2 cores of AMD EPYC 7763 with AVX2`, and a hint where CUDA is
+    missing for a GPU. The instructions decide how products are rounded."""
     if gpus:
         names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
         return " and ".join(names)
