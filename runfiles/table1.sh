@@ -9,4 +9,4 @@ for cell in omni_1shot omni_5shot mimg_1shot mimg_5shot; do
   done
 done
 cd ..
-"${PYTHON:-.venv/bin/python}" runfiles/table1.py
+"${PYTHON:-.venv/bin/python}" runfiles/study.py table1 table

@@ -1,115 +1,322 @@
-"""Read the runs that the tables show, refuse those that cannot be compared, and format cells.
+"""The tables of studies, as Markdown, from an Outcome (outcomes.py)."""
 
-Importing this module lets a script of this folder import the programs of the folder above.
-"""
+from __future__ import annotations
 
-import sys
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 
 import numpy as np
-from scipy import stats
+from records import Record
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from learners import make
+from studies.robustness import CLEAN
+from training.test_results import mean_and_interval
 
-import data  # noqa: E402
-from errors import UserError  # noqa: E402
-from figures.run import read_curves  # noqa: E402
-from sources.preparation import Preparation  # noqa: E402
-from training.test_results import mean_and_interval, read_test  # noqa: E402
 
-# Facts that a test records, and the words for them in the message if two tests of one table differ.
-DATA = {"data_sha256": "data"}
-EPISODES = DATA | {"episodes_sha256": "test episodes", "precision": "precisions"}
-TRAINING = {"iteration": "training iterations"}
-SAMPLES = {"n_test_mc_samp": "noise samples"}
-ADAPTATION = SAMPLES | {
-    "n_steps": "inner steps",
-    "inner_lr": "inner rates",
-    "test_statistics": "statistics of batch norm in testing",
+def markdown(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """Return a table; there is none without rows."""
+    rows = [list(map(str, row)) for row in rows]
+    columns = list(columns)
+    lines = [columns, ["---"] * len(columns), *rows] if rows else []
+    return "\n".join(f"| {' | '.join(line)} |" if line[0] != "---" else "|---" * len(columns) + "|" for line in lines)
+
+
+def over_seeds(values, sign: str = "") -> str:
+    """Return mean and 95 % interval (Student's t) as text. sign: "+" shows a plus."""
+    mean, half = interval_over_seeds(values)
+    return f"{mean:{sign}.2f}" + ("" if half is None else f" ± {half:.2f}")
+
+
+def interval_over_seeds(values):
+    from scipy import stats
+
+    values = np.asarray(values, np.float64)
+    if len(values) < 2:
+        return values.mean(), None
+    return values.mean(), stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+
+
+def accuracies(results: dict[int, dict]) -> list[float]:
+    return [result["accuracy"] for result in results.values()]
+
+
+def shared(one: dict[int, dict], other: dict[int, dict]) -> list[tuple[dict, dict]]:
+    """Return the results of two runs with the same seed. ValueError if their test episodes differ."""
+    pairs = [(one[seed], other[seed]) for seed in sorted(one.keys() & other.keys())]
+    if any(a["episodes_sha256"] != b["episodes_sha256"] for a, b in pairs):
+        raise ValueError("these runs were tested on different episodes")
+    return pairs
+
+
+def difference(one: dict[int, dict], other: dict[int, dict]) -> list[str]:
+    """Return the cells of the paired difference other - one: its mean over the seeds that both have, and each seed's
+    with its interval over the episodes. Empty cells if there are none."""
+    pairs = [(np.asarray(b["accuracies"]) - np.asarray(a["accuracies"])) / 100 for a, b in shared(one, other)]
+    if not pairs:
+        return ["", ""]
+    each = [mean_and_interval(pair) for pair in pairs]
+    return [over_seeds([mean for mean, _ in each], "+"), ", ".join(f"{m:+.2f} ± {half:.2f}" for m, half in each)]
+
+
+def parameters(record: Record) -> int:
+    """Return the number of meta-learned parameters of a run on grey images of 28 x 28."""
+    names = ("perturbation", "way", "adapt", "train_way", "random_steps")
+    settings = {name: record.config[name] for name in names if record.config.get(name) is not None}
+    learner = make(
+        record.config["model"], image_shape=(28, 28, 1), channels=record.config.get("channels") or 64, **settings
+    )
+    return sum(int(np.prod(parameter.shape)) for parameter in learner.parameters().values())
+
+
+def training_loss(record: Record) -> float | None:
+    """Return the mean training loss of the last 200 iterations, in nats. None if it cannot be compared with MAML's: of
+    mixed labels, or of more classes than in testing."""
+    config, curve = record.config, record.curve
+    if config.get("mix_set") not in (None, "support") or config.get("train_way") not in (None, config["way"]):
+        return None
+    return float(
+        np.mean([loss for i, loss in zip(curve["iter"], curve["loss"], strict=True) if i > record.iteration - 200])
+    )
+
+
+def mean_of(values: Iterable[float | None], form: str) -> str:
+    values = [value for value in values if value is not None]
+    return format(np.mean(values), form) if values else ""
+
+
+def differences(outcome) -> str:
+    """A row per run: strength, parameters, training loss, validation accuracy, test accuracy, and the paired difference
+    from the baseline."""
+    from outcomes import last_validation
+
+    study, rows = outcome.study, []
+    for name, run in study.runs.items():
+        records, results = outcome.runs[name], outcome.results(name)
+        if not results:
+            continue
+        baseline = run.baseline or study.baseline
+        paired = difference(outcome.results(baseline), results) if baseline not in (None, name) else ["", ""]
+        cells = [run.title, ", ".join(outcome.chosen[name].values()), f"{parameters(next(iter(records.values()))):,}"]
+        cells += [mean_of(map(training_loss, records.values()), ".3f")]
+        cells += [mean_of([(last_validation(record) or [None])[0] for record in records.values()], ".2f")]
+        rows.append([*cells, len(results), over_seeds(accuracies(results)), *paired])
+    baseline = f"from {study.runs[study.baseline].title}" if study.baseline else "from the same without"
+    columns = ["", "strength", "parameters", "training loss", "validation", "seeds", "accuracy", baseline, "by seed"]
+    used = [i for i in range(len(columns)) if i == 0 or any(str(row[i]) for row in rows)]
+    return markdown([columns[i] for i in used], ([row[i] for i in used] for row in rows))
+
+
+def strengths(outcome) -> str:
+    """A row per run that chooses: the values and their validation accuracies, the highest one in bold."""
+    rows = []
+    for name, run in outcome.study.runs.items():
+        if run.choose and (found := outcome.validations[name]):
+            best = max(found, key=found.get)
+            cells = [f"{', '.join(v)}: {'**' * (v == best)}{a:.2f}{'**' * (v == best)}" for v, (a, _) in found.items()]
+            rows.append([run.title, ", ".join(run.choose), " / ".join(cells)])
+    return markdown(["", "strength", "validation accuracy by strength, %"], rows)
+
+
+def grid(outcome) -> str:
+    """A table per run: validation accuracy by the values of its two settings, the highest one in bold."""
+    parts = []
+    for name, run in outcome.study.runs.items():
+        if not (found := outcome.validations[name]):
+            continue
+        (rows_of, rows), (columns_of, columns) = run.choose.items()
+        best = max(found, key=found.get)
+        text = {
+            values: f"{'**' * (values == best)}{a:.2f} ± {half:.2f}{'**' * (values == best)}"
+            for values, (a, half) in found.items()
+        }
+        head = [run.title, *(f"{columns_of} {value}" for value in columns)]
+        parts.append(markdown(head, ([f"{rows_of} {r}", *(text.get((r, c), "") for c in columns)] for r in rows)))
+    return "\n\n".join(parts)
+
+
+def pairs(titles: dict[str, tuple[str, str]]) -> Callable:
+    """Return a table of pairs of runs, a row each. titles: the two runs by the row's title."""
+
+    def table(outcome) -> str:
+        rows = []
+        for title, names in titles.items():
+            one, other = (outcome.results(name) for name in names)
+            if both := sorted(one.keys() & other.keys()):
+                first, second = (over_seeds([of[seed]["accuracy"] for seed in both]) for of in (one, other))
+                titles_of = [outcome.study.runs[name].title for name in names]
+                rows.append(
+                    [title, len(both), f"{titles_of[0]} {first}", f"{titles_of[1]} {second}", *difference(one, other)]
+                )
+        return markdown(["", "seeds", "the first", "the second", "difference", "by seed"], rows)
+
+    return table
+
+
+def tasks(outcome) -> str:
+    """A row per run: the spread of the tasks' accuracies, and how many tasks are above three accuracies."""
+    rows = []
+    for name, run in outcome.study.runs.items():
+        if results := outcome.results(name):
+            values = np.array([result["accuracies"] for result in results.values()])
+            above = " / ".join(f"{100 * np.mean(values > bound):.1f}" for bound in (50, 80, 90))
+            rows.append([run.title, len(results), over_seeds(values.mean(1)), f"{values.std(1).mean():.2f}", above])
+    return markdown(["", "seeds", "accuracy", "std of tasks", "tasks above 50 / 80 / 90 %"], rows)
+
+
+# ---- attacks
+
+
+def by_radius(test: str) -> Callable:
+    """Return a table of accuracy by the radius of an attack, a row per run."""
+
+    def table(outcome) -> str:
+        rows, radii = [], []
+        for name, run in outcome.study.runs.items():
+            if results := outcome.results(name, test):
+                radii = next(iter(results.values()))["eps"]
+                columns = zip(*accuracies(results), strict=True)
+                rows.append([run.title, len(results), *map(over_seeds, columns)])
+        return markdown([f"{test}, eps", "seeds", *(f"{eps:g}" for eps in radii)], rows)
+
+    return table
+
+
+LEADS = {"Meta-dropout - MAML": ("maml", "metadrop"), "the same, exact gradients": ("maml_exact", "metadrop_exact")}
+
+
+def attacks(outcome) -> str:
+    """A row per attack and radius that all seeds of two runs were attacked with: accuracies of LEADS' runs, and their
+    paired differences. The last row takes the strongest of all attacks in every episode."""
+    names = [name for pair in LEADS.values() for name in pair]
+    rows, strongest = [], {}
+    for test, declared in outcome.study.tests.items():
+        if declared.seeds:
+            continue
+        by_run = {name: outcome.results(name, test) for name in names}
+        radii = sorted({eps for of in by_run.values() for one in of.values() for eps in one["eps"] if eps})
+        for eps in radii if declared.runs else [eps for eps in radii if eps in (0.06, 0.1)]:
+            at = {
+                n: {s: np.array(r["accuracies"][r["eps"].index(eps)]) for s, r in of.items()}
+                for n, of in by_run.items()
+            }
+            rows.append([test, f"{eps:g}", *attack_cells(at)])
+            for name, of_seed in at.items() if eps == 0.1 else ():
+                for seed, values in of_seed.items():
+                    strongest.setdefault(name, {}).setdefault(seed, []).append(values)
+    counts = {name: max(map(len, of.values())) for name, of in strongest.items()}
+    worst = {n: {s: np.min(v, 0) for s, v in of.items() if len(v) == counts[n]} for n, of in strongest.items()}
+    if rows:
+        rows.append(["the strongest of these attacks in every episode", "0.1", *attack_cells(worst)])
+    return markdown(["attack, linf", "eps", *(outcome.study.runs[name].title for name in names), *LEADS], rows)
+
+
+def attack_cells(by_run: dict[str, dict[int, np.ndarray]]) -> list[str]:
+    """Return the cells of `attacks` for the episodes' accuracies by run and seed."""
+    cells = []
+    for name in [name for pair in LEADS.values() for name in pair]:
+        of_seed = by_run.get(name)
+        cells.append(over_seeds([values.mean() for values in of_seed.values()]) if of_seed else "")
+    for one, other in LEADS.values():
+        a, b = by_run.get(one, {}), by_run.get(other, {})
+        leads = [(b[seed] - a[seed]).mean() for seed in sorted(a.keys() & b.keys())]
+        cells.append(over_seeds(leads, "+") if leads else "")
+    return cells
+
+
+def clean(outcome) -> str:
+    """A row per run: measures of the logits and gradients of the clean images, means over the seeds."""
+    rows = []
+    for name, run in outcome.study.runs.items():
+        if results := outcome.results(name, "joint"):
+            cells = [f"{np.mean([result['clean'][measure] for result in results.values()]):.3g}" for measure in CLEAN]
+            rows.append([run.title, *cells])
+    return markdown(["", *CLEAN], rows)
+
+
+# ---- neural collapse
+
+FEATURES = {
+    "share of Tr S_W": "share_within", "NC1": "nc1",
+    "equinorm, means": "nc2_norm_means", "angles, means": "nc2_angle_means",
+    "equinorm, weights": "nc2_norm_weights", "angles, weights": "nc2_angle_weights", "NC3": "nc3", "NC4": "nc4",
+}  # fmt: skip
+
+
+def collapse(outcome) -> str:
+    """A row per set, inner step and run: measures of the last block's features, means over the test tasks with 95 %
+    intervals; before the first inner step and after the last one."""
+    rows = []
+    for name, run in outcome.study.runs.items():
+        for seed, result in outcome.results(name, "collapse").items():
+            *_, features, _ = dict.fromkeys(row["layer"] for row in result["rows"])
+            steps = [row["step"] for row in result["rows"]]
+            for row in result["rows"]:
+                if row["layer"] == features and row["step"] in (min(steps), max(steps)):
+                    when = "before" if row["step"] == min(steps) else "after"
+                    cells = [with_interval(row[key], row[f"{key}_ci95"]) for key in FEATURES.values()]
+                    rows.append([f"{row['set']}, {when}", f"{run.title}, seed {seed}", *cells])
+    return markdown(["", "", *FEATURES], sorted(rows, key=lambda row: row[0]))
+
+
+def with_interval(mean: float | None, half: float | None) -> str:
+    """Return a mean with its interval to three decimals, or without one that is smaller."""
+    if mean is None:
+        return ""
+    return f"{mean:.3f}" + (f" ± {half:.3f}" if half and half >= 0.0005 else "")
+
+
+# ---- Table 1
+
+CELLS = {
+    "omni_1shot": "Omniglot 20-way 1-shot", "omni_5shot": "Omniglot 20-way 5-shot",
+    "mimg_1shot": "miniImageNet 5-way 1-shot", "mimg_5shot": "miniImageNet 5-way 5-shot",
+}  # fmt: skip
+TITLES = {"maml": "MAML", "metadrop": "Meta-dropout"}
+PUBLISHED = {
+    ("maml", "paper"): ("95.23 ± 0.17", "98.38 ± 0.07", "49.58 ± 0.65", "64.55 ± 0.52"),
+    ("maml", "TF1 repository"): ("94.63 ± 0.17", "98.26 ± 0.07", "48.73 ± 0.64", "65.70 ± 0.52"),
+    ("metadrop", "paper"): ("96.63 ± 0.13", "98.73 ± 0.06", "51.93 ± 0.67", "67.42 ± 0.52"),
+    ("metadrop", "TF1 repository"): ("96.17 ± 0.15", "98.86 ± 0.06", "51.67 ± 0.64", "68.12 ± 0.53"),
 }
 
 
-def split_command(words: list[str]) -> tuple[list[str], str]:
-    """Return the arguments of the script itself, and as one text the flags after --, which are main.py's."""
-    end = words.index("--") if "--" in words else len(words)
-    return words[:end], " ".join(words[end + 1 :])
+def table1(outcome) -> str:
+    """Table 1: the paper, the TF1 repository, and the latest test of each cell, with its iteration if the training has
+    not reached the last one."""
+    rows = []
+    for (model, source), values in PUBLISHED.items():
+        rows.append([f"{TITLES[model]}, {source}", *values])
+        if source == "TF1 repository":
+            rows.append([f"{TITLES[model]}, this project", *(latest(outcome, f"{model}_{cell}") for cell in CELLS)])
+    return markdown(["accuracy, %", *CELLS.values()], rows)
 
 
-def read_runs(folder: Path) -> dict[str, dict[int, dict]]:
-    """Return kind -> seed -> test (`read_run`) for the tested runs KIND_SEED in `folder`."""
-    runs = {}
-    for path in sorted(folder.glob("*_*/meta_test.json")):
-        kind, seed = path.parent.name.rsplit("_", 1)
-        if seed.isdigit():
-            runs.setdefault(kind, {})[int(seed)] = read_run(path.parent)
-    return runs
+def latest(outcome, name: str) -> str:
+    for seed, test in outcome.results(name).items():
+        last = outcome.runs[name][seed].config["n_train_iters"]
+        accuracy = f"{test['accuracy']:.2f} ± {test['interval95']:.2f}"
+        return accuracy if test["iteration"] >= last else f"{accuracy} ({test['iteration']:,} of {last:,} iterations)"
+    return ""
 
 
-def read_run(savedir: Path) -> dict:
-    """Return the run's meta_test.json, with its savedir."""
-    return read_test(savedir) | {"savedir": savedir}
+def tests_by_iteration(outcome, name: str) -> dict[int, dict]:
+    """Return all tests of a run of Table 1, by iteration."""
+    tests = [
+        result for record in outcome.runs[name].values() for result in record.results if result["mode"] == "meta_test"
+    ]
+    return {test["iteration"]: test for test in sorted(tests, key=lambda test: test["iteration"])}
 
 
-def last_validation(savedir: Path) -> tuple[float, float] | None:
-    """Return accuracy and 95 % interval, in percent, of the run's last validation; None if there is none after the
-    first update."""
-    path = savedir / "meta_train.csv"
-    if not path.exists() or len(path.read_text(errors="replace").splitlines()) < 2:  # the names of the columns alone
-        return None
-    curves = read_curves(savedir)
-    updated = np.flatnonzero(np.isfinite(curves["val_acc"]) & (curves["iter"] > 0))
-    return tuple(100 * curves[name][updated[-1]] for name in ("val_acc", "val_ci95")) if updated.size else None
+def progress(cell: str) -> Callable:
+    """Return a table of both learners' tests in a cell of Table 1, a row per iteration. The interval of the difference
+    takes the tests for independent; they share their episodes, so it is too wide."""
 
+    def table(outcome) -> str:
+        one, other = (tests_by_iteration(outcome, f"{model}_{cell}") for model in TITLES)
+        rows = []
+        for i in sorted(one.keys() & other.keys()):
+            cells = [f"{test['accuracy']:.2f} ± {test['interval95']:.2f}" for test in (one[i], other[i])]
+            half = np.hypot(one[i]["interval95"], other[i]["interval95"])
+            rows.append([f"{i:,}", *cells, f"{other[i]['accuracy'] - one[i]['accuracy']:+.2f} ± {half:.2f}"])
+        return markdown(["iteration", *TITLES.values(), "difference"], rows)
 
-def task_pictures(split: data.Split, prepare: Preparation, task: int, way: int, images: int) -> list[list]:
-    """Return the original pictures (Pillow's) of the test task of this number: `images` of each of `way` classes."""
-    (classes,), (numbers,) = data.sample(split, "test", 0, task, 1, way, images)
-    return [[prepare.picture_of(split.image(c, i)) for i in row] for c, row in zip(classes, numbers, strict=True)]
-
-
-def tests_of(runs: dict[str, dict[int, dict]]) -> list[dict]:
-    """Return all tests in a result of `read_runs`."""
-    return [test for seeds in runs.values() for test in seeds.values()]
-
-
-def refuse_mixed(tests: Iterable[dict], facts: dict[str, str]) -> None:
-    """UserError if two of these tests differ in one of these facts.
-
-    A fact that a test does not record (it may be of an older version) agrees with everything.
-    """
-    recorded = {}  # fact -> the savedir of the first test that records it, and the value
-    for test in tests:
-        facts_of_test = test.get("settings", {}) | test
-        for name in facts.keys() & facts_of_test.keys():
-            first, value = recorded.setdefault(name, (test["savedir"], facts_of_test[name]))
-            if facts_of_test[name] != value:
-                values = f"{str(value)[:12]} and {str(facts_of_test[name])[:12]}"
-                raise UserError(
-                    f"{first} and {test['savedir']} cannot be in one table, because their {facts[name]} differ "
-                    f"({values}): train and test both with the same flags"
-                )
-
-
-def over_seeds(values, sign: str = "-") -> str:
-    """Return mean and 95 % interval (Student's t) as text. sign: "+" shows a plus."""
-    values = np.asarray(values)
-    mean = f"{values.mean():{sign}.2f}"
-    if len(values) < 2:
-        return mean
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return f"{mean} ± {half:.2f}"
-
-
-def paired(one: dict[int, dict], other: dict[int, dict]) -> list[str] | None:
-    """Return table cells for the seeds that two kinds of runs (seed -> test) share: their number, the accuracy of each
-    kind, the difference other - one, and this difference by seed with its interval over the paired episodes. None if
-    they share no seed."""
-    seeds = sorted(one.keys() & other.keys())
-    if not seeds:
-        return None
-    a, b = (np.array([tests[seed]["accuracy"] for seed in seeds]) for tests in (one, other))
-    differences = [mean_and_interval((other[seed]["accuracies"] - one[seed]["accuracies"]) / 100) for seed in seeds]
-    each = ", ".join(f"{mean:+.2f} ± {interval:.2f}" for mean, interval in differences)
-    return [str(len(seeds)), over_seeds(a), over_seeds(b), over_seeds(b - a, "+"), each]
+    return table

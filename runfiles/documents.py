@@ -1,0 +1,156 @@
+"""The tables and figures of README.md, docs/ and pretrained/: written anew from the kept results, and compared with
+them.
+
+A block of Markdown between two comments is the output of a command:
+
+    <!-- python runfiles/study.py regularisers table accuracy -->
+    ...
+    <!-- end -->
+
+A figure's comment names its file with --out; the file holds a digest of the numbers that it shows. Numbers in sentences
+are in docs/results/numbers.toml: the file, the sentence or a part of it, the command that prints the number, and the
+number as it stands in the sentence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import tomllib
+from catalogue import STUDIES, Study
+from outcomes import Outcome, outcomes
+from PIL import Image
+from records import KEPT, ROOT, Record, rounded
+
+from errors import UserError
+from files import write_if_changed
+
+PROGRAM = "python runfiles/study.py "
+BLOCK = re.compile(rf"<!-- {PROGRAM}(.+?) -->\n(.*?)<!-- end -->", re.DOTALL)
+NUMBERS = KEPT / "numbers.toml"
+DIGEST = "Data"  # name of the PNG's text that holds the digest
+
+
+def files() -> list[Path]:
+    """Return the files that have blocks."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "pretrained").glob("*.md"))]
+
+
+def table(study: Study, name: str, found: list[Outcome]) -> str:
+    """Return a study's table as Markdown, one for each kind of machine. Raise UserError if there is none."""
+    if name not in study.tables:
+        raise UserError(f"{study.name} has no table {name}: choose one of {', '.join(study.tables) or 'none'}")
+    texts = {one.machine: text for one in found if (text := study.tables[name](one))}
+    if not texts:
+        raise UserError(f"there are no results of {study.name} yet: {PROGRAM}{study.name} makes them")
+    if len(texts) == 1:
+        return next(iter(texts.values()))
+    return "\n\n".join(f"On {machine}:\n\n{text}" for machine, text in texts.items())
+
+
+def cell(text: str, row: str, column: str) -> str:
+    """Return the cell of a Markdown table in this row, named by its first cell, and this column. Raise UserError if
+    there is none."""
+    columns = []
+    for line in text.splitlines():
+        cells = [one.strip() for one in line.strip("|").split("|")]
+        columns = cells if column in cells else columns
+        if cells[0] == row and column in columns:
+            return cells[columns.index(column)]
+    raise UserError(f"there is no row {row!r} with a column {column!r} in the table:\n{text}")
+
+
+def figure(study: Study, name: str, found: list[Outcome], file: Path) -> None:
+    """Draw a study's figure into a file, unless that shows the same numbers already."""
+    if name not in study.figures:
+        raise UserError(f"{study.name} has no figure {name}: choose one of {', '.join(study.figures) or 'none'}")
+    drawing, digest = drawn(study, name, found)
+    if file.suffix != ".png" or digest_of(file) != digest:
+        drawing().savefig(file, dpi=150, **({"metadata": {DIGEST: digest}} if file.suffix == ".png" else {}))
+
+
+def drawn(study: Study, name: str, found: list[Outcome]) -> tuple[Callable, str]:
+    """Return a function that draws a study's figure, and the digest of the numbers that it shows."""
+    numbers = [numbers for one in found if (numbers := study.figures[name].numbers(one))]
+    if not numbers:
+        raise UserError(f"there are no results of {study.name} yet: {PROGRAM}{study.name} makes them")
+    digest = hashlib.sha256(json.dumps(rounded(numbers[0]), sort_keys=True).encode()).hexdigest()
+    return lambda: study.figures[name].draw(numbers[0]), digest
+
+
+def digest_of(file: Path) -> str | None:
+    """Return the digest of the numbers that a PNG shows; None if there is no file."""
+    if not file.exists():
+        return None
+    with Image.open(file) as image:
+        return image.text.get(DIGEST)
+
+
+def run_command(words: str, records: list[Record]) -> str:
+    """Return what `study.py` prints with these words: a table or a cell."""
+    name, action, *what = shlex.split(words)
+    text = table(STUDIES[name], what[0], outcomes(STUDIES[name], records))
+    return cell(text, *what[1:]) if action == "cell" else text
+
+
+def anew(text: str, records: list[Record]) -> str:
+    """Return a document with its tables from these records. Figures' blocks are left as they are."""
+
+    def block(match: re.Match) -> str:
+        words = match[1]
+        body = match[2] if " figure " in words else run_command(words, records) + "\n"
+        return f"<!-- {PROGRAM}{words} -->\n{body}<!-- end -->"
+
+    return BLOCK.sub(block, text)
+
+
+def figures(text: str) -> Iterator[tuple[Study, str, Path]]:
+    """Yield study, name and file of the figures in a document."""
+    for words in (match[1] for match in BLOCK.finditer(text) if " figure " in match[1]):
+        name, _, what, _, file = shlex.split(words)
+        yield STUDIES[name], what, ROOT / file
+
+
+def write_all(records: list[Record]) -> None:
+    """Write the tables and figures of all documents anew."""
+    for path in files():
+        text = path.read_text(encoding="utf-8")
+        write_if_changed(path, anew(text, records))
+        for study, name, file in figures(text):
+            figure(study, name, outcomes(study, records), file)
+    for sentence in wrong_numbers(records):
+        print(sentence)
+
+
+def wrong_numbers(records: list[Record]) -> Iterator[str]:
+    """Yield a sentence for each number in a sentence that its command does not print, or that is not where it should
+    be."""
+    for entry in tomllib.loads(NUMBERS.read_text(encoding="utf-8"))["number"]:
+        found = run_command(entry["command"].removeprefix(PROGRAM), records)
+        if plain(entry["value"]) not in plain(found):
+            yield f"{entry['file']}: {entry['command']} prints {found}, and the sentence has {entry['value']}"
+        text = " ".join((ROOT / entry["file"]).read_text(encoding="utf-8").split())
+        if entry["value"] not in entry["sentence"] or entry["sentence"] not in text:
+            yield f"{entry['file']} has no sentence {entry['sentence']!r} with {entry['value']}"
+
+
+def plain(number: str) -> str:
+    return number.replace("+", "").replace("**", "")
+
+
+def stale(records: list[Record]) -> Iterator[str]:
+    """Yield a sentence for each table, figure and number of the documents that these records do not give."""
+    for path in files():
+        text = path.read_text(encoding="utf-8")
+        for before, after in zip(BLOCK.finditer(text), BLOCK.finditer(anew(text, records)), strict=True):
+            if before[2] != after[2]:
+                yield f"{path.relative_to(ROOT)}: {PROGRAM}{before[1]} prints another table"
+        for study, name, file in figures(text):
+            if digest_of(file) != drawn(study, name, outcomes(study, records))[1]:
+                yield f"{file.relative_to(ROOT)} shows other numbers than {PROGRAM}{study.name} figure {name}"
+    yield from wrong_numbers(records)

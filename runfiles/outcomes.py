@@ -1,0 +1,209 @@
+"""What a study wants and what there is: the settings of its runs, their records, the choice by the validation classes,
+the tests of each run, and the commands that are still to be made."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import shlex
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from catalogue import Run, Study, Test
+from records import Record, comparable, this_machine
+
+import main
+from errors import UserError
+from learners import classes_for
+from perturbations.base import Perturbation
+from studies.robustness import AttackSettings
+from training.config import Config
+from training.loops import MetaTestSettings
+
+
+class Job(NamedTuple):
+    """A run that is to be trained or tested: its savedir, and the flags of main.py for each command, in their order."""
+
+    savedir: Path
+    commands: list[list[str]]
+
+
+@lru_cache(maxsize=4096)
+def parse(words: str) -> dict:
+    """Return the flags of a command of main.py, by name and with their types. Exit with one sentence if it refuses
+    them."""
+    return main.read_command(["--savedir", "-", *shlex.split(words)])
+
+
+def is_known(words: str) -> bool:
+    """Return True if main.py takes these flags."""
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit, UserError):
+        return bool(parse(words))
+    return False
+
+
+@lru_cache(maxsize=4096)
+def config_of(words: str) -> Config:
+    """Return the settings of the run that meta_train would train with these flags, or of the file of --weights."""
+    flags = parse(f"--mode meta_train {words}")
+    return Config.read(flags["weights"][0]) if "weights" in flags else Config.of_flags(flags)
+
+
+class Outcome:
+    """The records of a study's runs on one kind of machine and one version of the data.
+
+    machine: the kind of machine. chosen: the values that each run has chosen, by its name; None if it cannot yet.
+    validations: accuracy and interval of the first seed, in percent, by the run's name and its values. runs: the
+    records of each run with the chosen values, by its name and the seed.
+    """
+
+    def __init__(self, study: Study, records: list[Record], machine: str):
+        self.study, self.machine = study, machine
+        self.records = {self._key(record.settings): record for record in records}
+        self.chosen, self.validations, self.runs = {}, {}, {}
+        for name in study.runs:
+            first, values = study.seeds_of(name)[0], combinations(study.runs[name])
+            found = {
+                tuple(one.values()): last_validation(self.record(name, first, one)) for one in values[1:] and values
+            }
+            self.validations[name] = {key: accuracy for key, accuracy in found.items() if accuracy}
+            best = max(self.validations[name], key=self.validations[name].get, default=())
+            self.chosen[name] = (
+                dict(zip(study.runs[name].choose, best, strict=True)) if None not in found.values() else None
+            )
+            of_seeds = {seed: self.record(name, seed, self.chosen[name]) for seed in study.seeds_of(name)}
+            self.runs[name] = {seed: record for seed, record in of_seeds.items() if record}
+
+    def _key(self, settings: tuple) -> tuple:
+        return tuple(pair for pair in settings if not (self.study.unfinished and pair[0] == "n_train_iters"))
+
+    def record(self, name: str, seed: int, values: dict[str, str] | None) -> Record | None:
+        """Return the record of a run; None if there is none, if its training is not complete, or without values."""
+        if values is None:
+            return None
+        record = self.records.get(self._key(comparable(config_of(self.study.training(name, seed, values)).values())))
+        return record if record and (record.complete or self.study.unfinished) else None
+
+    def results(self, name: str, test: str = "test") -> dict[int, dict]:
+        """Return the results of a test of a run, by seed."""
+        found = {seed: find_result(self.study.tests[test], record) for seed, record in self.runs[name].items()}
+        return {seed: result for seed, result in found.items() if result}
+
+    def jobs(self, folder: Path, seeds: tuple[int, ...] | None = None) -> list[Job]:
+        """Return what can be made now, of these seeds or of all, with the savedirs of new runs in `folder`. Runs of a
+        value that is not chosen yet come later, as do attacks with the gradients of a run that is not trained yet."""
+        jobs = []
+        for seed, name in self.study.pairs():
+            choices = (
+                combinations(self.study.runs[name]) if seed == self.study.seeds_of(name)[0] else [self.chosen[name]]
+            )
+            for values in choices if seed in (seeds or (seed,)) else ():
+                if values is not None and (commands := self._commands(name, seed, values)):
+                    record = self.record(name, seed, values)
+                    label = "-".join([name, *values.values()])
+                    jobs.append(Job((record and record.savedir) or folder / f"{label}_{seed}", commands))
+        return jobs
+
+    def of_study(self) -> list[Record]:
+        """Return the study's records, those of values that were not chosen included, with the results of its tests."""
+        every = [
+            self.record(name, seed, v) for seed, name in self.study.pairs() for v in combinations(self.study.runs[name])
+        ]
+        tests = self.study.tests.values()
+        return [
+            replace(
+                one, results=[result for result in one.results if any(is_result(test, one, result) for test in tests)]
+            )
+            for one in every
+            if one
+        ]
+
+    def _commands(self, name: str, seed: int, values: dict[str, str]) -> list[list[str]]:
+        """Return the commands of main.py that a run still needs; it is trained again if what it lacks needs weights
+        that are not on this machine."""
+        record, weights = self.record(name, seed, values), self.study.runs[name].weights
+        other = self.runs.get(self.study.runs[name].other, {}).get(seed)
+        places = {"self": record and record.savedir, "other": other and other.savedir}
+        tests = []
+        for test in self.study.tests.values() if values == self.chosen[name] else ():
+            ready = all(places[place] for place in places if f"{{{place}}}" in test.flags)
+            if test.is_of(name, seed) and ready and not (record and find_result(test, record)):
+                tests.append([word.format(**places) for word in shlex.split(test.flags)])
+        if weights:
+            return [[*words, "--weights", weights] for words in tests]
+        if record and (record.savedir or not tests):
+            return tests
+        return [["--mode", "meta_train", "--resume", *shlex.split(self.study.training(name, seed, values))], *tests]
+
+
+def combinations(run: Run) -> list[dict[str, str]]:
+    """Return the combinations of values that a run chooses from; one, without values, if it chooses nothing."""
+    return [dict(zip(run.choose, values, strict=True)) for values in itertools.product(*run.choose.values())]
+
+
+def last_validation(record: Record | None) -> tuple[float, float] | None:
+    """Return the last validation accuracy and its 95 % interval, in percent; None if there is none after the first
+    update."""
+    curve = record.curve if record else {}
+    rows = zip(*(curve.get(name, []) for name in ("iter", "val_acc", "val_ci95")), strict=True)
+    validated = [(100 * accuracy, 100 * interval) for i, accuracy, interval in rows if i and accuracy is not None]
+    return validated[-1] if validated else None
+
+
+def find_result(test: Test, record: Record) -> dict | None:
+    """Return the result of this test in a record, of the latest iteration; None if there is none."""
+    found = [result for result in record.results if is_result(test, record, result)]
+    return max(found, key=lambda result: result.get("iteration") or 0, default=None)
+
+
+def is_result(test: Test, record: Record, result: dict) -> bool:
+    """True if `result` is what `main.py` computes for this run with the test's flags. A setting that an older result
+    lacks agrees with everything."""
+    learner = " ".join(
+        f"--{name} {record.config[name]}" for name in ("model", "perturbation") if record.config.get(name)
+    )
+    flags = parse(f"{test.flags.replace('{', '').replace('}', '')} {learner}")
+    if result["mode"] != flags["mode"]:
+        return False
+    tested = Config.of({**Config.of(record.config).for_a_test().values(), **flags})
+    expected = tested.identity() | {"precision": tested.run.precision}
+    found, settings = result["settings"], MetaTestSettings.of(flags)
+    wanted = {"episodes": settings.n_test_iters, "checkpoint": settings.checkpoint}
+    if classes_for(tested.run.model, tested.run.perturbation)[1] is not Perturbation:
+        wanted["n_test_mc_samp"] = tested.testing.n_test_mc_samp
+    expected["data_sha256"] = record.data
+    agree = all(found.get(name, value) == value for name, value in expected.items())
+    agree &= all(result.get(name, value) == value for name, value in wanted.items())
+    return agree and (result["mode"] != "attack" or is_attack(AttackSettings.of(flags), test.earlier, result))
+
+
+def is_attack(settings: AttackSettings, earlier: tuple[str, ...], result: dict) -> bool:
+    """True if a result is of an attack with these settings. The surrogate is the run itself, or another run."""
+    found = dict(result["settings"]["attack"])
+    surrogate = found.pop("surrogate", None)
+    wanted = {name: list(v) if isinstance(v, tuple) else v for name, v in settings.attack().identity().items()}
+    wanted = {name: value for name, value in wanted.items() if name not in earlier}
+    return found == wanted and (surrogate or {}).get("draws") == (
+        settings.surrogate_draws if settings.surrogate else None
+    )
+
+
+def outcomes(study: Study, records: list[Record]) -> list[Outcome]:
+    """Return the outcomes of a study, those with most results first. Runs of different kinds of machine or of different
+    data are never in the same one."""
+    sets = {}
+    for record in records:
+        sets.setdefault((record.machine, record.data), []).append(record)
+    found = [Outcome(study, members, kind) for (kind, _), members in sets.items()]
+    sizes = {one: sum(len(one.results(*pair)) for pair in itertools.product(study.runs, study.tests)) for one in found}
+    return sorted((one for one in found if sizes[one]), key=lambda one: -sizes[one])
+
+
+def here(study: Study, records: list[Record]) -> Outcome:
+    """Return the outcome of the runs that this machine can go on with: those on its disk, and those that this kind of
+    machine has made."""
+    usable = [record for record in records if record.savedir or record.machine == this_machine()]
+    return Outcome(study, sorted(usable, key=lambda record: bool(record.savedir)), this_machine())

@@ -1,0 +1,197 @@
+"""The figures of studies. Each takes its numbers from an Outcome (outcomes.py), and draws what these numbers say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tables import CELLS, PUBLISHED, TITLES, shared, tests_by_iteration, training_loss
+
+
+class Plot(NamedTuple):
+    """numbers: a function of an Outcome that returns what the figure shows, as JSON can hold it; empty if there is
+    nothing. draw: a function of these numbers that returns matplotlib's figure."""
+
+    numbers: Callable
+    draw: Callable
+
+
+def numbers_of_differences(outcome) -> dict:
+    """Return by run: its title, the differences of its test accuracy from the baseline's by seed (points), its training
+    loss (nats, or None) and its validation accuracy (percent)."""
+    from outcomes import last_validation
+
+    study, rows = outcome.study, {}
+    plain = outcome.results(study.baseline)
+    for name, run in study.runs.items():
+        records, results = outcome.runs[name].values(), outcome.results(name)
+        validations = [found[0] for record in records if (found := last_validation(record))]
+        losses = [loss for record in records if (loss := training_loss(record)) is not None]
+        if results:
+            rows[name] = {
+                "title": run.title,
+                "differences": [b["accuracy"] - a["accuracy"] for a, b in shared(plain, results)],
+                "loss": float(np.mean(losses)) if losses else None,
+                "validation": float(np.mean(validations)) if validations else None,
+                "baseline": name == study.baseline,
+            }
+    return {"machine": outcome.machine, "rows": rows} if len(rows) > 1 else {}
+
+
+def draw_differences(numbers: dict):
+    """Draw each run's difference from the baseline by seed and on average, and its training loss and validation
+    accuracy."""
+    from matplotlib import pyplot as plt
+
+    from figures.style import BLUE, ORANGE
+
+    rows = numbers["rows"].values()
+    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 0.26 * len(rows) + 1.2), width_ratios=(1, 1.1))
+    others = [row for row in rows if not row["baseline"]]
+    base = next(row["title"] for row in rows if row["baseline"])
+    for place, row in enumerate(others):
+        left.plot(row["differences"], [place] * len(row["differences"]), "o", ms=3, color=BLUE, alpha=0.5)
+        if row["differences"]:
+            left.plot(np.mean(row["differences"]), place, "|", ms=12, mew=2, color=BLUE)
+    left.axvline(0, color="grey", lw=0.8)
+    left.set_yticks(range(len(others)), [row["title"] for row in others])
+    left.set_ylim(len(others) - 0.5, -0.5)
+    left.set_xlabel(f"difference from the test accuracy of {base} with the same seed (points)")
+    shown = [row for row in rows if row["loss"] is not None and row["validation"] is not None]
+    for row in shown:
+        right.plot(row["loss"], row["validation"], "o", ms=4, color=ORANGE if row["baseline"] else BLUE)
+    right.set(xlabel="training loss, last 200 iterations (nats)", ylabel="validation accuracy (%)")
+    write_titles(right, {row["title"]: (row["loss"], row["validation"]) for row in shown})
+    return fig
+
+
+def write_titles(ax, points: dict[str, tuple[float, float]]) -> None:
+    """Write each title beside its point (x, y), at the first corner where it covers no other title or point."""
+    from matplotlib.transforms import Bbox
+
+    ax.figure.draw_without_rendering()  # the layout moves the axes
+    pixel = ax.figure.dpi / 72
+    taken = [
+        Bbox.from_extents(*(place - 3 * pixel), *(place + 3 * pixel))
+        for place in ax.transData.transform([*points.values()])
+    ]
+    for number, (title, point) in enumerate(points.items()):
+        others = taken[:number] + taken[number + 1 :]
+        for right, offset in ((False, (4, 2)), (False, (4, -7)), (True, (-4, 2)), (True, (-4, -7))):
+            text = ax.annotate(
+                title, point, offset, textcoords="offset points", fontsize=6, ha="right" if right else "left"
+            )
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in others):
+                break
+            text.remove()
+        else:
+            text = ax.annotate(title, point, (4, 2), textcoords="offset points", fontsize=6)
+        taken.append(text.get_window_extent())
+
+
+def numbers_of_curves(outcome) -> dict:
+    """Return by run: its title, the iterations, and by seed the training loss (nats) and the validation accuracy
+    (percent) at them, None where there is none."""
+    rows = {}
+    for name, run in outcome.study.runs.items():
+        if curves := [record.curve for record in outcome.runs[name].values() if record.curve]:
+            accuracies = [[None if one is None else 100 * one for one in curve["val_acc"]] for curve in curves]
+            losses = [curve["loss"] for curve in curves]
+            rows[name] = {"title": run.title, "iter": curves[0]["iter"], "loss": losses, "accuracy": accuracies}
+    return rows
+
+
+def draw_curves(numbers: dict):
+    """Draw training loss and validation accuracy: thin lines are seeds, thick ones their means."""
+    from matplotlib import pyplot as plt
+
+    from figures.style import coloured
+
+    fig, axes = plt.subplots(1, 2, figsize=(10, 4))
+    for colour, _, row in coloured(numbers):
+        for axis, key in zip(axes, ("loss", "accuracy"), strict=True):
+            of_seeds = np.array(row[key], float)
+            shown = (np.array(row["iter"]) > 0) & np.isfinite(of_seeds).all(0)
+            iterations = np.array(row["iter"])[shown]
+            axis.plot(iterations, of_seeds[:, shown].T, color=colour, lw=0.6, alpha=0.4)
+            axis.plot(iterations, of_seeds[:, shown].mean(0), color=colour, lw=2, label=row["title"])
+    axes[0].set(yscale="log", xlabel="meta-iteration", ylabel="training loss, mean of 50 iterations (nats)")
+    axes[0].set_yticks([0.15, 0.2, 0.3, 0.5, 1], ["0.15", "0.2", "0.3", "0.5", "1"])
+    axes[0].minorticks_off()
+    axes[1].set(xlabel="meta-iteration", ylabel="validation accuracy (%)")
+    axes[1].legend()
+    return fig
+
+
+differences = Plot(numbers_of_differences, draw_differences)
+curves = Plot(numbers_of_curves, draw_curves)
+
+
+def robustness(*names: str) -> Plot:
+    """Return the figure of accuracy by the radius of the attack, for these runs of the first seed: a panel for each
+    norm, threat and kind of task (figures/robustness.py)."""
+
+    def numbers(outcome) -> dict:
+        rows = {}
+        for name in names:
+            seed = outcome.study.seeds_of(name)[0]
+            found = {test: outcome.results(name, test).get(seed) for test in RADII}
+            if any(found.values()):
+                columns = ("eps", "accuracy", "interval95", "accuracies", "settings")
+                attacks = {test: {key: one[key] for key in columns} for test, one in found.items() if one}
+                rows[name] = {"config": outcome.runs[name][seed].config, "attacks": attacks}
+        return rows
+
+    return Plot(numbers, draw_robustness)
+
+
+RADII = ("joint", "remaining", "l2", "l1", "l1_dense")  # the attacks that are drawn by their radius
+
+
+def draw_robustness(numbers: dict):
+    from figures.robustness import panels
+    from figures.run import Run, describe, kind_of
+
+    runs = []
+    for name, row in numbers.items():
+        one = Run(Path(name), row["config"], describe(row["config"]))
+        attacks = [attack | {"accuracies": np.array(attack["accuracies"])} for attack in row["attacks"].values()]
+        one.attacks = {kind_of(attack): attack for attack in attacks}
+        runs.append(one)
+    return panels(runs)
+
+
+def progress(cell: str) -> Plot:
+    """Return the figure of a cell of Table 1: test accuracy by iterations, with 95 % intervals over the episodes as
+    bars, and the paper's final accuracies as dashed lines."""
+
+    def numbers(outcome) -> dict:
+        rows = {}
+        for model, title in TITLES.items():
+            tests = tests_by_iteration(outcome, f"{model}_{cell}")
+            columns = ("iteration", "accuracy", "interval95", "episodes")
+            if tests:
+                rows[model] = {name: [test[name] for test in tests.values()] for name in columns} | {"title": title}
+                rows[model]["paper"] = float(PUBLISHED[model, "paper"][[*CELLS].index(cell)].split()[0])
+        return rows
+
+    return Plot(numbers, draw_progress)
+
+
+def draw_progress(numbers: dict):
+    from matplotlib import pyplot as plt
+
+    from figures.style import coloured
+
+    figure, axis = plt.subplots(figsize=(6, 4))
+    for colour, _, row in coloured(numbers):
+        columns = row["iteration"], row["accuracy"], row["interval95"]
+        axis.errorbar(*columns, color=colour, marker="o", ms=3, label=row["title"])
+        axis.axhline(row["paper"], color=colour, ls="--", lw=0.8, label=f"{row['title']}, paper")
+    episodes = min(min(row["episodes"]) for row in numbers.values())
+    axis.set(xlabel="meta-iteration", ylabel=f"test accuracy (%), {episodes} episodes")
+    axis.legend()
+    return figure

@@ -1,0 +1,187 @@
+"""What runs have left: read from their savedirs and from the kept files, merged, and kept.
+
+A kept file, docs/results/STUDY.jsonl.xz, has one line of JSON for each run: `config` (its settings, the data's digest
+and the machines of its training), `curve` (the columns of meta_train.csv) and `results` (its tests and attacks, with
+the accuracy of every episode). It holds no weights. `xz -dc FILE | head -n 1 | python -m json.tool` shows the first
+run; in Python, `[json.loads(line) for line in lzma.open(FILE)]` are all of them.
+
+Importing this module lets a program of this folder import those of the folder above.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import math
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from errors import user_error  # noqa: E402
+from figures.run import read_curves  # noqa: E402
+from files import parse_json, write_atomically  # noqa: E402
+from training import weights  # noqa: E402
+from training.config import Config  # noqa: E402
+from training.devices import describe_devices  # noqa: E402
+from training.test_results import DAMAGE, identity_of, read_json  # noqa: E402
+
+KEPT = ROOT / "docs/results"
+# Settings that decide neither the weights of a run nor its results, or that are compared by themselves.
+FREE = ("gpu_id", "jit", "data_dir", "save_freq", "collapse_every", "n_test_mc_samp")
+LEFT_OUT = ("losses", "classes_accuracies")  # long, and no table needs them
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run: the content of its config.json, the columns of its curve (empty if it was not trained here), its results,
+    and the folder that it was read from, or None if it was read from a kept file."""
+
+    config: dict
+    curve: dict[str, list[float | None]]
+    results: list[dict]
+    savedir: Path | None = None
+
+    @cached_property
+    def settings(self) -> tuple:
+        """What identifies the run among those of other settings, seeds and data."""
+        return comparable(Config.of_flags(self.config).values())
+
+    @cached_property
+    def machine(self) -> str:
+        """The kind of machine that trained the run, or the kinds; those of its results if it has no training."""
+        sessions = self.config.get("sessions") or [result.get("provenance", {}) for result in self.results]
+        return " and ".join(sorted({processor(session.get("device", "?")) for session in sessions})) or "?"
+
+    @property
+    def data(self) -> str | None:
+        return self.config.get("data_sha256")
+
+    @property
+    def trained(self) -> str:
+        """The time at which the training began, as a text that sorts by time."""
+        return next((str(session.get("time")) for session in self.config.get("sessions") or []), "")
+
+    @property
+    def iteration(self) -> int:
+        """The last iteration in the curve; -1 without a curve."""
+        return int(self.curve["iter"][-1]) if self.curve else -1
+
+    @property
+    def complete(self) -> bool:
+        """True if the run has made all its iterations, or none was needed since it began with trained weights."""
+        return not self.curve or self.iteration >= self.config["n_train_iters"]
+
+    def to_json(self) -> str:
+        """Return the run's line in a kept file."""
+        content = {"config": self.config, "curve": self.curve, "results": self.results}
+        return json.dumps(rounded(content), separators=(",", ":"))
+
+
+def comparable(settings: dict) -> tuple:
+    """Return settings in a form that can be compared and is hashable."""
+    return tuple(sorted((name, json.dumps(value)) for name, value in settings.items() if name not in FREE))
+
+
+def processor(device: str) -> str:
+    """Return the kind of machine in a description of devices (training.devices): a processor without the number of its
+    cores, or a GPU."""
+    return re.sub(r"^CPU, \d+ cores? of ", "", device.partition(";")[0])
+
+
+def this_machine() -> str:
+    """Return the kind of this machine's processor."""
+    return processor(describe_devices(None, [], 1))
+
+
+def rounded(value):
+    """Return a JSON value whose numbers have at most six digits, and no NaN."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {name: rounded(one) for name, one in value.items()}
+    return [rounded(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def read_savedir(savedir: Path) -> Record:
+    """Read what a run has left in its savedir. A damaged result counts as none: the study's machine makes it again."""
+    config = Config.read(savedir).portable()
+    curve = {}
+    if (savedir / "meta_train.csv").exists():
+        with_rows = len((savedir / "meta_train.csv").read_text(errors="replace").splitlines()) > 1
+        columns = read_curves(savedir) if with_rows else {}
+        curve = {name: [None if math.isnan(x) else x for x in column] for name, column in columns.items()}
+    results = {}
+    for path in [*sorted(savedir.glob("*.json")), *sorted(savedir.glob("tests/*.json"))]:
+        result = read_json(path)
+        if path.name != "config.json" and result and "provenance" in result:
+            mode = path.stem if path.parent == savedir else path.stem.rpartition("-")[0]
+            result = {name: value for name, value in result.items() if name not in LEFT_OUT}
+            result["provenance"] = {k: v for k, v in result["provenance"].items() if k != "command"}
+            results[json.dumps([mode, identity_of(result)], sort_keys=True)] = {"mode": mode} | result
+    return Record(config, curve, list(results.values()), savedir)
+
+
+def read_savedirs(folder: Path) -> Iterator[Record]:
+    """Read the runs below a folder, up to three levels deep."""
+    for depth in ("*", "*/*", "*/*/*"):
+        for path in sorted(folder.glob(f"{depth}/config.json")):
+            yield read_savedir(path.parent)
+
+
+def read_weights(file: Path) -> Record:
+    """Read the settings of a run from a file of weights, and the tests that train_jax.py made during its training."""
+    about = weights.read(file).about
+    config = about["settings"] | {"sessions": [{"device": about.get("trained_on", "?")}]}
+    return Record(config, {}, [{"mode": "meta_test", "settings": {}} | test for test in about.get("tests", [])])
+
+
+def read_kept(path: Path) -> list[Record]:
+    """Read the runs in a kept file; none if there is no file."""
+    if not path.exists():
+        return []
+    with user_error(f"{path} cannot be read", "restore it from the repository", EOFError, lzma.LZMAError, *DAMAGE):
+        lines = lzma.decompress(path.read_bytes()).decode().splitlines()
+        return [Record(**{name: parse_json(line)[name] for name in ("config", "curve", "results")}) for line in lines]
+
+
+def merge(records: Iterable[Record]) -> list[Record]:
+    """Return one record for each run and kind of machine.
+
+    Results of the same training are united; the later record's count. Of two trainings with the same settings on the
+    same kind of machine the later one is taken, and before it one that is complete.
+    """
+    trainings = {}
+    for record in records:
+        key = record.settings, record.machine, record.data
+        before = trainings.setdefault(key, {}).get(record.trained)
+        trainings[key][record.trained] = unite(before, record) if before else record
+    return [max(same.values(), key=lambda one: (one.complete, one.trained)) for same in trainings.values()]
+
+
+def unite(one: Record, other: Record) -> Record:
+    """Return a record with the results of two records of the same training."""
+    results = {json.dumps([r["mode"], identity_of(r)], sort_keys=True): r for r in (*one.results, *other.results)}
+    longer = max(one, other, key=lambda record: record.iteration)
+    return replace(longer, results=list(results.values()), savedir=other.savedir or one.savedir)
+
+
+def read_all(results: Path | None, kept: Path = KEPT) -> list[Record]:
+    """Read all kept runs, those of pretrained/ and those below the folder `results`, merged."""
+    records = [read_weights(file) for file in sorted((ROOT / "pretrained").glob("*.npz"))]
+    records += [record for path in sorted(kept.glob("*.jsonl.xz")) for record in read_kept(path)]
+    return merge([*records, *(read_savedirs(results) if results else ())])
+
+
+def keep(path: Path, records: Iterable[Record]) -> None:
+    """Write a kept file; leave it alone if it holds these records already."""
+    lines = sorted(record.to_json() for record in records)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = "".join(f"{line}\n" for line in lines).encode()
+    if not path.exists() or lzma.decompress(path.read_bytes()) != content:
+        write_atomically(path, lzma.compress(content, preset=9 | lzma.PRESET_EXTREME))

@@ -1,0 +1,142 @@
+"""Make a study's runs, print its tables, draw its figures, and keep its results.
+
+    python runfiles/study.py NAME [run]              train and test what is missing, and keep the results
+    python runfiles/study.py NAME table [TABLE]      print its tables, or one of them
+    python runfiles/study.py NAME figure [FIGURE] --out FILE.png
+    python runfiles/study.py NAME cell TABLE ROW COLUMN      print one cell of a table
+    python runfiles/study.py NAME keep               keep the results in the repository without making any
+    python runfiles/study.py docs                    write the tables and figures of README.md and docs/ anew
+    python runfiles/study.py                         list the studies
+
+The runs are in results/NAME, a core each; the same command goes on after Ctrl-C, SIGTERM or a crash. Tables and figures
+show the runs in results/ and those in docs/results/NAME.jsonl.xz, one set for each kind of machine. Flags after -- are
+main.py's, for all runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+
+import documents
+from catalogue import STUDIES, Study
+from outcomes import here, is_known, outcomes
+from records import KEPT, ROOT, keep, read_all
+from workers import make
+
+from errors import Parser, UserError, run
+from settings import path_text, to_path, whole
+
+
+def main() -> int:
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    args = parser().parse_args(words[:end])
+    if args.name is None:
+        print(*(f"{name}: {study.question} ({study.time})" for name, study in STUDIES.items()), sep="\n")
+        return 0
+    if args.name == "docs":
+        documents.write_all(read_all(None, args.kept))
+        return 0
+    if args.name not in STUDIES:
+        raise UserError(f"there is no study {args.name}: choose one of {', '.join(STUDIES)}")
+    study = with_flags(STUDIES[args.name], words[end + 1 :])
+    return ACTIONS[args.action](study, args)
+
+
+def parser() -> Parser:
+    head, usage, more = __doc__.split("\n\n")
+    p = Parser(prog="study.py", description=head, epilog=more, usage=usage.replace("    python runfiles/", "").strip())
+    p.add_argument("name", nargs="?", metavar="NAME", help=f"{', '.join(STUDIES)}; or docs")
+    p.add_argument("action", nargs="?", default="run", choices=ACTIONS, help="what to do (default: run)")
+    p.add_argument("what", nargs="*", metavar="TABLE", help="a table or a figure; of a cell its table, row and column")
+    p.add_argument("--jobs", type=whole(1), metavar="N", help="runs at a time (default: the number of cores)")
+    p.add_argument("--seeds", type=whole(0), nargs="+", metavar="SEED", help="make only the runs of these seeds")
+    p.add_argument("--data_dir", type=path_text, default="data", metavar="DIR", help="folder of the datasets (data)")
+    p.add_argument("--results", type=to_path, default=ROOT / "results", metavar="DIR", help="folder of the runs")
+    p.add_argument("--kept", type=to_path, default=KEPT, metavar="DIR", help="folder of the kept results")
+    p.add_argument("--out", type=to_path, metavar="FILE", help="file of the figure")
+    return p
+
+
+def with_flags(study: Study, words: list[str]) -> Study:
+    """Return the study with further flags of main.py, each for the trainings and the tests that know it. Raise
+    UserError for a flag that none of them knows."""
+    flags = []
+    for word in words:
+        if word.startswith("--") or not flags:
+            flags.append(word)
+        else:
+            flags[-1] += f" {shlex.quote(word)}"
+
+    def known(command: str) -> list[str]:
+        return [flag for flag in flags if is_known(f"{command} {flag}")]
+
+    learner = next(iter(study.runs.values())).flags
+    tests = {flag for test in study.tests.values() for flag in known(test.flags)}
+    if unknown := [flag for flag in flags if flag not in {*known(f"--mode meta_train {learner}"), *tests}]:
+        raise UserError(f"{unknown[0]} is no flag of the trainings and tests of {study.name}: see main.py --help")
+    return study.with_flags(" ".join(known(f"--mode meta_train {learner}")), lambda test: " ".join(known(test)))
+
+
+# ---- the actions: each takes the study and the flags of the command line
+
+
+def make_runs(study: Study, args: argparse.Namespace) -> int:
+    """Make what is missing, round by round, since choices and attacks need earlier runs; then keep the results."""
+    before = None
+    while jobs := here(study, read_all(args.results, args.kept)).jobs(args.results / study.name, args.seeds):
+        if jobs == before:
+            raise RuntimeError(f"{jobs[0].savedir} was made, and is still missing: {jobs[0].commands[0]}")
+        finished, before = make(jobs, args.jobs, args.data_dir, study.name), jobs
+        keep_results(study, args)
+        if not finished:
+            print("interrupted, all runs are saved: the same command resumes them", file=sys.stderr)
+            return 130
+    print_tables(study, args)
+    return 0
+
+
+def print_tables(study: Study, args: argparse.Namespace) -> int:
+    """Print the study's tables, or those that are named. Raise UserError if there is none."""
+    found = outcomes(study, read_all(args.results, args.kept))
+    for name in args.what or [name for name, table in study.tables.items() if any(map(table, found))] or study.tables:
+        print(f"{documents.table(study, name, found)}\n")
+    return 0
+
+
+def print_cell(study: Study, args: argparse.Namespace) -> int:
+    """Print one cell of a table."""
+    if len(args.what) != 3:
+        raise UserError('a cell has a table, a row and a column: cell accuracy "Meta-dropout" "accuracy"')
+    found = outcomes(study, read_all(args.results, args.kept))
+    print(documents.cell(documents.table(study, args.what[0], found), *args.what[1:]))
+    return 0
+
+
+def draw(study: Study, args: argparse.Namespace) -> int:
+    """Draw one of the study's figures into the file of --out."""
+    if args.out is None:
+        raise UserError("--out is missing: name the file of the figure, for example --out figure.png")
+    name = args.what[0] if args.what else next(iter(study.figures), "")
+    documents.figure(study, name, outcomes(study, read_all(args.results, args.kept)), args.out)
+    return 0
+
+
+def keep_results(study: Study, args: argparse.Namespace) -> int:
+    """Write the study's results into its kept file, with those that it holds already."""
+    path = args.kept / f"{study.name}.jsonl.xz"
+    found = [record for one in outcomes(study, read_all(args.results, args.kept)) for record in one.of_study()]
+    keep(path, found)
+    print(f"{path}: {len(found)} runs")
+    return 0
+
+
+ACTIONS: dict[str, Callable[[Study, argparse.Namespace], int]] = {
+    "run": make_runs, "table": print_tables, "figure": draw, "cell": print_cell, "keep": keep_results,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    run(main)
