@@ -225,27 +225,30 @@ precision = Study(
     tables={"pairs": tables.pairs({"MAML": ("maml", "maml_bf16"), "Meta-dropout": ("metadrop", "metadrop_bf16")})},
 )  # fmt: skip
 
-MASKS = {
-    "mask": "",
-    "scaled": "--mask_scaled",
-    "support_only": "--mask_support_only",
-    "per_sample": "--mask_per_sample",
+MASK = "--perturbation mask"
+METANET = {  # the original's metabatches
+    "embedding": Run("Embedding-based", "--model metanet_embedding --metabatch 8 --n_train_iters 249"),
+    "original": Run("Original", "--model metanet_original --metabatch 16 --n_train_iters 124"),
+    "maml": Run("MAML", f"{MAML} --metabatch 16 --n_train_iters 124 --n_steps 5 --inner_lr 0.01 {EXACT}"),
 }
-MASKED = {  # the original's metabatches
-    "embedding": ("Embedding-based", "--model metanet_embedding --metabatch 8 --n_train_iters 249"),
-    "original": ("Original", "--model metanet_original --metabatch 16 --n_train_iters 124"),
-    "maml": ("MAML", f"{MAML} --metabatch 16 --n_train_iters 124 --n_steps 5 --inner_lr 0.01 {EXACT}"),
-}
+
+
+def masked(name: str, kind: str, flags: str = "") -> Run:
+    run = METANET[name]
+    return Run(f"{run.title}, {kind}", f"{run.flags} {MASK} {flags}", baseline=name)
+
+
 masks = Study(
     name="masks",
     question="One mask per task, and none: Meta Networks and MAML on Omniglot's background set",
     time="two hours on two cores",
     train="--dataset omniglot --split background --way 5 --shot 1 --query 15 --meta_lr 1e-3 --clip_norm 1 "
     "--val_every 0 --save_freq 50",
-    runs={name: Run(title, flags) for name, (title, flags) in MASKED.items()} | {
-        f"{name}_{kind}": Run(f"{title}, {kind.replace('_', ' ')}", f"{flags} --perturbation mask {more}", baseline=name)
-        for name, (title, flags) in MASKED.items() for kind, more in MASKS.items()
-        if name != "maml" or kind == "mask"
+    runs={
+        **METANET,
+        **{f"{name}_mask": masked(name, "one mask per task") for name in METANET},
+        **{f"{name}_scaled": masked(name, "scaled by 1/(1-p)", "--mask_scaled") for name in ("embedding", "original")},
+        **{f"{name}_dropout": masked(name, "one mask per image", "--mask_per_sample") for name in ("embedding", "original")},
     },
     tests={"test": Test("--mode meta_test --metabatch 4 --n_test_iters 1000")},
     tables={"accuracy": tables.differences, "tasks": tables.tasks},

@@ -63,29 +63,37 @@ class Outcome:
     def __init__(self, study: Study, records: list[Record], machine: str):
         self.study, self.machine = study, machine
         self.records = {self._key(record.settings): record for record in records}
-        self.chosen, self.validations, self.runs = {}, {}, {}
-        for name in study.runs:
-            first, values = study.seeds_of(name)[0], combinations(study.runs[name])
-            found = {
-                tuple(one.values()): last_validation(self.record(name, first, one)) for one in values[1:] and values
-            }
-            self.validations[name] = {key: accuracy for key, accuracy in found.items() if accuracy}
-            best = max(self.validations[name], key=self.validations[name].get, default=())
-            self.chosen[name] = (
-                dict(zip(study.runs[name].choose, best, strict=True)) if None not in found.values() else None
-            )
-            of_seeds = {seed: self.record(name, seed, self.chosen[name]) for seed in study.seeds_of(name)}
-            self.runs[name] = {seed: record for seed, record in of_seeds.items() if record}
+        self.validations = {name: self._validations(name) for name in study.runs}
+        self.chosen = {name: self._choose(name) for name in study.runs}
+        self.runs = {}
+        for name, values in self.chosen.items():
+            found = {seed: self.record(name, seed, values) for seed in study.seeds_of(name)}
+            self.runs[name] = {seed: record for seed, record in found.items() if record}
+
+    def _validations(self, name: str) -> dict[tuple[str, ...], tuple[float, float]]:
+        first, run = self.study.seeds_of(name)[0], self.study.runs[name]
+        found = {tuple(one.values()): last_validation(self.record(name, first, one)) for one in combinations(run)}
+        return {values: accuracy for values, accuracy in found.items() if accuracy}
+
+    def _choose(self, name: str) -> dict[str, str] | None:
+        run, found = self.study.runs[name], self.validations[name]
+        if not run.choose:
+            return {}
+        if len(found) < len(combinations(run)):
+            return None
+        return dict(zip(run.choose, max(found, key=found.get), strict=True))
 
     def _key(self, settings: tuple) -> tuple:
         return tuple(pair for pair in settings if not (self.study.unfinished and pair[0] == "n_train_iters"))
 
+    def find(self, name: str, seed: int, values: dict[str, str]) -> Record | None:
+        """Return the record of a run, even of one whose training is not complete; None if there is none."""
+        return self.records.get(self._key(comparable(config_of(self.study.training(name, seed, values)).values())))
+
     def record(self, name: str, seed: int, values: dict[str, str] | None) -> Record | None:
         """Return the record of a run; None if there is none, if its training is not complete, or without values."""
-        if values is None:
-            return None
-        record = self.records.get(self._key(comparable(config_of(self.study.training(name, seed, values)).values())))
-        return record if record and (record.complete or self.study.unfinished) else None
+        found = None if values is None else self.find(name, seed, values)
+        return found if found and (found.complete or self.study.unfinished) else None
 
     def results(self, name: str, test: str = "test") -> dict[int, dict]:
         """Return the results of a test of a run, by seed."""
@@ -97,29 +105,22 @@ class Outcome:
         value that is not chosen yet come later, as do attacks with the gradients of a run that is not trained yet."""
         jobs = []
         for seed, name in self.study.pairs():
-            choices = (
-                combinations(self.study.runs[name]) if seed == self.study.seeds_of(name)[0] else [self.chosen[name]]
-            )
+            first = seed == self.study.seeds_of(name)[0]
+            choices = combinations(self.study.runs[name]) if first else [self.chosen[name]]
             for values in choices if seed in (seeds or (seed,)) else ():
                 if values is not None and (commands := self._commands(name, seed, values)):
-                    record = self.record(name, seed, values)
-                    label = "-".join([name, *values.values()])
-                    jobs.append(Job((record and record.savedir) or folder / f"{label}_{seed}", commands))
+                    found, label = self.find(name, seed, values), "-".join([name, *values.values()])
+                    jobs.append(Job((found and found.savedir) or folder / f"{label}_{seed}", commands))
         return jobs
 
     def of_study(self) -> list[Record]:
         """Return the study's records, those of values that were not chosen included, with the results of its tests."""
-        every = [
-            self.record(name, seed, v) for seed, name in self.study.pairs() for v in combinations(self.study.runs[name])
-        ]
-        tests = self.study.tests.values()
-        return [
-            replace(
-                one, results=[result for result in one.results if any(is_result(test, one, result) for test in tests)]
-            )
-            for one in every
-            if one
-        ]
+        tests, kept = self.study.tests.values(), []
+        for seed, name in self.study.pairs():
+            for record in filter(None, (self.record(name, seed, one) for one in combinations(self.study.runs[name]))):
+                results = [one for one in record.results if any(is_result(test, record, one) for test in tests)]
+                kept.append(replace(record, results=results))
+        return kept
 
     def _commands(self, name: str, seed: int, values: dict[str, str]) -> list[list[str]]:
         """Return the commands of main.py that a run still needs; it is trained again if what it lacks needs weights
