@@ -247,8 +247,10 @@ masks = Study(
     runs={
         **METANET,
         **{f"{name}_mask": masked(name, "one mask per task") for name in METANET},
-        **{f"{name}_scaled": masked(name, "scaled by 1/(1-p)", "--mask_scaled") for name in ("embedding", "original")},
-        **{f"{name}_dropout": masked(name, "one mask per image", "--mask_per_sample") for name in ("embedding", "original")},
+        "embedding_scaled": masked("embedding", "scaled by 1/(1-p)", "--mask_scaled"),
+        "original_scaled": masked("original", "scaled by 1/(1-p)", "--mask_scaled"),
+        "embedding_dropout": masked("embedding", "one mask per image", "--mask_per_sample"),
+        "original_dropout": masked("original", "one mask per image", "--mask_per_sample"),
     },
     tests={"test": Test("--mode meta_test --metabatch 4 --n_test_iters 1000")},
     tables={"accuracy": tables.differences, "tasks": tables.tasks},
