@@ -1,11 +1,13 @@
-"""The weights in pretrained/ are what its table says."""
+"""The weights in pretrained/ are what their table and their model cards say."""
 
 import re
+import shlex
 
 import pytest
 
+import main
 from conftest import ROOT, call
-from training import weights
+from training import config, weights
 
 FILES = sorted((ROOT / "pretrained").glob("*.npz"))
 TABLE = (ROOT / "pretrained" / "README.md").read_text()
@@ -13,21 +15,29 @@ EPISODES = 20
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_the_table_says_what_the_file_does(file):
-    about, row = weights.read(file).about, re.search(rf"^\| `{file.name}` \|.*$", TABLE, re.MULTILINE)[0]
+def test_the_table_and_the_card_say_what_the_file_does(file):
+    about, row = (
+        weights.read(file).about,
+        re.search(rf"^\| \[`{file.name}`\]\({file.stem}.md\) \|.*$", TABLE, re.MULTILINE)[0],
+    )
     settings, test = about["settings"], about["test"]
-    parts = ["{dataset}_{way}way_{shot}shot_{model}".format(**settings)]
-    parts += ["exact"] * (settings.get("meta_gradient") == "exact")
-    parts += [settings["adversarial"].replace(":", "_")] if settings.get("adversarial") else []
-    parts += [str(settings["seed"])] * (settings["seed"] > 0)
-    assert file.stem == "_".join(parts)
-    assert f"| {test['accuracy']:.2f} ± {test['interval95']:.2f} |" in row
-    assert f"| {about['iteration']} | {test['episodes']} |" in row and test["episodes"] >= 400
-    assert file.stat().st_size < 3e6
+    assert file.stem == "{dataset}_{way}way_{shot}shot_{model}".format(**settings)
+    accuracy = f"{test['accuracy']:.2f} ± {test['interval95']:.2f}"
+    assert row.endswith(f"| {about['iteration']} | {test['episodes']} | {accuracy} |") and test["episodes"] >= 400
+    card = file.with_suffix(".md").read_text()
+    assert f"| {accuracy} % on {test['episodes']} test episodes with {test['n_test_mc_samp']} noise sample" in card
+    for words in (f"{about['iteration']:,}", settings["data_sha256"][:12], about["weights_sha256"][:12], file.name):
+        assert words in card
+    command = re.search(r"`python main.py (--mode meta_train .*?)`", card)[1]
+    trained = config.Config.of_flags(main.read_command(shlex.split(command))).values()
+    free = ("data_dir", "gpu_id", "jit", "save_freq", "val_every", "n_val_tasks", "n_test_mc_samp")
+    for name in trained.keys() & settings.keys() - {*free}:
+        assert trained[name] == settings[name], name
 
 
 def test_the_table_has_no_other_files():
-    assert re.findall(r"^\| `(.*?)`", TABLE, re.MULTILINE) == [file.name for file in FILES]
+    assert re.findall(r"^\| \[`(.*?)`", TABLE, re.MULTILINE) == [file.name for file in FILES]
+    assert all(file.stat().st_size < 3e6 for file in FILES)
 
 
 @pytest.mark.parametrize("model", ["maml", "metadrop"])
