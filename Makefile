@@ -1,8 +1,8 @@
-# make demo | test | test-all | lint | bench; make .venv only installs. PYTHON=python3.12 make .venv chooses the Python.
+# make demo | test | test-all | lint | docs | bench; make .venv only installs. PYTHON=python3.12 make .venv chooses the Python.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test test-all lint format bench clean .venv
+.PHONY: demo test test-all lint format docs bench clean .venv
 
 .venv: .venv/installed
 
@@ -30,6 +30,10 @@ lint: .venv
 format: .venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The tables and figures of README.md and docs/, from the kept results.
+docs: .venv
+	$(BIN)/python runfiles/study.py docs
 
 bench: .venv
 	$(BIN)/python bench.py --dataset omniglot --way 20 --shot 1 --query 15 --metabatch 4 --model metadrop

@@ -301,6 +301,25 @@ def trained_on(ball: str, flags: str = "", title: str = "") -> Run:
     return Run(f"MAML, trained on {ball.replace(':', ' ')}{title}", f"{MAML} --adversarial {ball} {flags}", **FIRST)
 
 
+LEADS = {
+    "Meta-dropout - MAML": ("metadrop", "maml"),
+    "Meta-dropout - MAML, exact gradient": ("metadrop_exact", "maml_exact"),
+    "MAML, exact gradient - MAML": ("maml_exact", "maml"),
+    "Meta-dropout - MAML, 5-shot": ("metadrop_5shot", "maml_5shot"),
+    "Meta-dropout - MAML, 20-way": ("metadrop_20way", "maml_20way"),
+    "trained on linf 0.02 - Meta-dropout": ("linf_0.02", "metadrop"),
+    "trained on linf 0.1 - Meta-dropout": ("linf_0.1", "metadrop"),
+    "trained on linf 0.02 - Meta-dropout, 5-shot": ("linf_0.02_5shot", "metadrop_5shot"),
+    "fixed noise - Meta-dropout": ("fixed", "metadrop"),
+    "independent noise - Meta-dropout": ("independent", "metadrop"),
+    "information dropout - Meta-dropout": ("information", "metadrop"),
+    "mixup, query - MAML": ("mixup_query", "maml"),
+    "Meta-SGD - MAML": ("metasgd", "maml"),
+    "ANIL - MAML": ("head", "maml"),
+    "BOIL - MAML": ("body", "maml"),
+    "Prototypical Network - Meta-dropout": ("protonet", "metadrop"),
+}
+
 robustness = Study(
     name="robustness",
     question="Attacks on the query images, and whether Meta-dropout's robustness is real",
@@ -349,6 +368,8 @@ robustness = Study(
     },
     tables={
         **{name: tables.by_radius(name) for name in ("joint", "remaining", "l2", "l1", "l1_dense")},
+        "joint_leads": tables.leads("joint", LEADS), "remaining_leads": tables.leads("remaining", LEADS),
+        "l2_leads": tables.leads("l2", LEADS),
         "attacks": tables.attacks, "clean": tables.clean,
     },
     figures={

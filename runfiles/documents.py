@@ -71,7 +71,7 @@ def figure(study: Study, name: str, found: list[Outcome], file: Path) -> None:
         raise UserError(f"{study.name} has no figure {name}: choose one of {', '.join(study.figures) or 'none'}")
     drawing, digest = drawn(study, name, found)
     if file.suffix != ".png" or digest_of(file) != digest:
-        drawing().savefig(file, dpi=150, **({"metadata": {DIGEST: digest}} if file.suffix == ".png" else {}))
+        drawing().savefig(file, dpi=110, **({"metadata": {DIGEST: digest}} if file.suffix == ".png" else {}))
 
 
 def drawn(study: Study, name: str, found: list[Outcome]) -> tuple[Callable, str]:

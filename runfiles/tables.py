@@ -180,6 +180,26 @@ def by_radius(test: str) -> Callable:
     return table
 
 
+def leads(test: str, pairs: dict[str, tuple[str, str]]) -> Callable:
+    """Return a table of the paired differences of two runs by the radius of an attack: over seeds or, of a single seed,
+    over its episodes. pairs: the first run and the one that is subtracted, by the row's title."""
+
+    def table(outcome) -> str:
+        rows, radii = [], []
+        for title, (one, other) in pairs.items():
+            both = shared(outcome.results(other, test), outcome.results(one, test))
+            if both:
+                radii = both[0][0]["eps"]
+                differences = np.array([np.subtract(b["accuracies"], a["accuracies"]) for a, b in both])
+                over_episodes = [mean_and_interval(values / 100) for values in differences[0]]
+                single = [f"{mean:+.2f} ± {half:.2f}" for mean, half in over_episodes]
+                several = [over_seeds(values, "+") for values in differences.mean(2).T]
+                rows.append([title, len(both), *(several if len(both) > 1 else single)])
+        return markdown([f"{test}, eps", "seeds", *(f"{eps:g}" for eps in radii)], rows)
+
+    return table
+
+
 LEADS = {"Meta-dropout - MAML": ("maml", "metadrop"), "the same, exact gradients": ("maml_exact", "metadrop_exact")}
 
 
