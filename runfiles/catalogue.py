@@ -269,6 +269,7 @@ collapse = Study(
     },
     seeds=(0,),
     tables={"accuracy": tables.pairs({"5-shot": ("maml", "metadrop")}), "features": tables.collapse},
+    figures={name: plots.collapse(name) for name in ("traces", "by_iteration", "by_step", "by_layer")},
 )
 
 glyphs = Study(

@@ -164,6 +164,36 @@ def draw_robustness(numbers: dict):
     return panels(runs)
 
 
+def collapse(drawing: str, part: str = "query") -> Plot:
+    """Return a figure of neural collapse of the first seed (figures/collapse.py): `traces` and `by_iteration` were
+    measured in training, `by_step` and `by_layer` on test tasks."""
+
+    def numbers(outcome) -> dict:
+        rows = {}
+        for name, run in outcome.study.runs.items():
+            seed = outcome.study.seeds_of(name)[0]
+            tested = outcome.results(name, "collapse").get(seed)
+            in_training = drawing in ("traces", "by_iteration")
+            found = outcome.runs[name][seed].collapse if in_training and tested else (tested or {}).get("rows")
+            if found:
+                rows[run.title] = found
+        return rows
+
+    def draw(numbers: dict):
+        from figures import collapse
+        from figures.run import layers_of
+
+        rows = {
+            title: [{k: np.nan if v is None else v for k, v in row.items()} for row in found]
+            for title, found in numbers.items()
+        }
+        features = {title: layers_of(found)[-2] for title, found in rows.items()}
+        arguments = {"by_step": (features,), "by_layer": (part,)}.get(drawing, (part, features))
+        return getattr(collapse, drawing)(rows, *arguments)
+
+    return Plot(numbers, draw)
+
+
 def progress(cell: str) -> Plot:
     """Return the figure of a cell of Table 1: test accuracy by iterations, with 95 % intervals over the episodes as
     bars, and the paper's final accuracies as dashed lines."""

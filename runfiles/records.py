@@ -1,8 +1,8 @@
 """What runs have left: read from their savedirs and from the kept files, merged, and kept.
 
 A kept file, docs/results/STUDY.jsonl.xz, has one line of JSON for each run: `config` (its settings, the data's digest
-and the machines of its training), `curve` (the columns of meta_train.csv) and `results` (its tests and attacks, with
-the accuracy of every episode). It holds no weights. `xz -dc FILE | head -n 1 | python -m json.tool` shows the first
+and the machines of its training), `curve` (the columns of meta_train.csv), `results` (its tests and attacks, with the
+accuracy of every episode) and `collapse` (the rows of collapse.csv). It holds no weights. `xz -dc FILE | head -n 1 | python -m json.tool` shows the first
 run; in Python, `[json.loads(line) for line in lzma.open(FILE)]` are all of them.
 
 Importing this module lets a program of this folder import those of the folder above.
@@ -16,7 +16,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -29,22 +29,25 @@ from files import parse_json, write_atomically  # noqa: E402
 from training import weights  # noqa: E402
 from training.config import Config  # noqa: E402
 from training.devices import describe_devices  # noqa: E402
-from training.test_results import DAMAGE, identity_of, read_json  # noqa: E402
+from training.test_results import COLLAPSE_CSV, DAMAGE, identity_of, read_collapse, read_json  # noqa: E402
 
 KEPT = ROOT / "docs/results"
 # Settings that decide neither the weights of a run nor its results, or that are compared by themselves.
 FREE = ("gpu_id", "jit", "data_dir", "save_freq", "collapse_every", "n_test_mc_samp")
+PARTS = ("config", "curve", "results", "collapse")  # of a line in a kept file
 LEFT_OUT = ("losses", "classes_accuracies")  # long, and no table needs them
 
 
 @dataclass(frozen=True)
 class Record:
     """A run: the content of its config.json, the columns of its curve (empty if it was not trained here), its results,
-    and the folder that it was read from, or None if it was read from a kept file."""
+    its neural collapse while it was trained, and the folder that it was read from, or None if it was read from a kept
+    file."""
 
     config: dict
     curve: dict[str, list[float | None]]
     results: list[dict]
+    collapse: list[dict] = field(default_factory=list)
     savedir: Path | None = None
 
     @cached_property
@@ -79,7 +82,7 @@ class Record:
 
     def to_json(self) -> str:
         """Return the run's line in a kept file."""
-        content = {"config": self.config, "curve": self.curve, "results": self.results}
+        content = {name: getattr(self, name) for name in PARTS}
         return json.dumps(rounded(content), separators=(",", ":"))
 
 
@@ -124,7 +127,8 @@ def read_savedir(savedir: Path) -> Record:
             result = {name: value for name, value in result.items() if name not in LEFT_OUT}
             result["provenance"] = {k: v for k, v in result["provenance"].items() if k != "command"}
             results[json.dumps([mode, identity_of(result)], sort_keys=True)] = {"mode": mode} | result
-    return Record(config, curve, list(results.values()), savedir)
+    watched = read_collapse(savedir)["watched"] if (savedir / COLLAPSE_CSV).exists() else []
+    return Record(config, curve, list(results.values()), watched, savedir)
 
 
 def read_savedirs(folder: Path) -> Iterator[Record]:
@@ -147,7 +151,7 @@ def read_kept(path: Path) -> list[Record]:
         return []
     with user_error(f"{path} cannot be read", "restore it from the repository", EOFError, lzma.LZMAError, *DAMAGE):
         lines = lzma.decompress(path.read_bytes()).decode().splitlines()
-        return [Record(**{name: parse_json(line)[name] for name in ("config", "curve", "results")}) for line in lines]
+        return [Record(**{name: parse_json(line)[name] for name in PARTS}) for line in lines]
 
 
 def merge(records: Iterable[Record]) -> list[Record]:
