@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import plots
 import tables
+import timings
 from records import ROOT
 
 
@@ -401,6 +402,24 @@ table1 = Study(
     tables={"accuracy": tables.table1} | {cell: tables.progress(cell) for cell in tables.CELLS},
     figures={cell: plots.progress(cell) for cell in tables.CELLS},
     unfinished=True,
+)
+
+speed = Study(
+    name="speed",
+    question="Time and memory of an iteration; runfiles/timings.py measures them",
+    time="half an hour on two cores that do nothing else",
+    train="",
+    runs={},
+    tests={},
+    tables={
+        "rows": timings.rows,
+        "before": timings.before,
+        "others": timings.others,
+        "memory": timings.memory,
+        "metadrop": timings.profile("--dataset omniglot --way 20 --model metadrop"),
+        "mimgnet": timings.profile("--dataset mimgnet --way 5 --model metadrop"),
+        "maml": timings.profile("--dataset omniglot --way 20 --model maml"),
+    },
 )
 
 STUDIES = {study.name: study for study in list(globals().values()) if isinstance(study, Study)}

@@ -194,7 +194,9 @@ def is_attack(settings: AttackSettings, earlier: tuple[str, ...], result: dict) 
 
 def outcomes(study: Study, records: list[Record]) -> list[Outcome]:
     """Return the outcomes of a study, those with most results first. Runs of different kinds of machine or of different
-    data are never in the same one."""
+    data are never in the same one. A study without runs has one outcome, without records."""
+    if not study.runs:
+        return [Outcome(study, [], "")]
     sets = {}
     for record in records:
         sets.setdefault((record.machine, record.data), []).append(record)

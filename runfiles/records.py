@@ -2,8 +2,8 @@
 
 A kept file, docs/results/STUDY.jsonl.xz, has one line of JSON for each run: `config` (its settings, the data's digest
 and the machines of its training), `curve` (the columns of meta_train.csv), `results` (its tests and attacks, with the
-accuracy of every episode) and `collapse` (the rows of collapse.csv). It holds no weights. `xz -dc FILE | head -n 1 | python -m json.tool` shows the first
-run; in Python, `[json.loads(line) for line in lzma.open(FILE)]` are all of them.
+accuracy of every episode) and `collapse` (the rows of collapse.csv). It holds no weights. docs/results/README.md says
+how to look into it.
 
 Importing this module lets a program of this folder import those of the folder above.
 """

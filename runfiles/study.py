@@ -74,7 +74,7 @@ def with_flags(study: Study, words: list[str]) -> Study:
     def known(command: str) -> list[str]:
         return [flag for flag in flags if is_known(f"{command} {flag}")]
 
-    learner = next(iter(study.runs.values())).flags
+    learner = next((run.flags for run in study.runs.values()), "")
     tests = {flag for test in study.tests.values() for flag in known(test.flags)}
     if unknown := [flag for flag in flags if flag not in {*known(f"--mode meta_train {learner}"), *tests}]:
         raise UserError(f"{unknown[0]} is no flag of the trainings and tests of {study.name}: see main.py --help")
