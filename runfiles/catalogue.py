@@ -273,6 +273,20 @@ collapse = Study(
     figures={name: plots.collapse(name) for name in ("traces", "by_iteration", "by_step", "by_layer")},
 )
 
+reptile = Study(
+    name="reptile",
+    question="Reptile with the published settings and fewer updates",
+    time="half an hour on a core",
+    train="--model reptile --dataset omniglot --way 5 --shot 1 --query 9 --train_split trainval",
+    runs={
+        "1000": Run("1,001 updates", "--n_train_iters 1000"),
+        "5000": Run("5,001 updates", "--n_train_iters 5000"),
+    },
+    tests={"test": Test("--mode meta_test --query 1 --n_test_iters 1000")},
+    seeds=(0,),
+    tables={"accuracy": tables.differences},
+)
+
 glyphs = Study(
     name="glyphs",
     question="MAML and Meta-dropout on the built-in glyphs, 10-way 1-shot: the pair of pretrained/",

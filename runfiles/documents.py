@@ -1,5 +1,4 @@
-"""The tables and figures of README.md, docs/ and pretrained/: written anew from the kept results, and compared with
-them.
+"""The tables and figures of README.md and docs/: written anew from the kept results, and compared with them.
 
 A block of Markdown between two comments is the output of a command:
 
@@ -8,8 +7,8 @@ A block of Markdown between two comments is the output of a command:
     <!-- end -->
 
 A figure's comment names its file with --out; the file holds a digest of the numbers that it shows. Numbers in sentences
-are in docs/results/numbers.toml: the file, the sentence or a part of it, the command that prints the number, and the
-number as it stands in the sentence.
+are in docs/results/numbers.toml: the file, the sentence or a part of it, the number as it stands there, and the command
+that prints it or, of somebody else's number, its source.
 """
 
 from __future__ import annotations
@@ -33,12 +32,13 @@ from files import write_if_changed
 PROGRAM = "python runfiles/study.py "
 BLOCK = re.compile(rf"<!-- {PROGRAM}(.+?) -->\n(.*?)<!-- end -->", re.DOTALL)
 NUMBERS = KEPT / "numbers.toml"
+INTERVAL = re.compile(r"[-+]?\d+(?:\.\d+)? ± \d+(?:\.\d+)?")
 DIGEST = "Data"  # name of the PNG's text that holds the digest
 
 
 def files() -> list[Path]:
     """Return the files that have blocks."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "pretrained").glob("*.md"))]
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def table(study: Study, name: str, found: list[Outcome]) -> str:
@@ -99,11 +99,12 @@ def run_command(words: str, records: list[Record]) -> str:
 
 
 def anew(text: str, records: list[Record]) -> str:
-    """Return a document with its tables from these records. Figures' blocks are left as they are."""
+    """Return a document with its tables from these records. Where there are no results, the table's place says how to
+    make them. Figures' blocks are left as they are."""
 
     def block(match: re.Match) -> str:
         words = match[1]
-        body = match[2] if " figure " in words else run_command(words, records) + "\n"
+        body = match[2] if " figure " in words else printed(words, records) + "\n"
         return f"<!-- {PROGRAM}{words} -->\n{body}<!-- end -->"
 
     return BLOCK.sub(block, text)
@@ -128,15 +129,35 @@ def write_all(records: list[Record]) -> None:
 
 
 def wrong_numbers(records: list[Record]) -> Iterator[str]:
-    """Yield a sentence for each number in a sentence that its command does not print, or that is not where it should
-    be."""
-    for entry in tomllib.loads(NUMBERS.read_text(encoding="utf-8"))["number"]:
-        found = run_command(entry["command"].removeprefix(PROGRAM), records)
-        if plain(entry["value"]) not in plain(found):
-            yield f"{entry['file']}: {entry['command']} prints {found}, and the sentence has {entry['value']}"
-        text = " ".join((ROOT / entry["file"]).read_text(encoding="utf-8").split())
-        if entry["value"] not in entry["sentence"] or entry["sentence"] not in text:
+    """Yield a sentence for each listed number that its command does not print or that is not where it should be, and
+    for each interval that stands in a sentence and is not listed."""
+    entries = tomllib.loads(NUMBERS.read_text(encoding="utf-8"))["number"]
+    texts = {str(path.relative_to(ROOT)): sentences(path) for path in files()}
+    for entry in entries:
+        if entry["value"] not in entry["sentence"] or entry["sentence"] not in texts[entry["file"]]:
             yield f"{entry['file']} has no sentence {entry['sentence']!r} with {entry['value']}"
+        if "command" in entry and plain(entry["value"]) not in plain(
+            found := printed(entry["command"].removeprefix(PROGRAM), records)
+        ):
+            yield f"{entry['file']}: {entry['command']} prints {found}, and the sentence has {entry['value']}"
+    for file, text in texts.items():
+        listed = [entry["sentence"] for entry in entries if entry["file"] == file]
+        for interval in dict.fromkeys(INTERVAL.findall(text)):
+            if not any(interval in sentence for sentence in listed):
+                yield f"{file}: {interval} stands in a sentence and is not in {NUMBERS.relative_to(ROOT)}"
+
+
+def sentences(path: Path) -> str:
+    """Return a document without its blocks, with single spaces."""
+    return " ".join(BLOCK.sub("", path.read_text(encoding="utf-8")).split())
+
+
+def printed(words: str, records: list[Record]) -> str:
+    """Return what `study.py` prints with these words, or the sentence with which it fails."""
+    try:
+        return run_command(words, records)
+    except UserError as fault:
+        return str(fault)
 
 
 def plain(number: str) -> str:
