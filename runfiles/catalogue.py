@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import plots
 import tables
@@ -239,22 +240,31 @@ def masked(name: str, kind: str, flags: str = "") -> Run:
     return Run(f"{run.title}, {kind}", f"{run.flags} {MASK} {flags}", baseline=name)
 
 
+MASKED = {
+    **METANET,
+    **{f"{name}_mask": masked(name, "one mask per task") for name in METANET},
+    "embedding_scaled": masked("embedding", "scaled by 1/(1-p)", "--mask_scaled"),
+    "original_scaled": masked("original", "scaled by 1/(1-p)", "--mask_scaled"),
+    "embedding_dropout": masked("embedding", "one mask per image", "--mask_per_sample"),
+    "original_dropout": masked("original", "one mask per image", "--mask_per_sample"),
+}
+ON_TASKS = "--mode meta_test --metabatch 4 --n_test_iters 1000"
 masks = Study(
     name="masks",
     question="One mask per task, and none: Meta Networks and MAML on Omniglot's background set",
     time="two hours on two cores",
     train="--dataset omniglot --split background --way 5 --shot 1 --query 15 --meta_lr 1e-3 --clip_norm 1 "
     "--val_every 0 --save_freq 50",
-    runs={
-        **METANET,
-        **{f"{name}_mask": masked(name, "one mask per task") for name in METANET},
-        "embedding_scaled": masked("embedding", "scaled by 1/(1-p)", "--mask_scaled"),
-        "original_scaled": masked("original", "scaled by 1/(1-p)", "--mask_scaled"),
-        "embedding_dropout": masked("embedding", "one mask per image", "--mask_per_sample"),
-        "original_dropout": masked("original", "one mask per image", "--mask_per_sample"),
+    runs=MASKED,
+    tests={
+        "test": Test(ON_TASKS),
+        "batch": Test(f"{ON_TASKS} --test_statistics batch", runs=tuple(name for name in MASKED if "maml" not in name)),
     },
-    tests={"test": Test("--mode meta_test --metabatch 4 --n_test_iters 1000")},
-    tables={"accuracy": tables.differences, "tasks": tables.tasks},
+    tables={
+        "accuracy": tables.differences,
+        "batch": partial(tables.differences, test="batch"),
+        "tasks": tables.tasks,
+    },
 )  # fmt: skip
 
 collapse = Study(
@@ -287,17 +297,19 @@ reptile = Study(
     tables={"accuracy": tables.differences},
 )
 
+SHIPPED = "pretrained/glyphs_10way_1shot_{}.npz"
 glyphs = Study(
     name="glyphs",
-    question="MAML and Meta-dropout on the built-in glyphs, 10-way 1-shot: the pair of pretrained/",
-    time="half an hour on two cores",
-    train="--dataset glyphs --way 10 --shot 1 --query 5 --metabatch 4 --n_train_iters 1000 --val_every 200 "
-    "--n_val_tasks 100 --save_freq 100",
-    runs=PAIR,
+    question="The pair of pretrained/ that the demo shows, on 1000 episodes",
+    time="five minutes on two cores",
+    train="",
+    runs={
+        "maml": Run("MAML", weights=SHIPPED.format("maml")),
+        "metadrop": Run("Meta-dropout", weights=SHIPPED.format("metadrop")),
+    },
     tests={"test": Test("--mode meta_test --n_test_iters 1000 --n_test_mc_samp 10")},
     seeds=(0,),
     tables={"pairs": tables.pairs({"10-way 1-shot": ("maml", "metadrop")})},
-    figures={"curves": plots.curves},
 )
 
 FOUR = ("maml", "metadrop", "maml_exact", "metadrop_exact")

@@ -83,18 +83,18 @@ def mean_of(values: Iterable[float | None], form: str) -> str:
     return format(np.mean(values), form) if values else ""
 
 
-def differences(outcome) -> str:
+def differences(outcome, test: str = "test") -> str:
     """A row per run: strength, parameters, training loss, validation accuracy, test accuracy, and the paired difference
-    from the baseline."""
+    from the baseline. test: the study's test that is shown."""
     from outcomes import last_validation
 
     study, rows = outcome.study, []
     for name, run in study.runs.items():
-        records, results = outcome.runs[name], outcome.results(name)
+        records, results = outcome.runs[name], outcome.results(name, test)
         if not results:
             continue
         baseline = run.baseline or study.baseline
-        paired = difference(outcome.results(baseline), results) if baseline not in (None, name) else ["", ""]
+        paired = difference(outcome.results(baseline, test), results) if baseline not in (None, name) else ["", ""]
         cells = [run.title, ", ".join(outcome.chosen[name].values()), f"{parameters(next(iter(records.values()))):,}"]
         cells += [mean_of(map(training_loss, records.values()), ".3f")]
         cells += [mean_of([(last_validation(record) or [None])[0] for record in records.values()], ".2f")]
