@@ -37,8 +37,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Test:
-    """A test of the runs: the flags of main.py, where {self} stands for the run's savedir and {other} for that of the
-    run's `other` with the same seed.
+    """A test of the runs: the flags of main.py, or those of measures.py, which begin with --measure. {self} stands for
+    the run's savedir, and {other} for that of the run's `other` with the same seed.
 
     runs, seeds: if not all of the study's. earlier: the names of an attack's settings that an earlier version of the
     program did not have; its results are shown, and no new one is made.
@@ -407,6 +407,48 @@ robustness = Study(
         "learners": plots.robustness("metasgd", "head", "body", "protonet", "protonet_wide"),
     },
 )  # fmt: skip
+
+transfer = Study(
+    name="transfer",
+    question="MAML and Meta-dropout, trained on Omniglot or on the glyphs, on test tasks of both",
+    time="two hours on two cores",
+    train=ONE_SHOT,
+    runs=PAIR | {
+        "maml_glyphs": Run("MAML", f"{MAML} --dataset glyphs"),
+        "metadrop_glyphs": Run("Meta-dropout", f"{DROP} --dataset glyphs"),
+    },
+    tests={name: Test(f"--measure accuracy --dataset {name}") for name in ("omniglot", "glyphs")},
+    tables={"accuracy": tables.transfer},
+)  # fmt: skip
+
+SHIPPED = {name: Run(PAIR[name].title, weights=f"{ROOT}/pretrained/omniglot_5way_1shot_{name}.npz") for name in PAIR}
+pictures = Study(
+    name="pictures",
+    question="The classifier of pictures that are no balanced episode: the shipped pair",
+    time="half an hour on two cores",
+    train="",
+    runs=SHIPPED,
+    tests={
+        name: Test(f"--measure {name} --tasks 60 --samples 3") for name in ("mixtures", "support_sets", "leave_one_out")
+    },
+    seeds=(0,),
+    tables={
+        "mixtures": tables.measured("mixtures", "statistics of"),
+        "support_sets": tables.measured("support_sets", "support pictures of each class"),
+        "leave_one_out": tables.measured("leave_one_out", "pictures of each class"),
+    },
+)
+
+drawings = Study(
+    name="drawings",
+    question="What centring and scaling of a drawing cost; --data_dir has Omniglot at 105 x 105",
+    time="ten minutes on two cores",
+    train="",
+    runs=SHIPPED,
+    tests={"drawings": Test("--measure drawings --tasks 200 --samples 5")},
+    seeds=(0,),
+    tables={"drawings": tables.measured("drawings", "")},
+)
 
 
 def command_in(script: str, mode: str) -> str:

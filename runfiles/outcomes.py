@@ -7,6 +7,7 @@ import contextlib
 import io
 import itertools
 import shlex
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from records import Record, comparable, this_machine
 
 import main
 from errors import UserError
+from lazy import LazyModule
 from learners import classes_for
 from perturbations.base import Perturbation
 from studies.robustness import AttackSettings
@@ -25,21 +27,31 @@ from training.loops import MetaTestSettings
 
 
 class Job(NamedTuple):
-    """A run that is to be trained or tested: its savedir, and the flags of main.py for each command, in their order."""
+    """A run that is to be trained or tested: its savedir, and the flags of each command, in their order."""
 
     savedir: Path
     commands: list[list[str]]
 
 
+measures = LazyModule("measures")  # imports scikit-learn
+PROGRAMS = {"main.py": main, "runfiles/measures.py": measures}
+
+
+def program_of(words: Iterable[str]) -> str:
+    """Return the program that takes these flags, one of PROGRAMS."""
+    return "runfiles/measures.py" if "--measure" in words else "main.py"
+
+
 @lru_cache(maxsize=4096)
 def parse(words: str) -> dict:
-    """Return the flags of a command of main.py, by name and with their types. Exit with one sentence if it refuses
+    """Return the flags of a command, by name and with their types. Exit with one sentence if its program refuses
     them."""
-    return main.read_command(["--savedir", "-", *shlex.split(words)])
+    flags = shlex.split(words)
+    return PROGRAMS[program_of(flags)].read_command(["--savedir", "-", *flags])
 
 
 def is_known(words: str) -> bool:
-    """Return True if main.py takes these flags."""
+    """Return True if the program takes these flags."""
     with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit, UserError):
         return bool(parse(words))
     return False
@@ -123,7 +135,7 @@ class Outcome:
         return kept
 
     def _commands(self, name: str, seed: int, values: dict[str, str]) -> list[list[str]]:
-        """Return the commands of main.py that a run still needs; it is trained again if what it lacks needs weights
+        """Return the flags of the commands that a run still needs; it is trained again if what it lacks needs weights
         that are not on this machine."""
         record, weights = self.record(name, seed, values), self.study.runs[name].weights
         other = self.runs.get(self.study.runs[name].other, {}).get(seed)
@@ -161,8 +173,10 @@ def find_result(test: Test, record: Record) -> dict | None:
 
 
 def is_result(test: Test, record: Record, result: dict) -> bool:
-    """True if `result` is what `main.py` computes for this run with the test's flags. A setting that an older result
-    lacks agrees with everything."""
+    """True if `result` is what the test's flags compute for this run. A setting that an older result lacks agrees with
+    everything."""
+    if PROGRAMS[program_of(shlex.split(test.flags))] is measures:
+        return result["mode"] == "measure" and measures.MeasureSettings.of(parse(test.flags)).is_of(record, result)
     learner = " ".join(
         f"--{name} {record.config[name]}" for name in ("model", "perturbation") if record.config.get(name)
     )
@@ -193,14 +207,21 @@ def is_attack(settings: AttackSettings, earlier: tuple[str, ...], result: dict) 
 
 
 def outcomes(study: Study, records: list[Record]) -> list[Outcome]:
-    """Return the outcomes of a study, those with most results first. Runs of different kinds of machine or of different
-    data are never in the same one. A study without runs has one outcome, without records."""
+    """Return the outcomes of a study, those with most results first. Runs of different kinds of machine, or of
+    different versions of a dataset, are never in the same one. A study without runs has one, without records."""
     if not study.runs:
         return [Outcome(study, [], "")]
-    sets = {}
+    names = {config_of(study.training(name, seed, {})).run.dataset for seed, name in study.pairs()}
+    machines = {}
     for record in records:
-        sets.setdefault((record.machine, record.data), []).append(record)
-    found = [Outcome(study, members, kind) for (kind, _), members in sets.items()]
+        if (dataset := record.config["dataset"]) in names:
+            versions = machines.setdefault(record.machine, {}).setdefault(dataset, {})
+            versions.setdefault(record.data, []).append(record)
+    found = [
+        Outcome(study, list(itertools.chain(*version)), machine)
+        for machine, datasets in machines.items()
+        for version in itertools.product(*(versions.values() for versions in datasets.values()))
+    ]
     sizes = {one: sum(len(one.results(*pair)) for pair in itertools.product(study.runs, study.tests)) for one in found}
     return sorted((one for one in found if sizes[one]), key=lambda one: -sizes[one])
 

@@ -184,7 +184,7 @@ def read_all(results: Path | None, kept: Path = KEPT) -> list[Record]:
 
 def keep(path: Path, records: Iterable[Record]) -> None:
     """Write a kept file; leave it alone if it holds these records already."""
-    lines = sorted(record.to_json() for record in records)
+    lines = sorted({record.to_json() for record in records})
     path.parent.mkdir(parents=True, exist_ok=True)
     content = "".join(f"{line}\n" for line in lines).encode()
     if not path.exists() or lzma.decompress(path.read_bytes()) != content:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -250,6 +251,55 @@ def clean(outcome) -> str:
             cells = [f"{np.mean([result['clean'][measure] for result in results.values()]):.3g}" for measure in CLEAN]
             rows.append([run.title, *cells])
     return markdown(["", *CLEAN], rows)
+
+
+# ---- measures of the classifier (measures.py)
+
+
+def over_tasks(values: list[list[float]]) -> str:
+    """Return mean and 95 % interval of percents [seeds][tasks]: over the seeds, or over the tasks of a single seed. A
+    difference, which can be negative, has a sign."""
+    sign = "+" if np.min(values) < 0 else ""
+    if len(values) > 1:
+        return over_seeds(np.mean(values, 1), sign)
+    mean, half = mean_and_interval(np.array(values[0]) / 100)
+    return f"{mean:{sign}.2f} ± {half:.2f}"
+
+
+def measured(test: str, title: str) -> Callable:
+    """Return a table of a measure: a row per run and row of its values. title: what these rows are."""
+
+    def table(outcome) -> str:
+        rows, head = [], []
+        for name, run in outcome.study.runs.items():
+            results = [result["values"] for result in outcome.results(name, test).values()]
+            for row, columns in results[0].items() if results else ():
+                cells = [over_tasks([values[row][column] for values in results]) for column in columns]
+                rows.append([run.title, row, *cells])
+                head = ["learner", title, *columns]
+        return markdown(head, rows)
+
+    return table
+
+
+def transfer(outcome) -> str:
+    """A row per run: accuracy on the test tasks of each dataset, for the seeds that were tested on all of them; before
+    them the nearest neighbour in pixels. ValueError if the test tasks differ."""
+    rows, nearest, digests = [], {}, set()
+    for name, run in outcome.study.runs.items():
+        tests = [outcome.results(name, test) for test in outcome.study.tests]
+        if seeds := sorted(set.intersection(*map(set, tests))):
+            results = [[of_seed[seed] for seed in seeds] for of_seed in tests]
+            cells = [over_tasks([one["values"]["classifier"]["accuracy"] for one in of_test]) for of_test in results]
+            rows.append([outcome.runs[name][seeds[0]].config["dataset"], run.title, len(seeds), *cells])
+            for one in itertools.chain(*results):
+                dataset, values = one["settings"]["dataset"], one["values"]["nearest neighbour in pixels"]
+                nearest[f"on {dataset}"] = over_tasks([values["accuracy"]])
+                digests.add((dataset, one["settings"]["data_sha256"]))
+    if len(digests) > len(nearest):
+        raise ValueError("these runs were tested on different versions of a dataset")
+    before = [["", "nearest neighbour in pixels", "", *nearest.values()]] * bool(rows)
+    return markdown(["trained on", "learner", "seeds", *nearest], [*before, *rows])
 
 
 # ---- neural collapse

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 
-from outcomes import Job
+from outcomes import Job, program_of
 from records import ROOT
 from tqdm import tqdm
 
@@ -47,7 +47,7 @@ class Worker(threading.Thread):
         """Train, test and attack a run; return the exit code of the command that failed, or 0."""
         job.savedir.mkdir(parents=True, exist_ok=True)
         for words in job.commands:
-            command = [sys.executable, str(ROOT / "main.py"), *words]
+            command = [sys.executable, str(ROOT / program_of(words)), *words]
             command += ["--savedir", str(job.savedir), "--data_dir", self.data_dir]
             with self.lock, open(job.savedir / LOG, "a") as log:
                 if self.stopped:

@@ -1,0 +1,245 @@
+"""Measure the classifier (studies/classifier.py) of a trained run over test tasks, 5-way, as its users call it.
+
+    python runfiles/measures.py --measure MEASURE --savedir D [--weights FILE] [flags]
+
+The result is D/tests/measure-<digest>.json; the latest one is D/measure.json, too. It has a value for each task, in
+percent, by row and column. An interrupted measurement goes on when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from records import Record  # imported first: it lets this program import those of the folder above
+from sklearn.neighbors import KNeighborsClassifier
+
+import data
+from errors import UserError, run
+from files import refuse_unwritable
+from main import load_data, start, start_from
+from settings import CommandLine, Settings, path_text, setting, to_path, whole
+from sources.preparation import Preparation
+from studies.classifier import Classifier
+from studies.draw import SIDE, centred
+from studies.resumable import run_study
+from studies.trained import Trained, preparation_of
+from training.checkpoints import read_run
+from training.config import Config, RunSettings, folder_name, gpus
+from training.devices import provenance
+from training.steps import QUERY, STATISTICS, SUPPORT, TOGETHER
+from training.test_results import ResultFiles, mean_and_interval
+from training.weights import digest
+
+WAY, QUERIES, IMAGES, OTHERS = 5, 15, 20, 9
+# Query pictures of each class. Their order does not matter: all are classified in one call.
+MIXTURES = {
+    "1": (1,), "5": (1,) * 5, "20": (4,) * 5, "75": (15,) * 5, "5 of one class": (5,), "19 of one class": (19,),
+    "15 and 15 of two": (15, 15), "19, 3, 1, 1, 1": (19, 3, 1, 1, 1),
+}  # fmt: skip
+SUPPORT_SETS = (1, 1, 1, 1, 1), (3, 1, 1, 1, 1), (10, 1, 1, 1, 1)  # pictures of each class
+SHOTS = 2, 3, 5  # where leave-one-out is compared with the accuracy on other pictures
+Pictures = list[list]  # of a task, a list for each class: Pillow's images, or the rows of numbers of a classifier
+Values = Iterator[tuple[tuple[str, str], float]]  # row and column, and a value from 0 to 1
+
+
+def numbered(pictures: Pictures, numbers: tuple[int, ...], first: int = 0) -> tuple[list, np.ndarray]:
+    """Return pictures and labels: numbers[c] pictures of class c, starting at its picture `first`."""
+    chosen = [row[first : first + n] for row, n in zip(pictures, numbers, strict=False)]
+    return [picture for row in chosen for picture in row], np.repeat(np.arange(len(numbers)), numbers)
+
+
+def one_shot(classifier, pictures: Pictures) -> float:
+    """Return the accuracy after one picture of each class, on QUERIES other pictures of each."""
+    support, query = numbered(pictures, (1,) * WAY), numbered(pictures, (QUERIES,) * WAY, 1)
+    return classifier.fit(*support).score(*query)
+
+
+def measure_accuracy(classifier: Classifier, pictures: Pictures) -> Values:
+    """Accuracy, 1-shot, and that of the nearest neighbour in pixels."""
+    yield ("classifier", "accuracy"), one_shot(classifier, pictures)
+    rows = [[np.ravel(picture) / 255 for picture in row] for row in pictures]
+    yield ("nearest neighbour in pixels", "accuracy"), one_shot(KNeighborsClassifier(1), rows)
+
+
+def measure_mixtures(classifier: Classifier, pictures: Pictures) -> Values:
+    """Accuracy, 1-shot, by the pictures that batch norm takes its statistics from and the mixture of query pictures."""
+    classifier.fit(*numbered(pictures, (1,) * WAY))
+    for statistics in STATISTICS:
+        classifier.set_params(statistics=statistics)
+        for name, mixture in MIXTURES.items():
+            yield (statistics, name), classifier.score(*numbered(pictures, mixture, 1))
+
+
+def measure_support_sets(classifier: Classifier, pictures: Pictures) -> Values:
+    """Accuracy by the support pictures of each class, and how many predictions name the first class."""
+    images, right = numbered(pictures, (OTHERS,) * WAY, IMAGES - OTHERS)
+    for numbers in SUPPORT_SETS:
+        predicted, column = classifier.fit(*numbered(pictures, numbers)).predict(images), ", ".join(map(str, numbers))
+        yield ("accuracy", column), np.mean(predicted == right)
+        yield ("share of the first class", column), np.mean(predicted == 0)
+
+
+def measure_leave_one_out(classifier: Classifier, pictures: Pictures) -> Values:
+    """Accuracy by leave-one-out, on other pictures with one support picture less of each class, and on these with
+    all."""
+    others = numbered(pictures, (OTHERS,) * WAY, IMAGES - OTHERS)
+    for shots in SHOTS:
+        fewer, support = (numbered(pictures, (number,) * WAY) for number in (shots - 1, shots))
+        of_all = classifier.fit(*support).score(*others)
+        yield (str(shots), "leave-one-out"), np.mean(classifier.leave_one_out())
+        yield (str(shots), "one picture less, others"), classifier.fit(*fewer).score(*others)
+        yield (str(shots), "all pictures, others"), of_all
+
+
+def on_a_canvas(picture: Image.Image) -> Image.Image:
+    """Return the picture as the page of --mode draw would show and send it."""
+    return centred(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+def measure_drawings(classifier: Classifier, pictures: Pictures) -> Values:
+    """Accuracy, 1-shot, on drawings at their original size, as they are and as the page of --mode draw sends them."""
+    plain = one_shot(classifier, pictures)
+    sent = one_shot(classifier, [[on_a_canvas(picture) for picture in row] for row in pictures])
+    yield ("accuracy", "as they are"), plain
+    yield ("accuracy", "centred and scaled"), sent
+    yield ("accuracy", "difference"), sent - plain
+
+
+class Measure(NamedTuple):
+    """A measure. images: pictures of each class of a task. statistics: those of the classifier. originals: True if it
+    needs pictures of their original size, not those that the run was trained on."""
+
+    values: Callable[[Classifier, Pictures], Values]
+    images: int = IMAGES
+    statistics: str = SUPPORT
+    originals: bool = False
+
+
+MEASURES = {
+    "accuracy": Measure(measure_accuracy, 1 + QUERIES, QUERY),
+    "mixtures": Measure(measure_mixtures),
+    "support_sets": Measure(measure_support_sets),
+    "leave_one_out": Measure(measure_leave_one_out),
+    "drawings": Measure(measure_drawings, 1 + QUERIES, TOGETHER, originals=True),
+}
+
+
+@dataclass(frozen=True)
+class MeasureSettings(Settings):
+    """The run, and what is measured."""
+
+    measure: str = setting(
+        "accuracy",
+        "; ".join(f"{name}: {measure.values.__doc__.rstrip('.')}" for name, measure in MEASURES.items()),
+        choices=MEASURES,
+    )
+    savedir: Path | None = setting(None, "folder of the run", to_path, metavar="D")
+    weights: Path | None = setting(None, "weights file to start D from", to_path, metavar="FILE")
+    dataset: str | None = setting(None, "dataset of the test tasks (default: the run's)", folder_name, metavar="NAME")
+    data_dir: str = setting("data", "folder that holds the datasets", path_text, metavar="DIR")
+    tasks: int = setting(100, "test tasks", whole(2))
+    samples: int = setting(10, "noise samples of an inner step's loss", whole(1, 100_000))
+    gpu_id: str | None = setting(None, "GPU to use; -1 for none (default: CUDA_VISIBLE_DEVICES, or 0)", gpus)
+
+    def facts(self, dataset: str) -> dict:
+        """Return what distinguishes the result from others of the same run. dataset: the name of the run's."""
+        settings = {"measure": self.measure, "dataset": self.dataset or dataset, "way": WAY}
+        return {"settings": settings, "tasks": self.tasks, "n_test_mc_samp": self.samples}
+
+    def is_of(self, record: Record, result: dict) -> bool:
+        """True if a run's result of --measure is what these settings measure."""
+        wanted = self.facts(record.config["dataset"])
+        settings = wanted.pop("settings")
+        return settings.items() <= result["settings"].items() and wanted.items() <= result.items()
+
+
+def task_pictures(split: data.Split, prepare: Preparation, task: int, images: int) -> Pictures:
+    """Return the original pictures of the test task of this number: `images` of each of WAY classes."""
+    (classes,), (numbers,) = data.sample(split, "test", 0, task, 1, WAY, images)
+    return [[prepare.picture_of(split.image(c, i)) for i in row] for c, row in zip(classes, numbers, strict=True)]
+
+
+def load(config: Config, settings: MeasureSettings, size: int) -> data.Dataset:
+    """Return the dataset of the test tasks. Raise UserError if it is not the data that the run was trained on, but for
+    another dataset or the originals; or if these are not larger than the learner's images, of this size."""
+    measure = MEASURES[settings.measure]
+    tested = config.with_run(data_dir=settings.data_dir, way=WAY, shot=1, query=measure.images - 1)
+    if settings.dataset not in (None, config.run.dataset):
+        tested = tested.with_run(dataset=settings.dataset, split="shuffled")
+    if measure.originals or tested.run.dataset != config.run.dataset:
+        tested = replace(tested, facts={})
+    dataset, _ = load_data(tested, "test")
+    if measure.originals and dataset.image_shape[0] <= size:
+        raise UserError(
+            f"{settings.data_dir}/{dataset.name} has no originals, its images are not larger than the learner's: make "
+            f"them with get_data.py --size 105, and give their folder as --data_dir"
+        )
+    return dataset
+
+
+def over_tasks(settings: MeasureSettings) -> int:
+    """Measure over the test tasks, and write D/measure.json. Return the exit code of `run_study`."""
+    savedir, measure = settings.savedir, MEASURES[settings.measure]
+    config, machine = Config.read(savedir), start(RunSettings(gpu_id=settings.gpu_id, metabatch=1))
+    trained, saved = Trained.read(savedir, "last"), read_run(savedir)
+    trained.weights_for(WAY)
+    dataset = load(config, settings, trained.image_shape[0])
+    split, prepare = dataset.splits["test"], preparation_of({"dataset": dataset.name} | dataset.facts)
+    classifier = Classifier(savedir, statistics=measure.statistics, samples=settings.samples)
+    identity = settings.facts(config.run.dataset)
+    identity |= {"iteration": saved.about["iteration"], "weights_sha256": digest(saved.params)}
+    identity["settings"] |= {"data_sha256": dataset.sha256, "device": "GPU" if machine.gpu else "CPU"}
+    files, places = ResultFiles(savedir, "measure", identity), []
+    if files.read() is None:
+        refuse_unwritable(savedir)
+
+    def compute(first: int) -> Iterator[np.ndarray]:
+        for task in range(first, settings.tasks):
+            pictures = task_pictures(split, prepare, task, measure.images)
+            places[:], values = zip(*measure.values(classifier, pictures), strict=True)
+            yield 100 * np.array([values])
+
+    def summarise(values: np.ndarray) -> dict:
+        table = {row: {} for row, _ in places}
+        for (row, column), of_tasks in zip(places, values.T, strict=True):
+            table[row][column] = of_tasks.tolist()
+        return {"values": table, "provenance": provenance(machine.name)}
+
+    return run_study(files, settings.tasks, "task", compute, summarise, show)
+
+
+def show(result: dict) -> None:
+    """Print a line for each row and column."""
+    for row, columns in result["values"].items():
+        for column, values in columns.items():
+            mean, half = mean_and_interval(np.array(values) / 100)
+            print(f"{row}, {column}: {mean:.2f} +- {half:.2f}")
+
+
+def read_command(argv: list[str] | None = None) -> dict:
+    """Return the flags of the command line by name, and the mode of the result. Exit with one sentence and code 2 at a
+    wrong flag."""
+    head, usage, more = __doc__.strip().split("\n\n")
+    usage = usage.replace("python runfiles/", "").strip()
+    line = CommandLine("measures.py", "measures.py", head, more, usage=usage)
+    line.add(MeasureSettings.__doc__, fields(MeasureSettings))
+    return {"mode": "measure"} | line.read(argv)
+
+
+def main() -> int:
+    settings = MeasureSettings.of(read_command())
+    if settings.savedir is None:
+        raise UserError("--savedir is missing: name the folder of the run, for example --savedir results/first")
+    file = settings.weights
+    with start_from(file, settings.savedir, "measure", {}) if file else contextlib.nullcontext():
+        return over_tasks(settings)
+
+
+if __name__ == "__main__":
+    run(main)
