@@ -422,6 +422,8 @@ transfer = Study(
 )  # fmt: skip
 
 SHIPPED = {name: Run(PAIR[name].title, weights=f"{ROOT}/pretrained/omniglot_5way_1shot_{name}.npz") for name in PAIR}
+UNBALANCED = ("mixtures", "support_sets", "leave_one_out")
+DRAWS = ("1", "3", "10")
 pictures = Study(
     name="pictures",
     question="The classifier of pictures that are no balanced episode: the shipped pair",
@@ -429,13 +431,15 @@ pictures = Study(
     train="",
     runs=SHIPPED,
     tests={
-        name: Test(f"--measure {name} --tasks 60 --samples 3") for name in ("mixtures", "support_sets", "leave_one_out")
+        **{name: Test(f"--measure {name} --tasks 60 --samples 3") for name in UNBALANCED},
+        **{n: Test(f"--mode meta_test --n_test_iters 200 --n_test_mc_samp {n}", ("metadrop",)) for n in DRAWS},
     },
     seeds=(0,),
     tables={
         "mixtures": tables.measured("mixtures", "statistics of"),
         "support_sets": tables.measured("support_sets", "support pictures of each class"),
         "leave_one_out": tables.measured("leave_one_out", "pictures of each class"),
+        "samples": tables.tests("metadrop", "noise samples", DRAWS),
     },
 )
 

@@ -282,6 +282,21 @@ def measured(test: str, title: str) -> Callable:
     return table
 
 
+def tests(name: str, title: str, names: tuple[str, ...]) -> Callable:
+    """Return a table of tests of a run, a row each: accuracy, and the paired difference from the first one. title: the
+    tests'."""
+
+    def table(outcome) -> str:
+        rows, first = [], outcome.results(name, names[0])
+        for test in names:
+            if results := outcome.results(name, test):
+                lead = difference(first, results)[1] if test != names[0] else ""
+                rows.append([test, over_tasks([one["accuracies"] for one in results.values()]), lead])
+        return markdown([title, "accuracy", f"from {names[0]}"], rows)
+
+    return table
+
+
 def transfer(outcome) -> str:
     """A row per run: accuracy on the test tasks of each dataset, for the seeds that were tested on all of them; before
     them the nearest neighbour in pixels. ValueError if the test tasks differ."""

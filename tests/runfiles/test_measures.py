@@ -8,6 +8,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import catalogue
 import measures
@@ -316,12 +317,26 @@ def test_a_measures_table_has_its_rows_and_columns():
     assert pictures.tables["leave_one_out"](outcome) == ""
 
 
+def test_tests_of_a_run_are_paired_with_the_first_one():
+    """Paired differences of two episodes: +10 and +2 from the first test."""
+    results = {"3": [60, 72], "1": [50, 70]}
+    outcome = SimpleNamespace(
+        results=lambda name, test: {0: {"accuracies": results[test], "episodes_sha256": "e"}} if test in results else {}
+    )
+    assert cells(tables.tests("metadrop", "noise samples", ("1", "3", "10"))(outcome)) == [
+        ["noise samples", "accuracy", "from 1"],
+        ["1", "60.00 ± 13.86", ""],
+        ["3", "66.00 ± 8.32", "+6.00 ± 5.54"],
+    ]
+
+
 def test_the_studies_ask_for_what_the_page_says(tmp_path):
     """The numbers of docs/classify.md: 12 trainings, each tested on both datasets; the shipped pair."""
     asked = {
         (study.name, name): measures.read_command(test.flags.split())
         for study in (transfer, pictures, drawings)
         for name, test in study.tests.items()
+        if "--measure" in test.flags
     }
     assert {key: (flags.get("tasks", 100), flags.get("samples", 10)) for key, flags in asked.items()} == {
         ("transfer", "omniglot"): (100, 10), ("transfer", "glyphs"): (100, 10), ("drawings", "drawings"): (200, 5),
