@@ -24,7 +24,7 @@ from errors import Parser, Stop, UserError, run, user_error
 from settings import path_text, positive, to_path, whole
 from training import weights
 from training.config import Config
-from training.test_results import mean_and_interval
+from training.intervals import mean_and_interval
 from training.xla_programs import EXACT, TEST_SEED, program_file, read_description, relative_error
 
 PRINT_EVERY = 10  # seconds between lines of progress

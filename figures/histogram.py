@@ -10,7 +10,7 @@ from figures.page import Section
 from figures.run import Run
 from figures.selection import Selection
 from figures.style import coloured
-from training.test_results import mean_and_interval
+from training.intervals import mean_and_interval
 
 
 def draw(runs: list[Run], section: Section, selection: Selection, advance: Callable[..., object]) -> None:

@@ -32,8 +32,9 @@ from studies.trained import Trained, preparation_of
 from training.checkpoints import read_run
 from training.config import Config, RunSettings, folder_name, gpus
 from training.devices import provenance
+from training.intervals import mean_and_interval
 from training.steps import QUERY, STATISTICS, SUPPORT, TOGETHER
-from training.test_results import ResultFiles, mean_and_interval
+from training.test_results import ResultFiles
 from training.weights import digest
 
 WAY, QUERIES, IMAGES, OTHERS = 5, 15, 20, 9

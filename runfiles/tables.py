@@ -10,7 +10,8 @@ from records import Record
 
 from learners import make
 from studies.robustness import CLEAN
-from training.test_results import mean_and_interval
+from training import intervals
+from training.intervals import mean_and_interval
 
 
 def markdown(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
@@ -23,17 +24,8 @@ def markdown(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 def over_seeds(values, sign: str = "") -> str:
     """Return mean and 95 % interval (Student's t) as text. sign: "+" shows a plus."""
-    mean, half = interval_over_seeds(values)
+    mean, half = intervals.over_seeds(values)
     return f"{mean:{sign}.2f}" + ("" if half is None else f" ± {half:.2f}")
-
-
-def interval_over_seeds(values):
-    from scipy import stats
-
-    values = np.asarray(values, np.float64)
-    if len(values) < 2:
-        return values.mean(), None
-    return values.mean(), stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
 
 
 def accuracies(results: dict[int, dict]) -> list[float]:

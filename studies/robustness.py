@@ -30,10 +30,10 @@ from settings import not_negative, path_text, positive, setting, whole
 from studies.resumable import run_study
 from training.checkpoints import load_parameters, open_results
 from training.identity import episodes_digest, weights_digest
+from training.intervals import mean_and_interval
 from training.loops import MetaTestSettings
 from training.steps import Engine, read
 from training.test_results import ATTACK_JSON as JSON
-from training.test_results import mean_and_interval
 
 ATTACK = 2**20  # folded into a task's seed to draw the attack's random numbers; the learner's noise folds smaller ones
 # Measures of the clean query images, means over a task: the margin of the true class' logit over the largest other one;

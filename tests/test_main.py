@@ -26,6 +26,7 @@ from errors import UserError
 from runs import checkpoint
 from studies import export_format
 from training import config, test_results
+from training.intervals import over_classes
 
 OF_RUN = config.all_names()
 
@@ -71,8 +72,9 @@ def run(data_dir, tmp_path_factory) -> Path:
 def tested(run) -> Path:
     done = call("main.py", "--mode", "meta_test", "--savedir", run, *TESTED)
     assert done.returncode == 0, done.stderr
-    device, accuracy = done.stdout.strip().splitlines()
+    device, wide, accuracy = done.stdout.strip().splitlines()
     assert device.startswith("device: CPU, ") and re.fullmatch(r"accuracy : \d+\.\d+ \+- \d+\.\d+", accuracy)
+    assert re.fullmatch(r"interval over test classes : \+- \d+\.\d+", wide)
     return run
 
 
@@ -144,11 +146,14 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(run, data_dir, t
 
 
 def test_meta_test_writes_its_result(tested):
-    last = (tested / "meta_test.log").read_text().strip().splitlines()[-1]
+    *_, wide, _, last = (tested / "meta_test.log").read_text().strip().splitlines()
     result = json.loads((tested / "meta_test.json").read_text())
     accs = np.array(result["accuracies"])
     assert len(accs) == result["episodes"] == 7 and result["n_test_mc_samp"] == 2 and result["iteration"] == 120
     assert last == f"accuracy : {accs.mean():f} +- {1.96 * accs.std() / np.sqrt(7):f}"
+    assert wide == f"interval over test classes : +- {result['interval95_classes']:f}"
+    assert result["interval95_classes"] == pytest.approx(over_classes(accs / 100, result["classes"]))
+    assert np.shape(result["classes"]) == (7, result["settings"]["way"])
     assert not (tested / "meta_test.part.json").exists()
 
 
@@ -179,6 +184,7 @@ def test_meta_test_goes_on_from_what_an_interrupted_one_left(tested, tmp_path):
         assert (after["losses"][:5] == [0.0] * 5) == taken, flags
         if taken:
             assert after["accuracies"] == [0.0] * 5 + before["accuracies"][5:]
+            assert after["classes"] == before["classes"]
     assert not store.partial.exists() and len(list((tmp_path / "b/tests").iterdir())) == 3
 
 
@@ -218,6 +224,19 @@ def test_results_of_other_tests_are_kept_and_one_that_is_there_is_taken(tested, 
     assert done.returncode == 0, done.stderr
     done = call("main.py", *flags, "--n_test_iters", 7)  # other weights: another result
     assert "tested before" not in done.stdout and json.loads(path.read_text())["iteration"] == 121
+
+
+def test_a_result_of_an_earlier_version_gets_its_classes(tested, tmp_path):
+    """Nothing is computed again; the same command then changes nothing."""
+    shutil.copytree(tested, tmp_path / "a")
+    whole = json.loads((tested / "meta_test.json").read_text())
+    (kept,) = (tmp_path / "a/tests").iterdir()
+    new = ("classes", "interval95_classes")
+    kept.write_text(json.dumps({name: value for name, value in whole.items() if name not in new}, indent=1) + "\n")
+    for _ in range(2):
+        done = call("main.py", "--mode", "meta_test", "--savedir", tmp_path / "a", *TESTED)
+        assert done.returncode == 0 and "tested before" in done.stdout, done.stderr
+        assert json.loads((tmp_path / "a/meta_test.json").read_text()) == json.loads(kept.read_text()) == whole
 
 
 def test_results_say_what_made_them(tested, tmp_path):

@@ -22,9 +22,10 @@ from settings import setting, whole
 from training.checkpoints import CheckpointSettings, TrainingState, open_results
 from training.config import TrainingSettings
 from training.identity import episodes_digest, same_everywhere
+from training.intervals import mean_and_interval, over_classes
 from training.logs import Logs, progress_bar
 from training.steps import Engine
-from training.test_results import ResultFiles, mean_and_interval, read_json
+from training.test_results import ResultFiles, read_json
 
 LOG_EVERY = 50  # iterations, as in the TF1 code
 Numbers = dict[str, list[float]]  # "loss" and "accuracy" of each episode of a test
@@ -256,8 +257,9 @@ def test(
     """Test savedir's checkpoint on the first episodes of `split`, and write meta_test.log and meta_test.json. Return
     the exit code: 0, or 130 when interrupted.
 
-    An existing result is not computed again (test_results.ResultFiles), and an interrupted test is resumed. samples:
-    noise samples in adaptation. identity: distinguishes this test from others. provenance: says how it was made.
+    An existing result is not computed again (test_results.ResultFiles), and an interrupted test is resumed. A result of
+    an earlier version gets the classes that it lacks. samples: noise samples in adaptation. identity: distinguishes
+    this test from others. provenance: says how it was made.
     """
     episodes = settings.n_test_iters
     files = open_results(
@@ -280,6 +282,10 @@ def test(
         result = test_result(numbers) | {"provenance": provenance}
     else:
         print(f"tested before: {files.path} is used (delete it to test again)")
+    if "classes" not in result:
+        classes = classes_of_episodes(engine, split, episodes)
+        wide = over_classes(np.array(result["accuracies"]) / 100, classes)
+        result |= {"interval95_classes": wide, "classes": classes}
     write_test(files, result, [f"checkpoint: {settings.checkpoint}, iteration {files.identity['iteration']}"])
     return 0
 
@@ -312,10 +318,20 @@ def test_result(numbers: Numbers) -> dict:
     return result | {"accuracies": [100 * share for share in numbers["accuracy"]], "losses": numbers["loss"]}
 
 
+def classes_of_episodes(engine: Engine, split: data.Split, episodes: int) -> list[list[int]]:
+    """Return the numbers [episodes,way] of the first test episodes' base classes: the rotations of a character are one
+    class."""
+    classes = [engine.episode(split, "test", i)[0][0] // split.rotations for i in range(episodes)]
+    return np.array(classes).tolist()
+
+
 def write_test(files: ResultFiles, result: dict, notes: list[str]) -> None:
     """Print the accuracy, and write the result and its log."""
     line = f"accuracy : {result['accuracy']:f} +- {result['interval95']:f}"
-    print(line)  # first: the disk may be full
+    if result["interval95_classes"] is not None:
+        notes = [*notes, f"interval over test classes : +- {result['interval95_classes']:f}"]
+        print(notes[-1])
+    print(line)  # before the result is written: the disk may be full
     facts = files.identity["settings"] | result["provenance"]
     files.write(result)
     lines = [*(f"{name}: {value}" for name, value in facts.items()), *notes, "", line]

@@ -1,4 +1,4 @@
-"""Results in a savedir: their files, means and intervals, and the paired comparison of runs. Needs no TensorFlow.
+"""Results in a savedir: their files, and the paired comparison of runs. Needs no TensorFlow.
 
 A result's identity is all that decides it: settings, data, weights, episodes, precision, kind of device. The latest
 result of a mode is D/<mode>.json. Every result is also kept in D/tests/, under the digest of its identity, and is not
@@ -19,6 +19,7 @@ import numpy as np
 from errors import UserError, user_error
 from files import parse_json, write_atomically, write_if_changed
 from settings import Settings, setting
+from training.intervals import over_classes, paired_difference
 
 COLLAPSE_CSV, COLLAPSE_JSON = "collapse.csv", "collapse.json"  # measured in training, and over test tasks
 ATTACK_JSON = "attack.json"
@@ -66,7 +67,8 @@ class ResultFiles:
             if not kept.exists():  # an earlier version of this program wrote only the latest one
                 write_atomically(kept, self.latest.read_bytes())
             print(f"{self.latest} had the result of another test, which is now in {kept}")
-        content = json.dumps(result | self.identity, indent=1) + "\n"
+        entries = (f" {json.dumps(name)}: {json.dumps(value)}" for name, value in (result | self.identity).items())
+        content = "{\n" + ",\n".join(entries) + "\n}\n"
         write_if_changed(self.path, content)
         write_if_changed(self.latest, content)
         if self.partial.exists():
@@ -100,15 +102,17 @@ def read_config(savedir: Path, needed: Iterable[str]) -> dict:
     return config
 
 
-def mean_and_interval(accuracies: np.ndarray) -> tuple[float, float]:
-    """Return the mean and the 95 % interval, 1.96 std / sqrt(episodes), in percent, of accuracies from 0 to 1."""
-    percent = 100 * np.asarray(accuracies, np.float64)
-    return float(percent.mean()), float(1.96 * percent.std() / np.sqrt(len(percent)))
-
-
 def read_test(savedir: Path) -> dict:
-    """Return savedir's meta_test.json. Raise UserError if it is missing or damaged."""
-    return _read_accuracies(savedir / "meta_test.json", "meta_test")
+    """Return savedir's meta_test.json, with arrays. An earlier version recorded no "classes". Raise UserError if it is
+    missing or damaged."""
+    path = savedir / "meta_test.json"
+    test = _read_accuracies(path, "meta_test")
+    if "classes" in test:
+        with user_error(f"{path} cannot be read", "run --mode meta_test again", *DAMAGE):
+            test["classes"] = np.array(test["classes"])
+            if test["classes"].ndim != 2 or len(test["classes"]) != len(test["accuracies"]):
+                raise ValueError("its lists have different lengths")
+    return test
 
 
 def read_attack(path: Path) -> dict:
@@ -180,7 +184,8 @@ def parse_row(row: dict) -> dict:
 def compare(savedirs: list[Path], attacks: bool = False) -> int:
     """Print each run's accuracy, and its paired difference from the first run's on the same test episodes.
 
-    attacks: compare the runs' latest attacks, at each eps, and not their tests.
+    Each has two intervals: over episodes, and over test classes if a test recorded the episodes' classes.
+    attacks: compare the runs' latest attacks, at each eps, and not their tests. They have no interval over classes.
     """
     tests = [read_attack(d / ATTACK_JSON) if attacks else read_test(d) for d in savedirs]
     for savedir, test in zip(savedirs[1:], tests[1:], strict=True):
@@ -192,15 +197,17 @@ def compare(savedirs: list[Path], attacks: bool = False) -> int:
         if attacks and test["settings"]["attack"] != tests[0]["settings"]["attack"]:
             raise UserError(f"{savedirs[0]} and {savedir} were attacked differently: attack both with the same flags")
     episodes = tests[0]["accuracies"].shape[-1]
-    print(f"{episodes} test episodes, accuracy and difference in percent, 95 % intervals")
+    classes = next((test["classes"] for test in tests if "classes" in test), None)  # the episodes are the same
+    header = f"{episodes} test episodes, accuracy and difference in percent, 95 % intervals over episodes"
+    print(header if classes is None else f"{header}; classes: also over other test classes")
     if attacks:
         print(", ".join(f"{name} {value}" for name, value in tests[0]["settings"]["attack"].items() if name != "eps"))
         for i, eps in enumerate(tests[0]["eps"]):
             names = ("accuracy", "interval95", "accuracies")
             print(f"eps {eps:g}")
-            print_differences(savedirs, [{name: test[name][i] for name in names} for test in tests])
+            print_differences(savedirs, [{name: test[name][i] for name in names} for test in tests], classes)
     else:
-        print_differences(savedirs, tests)
+        print_differences(savedirs, tests, classes)
     return 0
 
 
@@ -213,14 +220,23 @@ class CompareSettings(Settings):
     )
 
 
-def print_differences(savedirs: list[Path], tests: list[dict]) -> None:
-    """Print one line per run. tests: accuracy, interval95 and accuracies [episodes], all in percent."""
+def print_differences(savedirs: list[Path], tests: list[dict], classes: np.ndarray | None) -> None:
+    """Print one line per run. tests: accuracy, interval95 and accuracies [episodes], all in percent. classes: of the
+    episodes, as `over_classes` takes them; None if unknown."""
     width = max(len(str(d)) for d in savedirs)
+    first = tests[0]["accuracies"] / 100
     for savedir, test in zip(savedirs, tests, strict=True):
-        line = f"{savedir!s:{width}}  {test['accuracy']:6.2f} +- {test['interval95']:.2f}"
+        accuracies = test["accuracies"] / 100
+        wide = None if classes is None else over_classes(accuracies, classes)
+        line = f"{savedir!s:{width}}  {test['accuracy']:6.2f} {intervals_text(test['interval95'], wide)}"
         if test is not tests[0]:
-            difference = (test["accuracies"] - tests[0]["accuracies"]) / 100
-            mean, interval = mean_and_interval(difference)
-            better, worse = 100 * np.mean(difference > 0), 100 * np.mean(difference < 0)
-            line += f"   {mean:+.2f} +- {interval:.2f} (better in {better:.0f} %, worse in {worse:.0f} % of episodes)"
+            mean, *intervals = paired_difference(first, accuracies, classes)
+            better, worse = 100 * np.mean(accuracies > first), 100 * np.mean(accuracies < first)
+            line += f"   {mean:+.2f} {intervals_text(*intervals)}"
+            line += f" (better in {better:.0f} %, worse in {worse:.0f} % of episodes)"
         print(line)
+
+
+def intervals_text(interval: float, wide: float | None) -> str:
+    """Return the interval over episodes and, if it is known, the wider one over classes as a text."""
+    return f"+- {interval:.2f}" + ("" if wide is None else f", classes +- {wide:.2f}")

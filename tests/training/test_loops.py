@@ -163,3 +163,15 @@ def test_checkpoints_and_validations_come_when_they_are_due(train, tmp_path):
     assert [now for now, first, _ in made.validated if first == 0] == [0, 3, 6, 9, 10]
     assert made.validated[:3] == [(0, 0, 2), (0, 2, 2), (0, 4, 1)]
     assert checkpoints(tmp_path, "last") == [8, 10]
+
+
+def test_a_test_records_the_characters_of_its_episodes():
+    """Class 4 c + r is character c, turned r times."""
+    drawn = [[0, 3, 4], [19, 8, 11]]
+
+    def episode(split, stream, index):
+        assert stream == "test"
+        return np.array([drawn[index]]), None
+
+    split = types.SimpleNamespace(rotations=4)
+    assert loops.classes_of_episodes(types.SimpleNamespace(episode=episode), split, 2) == [[0, 0, 1], [4, 2, 2]]

@@ -15,11 +15,6 @@ IDENTITY = {
 }  # fmt: skip
 
 
-def test_the_mean_and_its_interval_are_in_percent():
-    """1.96 std / sqrt(4); the standard deviation of 0.5, 0.75, 1 and 0.25 is sqrt(0.078125)."""
-    assert test_results.mean_and_interval([0.5, 0.75, 1, 0.25]) == pytest.approx((62.5, 27.391833), rel=1e-6)
-
-
 @pytest.mark.parametrize("fact", IDENTITY)
 def test_each_part_of_the_identity_distinguishes_results(fact, tmp_path):
     files = test_results.ResultFiles(tmp_path, "meta_test", IDENTITY)
@@ -44,6 +39,12 @@ def test_the_latest_result_is_in_savedir_and_all_are_kept(tmp_path):
     assert len(list((tmp_path / "tests").iterdir())) == 2
 
 
+def test_each_entry_of_a_result_is_a_line(tmp_path):
+    files = test_results.ResultFiles(tmp_path, "meta_test", {"episodes": 2})
+    files.write({"accuracy": 1.5, "classes": [[0, 1], [2, 3]]})
+    assert files.latest.read_text() == '{\n "accuracy": 1.5,\n "classes": [[0, 1], [2, 3]],\n "episodes": 2\n}\n'
+
+
 def write(savedir, name, **content):
     savedir.mkdir(exist_ok=True)
     (savedir / name).write_text(json.dumps(content))
@@ -64,7 +65,7 @@ def test_runs_are_compared_with_the_first_one_episode_by_episode(tmp_path, capsy
     assert test_results.compare([tmp_path / name for name in accuracies]) == 0
     lines = [line.removeprefix(f"{tmp_path}/") for line in capsys.readouterr().out.splitlines()]
     assert lines == [
-        "5 test episodes, accuracy and difference in percent, 95 % intervals",
+        "5 test episodes, accuracy and difference in percent, 95 % intervals over episodes",
         "a      70.00 +- 1.50",
         "long   70.50 +- 1.50   +0.50 +- 2.22 (better in 40 %, worse in 40 % of episodes)",
         "c      91.00 +- 1.50   +21.00 +- 11.23 (better in 100 %, worse in 0 % of episodes)",
@@ -77,6 +78,28 @@ def test_runs_are_compared_with_the_first_one_episode_by_episode(tmp_path, capsy
         test_results.compare([tmp_path / name for name in accuracies])
 
 
+def test_compared_runs_have_an_interval_over_classes_if_one_of_them_recorded_the_classes(tmp_path, capsys):
+    """The numbers of test_intervals.py; the differences are -10, -20, 0 and 10, and b is from an earlier version. A
+    damaged record is refused."""
+    tests = {"a": [90, 90, 50, 50], "b": [80, 70, 50, 60]}
+    record = {"classes": [[0, 1], [0, 1], [2, 3], [3, 2]]}
+    for name, values in tests.items():
+        content = {"accuracy": np.mean(values), "interval95": 19.6, "accuracies": values, "episodes_sha256": "e"}
+        write(tmp_path / name, "meta_test.json", **content, **(record if name == "a" else {}))
+    savedirs = [tmp_path / name for name in tests]
+    test_results.compare(savedirs)
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.endswith("percent, 95 % intervals over episodes; classes: also over other test classes")
+    assert lines[0].endswith("a   70.00 +- 19.60, classes +- 100.64")
+    # Without a class the mean changes by 10 points; variances: 125 over all episodes, 31.25 over their mean
+    half = 3.1824463 * (31.25 + 0.75 * 4 * (100 - 31.25)) ** 0.5
+    assert f"-5.00 +- 10.96, classes +- {half:.2f} (better in 25 %, worse in 50 % of episodes)" in lines[1]
+    for damage in ([[0, 1]] * 3, [[0, 1], [0]] * 2, [0, 1, 2, 3], "abcd"):
+        write(tmp_path / "b", "meta_test.json", **content, classes=damage)
+        with pytest.raises(UserError, match=r"b/meta_test\.json cannot be read"):
+            test_results.compare(savedirs)
+
+
 def test_attacks_are_compared_radius_by_radius(tmp_path, capsys):
     attack = {"attack": {"norm": "linf", "eps": [0, 0.1], "steps": 7}}
     for name, values in (("a", [[90, 80], [40, 20]]), ("b", [[90, 82], [30, 26]])):
@@ -87,7 +110,7 @@ def test_attacks_are_compared_radius_by_radius(tmp_path, capsys):
     test_results.compare([tmp_path / "a", tmp_path / "b"], attacks=True)
     lines = [line.removeprefix(f"{tmp_path}/") for line in capsys.readouterr().out.splitlines()]
     assert lines == [
-        "2 test episodes, accuracy and difference in percent, 95 % intervals",
+        "2 test episodes, accuracy and difference in percent, 95 % intervals over episodes",
         "norm linf, steps 7",
         "eps 0",
         "a   85.00 +- 1.00",
