@@ -40,14 +40,22 @@ def shared(one: dict[int, dict], other: dict[int, dict]) -> list[tuple[dict, dic
     return pairs
 
 
+DIFFERENCE = ("by seed", "over classes")  # the columns of `difference` after the first one
+
+
 def difference(one: dict[int, dict], other: dict[int, dict]) -> list[str]:
-    """Return the cells of the paired difference other - one: its mean over the seeds that both have, and each seed's
-    with its interval over the episodes. Empty cells if there are none."""
-    pairs = [(np.asarray(b["accuracies"]) - np.asarray(a["accuracies"])) / 100 for a, b in shared(one, other)]
-    if not pairs:
-        return ["", ""]
+    """Return the cells of the paired difference other - one: its mean over the seeds that both have, each seed's with
+    its interval over the episodes, and the half-width over the test classes of the seeds' mean, if the tests have
+    recorded their classes. Empty cells if there are no such seeds."""
+    both = shared(one, other)
+    if not both:
+        return ["", "", ""]
+    pairs = [np.subtract(b["accuracies"], a["accuracies"]) / 100 for a, b in both]
     each = [mean_and_interval(pair) for pair in pairs]
-    return [over_seeds([mean for mean, _ in each], "+"), ", ".join(f"{m:+.2f} ± {half:.2f}" for m, half in each)]
+    classes = next((result["classes"] for pair in both for result in pair if "classes" in result), None)
+    half = intervals.over_classes(np.mean(pairs, 0), classes) if classes else None
+    by_seed = ", ".join(f"{mean:+.2f} ± {half:.2f}" for mean, half in each)
+    return [over_seeds([mean for mean, _ in each], "+"), by_seed, "" if half is None else f"± {half:.2f}"]
 
 
 def parameters(record: Record) -> int:
@@ -87,13 +95,13 @@ def differences(outcome, test: str = "test") -> str:
         if not results:
             continue
         baseline = run.baseline or study.baseline
-        paired = difference(outcome.results(baseline, test), results) if baseline not in (None, name) else ["", ""]
+        paired = difference(outcome.results(baseline, test), results) if baseline not in (None, name) else ["", "", ""]
         cells = [run.title, ", ".join(outcome.chosen[name].values()), f"{parameters(next(iter(records.values()))):,}"]
         cells += [mean_of(map(training_loss, records.values()), ".3f")]
         cells += [mean_of([(last_validation(record) or [None])[0] for record in records.values()], ".2f")]
         rows.append([*cells, len(results), over_seeds(accuracies(results)), *paired])
     baseline = f"from {study.runs[study.baseline].title}" if study.baseline else "from the same without"
-    columns = ["", "strength", "parameters", "training loss", "validation", "seeds", "accuracy", baseline, "by seed"]
+    columns = ["", "strength", "parameters", "training loss", "validation", "seeds", "accuracy", baseline, *DIFFERENCE]
     used = [i for i in range(len(columns)) if i == 0 or any(str(row[i]) for row in rows)]
     return markdown([columns[i] for i in used], ([row[i] for i in used] for row in rows))
 
@@ -139,7 +147,7 @@ def pairs(titles: dict[str, tuple[str, str]]) -> Callable:
                 rows.append(
                     [title, len(both), f"{titles_of[0]} {first}", f"{titles_of[1]} {second}", *difference(one, other)]
                 )
-        return markdown(["", "seeds", "the first", "the second", "difference", "by seed"], rows)
+        return markdown(["", "seeds", "the first", "the second", "difference", *DIFFERENCE], rows)
 
     return table
 
