@@ -172,7 +172,7 @@ def rank(attack: dict) -> tuple[bool, str]:
     settings = attack["settings"]["attack"]
     usual = settings.get("method", "pgd") == "pgd" and "surrogate" not in settings
     usual &= tuple(attack["eps"]) == NORMS[settings["norm"]].budgets
-    return usual, test_results.attack_time(attack)
+    return usual, test_results.time_of(attack)
 
 
 def kind_of(attack: dict) -> tuple[str, str]:

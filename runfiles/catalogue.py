@@ -6,6 +6,7 @@ Add a study here: about twenty lines.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -87,7 +88,7 @@ class Study:
         """Return the flags of a run's training, or the file that it begins with."""
         run = self.runs[name]
         if run.weights:
-            return f"--weights {run.weights}"
+            return f"--weights {shlex.quote(run.weights)}"
         chosen = [f"--{flag} {value}" for flag, value in values.items()]
         return " ".join([self.train, run.flags, *chosen, f"--seed {seed}"])
 
@@ -297,7 +298,7 @@ reptile = Study(
     tables={"accuracy": tables.differences},
 )
 
-SHIPPED = "pretrained/glyphs_10way_1shot_{}.npz"
+SHIPPED = f"{ROOT}/pretrained/glyphs_10way_1shot_{{}}.npz"
 glyphs = Study(
     name="glyphs",
     question="The pair of pretrained/ that the demo shows, on 1000 episodes",
@@ -317,7 +318,7 @@ ATTACK = "--mode attack --query 3 --n_test_iters 100 --n_test_mc_samp 10"
 TRAINED_ON = {"linf_0.02": "linf:0.02", "linf_0.1": "linf:0.1", "l2_1": "l2:1", "l2_5": "l2:5"}
 FIRST = {"seeds": (0,)}
 OF_FIVE = "--shot 5 --n_train_iters 400"
-TWENTY = "pretrained/omniglot_20way_1shot_{}.npz"
+TWENTY = f"{ROOT}/pretrained/omniglot_20way_1shot_{{}}.npz"
 
 
 def attack(flags: str, **more) -> Test:

@@ -26,14 +26,20 @@ from outcomes import Outcome, outcomes
 from PIL import Image
 from records import KEPT, ROOT, Record, rounded
 
-from errors import UserError
+from errors import UserError, user_error
 from files import write_if_changed
 
 PROGRAM = "python runfiles/study.py "
 BLOCK = re.compile(rf"<!-- {PROGRAM}(.+?) -->\n(.*?)<!-- end -->", re.DOTALL)
 NUMBERS = KEPT / "numbers.toml"
 INTERVAL = re.compile(r"[-+]?\d+(?:\.\d+)? ± \d+(?:\.\d+)?")
+Found = dict[str, list[Outcome]]  # the outcomes of each study, by its name
 DIGEST = "Data"  # name of the PNG's text that holds the digest
+
+
+def all_outcomes(records: list[Record]) -> Found:
+    """Return the outcomes of all studies."""
+    return {name: outcomes(study, records) for name, study in STUDIES.items()}
 
 
 def files() -> list[Path]:
@@ -45,24 +51,24 @@ def table(study: Study, name: str, found: list[Outcome]) -> str:
     """Return a study's table as Markdown, one for each kind of machine. Raise UserError if there is none."""
     if name not in study.tables:
         raise UserError(f"{study.name} has no table {name}: choose one of {', '.join(study.tables) or 'none'}")
-    texts = {one.machine: text for one in found if (text := study.tables[name](one))}
+    texts = [(one.machine, text) for one in found if (text := study.tables[name](one))]
     if not texts:
         raise UserError(f"there are no results of {study.name} yet: {PROGRAM}{study.name} makes them")
     if len(texts) == 1:
-        return next(iter(texts.values()))
-    return "\n\n".join(f"On {machine}:\n\n{text}" for machine, text in texts.items())
+        return texts[0][1]
+    return "\n\n".join(f"On {machine}:\n\n{text}" for machine, text in texts)
 
 
 def cell(text: str, row: str, column: str) -> str:
-    """Return the cell of a Markdown table in this row, named by its first cell, and this column. Raise UserError if
-    there is none."""
+    """Return the cell of a Markdown table in this row, named by its first cell or first two, and this column. Raise
+    UserError if there is none."""
     columns = []
     for line in text.splitlines():
         cells = [one.strip() for one in line.strip("|").split("|")]
         columns = cells if column in cells else columns
-        if cells[0] == row and column in columns:
+        if row in (cells[0], " ".join(cells[:2])) and column in columns:
             return cells[columns.index(column)]
-    raise UserError(f"there is no row {row!r} with a column {column!r} in the table:\n{text}")
+    raise UserError(f"there is no row {row!r} with a column {column!r}: look for them in the whole table")
 
 
 def figure(study: Study, name: str, found: list[Outcome], file: Path) -> None:
@@ -71,7 +77,9 @@ def figure(study: Study, name: str, found: list[Outcome], file: Path) -> None:
         raise UserError(f"{study.name} has no figure {name}: choose one of {', '.join(study.figures) or 'none'}")
     drawing, digest = drawn(study, name, found)
     if file.suffix != ".png" or digest_of(file) != digest:
-        drawing().savefig(file, dpi=110, **({"metadata": {DIGEST: digest}} if file.suffix == ".png" else {}))
+        image = drawing()
+        with user_error(f"{file} cannot be written", "choose .png, .pdf or .svg", ValueError):
+            image.savefig(file, dpi=110, **({"metadata": {DIGEST: digest}} if file.suffix == ".png" else {}))
 
 
 def drawn(study: Study, name: str, found: list[Outcome]) -> tuple[Callable, str]:
@@ -91,20 +99,20 @@ def digest_of(file: Path) -> str | None:
         return image.text.get(DIGEST)
 
 
-def run_command(words: str, records: list[Record]) -> str:
+def run_command(words: str, found: Found) -> str:
     """Return what `study.py` prints with these words: a table or a cell."""
     name, action, *what = shlex.split(words)
-    text = table(STUDIES[name], what[0], outcomes(STUDIES[name], records))
+    text = table(STUDIES[name], what[0], found[name])
     return cell(text, *what[1:]) if action == "cell" else text
 
 
-def anew(text: str, records: list[Record]) -> str:
-    """Return a document with its tables from these records. Where there are no results, the table's place says how to
+def anew(text: str, found: Found) -> str:
+    """Return a document with its tables from these outcomes. Where there are no results, the table's place says how to
     make them. Figures' blocks are left as they are."""
 
     def block(match: re.Match) -> str:
         words = match[1]
-        body = match[2] if " figure " in words else printed(words, records) + "\n"
+        body = match[2] if " figure " in words else printed(words, found) + "\n"
         return f"<!-- {PROGRAM}{words} -->\n{body}<!-- end -->"
 
     return BLOCK.sub(block, text)
@@ -119,16 +127,17 @@ def figures(text: str) -> Iterator[tuple[Study, str, Path]]:
 
 def write_all(records: list[Record]) -> None:
     """Write the tables and figures of all documents anew."""
+    found = all_outcomes(records)
     for path in files():
         text = path.read_text(encoding="utf-8")
-        write_if_changed(path, anew(text, records))
+        write_if_changed(path, anew(text, found))
         for study, name, file in figures(text):
-            figure(study, name, outcomes(study, records), file)
-    for sentence in wrong_numbers(records):
+            figure(study, name, found[study.name], file)
+    for sentence in wrong_numbers(found):
         print(sentence)
 
 
-def wrong_numbers(records: list[Record]) -> Iterator[str]:
+def wrong_numbers(found: Found) -> Iterator[str]:
     """Yield a sentence for each listed number that its command does not print or that is not where it should be, and
     for each interval that stands in a sentence and is not listed."""
     entries = tomllib.loads(NUMBERS.read_text(encoding="utf-8"))["number"]
@@ -136,10 +145,11 @@ def wrong_numbers(records: list[Record]) -> Iterator[str]:
     for entry in entries:
         if entry["value"] not in entry["sentence"] or entry["sentence"] not in texts[entry["file"]]:
             yield f"{entry['file']} has no sentence {entry['sentence']!r} with {entry['value']}"
-        if "command" in entry and plain(entry["value"]) not in plain(
-            found := printed(entry["command"].removeprefix(PROGRAM), records)
-        ):
-            yield f"{entry['file']}: {entry['command']} prints {found}, and the sentence has {entry['value']}"
+        if "command" not in entry:
+            continue
+        number = printed(entry["command"].removeprefix(PROGRAM), found)
+        if not re.search(rf"(?<![\d.,]){re.escape(plain(entry['value']))}", plain(number)):
+            yield f"{entry['file']}: {entry['command']} prints {number}, and the sentence has {entry['value']}"
     for file, text in texts.items():
         listed = [entry["sentence"] for entry in entries if entry["file"] == file]
         for interval in dict.fromkeys(INTERVAL.findall(text)):
@@ -152,10 +162,10 @@ def sentences(path: Path) -> str:
     return " ".join(BLOCK.sub("", path.read_text(encoding="utf-8")).split())
 
 
-def printed(words: str, records: list[Record]) -> str:
+def printed(words: str, found: Found) -> str:
     """Return what `study.py` prints with these words, or the sentence with which it fails."""
     try:
-        return run_command(words, records)
+        return run_command(words, found)
     except UserError as fault:
         return str(fault)
 
@@ -166,12 +176,13 @@ def plain(number: str) -> str:
 
 def stale(records: list[Record]) -> Iterator[str]:
     """Yield a sentence for each table, figure and number of the documents that these records do not give."""
+    found = all_outcomes(records)
     for path in files():
         text = path.read_text(encoding="utf-8")
-        for before, after in zip(BLOCK.finditer(text), BLOCK.finditer(anew(text, records)), strict=True):
+        for before, after in zip(BLOCK.finditer(text), BLOCK.finditer(anew(text, found)), strict=True):
             if before[2] != after[2]:
                 yield f"{path.relative_to(ROOT)}: {PROGRAM}{before[1]} prints another table"
         for study, name, file in figures(text):
-            if digest_of(file) != drawn(study, name, outcomes(study, records))[1]:
+            if digest_of(file) != drawn(study, name, found[study.name])[1]:
                 yield f"{file.relative_to(ROOT)} shows other numbers than {PROGRAM}{study.name} figure {name}"
-    yield from wrong_numbers(records)
+    yield from wrong_numbers(found)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from catalogue import Run, Study, Test
-from records import Record, comparable, this_machine
+from records import Record, comparable, rounded, this_machine
 
 import main
 from errors import UserError
@@ -24,6 +24,7 @@ from perturbations.base import Perturbation
 from studies.robustness import AttackSettings
 from training.config import Config
 from training.loops import MetaTestSettings
+from training.test_results import time_of
 
 
 class Job(NamedTuple):
@@ -167,9 +168,9 @@ def last_validation(record: Record | None) -> tuple[float, float] | None:
 
 
 def find_result(test: Test, record: Record) -> dict | None:
-    """Return the result of this test in a record, of the latest iteration; None if there is none."""
+    """Return the latest result of this test in a record, by iteration and time; None if there is none."""
     found = [result for result in record.results if is_result(test, record, result)]
-    return max(found, key=lambda result: result.get("iteration") or 0, default=None)
+    return max(found, key=lambda result: (result.get("iteration") or 0, time_of(result)), default=None)
 
 
 def is_result(test: Test, record: Record, result: dict) -> bool:
@@ -180,8 +181,8 @@ def is_result(test: Test, record: Record, result: dict) -> bool:
     learner = " ".join(
         f"--{name} {record.config[name]}" for name in ("model", "perturbation") if record.config.get(name)
     )
-    flags = parse(f"{test.flags.replace('{', '').replace('}', '')} {learner}")
-    if result["mode"] != flags["mode"]:
+    words = f"{test.flags.replace('{', '').replace('}', '')} {learner}"
+    if not is_known(words) or result["mode"] != (flags := parse(words))["mode"]:
         return False
     tested = Config.of({**Config.of(record.config).for_a_test().values(), **flags})
     expected = tested.identity() | {"precision": tested.run.precision}
@@ -197,10 +198,9 @@ def is_result(test: Test, record: Record, result: dict) -> bool:
 
 def is_attack(settings: AttackSettings, earlier: tuple[str, ...], result: dict) -> bool:
     """True if a result is of an attack with these settings. The surrogate is the run itself, or another run."""
-    found = dict(result["settings"]["attack"])
+    found = rounded(result["settings"]["attack"])
     surrogate = found.pop("surrogate", None)
-    wanted = {name: list(v) if isinstance(v, tuple) else v for name, v in settings.attack().identity().items()}
-    wanted = {name: value for name, value in wanted.items() if name not in earlier}
+    wanted = {name: v for name, v in rounded(settings.attack().identity()).items() if name not in earlier}
     return found == wanted and (surrogate or {}).get("draws") == (
         settings.surrogate_draws if settings.surrogate else None
     )

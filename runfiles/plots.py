@@ -37,7 +37,7 @@ def numbers_of_differences(outcome) -> dict:
                 "validation": float(np.mean(validations)) if validations else None,
                 "baseline": name == study.baseline,
             }
-    return {"machine": outcome.machine, "rows": rows} if len(rows) > 1 else {}
+    return {"machine": outcome.machine, "rows": rows} if study.baseline in rows and len(rows) > 1 else {}
 
 
 def draw_differences(numbers: dict):

@@ -33,7 +33,7 @@ from settings import path_text, to_path, whole
 def main() -> int:
     words = sys.argv[1:]
     end = words.index("--") if "--" in words else len(words)
-    args = parser().parse_args(words[:end])
+    args = parser().parse_intermixed_args(words[:end])
     if args.name is None:
         print(*(f"{name}: {study.question} ({study.time})" for name, study in STUDIES.items()), sep="\n")
         return 0
@@ -126,10 +126,11 @@ def draw(study: Study, args: argparse.Namespace) -> int:
 
 
 def keep_results(study: Study, args: argparse.Namespace) -> int:
-    """Write the study's results into its kept file, with those that it holds already."""
-    path = args.kept / f"{study.name}.jsonl.xz"
-    found = [record for one in outcomes(study, read_all(args.results, args.kept)) for record in one.of_study()]
-    keep(path, found)
+    """Write the study's results into its kept file, with those that it holds already; not those of other flags."""
+    path, declared = args.kept / f"{study.name}.jsonl.xz", STUDIES[study.name]
+    found = [record for one in outcomes(declared, read_all(args.results, args.kept)) for record in one.of_study()]
+    if found:
+        keep(path, found)
     print(f"{path}: {len(found)} runs")
     return 0
 

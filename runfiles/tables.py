@@ -69,14 +69,14 @@ def parameters(record: Record) -> int:
 
 
 def training_loss(record: Record) -> float | None:
-    """Return the mean training loss of the last 200 iterations, in nats. None if it cannot be compared with MAML's: of
-    mixed labels, or of more classes than in testing."""
+    """Return the mean training loss of the last 200 iterations, in nats. None if it was not trained here, or
+    cannot be compared with MAML's: of mixed labels, or of more classes than in testing."""
     config, curve = record.config, record.curve
-    if config.get("mix_set") not in (None, "support") or config.get("train_way") not in (None, config["way"]):
+    other_labels = config.get("mix_set") not in (None, "support")
+    if not curve or other_labels or config.get("train_way") not in (None, config["way"]):
         return None
-    return float(
-        np.mean([loss for i, loss in zip(curve["iter"], curve["loss"], strict=True) if i > record.iteration - 200])
-    )
+    last = [loss for i, loss in zip(curve["iter"], curve["loss"], strict=True) if i > record.iteration - 200]
+    return float(np.mean(last))
 
 
 def mean_of(values: Iterable[float | None], form: str) -> str:

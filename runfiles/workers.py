@@ -54,7 +54,7 @@ class Worker(threading.Thread):
                     return INTERRUPTED
                 log.write(f"$ {shlex.join(command)}\n")
                 log.flush()
-                self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+                self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
                 # in its own session: Ctrl-C reaches this program alone, which asks the runs to save themselves
             if code := self.process.wait():
                 return INTERRUPTED if self.stopped else code

@@ -35,9 +35,8 @@ SMALL = flags_of(SETTINGS)
 LONGEST = [
     "test_main.py", "studies/test_robustness.py", "training/test_steps.py", "perturbations/test_gradients.py",
     "studies/test_classifier.py", "learners/test_contract.py", "test_additions.py", "test_model.py",
-    "test_parity.py", "runfiles/test_train_all.py", "learners/test_metanet.py", "learners/test_maml_kinds.py",
-    "studies/test_export.py", "studies/test_collapse_study.py", "studies/test_draw.py", "runfiles/test_runfiles.py",
-    "figures/test_features.py",
+    "test_parity.py", "learners/test_metanet.py", "learners/test_maml_kinds.py", "studies/test_export.py",
+    "studies/test_collapse_study.py", "studies/test_draw.py", "runfiles/test_study.py", "figures/test_features.py",
 ]  # fmt: skip
 
 

@@ -170,7 +170,7 @@ def describe_devices(tf, gpus: list, cores: int) -> str:
     flags = layers.processor_flags()
     width = next((f" with {name}" for flag, name in INSTRUCTIONS.items() if flag in flags), "")
     cpu = f"CPU, {cores} {'core' if cores == 1 else 'cores'} of {processor}{width}"
-    idle = has_nvidia_gpu() and os.environ["CUDA_VISIBLE_DEVICES"] != "-1"
+    idle = has_nvidia_gpu() and os.environ.get("CUDA_VISIBLE_DEVICES") != "-1"
     return f"{cpu}; there is a GPU that TensorFlow cannot use: {NO_CUDA}" if idle else cpu
 
 

@@ -136,9 +136,9 @@ def _read_accuracies(path: Path, mode: str) -> dict:
     return result
 
 
-def attack_time(attack: dict) -> str:
-    """Return the time of an attack's computation, as a text that sorts by time."""
-    return str(attack.get("provenance", {}).get("time"))
+def time_of(result: dict) -> str:
+    """Return the time of a result's computation, as a text that sorts by time."""
+    return str(result.get("provenance", {}).get("time"))
 
 
 def latest_test(savedir: Path, weights_sha256: str) -> dict | None:
