@@ -20,7 +20,6 @@ import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import tomllib
 from catalogue import STUDIES, Study
 from outcomes import Outcome, outcomes
 from PIL import Image
@@ -28,6 +27,11 @@ from records import KEPT, ROOT, Record, rounded
 
 from errors import UserError, user_error
 from files import write_if_changed
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10, where pytest brings it
+    import tomli as tomllib
 
 PROGRAM = "python runfiles/study.py "
 BLOCK = re.compile(rf"<!-- {PROGRAM}(.+?) -->\n(.*?)<!-- end -->", re.DOTALL)

@@ -68,7 +68,8 @@ def config_of(words: str) -> Config:
 class Outcome:
     """The records of a study's runs on one kind of machine and one version of the data.
 
-    machine: the kind of machine. chosen: the values that each run has chosen, by its name; None if it cannot yet.
+    machine: the kind of machine. chosen: the values that each run has chosen, by its name; None if it cannot yet; not
+    those of a training that failed.
     validations: accuracy and interval of the first seed, in percent, by the run's name and its values. runs: the
     records of each run with the chosen values, by its name and the seed.
     """
@@ -92,7 +93,9 @@ class Outcome:
         run, found = self.study.runs[name], self.validations[name]
         if not run.choose:
             return {}
-        if len(found) < len(combinations(run)):
+        first = self.study.seeds_of(name)[0]
+        failed = [one for one in combinations(run) if (record := self.find(name, first, one)) and record.failure]
+        if not found or len(found) + len(failed) < len(combinations(run)):
             return None
         return dict(zip(run.choose, max(found, key=found.get), strict=True))
 
@@ -130,9 +133,10 @@ class Outcome:
         """Return the study's records, those of values that were not chosen included, with the results of its tests."""
         tests, kept = self.study.tests.values(), []
         for seed, name in self.study.pairs():
-            for record in filter(None, (self.record(name, seed, one) for one in combinations(self.study.runs[name]))):
-                results = [one for one in record.results if any(is_result(test, record, one) for test in tests)]
-                kept.append(replace(record, results=results))
+            for record in filter(None, (self.find(name, seed, one) for one in combinations(self.study.runs[name]))):
+                if record.complete or record.failure or self.study.unfinished:
+                    results = [one for one in record.results if any(is_result(test, record, one) for test in tests)]
+                    kept.append(replace(record, results=results))
         return kept
 
     def _commands(self, name: str, seed: int, values: dict[str, str]) -> list[list[str]]:

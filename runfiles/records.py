@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from errors import user_error  # noqa: E402
+from errors import UserError, user_error  # noqa: E402
 from figures.run import read_curves  # noqa: E402
 from files import parse_json, write_atomically  # noqa: E402
 from training import weights  # noqa: E402
@@ -34,20 +34,22 @@ from training.test_results import COLLAPSE_CSV, DAMAGE, identity_of, read_collap
 KEPT = ROOT / "docs/results"
 # Settings that decide neither the weights of a run nor its results, or that are compared by themselves.
 FREE = ("gpu_id", "jit", "data_dir", "save_freq", "collapse_every", "n_test_mc_samp")
-PARTS = ("config", "curve", "results", "collapse")  # of a line in a kept file
+PARTS = ("config", "curve", "results", "collapse", "failure")  # of a line in a kept file
+FAILURE = "study.failure"  # file in the savedir of a run whose training failed: what it said
 LEFT_OUT = ("losses", "classes_accuracies")  # long, and no table needs them
 
 
 @dataclass(frozen=True)
 class Record:
     """A run: the content of its config.json, the columns of its curve (empty if it was not trained here), its results,
-    its neural collapse while it was trained, and the folder that it was read from, or None if it was read from a kept
-    file."""
+    its neural collapse while it was trained, what a failed training said, and the folder that it was read from, or None
+    if it was read from a kept file."""
 
     config: dict
     curve: dict[str, list[float | None]]
     results: list[dict]
     collapse: list[dict] = field(default_factory=list)
+    failure: str = ""
     savedir: Path | None = None
 
     @cached_property
@@ -128,14 +130,18 @@ def read_savedir(savedir: Path) -> Record:
             result["provenance"] = {k: v for k, v in result["provenance"].items() if k != "command"}
             results[json.dumps([mode, identity_of(result)], sort_keys=True)] = {"mode": mode} | result
     watched = read_collapse(savedir)["watched"] if (savedir / COLLAPSE_CSV).exists() else []
-    return Record(config, curve, list(results.values()), watched, savedir)
+    failure = (savedir / FAILURE).read_text() if (savedir / FAILURE).exists() else ""
+    return Record(config, curve, list(results.values()), watched, failure, savedir)
 
 
 def read_savedirs(folder: Path) -> Iterator[Record]:
-    """Read the runs below a folder, up to three levels deep."""
+    """Read the runs below a folder, up to three levels deep. A run that cannot be read is left out, with a note."""
     for depth in ("*", "*/*", "*/*/*"):
         for path in sorted(folder.glob(f"{depth}/config.json")):
-            yield read_savedir(path.parent)
+            try:
+                yield read_savedir(path.parent)
+            except UserError as fault:
+                print(f"left out: {fault}", file=sys.stderr)
 
 
 def read_weights(file: Path) -> Record:

@@ -24,7 +24,7 @@ import documents
 from catalogue import STUDIES, Study
 from outcomes import here, is_known, outcomes
 from records import KEPT, ROOT, keep, read_all
-from workers import make
+from workers import LOG, make
 
 from errors import Parser, UserError, run
 from settings import path_text, to_path, whole
@@ -85,16 +85,25 @@ def with_flags(study: Study, words: list[str]) -> Study:
 
 
 def make_runs(study: Study, args: argparse.Namespace) -> int:
-    """Make what is missing, round by round, since choices and attacks need earlier runs; then keep the results."""
-    before = None
-    while jobs := here(study, read_all(args.results, args.kept)).jobs(args.results / study.name, args.seeds):
+    """Make what is missing, round by round, since choices and attacks need earlier runs; keep the results after each
+    round. Raise UserError if runs failed, when the others are made."""
+    before, failed = None, []
+    while True:
+        jobs = here(study, read_all(args.results, args.kept)).jobs(args.results / study.name, args.seeds)
+        jobs = [job for job in jobs if job.savedir not in failed]
+        if not jobs:
+            break
         if jobs == before:
             raise RuntimeError(f"{jobs[0].savedir} was made, and is still missing: {jobs[0].commands[0]}")
-        finished, before = make(jobs, args.jobs, args.data_dir, study.name), jobs
+        (finished, lost), before = make(jobs, args.jobs, args.data_dir, study.name), jobs
+        failed += lost
         keep_results(study, args)
         if not finished:
             print("interrupted, all runs are saved: the same command resumes them", file=sys.stderr)
             return 130
+    if failed:
+        names = ", ".join(map(str, failed))
+        raise UserError(f"{len(failed)} runs failed: see {LOG} in {names}, correct the cause and run again")
     print_tables(study, args)
     return 0
 

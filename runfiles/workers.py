@@ -8,12 +8,13 @@ import shlex
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 from outcomes import Job, program_of
-from records import ROOT
+from records import FAILURE, ROOT
 from tqdm import tqdm
 
-from errors import Stop, UserError
+from errors import Stop
 from training.devices import usable_cores
 
 INTERRUPTED = 130
@@ -46,6 +47,7 @@ class Worker(threading.Thread):
     def finish(self, job: Job) -> int:
         """Train, test and attack a run; return the exit code of the command that failed, or 0."""
         job.savedir.mkdir(parents=True, exist_ok=True)
+        (job.savedir / FAILURE).unlink(missing_ok=True)
         for words in job.commands:
             command = [sys.executable, str(ROOT / program_of(words)), *words]
             command += ["--savedir", str(job.savedir), "--data_dir", self.data_dir]
@@ -57,7 +59,11 @@ class Worker(threading.Thread):
                 self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
                 # in its own session: Ctrl-C reaches this program alone, which asks the runs to save themselves
             if code := self.process.wait():
-                return INTERRUPTED if self.stopped else code
+                if self.stopped:
+                    return INTERRUPTED
+                if "meta_train" in words:
+                    (job.savedir / FAILURE).write_text((job.savedir / LOG).read_text(errors="replace").splitlines()[-1])
+                return code
         return 0
 
     def stop(self) -> None:
@@ -74,9 +80,9 @@ def cores() -> list[int | None]:
     return sorted(os.sched_getaffinity(0))[:usable] if hasattr(os, "sched_getaffinity") else [None] * usable
 
 
-def make(jobs: list[Job], number: int | None, data_dir: str, title: str) -> bool:
-    """Make these runs, `number` at a time (None: one per core). Return False if they were interrupted, and are saved.
-    Raise UserError if some failed."""
+def make(jobs: list[Job], number: int | None, data_dir: str, title: str) -> tuple[bool, list[Path]]:
+    """Make these runs, `number` at a time (None: one per core). Return False if they were interrupted, and are saved;
+    and the savedirs of those that failed."""
     places, waiting, failed = cores(), queue.SimpleQueue(), []
     places = (places * (number or 1))[: number or len(places)]
     for job in jobs:
@@ -96,9 +102,4 @@ def make(jobs: list[Job], number: int | None, data_dir: str, title: str) -> bool
                 if stop.asked:
                     worker.stop()
                 worker.join(0.2)
-    if failed:
-        names = ", ".join(map(str, failed))
-        raise UserError(
-            f"{len(failed)} of {len(jobs)} runs failed: see {LOG} in {names}, correct the cause and run again"
-        )
-    return not stop.asked
+    return not stop.asked, failed

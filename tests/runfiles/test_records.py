@@ -151,3 +151,12 @@ def test_a_later_training_replaces_an_earlier_one_when_it_is_complete():
     assert merge([old, new]) == merge([new, old]) == [new]
     new = dataclasses.replace(new, curve=curve(750))
     assert merge([old, new]) == merge([new, old]) == [old]
+
+
+def test_a_run_that_cannot_be_read_is_left_out_with_a_note(tmp_path, capsys):
+    """Other people's runs lie in results/, too."""
+    write(made(gradients, "maml", 0, [50]), tmp_path / "good")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/config.json").write_text("{")
+    assert [record.savedir.name for record in read_savedirs(tmp_path)] == ["good"]
+    assert "left out: " in (note := capsys.readouterr().err) and str(tmp_path / "bad") in note

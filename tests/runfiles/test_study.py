@@ -8,7 +8,7 @@ import pytest
 import study
 from catalogue import STUDIES
 from outcomes import config_of
-from records import read_kept, read_savedir, this_machine
+from records import FAILURE, read_kept, read_savedir, this_machine
 
 import main
 from conftest import assert_refused, call, cli, flags_of
@@ -24,10 +24,11 @@ def laboratory(monkeypatch, tmp_path):
     """laboratory(NAME, *words): call study.py with kept files and runs in tmp_path, where `make` invents the runs.
 
     laboratory.made: the commands of each round, by savedir. laboratory.stop: the round that is interrupted.
+    laboratory.fails: the name of a run whose training fails.
     """
 
     class Laboratory:
-        made, stop = [], None
+        made, stop, fails = [], None, None
 
         def __call__(self, *words):
             words = [*words]
@@ -36,10 +37,11 @@ def laboratory(monkeypatch, tmp_path):
 
         def make(self, jobs, number, data_dir, title):
             self.made.append({job.savedir.name: [" ".join(words) for words in job.commands] for job in jobs})
+            failed = [job.savedir for job in jobs if job.savedir.name == self.fails]
             for job in jobs:
-                for words in job.commands:
-                    invent(job.savedir, words)
-            return len(self.made) != self.stop
+                for words in job.commands if job.savedir not in failed else job.commands[:1]:
+                    invent(job.savedir, words, len(self.made) if job.savedir in failed else None)
+            return len(self.made) != self.stop, failed
 
     found = Laboratory()
     monkeypatch.setattr(study, "make", found.make)
@@ -47,15 +49,18 @@ def laboratory(monkeypatch, tmp_path):
     return found
 
 
-def invent(savedir, words) -> None:
-    """Do what main.py does, with invented numbers: validation accuracy falls with the strength of VIB."""
+def invent(savedir, words, fails_after: int | None = None) -> None:
+    """Do what main.py does, with invented numbers: validation accuracy falls with the strength of VIB. fails_after: the
+    iteration after which the training fails."""
     flags = main.read_command([*words, "--savedir", str(savedir)])
     if flags["mode"] == "meta_train":
         config = Config.of_flags(flags).to_json()
         facts = {"data_sha256": "d", "sessions": [{"device": HERE, "time": "2026"}]}
         validation = 0.9 - 10 * config.get("vib_beta", 0)
-        run = curve(config["n_train_iters"], validation=validation)
+        run = curve(fails_after or config["n_train_iters"], validation=validation)
         write(made(SMALL, "maml", config=config | facts, curve=run), savedir)
+        if fails_after:
+            (savedir / FAILURE).write_text("it diverged")
     elif "weights" in flags:
         savedir.mkdir(parents=True)
         shutil.copy(flags["weights"][0], savedir / "start.npz")
@@ -95,8 +100,20 @@ def test_an_interrupted_study_keeps_what_it_has_and_goes_on(laboratory, tmp_path
     ]
 
 
+def test_values_with_which_a_training_fails_are_not_chosen_and_the_rest_is_made(laboratory, tmp_path):
+    """The choice stands in the kept results; the run that failed is tried again by the next command, and only then."""
+    laboratory.fails = "vib-1e-3_0"
+    done = laboratory("small")
+    assert done.returncode == 2 and "1 runs failed: see study.log in " in done.stderr and "vib-1e-3_0" in done.stderr
+    assert [name for one in laboratory.made for name in one].count("vib-1e-3_0") == 1
+    assert {"vib-1e-2_0", "vib-1e-2_1"} <= set(laboratory.made[1])
+    shutil.rmtree(tmp_path / "results")
+    laboratory.made.clear()
+    assert laboratory("small").returncode == 2 and [set(one) for one in laboratory.made] == [{"vib-1e-3_0"}]
+
+
 def test_a_run_that_was_made_and_is_still_missing_is_a_defect(laboratory, monkeypatch):
-    monkeypatch.setattr(study, "make", lambda *_: True)
+    monkeypatch.setattr(study, "make", lambda *_: (True, []))
     with pytest.raises(RuntimeError, match="maml_0 was made, and is still missing: "):
         laboratory("small")
 

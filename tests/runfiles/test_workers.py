@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import workers
 from outcomes import Job
+from records import FAILURE
 
 from conftest import ROOT
-from errors import UserError
 
 # In place of main.py: it writes down its words, fails for a way of 1, and does not end for a way of 9.
 STUB = """
@@ -56,7 +56,7 @@ def log(savedir: Path) -> list[str]:
 
 def test_the_commands_of_a_run_follow_one_another(house, tmp_path):
     commands = [["--mode", "meta_train", "--way", "5"], ["--mode", "meta_test", "--shot", "2"]]
-    assert workers.make([Job(tmp_path / "deep/a b", commands)], None, "the data", "title")
+    assert workers.make([Job(tmp_path / "deep/a b", commands)], None, "the data", "title") == (True, [])
     place = shlex.join(["--savedir", str(tmp_path / "deep/a b"), "--data_dir", "the data"])
     main = shlex.join([sys.executable, str(house / "main.py")])
     wanted = [[f"$ {main} {shlex.join(command)} {place}", "made"] for command in commands]
@@ -64,19 +64,24 @@ def test_the_commands_of_a_run_follow_one_another(house, tmp_path):
 
 
 def test_what_fails_is_named_and_the_others_are_made(house, tmp_path):
-    """A run whose training failed is not tested. One that has no place to be written fails as well."""
+    """A run whose training failed is not tested, and keeps what the training said until it is made again. One that has
+    no place to be written fails as well."""
     (tmp_path / "file").touch()
-    both = [["--way", "5"], ["--shot", "5"]]
+    both = [["--mode", "meta_train", "--way", "5"], ["--mode", "meta_test"]]
     jobs = [
-        Job(tmp_path / "bad", [["--way", "1"], *both]),
+        Job(tmp_path / "bad", [["--mode", "meta_train", "--way", "1"], *both]),
         Job(tmp_path / "file/a", both),
+        Job(tmp_path / "untested", [both[0], ["--mode", "meta_test", "--way", "1"]]),
         Job(tmp_path / "good", both),
     ]
-    with pytest.raises(UserError, match="2 of 3 runs failed: see study") as raised:
-        workers.make(jobs, 1, "data", "title")
-    assert str(tmp_path / "bad") in str(raised.value) and str(tmp_path / "file/a") in str(raised.value)
-    assert str(tmp_path / "good") not in str(raised.value) and log(tmp_path / "good")[1::2] == ["made"] * 2
-    assert log(tmp_path / "bad")[1:] == ["a way of 1 is no task"]
+    finished, failed = workers.make(jobs, 1, "data", "title")
+    assert finished and failed == [tmp_path / "bad", tmp_path / "file/a", tmp_path / "untested"]
+    assert log(tmp_path / "good")[1::2] == ["made"] * 2 and log(tmp_path / "bad")[1:] == ["a way of 1 is no task"]
+    said = {job.savedir.name: (job.savedir / FAILURE).exists() for job in jobs}
+    assert said == {"bad": True, "a": False, "untested": False, "good": False}
+    assert (tmp_path / "bad" / FAILURE).read_text() == "a way of 1 is no task"
+    assert workers.make([Job(tmp_path / "bad", both)], 1, "data", "title") == (True, [])
+    assert not (tmp_path / "bad" / FAILURE).exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system binds no process to a core")
@@ -102,7 +107,8 @@ def test_runs_are_made_on_cores_of_their_own(number, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "cores", lambda: cores)
     monkeypatch.setattr(workers.subprocess, "Popen", Process)
     runs = 2 * at_once
-    assert workers.make([Job(tmp_path / str(i), [["a"], ["b"]]) for i in range(runs)], number, "data", "title")
+    jobs = [Job(tmp_path / str(i), [["a"], ["b"]]) for i in range(runs)]
+    assert workers.make(jobs, number, "data", "title") == (True, [])
     assert len(started) == 2 * runs and len({place for place, _ in started}) == runs == len(set(started))
     assert {core for _, core in started} == set(cores[:at_once]) and most[-1] == at_once
     assert sorted(os.sched_getaffinity(0)) == allowed  # this thread is bound to no core
