@@ -26,6 +26,7 @@ from outcomes import here, is_known, outcomes
 from records import KEPT, ROOT, keep, read_all
 from workers import LOG, make
 
+import data
 from errors import Parser, UserError, run
 from settings import path_text, to_path, whole
 
@@ -95,6 +96,9 @@ def make_runs(study: Study, args: argparse.Namespace) -> int:
             break
         if jobs == before:
             raise RuntimeError(f"{jobs[0].savedir} was made, and is still missing: {jobs[0].commands[0]}")
+        commands = [words for job in jobs for words in job.commands if "--dataset" in words]
+        for name in sorted({words[words.index("--dataset") + 1] for words in commands}):
+            data.load(args.data_dir, name)  # one sentence here, rather than one in the log of each run
         (finished, lost), before = make(jobs, args.jobs, args.data_dir, study.name), jobs
         failed += lost
         keep_results(study, args)

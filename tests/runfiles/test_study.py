@@ -45,6 +45,7 @@ def laboratory(monkeypatch, tmp_path):
 
     found = Laboratory()
     monkeypatch.setattr(study, "make", found.make)
+    monkeypatch.setattr(study.data, "load", lambda *_: None)
     monkeypatch.setitem(STUDIES, "small", SMALL)
     return found
 
@@ -116,6 +117,12 @@ def test_a_run_that_was_made_and_is_still_missing_is_a_defect(laboratory, monkey
     monkeypatch.setattr(study, "make", lambda *_: (True, []))
     with pytest.raises(RuntimeError, match="maml_0 was made, and is still missing: "):
         laboratory("small")
+
+
+def test_a_dataset_that_is_missing_is_one_sentence_before_any_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "make", None)
+    words = ["--results", tmp_path, "--kept", tmp_path, "--data_dir", tmp_path]
+    assert_refused(call("runfiles/study.py", "five_shot", *words), "there is no dataset in", "--dataset omniglot")
 
 
 def test_flags_reach_the_trainings_and_tests_that_know_them(laboratory, tmp_path):
