@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 import documents
 from catalogue import STUDIES, Study
-from outcomes import here, is_known, outcomes
+from outcomes import here, is_known, outcomes, parse
 from records import KEPT, ROOT, keep, read_all
 from workers import LOG, make
 
@@ -97,7 +97,7 @@ def make_runs(study: Study, args: argparse.Namespace) -> int:
         if jobs == before:
             raise RuntimeError(f"{jobs[0].savedir} was made, and is still missing: {jobs[0].commands[0]}")
         commands = [words for job in jobs for words in job.commands if "--dataset" in words]
-        for name in sorted({words[words.index("--dataset") + 1] for words in commands}):
+        for name in sorted({parse(shlex.join(words))["dataset"] for words in commands}):
             data.load(args.data_dir, name)  # one sentence here, rather than one in the log of each run
         (finished, lost), before = make(jobs, args.jobs, args.data_dir, study.name), jobs
         failed += lost
