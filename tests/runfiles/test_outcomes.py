@@ -32,22 +32,21 @@ def test_runs_of_other_machines_or_data_are_never_paired(other):
     assert all(0 in shown(SMALL, same).results(name) for name in ("maml", DROP))
 
 
-@pytest.mark.parametrize(
-    ("config", "found"),
-    [
-        *(
-            ({name: value}, True)
-            for name, value in {"gpu_id": "1", "jit": "on", "save_freq": 7, "data_dir": "e"}.items()
-        ),
-        *(({name: value}, True) for name, value in {"collapse_every": 7, "n_test_mc_samp": 7}.items()),
-        *(({name: value}, False) for name, value in {"inner_lr": 0.2, "n_train_iters": 700, "seed": 1}.items()),
-        *(({name: value}, False) for name, value in {"meta_gradient": "exact", "channels": 8, "val_every": 1}.items()),
-        ({"model": "metadrop"}, False),
-    ],
-)
-def test_a_run_is_found_by_its_settings(config, found):
-    outcome = Outcome(SMALL, [made(SMALL, "maml", config=config)], "A chip")
-    assert (outcome.find("maml", 0, {}) is not None) == found == (0 in outcome.runs["maml"])
+SAME = {"gpu_id": "1", "jit": "on", "save_freq": 7, "data_dir": "e", "collapse_every": 7, "n_test_mc_samp": 7}
+OTHER = {
+    "inner_lr": 0.2,
+    "n_train_iters": 700,
+    "seed": 1,
+    "meta_gradient": "exact",
+    "val_every": 1,
+    "model": "metadrop",
+}
+
+
+@pytest.mark.parametrize("name", [*SAME, *OTHER])
+def test_a_run_is_found_by_its_settings(name):
+    outcome = Outcome(SMALL, [made(SMALL, "maml", config={name: (SAME | OTHER)[name]})], "A chip")
+    assert (outcome.find("maml", 0, {}) is not None) == (name in SAME) == (0 in outcome.runs["maml"])
 
 
 def test_a_run_that_is_not_complete_is_not_shown():
@@ -61,33 +60,26 @@ def test_a_run_that_is_not_complete_is_not_shown():
     assert shown(unfinished, [further]).runs["maml"] == {0: further}
 
 
+FLAGS = ("n_test_iters 5", "n_test_mc_samp 4", "checkpoint best", "shot 2", "query 2", "precision bf16", "seed 9")
+ATTACKS = (
+    "attack_method square", "norm l2", "eps 0.2", "attack_steps 39", "attack_step 0.1", "restarts 2", "surrogate d",
+    "attack_start clean", "threat single", "threat remaining", "attack_loss margin",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("asked", "flags", "same"),
     [
-        (TEST, "", True),
-        (TEST, "--n_test_iters 5", False),
-        (TEST, "--n_test_mc_samp 4", False),
-        (TEST, "--checkpoint best", False),
-        (TEST, "--shot 2", False),
-        (TEST, "--query 2", False),
-        (TEST, "--precision bf16", False),
-        (TEST, "--seed 9", False),
-        (TEST, "--metabatch 3 --gpu_id 1", True),
-        (f"{TEST} --shot 2 --query 2 --precision tf32", "", True),
-        (f"{TEST} --checkpoint best", "", True),
-        (TEST, "--mode collapse", False),
-        (ATTACK, "", True),
-        *((ATTACK, flags, False) for flags in (
-            "--attack_method square", "--norm l2", "--eps 0.2", "--attack_steps 39", "--attack_step 0.1",
-            "--restarts 2", "--attack_start clean", "--threat single", "--threat remaining",
-            "--attack_loss margin", "--surrogate d",
-        )),
+        *((TEST, f"--{flags}", False) for flags in (*FLAGS, "mode collapse")),
+        *((ATTACK, f"--{flags}", False) for flags in (*FLAGS, *ATTACKS)),
+        *((asked, flags, True) for asked in (TEST, ATTACK) for flags in ("", "--metabatch 3 --gpu_id 1")),
+        (f"{TEST} --shot 2 --query 2 --precision tf32 --checkpoint best", "", True),
         (f"{ATTACK} --norm l1 --attack_steps 7 --restarts 3", "", True),
         (f"{ATTACK} --surrogate {{other}}", "", True),
         (f"{ATTACK} --surrogate {{other}}", "--surrogate_draws 4", False),
-        (f"{ATTACK} --surrogate {{self}} --surrogate_draws 4", "--surrogate_draws 4", True),
+        (f"{ATTACK} --surrogate {{self}} --surrogate_draws 4", "", True),
     ],
-)  # fmt: skip
+)
 def test_a_test_is_found_by_its_flags(asked, flags, same):
     """The run's own flags are overridden by those that the test was made with."""
     record = with_result(

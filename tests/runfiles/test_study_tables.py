@@ -106,11 +106,7 @@ def test_strengths_show_the_first_seeds_validations_and_the_best():
     records += [made(regularisers, "vib", 1, [9], values={"vib_beta": "1e-2"}, curve=curve(800, validation=0.99))]
     assert rows(regularisers, "strengths", records) == [
         ["", "strength", "validation accuracy by strength, %"],
-        [
-            "VIB",
-            "vib_beta",
-            "1e-4: 90.00 / 1e-3: **95.00** / 1e-2: 80.00",
-        ],
+        ["VIB", "vib_beta", "1e-4: 90.00 / 1e-3: **95.00** / 1e-2: 80.00"],
     ]
 
 
