@@ -116,10 +116,11 @@ def test_runs_are_made_on_cores_of_their_own(number, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_study_saves_its_runs_and_begins_no_other(number, house, tmp_path):
+def test_an_interrupted_study_saves_its_runs_and_begins_no_other(number, house, tmp_path, data_dir):
     """The same command resumes them."""
     program = [sys.executable, house / "runfiles/study.py", "five_shot", "--jobs", "1", "--results", "results"]
-    process = subprocess.Popen([*program, "--", "--way", "9"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    program += ["--data_dir", data_dir, "--", "--dataset", "glyphs", "--way", "9"]
+    process = subprocess.Popen(program, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     first, began = tmp_path / "results/five_shot/maml_0", time.time()
     while not (first / "begun").exists():
         assert time.time() - began < 60 and process.poll() is None
