@@ -8,7 +8,7 @@ A block of Markdown between two comments is the output of a command:
 
 A figure's comment names its file with --out; the file holds a digest of the numbers that it shows. Numbers in sentences
 are in docs/results/numbers.toml: the file, the sentence or a part of it, the number as it stands there, and the command
-that prints it or, of somebody else's number, its source.
+that prints it or, of somebody else's number, its source; sign = "-" where the sentence says "behind" of a negative one.
 """
 
 from __future__ import annotations
@@ -152,7 +152,8 @@ def wrong_numbers(found: Found) -> Iterator[str]:
         if "command" not in entry:
             continue
         number = printed(entry["command"].removeprefix(PROGRAM), found)
-        if not re.search(rf"(?<![\d.,]){re.escape(plain(entry['value']))}", plain(number)):
+        value = entry.get("sign", "") + plain(entry["value"])
+        if not re.search(rf"(?<![-\d.,]){re.escape(value)}", plain(number)):
             yield f"{entry['file']}: {entry['command']} prints {number}, and the sentence has {entry['value']}"
     for file, text in texts.items():
         listed = [entry["sentence"] for entry in entries if entry["file"] == file]

@@ -43,7 +43,7 @@ def house(tmp_path, monkeypatch):
     (tmp_path / "README.md").write_text(README)
     (tmp_path / "docs/any.md").write_text("<!-- python runfiles/study.py rates table pairs -->\n<!-- end -->\n")
     (tmp_path / "docs/numbers.toml").write_text(
-        '[[number]]\nfile = "README.md"\nsentence = "is behind by 5.00 points"\nvalue = "5.00"\n'
+        '[[number]]\nfile = "README.md"\nsentence = "is behind by 5.00 points"\nvalue = "5.00"\nsign = "-"\n'
         'command = "python runfiles/study.py gradients cell pairs published difference"\n'
         '[[number]]\nfile = "README.md"\nsentence = "has 7.00 ± 1.00"\nvalue = "7.00 ± 1.00"\nsource = "the paper"\n'
     )
@@ -107,6 +107,7 @@ def test_a_number_that_is_not_there_or_has_another_sign_is_named(house):
         ("difference", "'the second'", "prints Meta-dropout 45.00, and the sentence has 5.00"),
         ('value = "5.00"', 'value = "4.00"', "no sentence"),
         ('sentence = "is', 'sentence = "that is', "no sentence"),
+        ('sign = "-"', "", "prints -5.00, and the sentence has 5.00"),
     ):  # fmt: skip
         (house / "docs/numbers.toml").write_text(numbers.replace(old, new))
         assert any(sentence in one for one in stale(pair()))
