@@ -4,7 +4,7 @@
     python runfiles/study.py NAME table [TABLE]      print its tables, or one of them
     python runfiles/study.py NAME figure [FIGURE] --out FILE.png
     python runfiles/study.py NAME cell TABLE ROW COLUMN      print one cell of a table
-    python runfiles/study.py NAME keep               keep the results in the repository without making any
+    python runfiles/study.py NAME keep [FILE ...]    keep the results in the repository, and those of other kept files
     python runfiles/study.py docs                    write the tables and figures of README.md and docs/ anew
     python runfiles/study.py                         list the studies
 
@@ -23,7 +23,7 @@ from collections.abc import Callable
 import documents
 from catalogue import STUDIES, Study
 from outcomes import here, is_known, outcomes, parse
-from records import KEPT, ROOT, keep, read_all
+from records import KEPT, ROOT, keep, merge, read_all, read_kept
 from workers import LOG, make
 
 import data
@@ -139,9 +139,14 @@ def draw(study: Study, args: argparse.Namespace) -> int:
 
 
 def keep_results(study: Study, args: argparse.Namespace) -> int:
-    """Write the study's results into its kept file, with those that it holds already; not those of other flags."""
+    """Write the study's results into its kept file, with those that it holds already and those of the kept files that
+    are named; not those of other flags."""
     path, declared = args.kept / f"{study.name}.jsonl.xz", STUDIES[study.name]
-    found = [record for one in outcomes(declared, read_all(args.results, args.kept)) for record in one.of_study()]
+    others = [to_path(name) for name in args.what] if args.action == "keep" else []
+    if missing := [file for file in others if not file.is_file()]:
+        raise UserError(f"there is no {missing[0]}: name kept files of other machines, or none")
+    records = merge([*read_all(args.results, args.kept), *(record for file in others for record in read_kept(file))])
+    found = [record for one in outcomes(declared, records) for record in one.of_study()]
     if found:
         keep(path, found)
     print(f"{path}: {len(found)} runs")

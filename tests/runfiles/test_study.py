@@ -8,7 +8,7 @@ import pytest
 import study
 from catalogue import STUDIES
 from outcomes import config_of
-from records import FAILURE, read_kept, read_savedir, this_machine
+from records import FAILURE, keep, read_kept, read_savedir, this_machine
 
 import main
 from conftest import assert_refused, call, cli, flags_of
@@ -188,6 +188,11 @@ def test_results_are_shown_where_there_are_some(laboratory, tmp_path):
     assert_refused(laboratory("gradients", "figure", "--out", tmp_path / "f.text"), "f.text", "png")
     assert laboratory("gradients", "keep").returncode == 0
     assert len(read_kept(tmp_path / "kept/gradients.jsonl.xz")) == 2
+    theirs = tmp_path / "theirs.jsonl.xz"
+    keep(theirs, [made(STUDIES["gradients"], "maml", 1, [70, 70])])
+    assert laboratory("gradients", "keep", theirs).returncode == 0
+    assert len(read_kept(tmp_path / "kept/gradients.jsonl.xz")) == 3
+    assert_refused(laboratory("gradients", "keep", tmp_path / "none"), "there is no", "none: name kept files")
     shutil.rmtree(tmp_path / "results")
     assert "+10.00" in laboratory("gradients", "table").stdout
 
