@@ -51,7 +51,7 @@ class Test:
     earlier: tuple[str, ...] = ()
 
     def is_of(self, name: str, seed: int) -> bool:
-        """Return True if this machine makes the test for this run and seed."""
+        """Return True if the test is made for this run and seed."""
         return name in (self.runs or (name,)) and seed in (self.seeds or (seed,)) and not self.earlier
 
 

@@ -2,7 +2,8 @@
 
 A kept file, docs/results/STUDY.jsonl.xz, has one line of JSON for each run: `config` (its settings, the data's digest
 and the machines of its training), `curve` (the columns of meta_train.csv), `results` (its tests and attacks, with the
-accuracy of every episode) and `collapse` (the rows of collapse.csv). It holds no weights. docs/results/README.md says
+accuracy of every episode), `collapse` (the rows of collapse.csv) and `failure` (what a failed training said). It holds
+no weights. docs/results/README.md says
 how to look into it.
 
 Importing this module lets a program of this folder import those of the folder above.
@@ -114,7 +115,7 @@ def rounded(value):
 
 
 def read_savedir(savedir: Path) -> Record:
-    """Read what a run has left in its savedir. A damaged result counts as none: the study's machine makes it again."""
+    """Read what a run has left in its savedir. A damaged result counts as none, so that a study makes it again."""
     config = Config.read(savedir).portable()
     curve = {}
     if (savedir / "meta_train.csv").exists():
@@ -163,8 +164,8 @@ def read_kept(path: Path) -> list[Record]:
 def merge(records: Iterable[Record]) -> list[Record]:
     """Return one record for each run and kind of machine.
 
-    Results of the same training are united; the later record's count. Of two trainings with the same settings on the
-    same kind of machine the later one is taken, and before it one that is complete.
+    Results of the same training are united; the later record's count. Of several trainings with the same settings on
+    the same kind of machine a complete one is preferred, and then the latest.
     """
     trainings = {}
     for record in records:

@@ -8,14 +8,15 @@
     python runfiles/study.py docs                    write the tables and figures of README.md and docs/ anew
     python runfiles/study.py                         list the studies
 
-The runs are in results/NAME, a core each; the same command goes on after Ctrl-C, SIGTERM or a crash. Tables and figures
-show the runs in results/ and those in docs/results/NAME.jsonl.xz, one set for each kind of machine. Flags after -- are
-main.py's, for all runs.
+The runs are in results/NAME, a core each; the same command resumes them after Ctrl-C, SIGTERM or a crash. Tables and
+figures show the runs in results/ and those in docs/results/NAME.jsonl.xz, one set for each kind of machine. Flags after
+-- are main.py's, for all runs; these runs are in a folder of results/NAME that is named after the flags.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -89,8 +90,10 @@ def make_runs(study: Study, args: argparse.Namespace) -> int:
     """Make what is missing, round by round, since choices and attacks need earlier runs; keep the results after each
     round. Raise UserError if runs failed, when the others are made."""
     before, failed = None, []
+    flags = re.sub(r"[^\w.]+", "_", study.train.removeprefix(STUDIES[study.name].train)).strip("_")
+    folder = args.results / study.name / flags[:100]
     while True:
-        jobs = here(study, read_all(args.results, args.kept)).jobs(args.results / study.name, args.seeds)
+        jobs = here(study, read_all(args.results, args.kept)).jobs(folder, args.seeds)
         jobs = [job for job in jobs if job.savedir not in failed]
         if not jobs:
             break

@@ -1,4 +1,4 @@
-"""Measure the kept times of bench.py again, and their tables.
+"""Repeat the kept measurements of bench.py, and make their tables.
 
     python runfiles/timings.py SET [SET ...]    measure: rows, memory, others or profile; nothing else should be running
 

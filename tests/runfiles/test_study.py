@@ -131,7 +131,9 @@ def test_flags_reach_the_trainings_and_tests_that_know_them(laboratory, tmp_path
     kept, (first, *_) = (tmp_path / "kept/small.jsonl.xz").read_bytes(), laboratory.made
     words = ["--", "--n_train_iters", "700", "--restarts", "2", "--gpu_id", "-1", "--save_freq", "7", "--eps", "0.3"]
     laboratory.made.clear()
+    before = {path: path.read_bytes() for path in tmp_path.glob("results/small/*_?/config.json")}
     assert laboratory("small", *words).returncode == 0
+    assert len(before) == 7 and all(path.read_bytes() == content for path, content in before.items())
     train, test = laboratory.made[0]["maml_0"]
     assert [train, test] == [
         f"{first['maml_0'][0].replace(' --model', ' --n_train_iters 700 --gpu_id -1 --save_freq 7 --model')}",
@@ -241,10 +243,11 @@ def test_the_glyphs_are_trained_tested_shown_and_kept(data_dir, tmp_path, monkey
     head, row = cells(done.stdout)
     assert row[:2] == ["5-shot, published", "1"] and len(head) == len(row)
     tests = [
-        parse_json((tmp_path / f"r/five_shot/{name}_0/meta_test.json").read_bytes()) for name in ("maml", "metadrop")
+        parse_json(next(tmp_path.glob(f"r/five_shot/*/{name}_0/meta_test.json")).read_bytes())
+        for name in ("maml", "metadrop")
     ]
     assert all(f"{test['accuracy']:.2f}" in cell for test, cell in zip(tests, row[2:4], strict=True))
-    logs = {path: path.read_bytes() for path in tmp_path.glob("r/five_shot/*/study.log")}
+    logs = {path: path.read_bytes() for path in tmp_path.glob("r/five_shot/*/*/study.log")}
     again = call("runfiles/study.py", "five_shot", *words)
     assert len(logs) == 2 and again.stdout in done.stdout and cells(again.stdout) == [head, row]
     assert {path: path.read_bytes() for path in logs} == logs and not (tmp_path / "k").exists()
