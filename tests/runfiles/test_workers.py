@@ -121,7 +121,8 @@ def test_an_interrupted_study_saves_its_runs_and_begins_no_other(number, house, 
     program = [sys.executable, house / "runfiles/study.py", "five_shot", "--jobs", "1", "--results", "results"]
     program += ["--data_dir", data_dir, "--", "--dataset", "glyphs", "--way", "9"]
     process = subprocess.Popen(program, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    first, began = tmp_path / "results/five_shot/maml_0", time.time()
+    folder = tmp_path / "results/five_shot/dataset_glyphs_way_9"
+    first, began = folder / "maml_0", time.time()
     while not (first / "begun").exists():
         assert time.time() - began < 60 and process.poll() is None
         time.sleep(0.05)
@@ -130,4 +131,4 @@ def test_an_interrupted_study_saves_its_runs_and_begins_no_other(number, house, 
     assert process.returncode == 130 and "interrupted, all runs are saved: the same command resumes them" in error
     begun = log(first)
     assert begun[1:] == ["saved"] and "--mode meta_train --resume" in begun[0] and "Traceback" not in error
-    assert [path.name for path in (tmp_path / "results/five_shot").iterdir()] == ["maml_0"]
+    assert [path.name for path in folder.iterdir()] == ["maml_0"]
