@@ -298,16 +298,19 @@ reptile = Study(
     tables={"accuracy": tables.differences},
 )
 
-SHIPPED = f"{ROOT}/pretrained/glyphs_10way_1shot_{{}}.npz"
+
+def shipped(task: str, title: str = "", **more) -> dict[str, Run]:
+    """Return the pair of pretrained/ for this task."""
+    file = f"{ROOT}/pretrained/{task}_{{}}.npz"
+    return {name: Run(f"{run.title}{title}", weights=file.format(name), **more) for name, run in PAIR.items()}
+
+
 glyphs = Study(
     name="glyphs",
     question="The pair of pretrained/ that the demo shows, on 1000 episodes",
     time="five minutes on two cores",
     train="",
-    runs={
-        "maml": Run("MAML", weights=SHIPPED.format("maml")),
-        "metadrop": Run("Meta-dropout", weights=SHIPPED.format("metadrop")),
-    },
+    runs=shipped("glyphs_10way_1shot"),
     tests={"test": Test("--mode meta_test --n_test_iters 1000 --n_test_mc_samp 10")},
     seeds=(0,),
     tables={"pairs": tables.pairs({"10-way 1-shot": ("maml", "metadrop")})},
@@ -318,7 +321,6 @@ ATTACK = "--mode attack --query 3 --n_test_iters 100 --n_test_mc_samp 10"
 TRAINED_ON = {"linf_0.02": "linf:0.02", "linf_0.1": "linf:0.1", "l2_1": "l2:1", "l2_5": "l2:5"}
 FIRST = {"seeds": (0,)}
 OF_FIVE = "--shot 5 --n_train_iters 400"
-TWENTY = f"{ROOT}/pretrained/omniglot_20way_1shot_{{}}.npz"
 
 
 def attack(flags: str, **more) -> Test:
@@ -360,8 +362,7 @@ robustness = Study(
         "metadrop_5shot": Run("Meta-dropout, 5-shot", f"{DROP} {OF_FIVE}", **FIRST),
         "linf_0.02_5shot": trained_on("linf:0.02", OF_FIVE, ", 5-shot"),
         "linf_0.1_5shot": trained_on("linf:0.1", OF_FIVE, ", 5-shot"),
-        "maml_20way": Run("MAML, 20-way", weights=TWENTY.format("maml"), **FIRST),
-        "metadrop_20way": Run("Meta-dropout, 20-way", weights=TWENTY.format("metadrop"), **FIRST),
+        **{f"{name}_20way": run for name, run in shipped("omniglot_20way_1shot", ", 20-way", **FIRST).items()},
         "fixed": perturbed("fixed noise", "fixed", **FIRST),
         "independent": perturbed("independent noise", "independent", **FIRST),
         "mixup": perturbed("mixup, support, alpha 0.2", "mixup --mix_alpha 0.2", **FIRST),
@@ -422,7 +423,6 @@ transfer = Study(
     tables={"accuracy": tables.transfer},
 )  # fmt: skip
 
-SHIPPED = {name: Run(PAIR[name].title, weights=f"{ROOT}/pretrained/omniglot_5way_1shot_{name}.npz") for name in PAIR}
 UNBALANCED = ("mixtures", "support_sets", "leave_one_out")
 DRAWS = ("1", "3", "10")
 pictures = Study(
@@ -430,7 +430,7 @@ pictures = Study(
     question="The classifier of pictures that are no balanced episode: the shipped pair",
     time="half an hour on two cores",
     train="",
-    runs=SHIPPED,
+    runs=shipped("omniglot_5way_1shot"),
     tests={
         **{name: Test(f"--measure {name} --tasks 60 --samples 3") for name in UNBALANCED},
         **{n: Test(f"--mode meta_test --n_test_iters 200 --n_test_mc_samp {n}", ("metadrop",)) for n in DRAWS},
@@ -449,7 +449,7 @@ drawings = Study(
     question="What centring and scaling of a drawing cost; --data_dir has Omniglot at 105 x 105",
     time="ten minutes on two cores",
     train="",
-    runs=SHIPPED,
+    runs=shipped("omniglot_5way_1shot"),
     tests={"drawings": Test("--measure drawings --tasks 200 --samples 5")},
     seeds=(0,),
     tables={"drawings": tables.measured("drawings", "")},

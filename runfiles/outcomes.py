@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from catalogue import Run, Study, Test
-from records import Record, comparable, rounded, this_machine
+from records import Record, comparable, last_validation, rounded, this_machine
 
 import main
 from errors import UserError
@@ -160,15 +160,6 @@ class Outcome:
 def combinations(run: Run) -> list[dict[str, str]]:
     """Return the combinations of values that a run chooses from; one, without values, if it chooses nothing."""
     return [dict(zip(run.choose, values, strict=True)) for values in itertools.product(*run.choose.values())]
-
-
-def last_validation(record: Record | None) -> tuple[float, float] | None:
-    """Return the last validation accuracy and its 95 % interval, in percent; None if there is none after the first
-    update."""
-    curve = record.curve if record else {}
-    rows = zip(*(curve.get(name, []) for name in ("iter", "val_acc", "val_ci95")), strict=True)
-    validated = [(100 * accuracy, 100 * interval) for i, accuracy, interval in rows if i and accuracy is not None]
-    return validated[-1] if validated else None
 
 
 def find_result(test: Test, record: Record) -> dict | None:

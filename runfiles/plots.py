@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from records import last_validation
 from tables import CELLS, PUBLISHED, TITLES, shared, tests_by_iteration, training_loss
 
 
@@ -21,8 +22,6 @@ class Plot(NamedTuple):
 def numbers_of_differences(outcome) -> dict:
     """Return by run: its title, the differences of its test accuracy from the baseline's by seed (points), its training
     loss (nats, or None) and its validation accuracy (percent)."""
-    from outcomes import last_validation
-
     study, rows = outcome.study, {}
     plain = outcome.results(study.baseline)
     for name, run in study.runs.items():
@@ -43,12 +42,13 @@ def numbers_of_differences(outcome) -> dict:
 def draw_differences(numbers: dict):
     """Draw each run's difference from the baseline by seed and on average, and its training loss and validation
     accuracy."""
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     from figures.style import BLUE, ORANGE
 
     rows = numbers["rows"].values()
-    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 0.26 * len(rows) + 1.2), width_ratios=(1, 1.1))
+    fig = Figure(figsize=(10, 0.26 * len(rows) + 1.2))
+    left, right = fig.subplots(1, 2, width_ratios=(1, 1.1))
     others = [row for row in rows if not row["baseline"]]
     base = next(row["title"] for row in rows if row["baseline"])
     for place, row in enumerate(others):
@@ -106,11 +106,12 @@ def numbers_of_curves(outcome) -> dict:
 
 def draw_curves(numbers: dict):
     """Draw training loss and validation accuracy: thin lines are seeds, thick ones their means."""
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     from figures.style import coloured
 
-    fig, axes = plt.subplots(1, 2, figsize=(10, 4))
+    fig = Figure(figsize=(10, 4))
+    axes = fig.subplots(1, 2)
     for colour, _, row in coloured(numbers):
         for axis, key in zip(axes, ("loss", "accuracy"), strict=True):
             of_seeds = np.array(row[key], float)
@@ -212,11 +213,12 @@ def progress(cell: str) -> Plot:
 
 
 def draw_progress(numbers: dict):
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     from figures.style import coloured
 
-    figure, axis = plt.subplots(figsize=(6, 4))
+    figure = Figure(figsize=(6, 4))
+    axis = figure.subplots()
     for colour, _, row in coloured(numbers):
         columns = row["iteration"], row["accuracy"], row["interval95"]
         axis.errorbar(*columns, color=colour, marker="o", ms=3, label=row["title"])

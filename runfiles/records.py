@@ -37,7 +37,7 @@ KEPT = ROOT / "docs/results"
 FREE = ("gpu_id", "jit", "data_dir", "save_freq", "collapse_every", "n_test_mc_samp")
 PARTS = ("config", "curve", "results", "collapse", "failure")  # of a line in a kept file
 FAILURE = "study.failure"  # file in the savedir of a run whose training failed: what it said
-LEFT_OUT = ("losses", "classes_accuracies")  # long, and no table needs them
+LEFT_OUT = ("losses",)  # of each episode: long, and no table needs them
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,15 @@ class Record:
         """Return the run's line in a kept file."""
         content = {name: getattr(self, name) for name in PARTS}
         return json.dumps(rounded(content), separators=(",", ":"))
+
+
+def last_validation(record: Record | None) -> tuple[float, float] | None:
+    """Return the last validation accuracy and its 95 % interval, in percent; None if there is none after the first
+    update."""
+    curve = record.curve if record else {}
+    rows = zip(*(curve.get(name, []) for name in ("iter", "val_acc", "val_ci95")), strict=True)
+    validated = [(100 * accuracy, 100 * interval) for i, accuracy, interval in rows if i and accuracy is not None]
+    return validated[-1] if validated else None
 
 
 def comparable(settings: dict) -> tuple:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from records import Record
+from records import Record, last_validation
 
 from learners import make
 from studies.robustness import CLEAN
@@ -50,12 +50,12 @@ def difference(one: dict[int, dict], other: dict[int, dict]) -> list[str]:
     both = shared(one, other)
     if not both:
         return ["", "", ""]
-    pairs = [np.subtract(b["accuracies"], a["accuracies"]) / 100 for a, b in both]
-    each = [mean_and_interval(pair) for pair in pairs]
+    pairs = [[np.array(result["accuracies"]) / 100 for result in pair] for pair in both]
     classes = next((result["classes"] for pair in both for result in pair if "classes" in result), None)
-    half = intervals.over_classes(np.mean(pairs, 0), classes) if classes else None
+    each = [intervals.paired_difference(*pair)[:2] for pair in pairs]
+    *_, wide = intervals.paired_difference(*np.mean(pairs, 0), classes)
     by_seed = ", ".join(f"{mean:+.2f} ± {half:.2f}" for mean, half in each)
-    return [over_seeds([mean for mean, _ in each], "+"), by_seed, "" if half is None else f"± {half:.2f}"]
+    return [over_seeds([mean for mean, _ in each], "+"), by_seed, "" if wide is None else f"± {wide:.2f}"]
 
 
 def parameters(record: Record) -> int:
@@ -87,8 +87,6 @@ def mean_of(values: Iterable[float | None], form: str) -> str:
 def differences(outcome, test: str = "test") -> str:
     """A row per run: strength, parameters, training loss, validation accuracy, test accuracy, and the paired difference
     from the baseline. test: the study's test that is shown."""
-    from outcomes import last_validation
-
     study, rows = outcome.study, []
     for name, run in study.runs.items():
         records, results = outcome.runs[name], outcome.results(name, test)
