@@ -5,6 +5,8 @@
     python get_data.py --dataset mimgnet                       # the authors' two .npy files
     python get_data.py --dataset mimgnet --source ARCHIVE.tar  # train.csv, val.csv, test.csv, images/*.jpg
     python get_data.py --dataset glyphs                        # drawn here, in seconds
+    python get_data.py --dataset cifar_fs                      # a benchmark by its name (sources/benchmarks.py)
+    python get_data.py --dataset cub --source FOLDER           # the same from FOLDER/class/*.jpg
     python get_data.py --dataset mine --source FOLDER          # your own images: FOLDER/class/*.jpg (docs/data.md)
     python get_data.py --dataset pets --source tfds:oxford_iiit_pet
     python get_data.py --dataset omniglot --verify             # check the files against the manifest

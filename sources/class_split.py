@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,10 +50,8 @@ def assign_at_random(labels: list[str], shares: list[float] | None, seed: int, r
     return {split: classes for split, classes in names.items() if classes}
 
 
-def read_split(file: Path, labels: Iterable[str]) -> dict[str, str]:
-    """Read a table -> {class: split}. UserError if it is not a table of SPLIT,CLASS, has a class that is not in
-    `labels`, has a class twice, or has no class for train or test."""
-    split_by_class, known = {}, {normalized(label): label for label in labels}
+def read_table(file: Path) -> Iterator[tuple[int, str, str]]:
+    """Yield (number of the line, split, class) of a table. UserError if it is not a table of SPLIT,CLASS."""
     try:
         text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")  # as names on the disk are read
         reader = csv.reader(io.StringIO(text, newline=""))
@@ -66,11 +64,18 @@ def read_split(file: Path, labels: Iterable[str]) -> dict[str, str]:
         split = split_of(row[0])
         if len(row) != 2 or not split:
             raise UserError(f"{file}, line {number} is not SPLIT,CLASS with train, val or test: {','.join(row)!r}")
-        name = normalized(row[1])
+        yield number, split, normalized(row[1])
+
+
+def read_split(file: Path, labels: Iterable[str]) -> dict[str, str]:
+    """Read a table -> {class: split}. UserError if it is not a table of SPLIT,CLASS, has a class that is not in
+    `labels`, has a class twice, or has no class for train or test."""
+    split_by_class, known = {}, {normalized(label): label for label in labels}
+    for number, split, name in read_table(file):
         label = known.get(name) or known.get(name.strip())
         if not label:
             raise UserError(
-                f"{file}, line {number} has the class {row[1].strip()!r}, which the source does not have: correct it, "
+                f"{file}, line {number} has the class {name.strip()!r}, which the source does not have: correct it, "
                 f"or save the table in UTF-8"
             )
         if label in split_by_class:

@@ -23,7 +23,7 @@ from sources.folders import Walk, is_inner, normalized
 from sources.maker import TFDS, SourceSettings, existing_path, is_tfds
 from sources.pictures import BadPicture, from_pillow, read, refusal, report
 from sources.preparation import Preparation
-from sources.tfds import prepared_builder
+from sources.tfds import one_sentence, prepared_builder
 
 LAYOUTS = "{source}/CLASS/*.jpg, or {source}/train, val and test with CLASS/*.jpg in each"
 OTHERWISE = "choose another from the catalogue of tensorflow-datasets, or give a folder of classes as --source"
@@ -109,17 +109,7 @@ def read_folder(source: Path, table: Path | None) -> tuple[list[Picture], dict[s
     the pictures of a class are put together. UserError if a picture lies elsewhere, or if only some classes are in
     several splits.
     """
-    if not source.is_dir():
-        raise UserError(f"{source} is not a folder of classes, one folder each: unpack it, and give that folder")
-    walk = Walk()
-    folders = split_folders(source, walk)
-    pictures, labels, places = [], {}, {}  # labels: normalized name -> name of its first folder; places: see below
-    for split, folder in (folders or {"": source}).items():
-        for name, file in walk.files_by_class(folder, LAYOUTS.format(source=source)):
-            label = labels.setdefault(normalized(name), name)
-            places.setdefault(label, {})[split] = folder.name  # class -> split -> the split's folder
-            pictures.append((label, partial(read, file)))
-    notes = walk.notes()
+    pictures, places, folders, notes = list_folder(source)
     if table or not folders:
         return pictures, read_split(table, places) if table else {}, notes
     repeated = [label for label, splits in places.items() if len(splits) > 1]
@@ -140,6 +130,23 @@ def read_folder(source: Path, table: Path | None) -> tuple[list[Picture], dict[s
     if split_of(folders["test"].name) != "test":
         notes.append(f"note: there is no test folder: the classes in {folders['test']} are the test classes")
     return pictures, {label: next(iter(splits)) for label, splits in places.items()}, notes
+
+
+def list_folder(source: Path) -> tuple[list[Picture], dict[str, dict[str, str]], dict[str, Path], list[str]]:
+    """List the pictures in a folder as `read_folder` does -> the pictures, {class: {split: name of the split's
+    folder}}, {split: its folder}, and notes on the folders; the split is "" where the classes are in no split's
+    folder."""
+    if not source.is_dir():
+        raise UserError(f"{source} is not a folder of classes, one folder each: unpack it, and give that folder")
+    walk = Walk()
+    folders = split_folders(source, walk)
+    pictures, labels, places = [], {}, {}  # labels: normalized name -> name of its first folder
+    for split, folder in (folders or {"": source}).items():
+        for name, file in walk.files_by_class(folder, LAYOUTS.format(source=source)):
+            label = labels.setdefault(normalized(name), name)
+            places.setdefault(label, {})[split] = folder.name
+            pictures.append((label, partial(read, file)))
+    return pictures, places, folders, walk.notes()
 
 
 def split_folders(source: Path, walk: Walk) -> dict[str, Path]:
@@ -195,15 +202,16 @@ def read_builder(builder) -> Iterator[Picture]:
             f"{name} has images of {image.np_dtype} of the shape {image.shape}, which are not pictures: {OTHERWISE}"
         )
     name_of, unlabelled = getattr(label, "int2str", str), 0
-    for split in sorted(builder.info.splits):
-        for number, example in enumerate(tfds.as_numpy(builder.as_dataset(split=split))):
-            if example["label"] < 0:
-                unlabelled += 1
-                continue
-            pixels = example["image"]
-            pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-            reader = partial(from_pillow, Image.fromarray(pixels), f"image {number} of {name}'s {split}")
-            yield name_of(int(example["label"])), reader
+    with one_sentence(name, OTHERWISE):
+        for split in sorted(builder.info.splits):
+            for number, example in enumerate(tfds.as_numpy(builder.as_dataset(split=split))):
+                if example["label"] < 0:
+                    unlabelled += 1
+                    continue
+                pixels = example["image"]
+                pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+                reader = partial(from_pillow, Image.fromarray(pixels), f"image {number} of {name}'s {split}")
+                yield name_of(int(example["label"])), reader
     if unlabelled:
         print(f"{unlabelled} images of {name} have no label, and are left out")
 

@@ -84,8 +84,8 @@ def existing_path(text: str) -> Path:
 class SourceSettings(Settings):
     source: Path | None = setting(
         None,
-        "the originals in a folder or an archive; for your own images a folder of classes, or tfds:NAME (see "
-        "docs/data.md)",
+        "the originals: a folder or an archive for omniglot, omniglot_vinyals and mimgnet, a folder of classes for the "
+        "other benchmarks and your own images, or tfds:NAME (see docs/data.md)",
         source,
     )
 

@@ -17,6 +17,7 @@ from errors import UserError
 from settings import setting, whole
 from sources.archives import contents
 from sources.arrays import Names, checksum, save, write_manifest
+from sources.class_split import group_by_split, read_split
 from sources.maker import SeedSettings, SourceSettings
 from sources.omniglot_sets import PARTS
 from sources.pictures import decode
@@ -34,8 +35,13 @@ Characters = dict[str, list[Drawing]]  # alphabet/characterNN -> its drawings
 
 
 @dataclass(frozen=True)
-class OmniglotSettings(SeedSettings, SourceSettings):
+class OriginalsSettings(SourceSettings):
     size: int = setting(28, "side of the images in pixels", whole(16, ORIGINAL_SIDE))
+
+
+@dataclass(frozen=True)
+class OmniglotSettings(SeedSettings, OriginalsSettings):
+    """The settings of a split at random."""
 
 
 def make_omniglot(folder: Path, target: Path, settings: OmniglotSettings) -> dict:
@@ -43,11 +49,26 @@ def make_omniglot(folder: Path, target: Path, settings: OmniglotSettings) -> dic
 
     UserError as in read_omniglot and fetch_omniglot.
     """
-    source, seed, size = settings.source, settings.seed, settings.size
+    characters, facts = obtain_characters(settings)
+    names = write_omniglot(folder, characters, settings.seed)
+    return write_manifest(folder, target.name, names, split_seed=settings.seed, **facts)
+
+
+def make_omniglot_by_table(folder: Path, target: Path, settings: OriginalsSettings, table: Path, **more: str) -> dict:
+    """Make Omniglot as `make_omniglot` does, with the splits of a table (see `read_split`). more: further entries of
+    the manifest."""
+    characters, facts = obtain_characters(settings)
+    names = group_by_split(read_split(table, characters), characters)
+    write_characters(folder, characters, names)
+    facts["source"]["files"].append(checksum(table))
+    return write_manifest(folder, target.name, names, **facts, **more)
+
+
+def obtain_characters(settings: OriginalsSettings) -> tuple[Characters, dict]:
+    """Read the characters from --source, or fetch them -> the characters, and the manifest's entries on them."""
+    source, size = settings.source, settings.size
     characters, origin = read_omniglot(source, size) if source else fetch_omniglot(size)
-    names = write_omniglot(folder, characters, seed)
-    prepare = Preparation(size, 1, invert=True)._asdict()
-    return write_manifest(folder, target.name, names, origin, rotations=4, split_seed=seed, prepare=prepare)
+    return characters, {"source": origin, "rotations": 4, "prepare": Preparation(size, 1, invert=True)._asdict()}
 
 
 def read_omniglot(
@@ -123,17 +144,25 @@ def refuse_other_characters(characters: Characters, count: int, drawings: int, w
 
 
 def write_omniglot(folder: Path, characters: Characters, seed: int, splits: dict[str, int] = SPLITS) -> Names:
-    """Assign the characters to the splits at random, and write each split's array, uint8 [characters, drawings,
-    size, size, 1] -> the characters' names.
+    """Assign the characters to the splits at random, and write each split's array (see `write_characters`) -> the
+    characters' names.
 
     splits: split -> number of characters. The same seed gives the same arrays from every source, and the same order at
-    every size: characters are sorted by name before the shuffle, and the drawings of a character by the originals'
-    digests, because tensorflow-datasets does not say who made a drawing.
+    every size: characters are sorted by name before the shuffle.
     """
     by_name = sorted(characters)
     shuffled = iter([by_name[i] for i in np.random.RandomState(seed).permutation(len(by_name))])
     names = {split: list(itertools.islice(shuffled, count)) for split, count in splits.items()}
+    write_characters(folder, characters, names)
+    return names
+
+
+def write_characters(folder: Path, characters: Characters, names: Names) -> None:
+    """Write each split's array, uint8 [characters, drawings, size, size, 1].
+
+    The drawings of a character are sorted by the originals' digests, because tensorflow-datasets does not say who made
+    a drawing.
+    """
     for split, chosen in names.items():
         images = [[image for _, image in sorted(characters[name], key=itemgetter(0))] for name in chosen]
         save(folder / f"{split}.npy", np.array(images))
-    return names

@@ -5,7 +5,7 @@ A dataset of any other name is made from your own images: YOUR_IMAGES.
 
 from pathlib import Path
 
-from sources import mimgnet, omniglot
+from sources import benchmarks, mimgnet, omniglot
 from sources.authors_arrays import Shapes, holds_authors_arrays, make_from_arrays
 from sources.glyphs import make_glyphs
 from sources.images import ImagesSettings, make_images
@@ -38,6 +38,7 @@ MAKERS = {
         brightness=(0.43, 0.14),
     ),
     "glyphs": Maker(make_glyphs, image_shape=(28, 28, 1), settings=SeedSettings, brightness=(0.146, 0.05)),
+    **benchmarks.MAKERS,
 }
 
 YOUR_IMAGES = Maker(make_images, image_shape=(84, 84, 3), settings=ImagesSettings)

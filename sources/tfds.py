@@ -22,7 +22,7 @@ def prepared_builder(name: str, otherwise: str) -> Iterator:
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would take the GPU's memory to read some images
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     print(f"asking tensorflow-datasets for {name}", flush=True)
-    try:
+    with one_sentence(name, otherwise):
         import tensorflow_datasets as tfds  # takes seconds, and only this function needs it
 
         if not sys.stderr.isatty():
@@ -34,6 +34,13 @@ def prepared_builder(name: str, otherwise: str) -> Iterator:
                 requests.head(url, timeout=10)  # fails at once without a network; tfds would retry for minutes
         builder.download_and_prepare()
         yield builder
+
+
+@contextmanager
+def one_sentence(name: str, otherwise: str) -> Iterator[None]:
+    """Turn any exception of a `with` block that reads the dataset `name` into UserError; it ends with `otherwise`."""
+    try:
+        yield
     except UserError:
         raise
     except Exception as fault:  # a network, a disk, a changed checksum, an unknown name, a broken installation, ...

@@ -95,7 +95,7 @@ def test_a_flag_that_would_do_nothing_is_refused(tmp_path, words, taken):
 
 def test_the_help_says_each_datasets_own_default():
     said = " ".join(command("--help").stdout.split())
-    assert "(default: 28 for omniglot, 84 for your own)" in said  # of --size
+    assert "(default: 28 for omniglot, 32 for cifar_fs, " in said and "84 for your own)" in said  # of --size
     assert "seed of the split, or of the drawings (default: 0)" in said
 
 
