@@ -294,6 +294,7 @@ def bench() -> int:
     machine = main.start(config.run, distribute=True)
     if own.profile and machine.gpu:
         raise UserError("--profile times the kernels of a CPU: give --gpu_id -1 or leave --profile out")
+    config = config.with_facts(train_classes=split.classes)
     engine = main.build_engine(config, split.pixels.shape[-3:], machine)
     samples = config.testing.n_test_mc_samp
     result = {}

@@ -152,6 +152,23 @@ def sample(split: Split, stream: str, seed: int, index: int, tasks: int, way: in
     return classes.astype(np.int32), numbers.astype(np.int32)
 
 
+def sample_minibatches(split: Split, seed: int, index: int, tasks: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the training images of iteration `index` in `tasks` minibatches: classes [tasks,size] and image numbers
+    [tasks,size,1], int32. All images come in a random order, and again in another one when all have come; the order
+    depends on the seed alone.
+    """
+    counts = np.repeat(split.images_per_class, split.rotations)  # of each class
+    ends, places = np.cumsum(counts), index * tasks * size + np.arange(tasks * size)
+    rounds, places = np.divmod(places, ends[-1])
+    images = np.empty_like(places)
+    for number in np.unique(rounds):
+        order = np.random.default_rng([seed, STREAMS["train"], number]).permutation(ends[-1])
+        images[rounds == number] = order[places[rounds == number]]
+    classes = np.searchsorted(ends, images, side="right")
+    numbers = images - (ends - counts)[classes]
+    return classes.reshape(tasks, size).astype(np.int32), numbers.reshape(tasks, size, 1).astype(np.int32)
+
+
 def gather(pixels, classes, images, rotations: int, scale: float, shot: int, counts: np.ndarray | None = None):
     """Take the episodes' pixels, inside the compiled step; rows are ordered by class.
 

@@ -327,11 +327,17 @@ def group_mean(x):
     return tf.reduce_mean(tf.reduce_mean(x, 3, keepdims=True), [1, 2], keepdims=True)
 
 
-def group_statistics(x):
-    """Mean, and 1 / standard deviation, of each group of x [G,N,H,W,C]: [G,1,1,1,C]."""
+def group_moments(x):
+    """Mean and biased variance of each group of x [G,N,H,W,C]: [G,1,1,1,C]."""
     # tf.nn.moments stops the gradient through the mean, so that its second derivative is wrong.
     mean = group_mean(x)
-    return mean, tf.math.rsqrt(group_mean(tf.math.squared_difference(x, mean)) + EPSILON)
+    return mean, group_mean(tf.math.squared_difference(x, mean))
+
+
+def group_statistics(x):
+    """Mean, and 1 / standard deviation, of each group of x [G,N,H,W,C]: [G,1,1,1,C]."""
+    mean, variance = group_moments(x)
+    return mean, tf.math.rsqrt(variance + EPSILON)
 
 
 def shared_statistics(x: tf.Tensor, shares: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -462,6 +468,13 @@ def norm_relu_pool(x, beta: tf.Tensor, samples: int, stop_bn_backward: bool, mas
         maxima = norm_pool(groups, beta, stop_bn_backward)
         return tf.nn.relu(tf.reshape(maxima, [tasks, n, *maxima.shape[2:]]))
     return relu_pool(tf.reshape(batch_norm(groups, beta, stop_bn_backward), x.shape), mask)
+
+
+def known_norm_relu_pool(x: tf.Tensor, beta: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
+    """max_pool(relu((x - mean) / sqrt(variance + EPSILON) + beta)) with a known mean and variance [C]: x [T,N,H,W,C] ->
+    [T,N,H//2,W//2,C]."""
+    factor = tf.math.rsqrt(variance + EPSILON)
+    return tf.nn.relu(max_pool(x) * factor + (beta - mean * factor))
 
 
 def relu_pool(x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:

@@ -82,6 +82,7 @@ def make_learner(config: Config, image_shape: tuple[int, int, int], gpu: bool) -
             channels=run.channels or (64 if image_shape[-1] == 1 else 32),
             way=run.way,
             bf16=run.precision == devices.BF16,
+            train_classes=config.facts.get("train_classes", 0),
             jit=gpu if run.jit == "auto" else run.jit == "on",
             **config.own(),
         )
@@ -142,10 +143,11 @@ def meta_train(savedir: Path, flags: dict) -> int:
     run, training = config.run, config.training
     dataset, splits = load_data(config, "train", *["val"] * bool(training.val_every))
     machine = start(run, distribute=True)
+    config = config.with_facts(**dataset.facts, train_classes=splits["train"].classes)
     engine = build_engine(config, dataset.image_shape, machine)
     refuse_idle_perturbation(engine.learner)
     print(f"device: {machine.name}")
-    entries = config.to_json() | dataset.facts
+    entries = config.to_json()
     sessions = entries.pop("sessions", [])
 
     def begin(first: int) -> None:

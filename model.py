@@ -88,10 +88,12 @@ class Learner:
       run_defaults   the defaults of a run's settings that are different for this learner
       has_query_loss False if meta-training has no loss of query images, which could then not be attacked
       n_steps        its number of inner steps in testing, 0 if it has none
+      minibatch      None if a training task is an episode; else it is a minibatch of so many of the training images
       optimizer      how the outer loop moves the parameters (optimizers.py), and `outer_rate`, how far
     and has `parameters`, `adapt` and `classify`. The constructor's other arguments are attributes too: image_shape
     (H, W, C), channels of a convolution, way, perturbation, bf16 (True: factors of convolutions and matrix products
-    are rounded to bfloat16) and jit (True: XLA compiles it).
+    are rounded to bfloat16), jit (True: XLA compiles it) and train_classes, the number of training classes (0 if it is
+    unknown).
 
     `adapt` and `classify` return a penalty beside their output, [T] nats or 0.0: in meta-training the outer loss is the
     query set's cross entropy plus both penalties.
@@ -107,6 +109,7 @@ class Learner:
     has_query_loss = True
     run_defaults: dict[str, Any] = {}
     n_steps = 0
+    minibatch: int | None = None
     optimizer = staticmethod(optimizers.adam)
 
     def __init__(
@@ -117,6 +120,7 @@ class Learner:
         perturbation: Perturbation,
         bf16: bool = False,
         jit: bool = False,
+        train_classes: int = 0,
         **settings: object,
     ):
         """ValueError if a setting has a value that its flag could not have, if images are smaller than 16 x 16, and if
@@ -125,7 +129,7 @@ class Learner:
         if missing := perturbation.hooks - self.hooks:
             raise ValueError(f"{type(self).__name__} has no {min(missing)} that could be perturbed")
         self.image_shape, self.channels, self.way = tuple(image_shape), channels, way
-        self.perturbation, self.bf16, self.jit = perturbation, bf16, jit
+        self.perturbation, self.bf16, self.jit, self.train_classes = perturbation, bf16, jit, train_classes
         self.settings = self.settings_class(**settings)
 
     def parameters(self) -> dict[str, Parameter]:

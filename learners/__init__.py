@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import NamedTuple
 
+from learners.baseline import Baseline, Nearest
 from learners.metanet import EmbeddingMetaNetwork, OriginalMetaNetwork
 from learners.metasgd import MetaSGD
 from learners.protonet import ProtoNet
 from learners.reptile import Reptile
+from learners.ridge import Ridge
 from model import MAML, Learner
 from perturbations import PERTURBATIONS
 
@@ -28,8 +30,11 @@ LEARNERS = {
     "metasgd": Entry(MetaSGD, "Meta-SGD"),
     "reptile": Entry(Reptile, "Reptile"),
     "protonet": Entry(ProtoNet, "Prototypical Network"),
+    "ridge": Entry(Ridge, "Ridge regression (R2-D2)"),
     "metanet_embedding": Entry(EmbeddingMetaNetwork, "Meta Network (embedding)"),
     "metanet_original": Entry(OriginalMetaNetwork, "Meta Network (original)"),
+    "baseline": Entry(Baseline, "Baseline"),
+    "nearest": Entry(Nearest, "Nearest mean of the inputs"),
 }
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import layers
-import pieces
 from lazy import tf
-from model import Learner, rows
-from parameters import BLOCKS, Parameter, Params, conv_blocks, kernel_and_bias, offsets
-from perturbations.base import Elementwise
-from perturbations.draws import UNPERTURBED, UNPERTURBED_SUPPORT, Draw, Noise
+from learners import heads
+from learners.embedding import Embedding
+from model import Params
+from perturbations.draws import UNPERTURBED_SUPPORT, Noise
 from settings import Settings, setting, whole
 
 
@@ -28,25 +27,22 @@ class ProtoNetSettings(Settings):
     )
 
 
-class ProtoNet(Learner):
+class ProtoNet(Embedding):
     """An image has the class whose mean embedding is nearest, by the squared Euclidean distance.
 
-    Source: Snell, Swersky and Zemel, "Prototypical Networks for Few-shot Learning" (NeurIPS 2017). As a linear head:
-    -|h - mu|^2 = 2 mu . h - |mu|^2 - |h|^2, without the last term, which is the same for all classes.
+    Source: Snell, Swersky and Zemel, "Prototypical Networks for Few-shot Learning" (NeurIPS 2017).
     train_way: classes of a task in training; the source has more than in testing (60 for Omniglot).
 
     normalise: `apart`: batch norm normalises the support and the query set each by its own statistics. `together`: it
     normalises both by the statistics of both, as the source's code does in training; then the class means depend on the
     query images, and there is no fixed linear head that could be exported.
 
-    The embedding is MAML's body. Differs from the source: batch norm takes its statistics from the images at hand in
-    testing, too, and has no gain; normalise is `apart` by default.
+    Differs from the source: batch norm takes its statistics from the images at hand in testing, too, and has no gain;
+    normalise is `apart` by default.
     """
 
     settings_class = ProtoNetSettings
     settings: ProtoNetSettings
-    hooks = frozenset()
-    any_way = True
 
     @property
     def train_way(self) -> int:
@@ -55,32 +51,6 @@ class ProtoNet(Learner):
     @property
     def inspectable(self) -> bool:
         return self.settings.normalise == "apart"
-
-    def parameters(self) -> dict[str, Parameter]:
-        return conv_blocks("theta", self.image_shape, self.channels) | offsets(self.channels)
-
-    def activations(self, params: Params, adapted, x, shares=None, draw: Draw = UNPERTURBED) -> dict[str, tf.Tensor]:
-        """Return each block's output, [T,N,D]; the last one is `features`. shares: as in `classify`. draw: which set
-        it is."""
-        outputs = {}
-        for layer in (f"conv{block}" for block in range(1, BLOCKS + 1)):
-            x, weights = layers.rounded(x, self.bf16), kernel_and_bias(params, f"theta/{layer}")
-            offset = params[f"{layer}_bn/beta"]
-            with draw.scope(layer):
-                if shares is None and pieces.worthwhile(x, weights[0]):
-                    x = pieces.block(x, weights, Elementwise(), offset)
-                else:
-                    mu = layers.conv(x, *weights)
-                    x = layers.norm_relu_pool(mu, offset, samples=1, stop_bn_backward=False, shares=shares)
-            outputs[layer] = rows(x)
-        return outputs
-
-    def features(self, params, adapted, x, draw: Draw = UNPERTURBED) -> tf.Tensor:
-        return self.embed(params, x)
-
-    def embed(self, params: Params, x: tf.Tensor, shares=None, draw: Draw = UNPERTURBED) -> tf.Tensor:
-        """Return the last block's output [T,N,D] for x [T,N,H,W,C]. shares, draw: as in `activations`."""
-        return self.activations(params, None, x, shares, draw)[f"conv{BLOCKS}"]
 
     def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False):
         """Return the class means [T,way,D]; with normalise `together`, the support set, which `classify` averages."""
@@ -100,4 +70,4 @@ class ProtoNet(Learner):
         return layers.dense(h[:, support:], *self.linear(means)), 0.0
 
     def linear(self, adapted) -> tuple[tf.Tensor, tf.Tensor]:
-        return 2 * tf.linalg.matrix_transpose(adapted), -tf.reduce_sum(tf.square(adapted), -1)
+        return heads.of_means(adapted)

@@ -60,7 +60,7 @@ def difference(one: dict[int, dict], other: dict[int, dict]) -> list[str]:
 
 def parameters(record: Record) -> int:
     """Return the number of meta-learned parameters of a run on grey images of 28 x 28."""
-    names = ("perturbation", "way", "adapt", "train_way", "random_steps")
+    names = ("perturbation", "way", "adapt", "train_way", "random_steps", "train_classes")
     settings = {name: record.config[name] for name in names if record.config.get(name) is not None}
     learner = make(
         record.config["model"], image_shape=(28, 28, 1), channels=record.config.get("channels") or 64, **settings

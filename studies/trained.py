@@ -88,6 +88,7 @@ class Trained:
         """Return the compiled functions for this number of classes. Raise UserError if there is no such learner."""
         name, perturbation = self.config["model"], self.config.get("perturbation")
         shape = {"image_shape": self.image_shape, "channels": self.channels, "way": way}
+        shape |= {"train_classes": self.config.get("train_classes", 0)}
         try:
             learner = make(
                 name, perturbation, bf16=self.config.get("precision") == BF16, **shape, **Config.of(self.config).own()

@@ -79,13 +79,16 @@ def outer_loss(learner, params, x_s, x_q, noise):
     return layers.cross_entropy(logits, learner.targets(y_q, noise)), support_penalty + query_penalty
 
 
-def meta_gradients(learner, params, x_s, x_q, seeds, tasks_at_once=1, noise_of=draws.task_noise, adversary=None):
+def meta_gradients(
+    learner, params, x_s, x_q, seeds, tasks_at_once=1, noise_of=draws.task_noise, adversary=None, classes=None
+):
     """Return mean loss and mean accuracy over tasks, and the meta-gradient by every parameter, float64; of x_s
-    [T,S,H,W,C], x_q [T,Q,H,W,C] and seeds [T,2], `tasks_at_once` in one call of the learner."""
-    sums = []
+    [T,S,H,W,C], x_q [T,Q,H,W,C], seeds [T,2] and, if the learner needs them, the numbers of the classes [T,way],
+    `tasks_at_once` in one call of the learner."""
+    sums, way = [], learner.train_way if classes is None else classes.shape[-1]
     for first in range(0, x_s.shape[0], tasks_at_once):
         group = slice(first, first + tasks_at_once)
-        episode = model.make_episode(x_s[group], x_q[group], learner.train_way)
+        episode = model.make_episode(x_s[group], x_q[group], way, None if classes is None else classes[group])
         numbers, gradients = learner.meta_gradient(params, episode, noise_of(seeds[group]), adversary)
         gradients = {k: tf.zeros_like(params[k]) if g is None else g for k, g in gradients.items()}
         one = {k: tf.reduce_sum(x) for k, x in numbers.items()} | gradients

@@ -23,6 +23,7 @@ from training.devices import PRECISIONS
 REQUIRED = ("dataset", "model", "way", "shot", "query", "seed")
 # What config.json holds besides the settings: True for a value that it can have.
 FACTS = {
+    "train_classes": lambda value: type(value) is int and value > 0,
     "data_sha256": lambda value: value is None or isinstance(value, str),
     "prepare": lambda value: value is None or can_be_preparation(value),
     "range": lambda value: value is None or can_be_range(value),
@@ -201,8 +202,8 @@ class TestingSettings(Settings):
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of a run, in the order of config.json. facts: its other entries: data_sha256, sessions, and entries
-    of other versions of this program."""
+    """The settings of a run, in the order of config.json. facts: its other entries: FACTS, and entries of other
+    versions of this program."""
 
     run: RunSettings
     training: TrainingSettings
@@ -261,6 +262,10 @@ class Config:
     def with_run(self, **changes: Any) -> Config:
         """Return these settings with changed RunSettings."""
         return dataclasses.replace(self, run=dataclasses.replace(self.run, **changes))
+
+    def with_facts(self, **facts: Any) -> Config:
+        """Return these settings with further facts of the run, or other ones."""
+        return dataclasses.replace(self, facts=self.facts | facts)
 
     def merged(self, flags: Mapping, where: Collection[str], remedy: str) -> Config:
         """Return these settings, overridden by the flags. Raise UserError if a flag changes a setting that cannot be

@@ -93,8 +93,13 @@ class Engine:
     ) -> dict[str, tf.Tensor]:
         """Return what `train_step`'s function takes in this iteration: the classes and images of its metabatch as
         `episode` draws them, its seed, the outer step size `rate` (None: meta_lr), and whether this process was asked
-        to stop."""
-        classes, images = self.episode(split, "train", iteration, self.metabatch, shared, self.learner.train_way)
+        to stop. Of a learner that is trained on minibatches, classes and images are as `data.sample_minibatches` draws
+        them."""
+        if self.learner.minibatch:
+            numbers = self.seed, iteration, self.metabatch, self.learner.minibatch
+            classes, images = data.sample_minibatches(split, *numbers)
+        else:
+            classes, images = self.episode(split, "train", iteration, self.metabatch, shared, self.learner.train_way)
         return {
             "classes": tf.constant(classes),
             "images": tf.constant(images),
@@ -118,8 +123,9 @@ class Engine:
 
     def images(self, split: data.Split, pixels: tf.Tensor, classes, images) -> tuple[tf.Tensor, tf.Tensor]:
         """Return support images [T,S,H,W,C] and query images [T,Q,H,W,C] from `episode`'s indices and the split's
-        pixels."""
-        return data.gather(pixels, classes, images, split.rotations, split.scale, self.shot, split.counts)
+        pixels. The images of a minibatch are all support images."""
+        shot = min(self.shot, images.shape[-1])
+        return data.gather(pixels, classes, images, split.rotations, split.scale, shot, split.counts)
 
     # ---- an iteration of meta-training
 
@@ -172,7 +178,7 @@ class Engine:
         def task_gradient(tasks: list[tf.Tensor]) -> list[tf.Tensor]:
             classes, images, seeds = tasks
             support, query = (tf.cast(x, dtype) for x in self.images(split, pixels, classes, images))
-            episode = make_episode(support, query, self.learner.train_way, classes)
+            episode = make_episode(support, query, classes.shape[-1], classes)
             numbers, gradients = self.learner.meta_gradient(params, episode, task_noise(seeds, dtype), adversary)
             gradients = [tf.zeros_like(params[name]) if g is None else g for name, g in gradients.items()]
             return [x[None] for x in (*map(tf.reduce_sum, numbers.values()), *gradients)]
@@ -200,7 +206,7 @@ class Engine:
         gradient = optimizers.clip(tf.cast(flat(mean.gradients.values()), tf.float32), self.clip_norm)
         step, slots = self.learner.optimizer(gradient, slots, rate)
         sizes = [gradient.shape.num_elements() for gradient in mean.gradients.values()]
-        steps = dict(zip(mean.gradients, tf.split(step, sizes), strict=True))
+        steps = dict(zip(mean.gradients, tf.split(step, sizes) if sizes else [], strict=True))
         for name, distance in mean.distances.items():
             steps[name] = tf.cast(distance, tf.float32) * self.learner.running_step(self.metabatch)
         params = {name: value - tf.reshape(steps[name], value.shape) for name, value in params.items()}
@@ -355,5 +361,6 @@ def read(variables: dict[str, tf.Variable]) -> Params:
 
 
 def flat(tensors: Iterable[tf.Tensor]) -> tf.Tensor:
-    """Return all numbers of these tensors in one row."""
-    return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)
+    """Return all numbers of these tensors in one row; an empty row if there is no tensor."""
+    rows = [tf.reshape(tensor, [-1]) for tensor in tensors]
+    return tf.concat(rows, 0) if rows else tf.zeros([0])

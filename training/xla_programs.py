@@ -50,8 +50,11 @@ def write(
     """Write the folder. samples: noise samples per loss in the test. settings: those of config.json. exact: the
     meta-gradient of the first iteration in float64, for exact.npz.
 
-    Raise UserError if the folder cannot be written, and if the outer step size of the learner is not constant.
+    Raise UserError if the folder cannot be written, if the outer step size of the learner is not constant, and if it is
+    trained on minibatches.
     """
+    if engine.learner.minibatch:
+        raise UserError(f"--export: --model {settings['model']} is trained on minibatches: train it with main.py")
     if engine.learner.outer_rate(engine.meta_lr, 1, 1) != engine.meta_lr:
         name = settings["model"]
         raise UserError(f"--export: the outer step size of --model {name} is not constant: train it with main.py")

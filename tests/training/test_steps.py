@@ -22,8 +22,9 @@ from perturbations import draws
 from ranges import UNIT, Range
 from training import programs, steps
 
-LEARNER = {"image_shape": (16, 16, 1), "channels": 3, "way": 3}
+LEARNER = {"image_shape": (16, 16, 1), "channels": 3, "way": 3, "train_classes": 24}
 MAML = {"n_steps": 1, "inner_lr": 0.4}
+OWN = MAML | {"batch": 5}
 TASKS = {"shot": 1, "query": 2, "metabatch": 2, "seed": 3, "meta_lr": 0.01}
 # Every fourth image is blank: pooling meets ties.
 PIXELS = np.random.default_rng(4).integers(0, 256, (6, 5, 16, 16, 1), np.uint8)
@@ -32,9 +33,11 @@ SPLIT = data.Split(PIXELS, rotations=4, scale=1 / 255)
 PERTURBATIONS = {"maml": "mask", "metadrop": "noise", "metanet_embedding": "none", "metanet_original": "mask",
                  "metasgd": "manifold_mixup", "protonet": "none", "reptile": "none"}  # fmt: skip
 
+TRAINED = [name for name in learners.LEARNERS if learners.make(name, **LEARNER).parameters()]
+
 
 def make(name="maml", jit=False, perturbation=None, **settings):
-    own = {k: v for k, v in MAML.items() if k in own_settings(name)}
+    own = {k: v for k, v in OWN.items() if k in own_settings(name)}
     return steps.Engine(learners.make(name, perturbation, **LEARNER, **own, jit=jit), **(TASKS | settings))
 
 
@@ -44,8 +47,8 @@ def parameters(made, dtype=tf.float32):
 
 def episode_of(made, iteration):
     """classes, images, seed: what changes from iteration to iteration."""
-    drawn = made.episode(SPLIT, "train", iteration, made.metabatch)
-    return [tf.constant(x) for x in (*drawn, np.array([made.seed, iteration], np.int32))]
+    inputs = made.training_inputs(SPLIT, iteration)
+    return [inputs[name] for name in ("classes", "images", "seed")]
 
 
 def test_the_adversary_gets_the_range_of_the_splits_inputs(monkeypatch):
@@ -142,10 +145,17 @@ def error(found, exact):
 def by_hand(made, stream, index, tasks, dtype=tf.float64):
     """Support and query images by numpy's indices and turns, and the tasks' seeds."""
     classes, images = made.episode(SPLIT, stream, index, tasks)
+    return pixels_by_hand(made, classes, images, dtype)
+
+
+def pixels_by_hand(made, classes, images, dtype=tf.float64):
+    """Support images, of which a minibatch consists, and query images."""
+    tasks = len(classes)
     x = [[[np.rot90(SPLIT.pixels[c // 4, i], c % 4) for i in row] for c, row in zip(*task, strict=True)]
          for task in zip(classes, images, strict=True)]  # fmt: skip
     x = np.array(x) / 255
-    x_s, x_q = (part.reshape(tasks, -1, *x.shape[3:]) for part in (x[:, :, : made.shot], x[:, :, made.shot :]))
+    parts = x[:, :, : made.shot], x[:, :, made.shot :]
+    x_s, x_q = (part.reshape(tasks, part.shape[1] * part.shape[2], *x.shape[3:]) for part in parts)
     return tf.constant(x_s, dtype), tf.constant(x_q, dtype)
 
 
@@ -159,18 +169,21 @@ def fold(*numbers):
 
 @pytest.mark.usefixtures("rewritten_graphs")
 @pytest.mark.parametrize(
-    "name", ["metadrop", *(pytest.param(n, marks=pytest.mark.slow) for n in learners.LEARNERS if n != "metadrop")]
+    "name", ["metadrop", *(pytest.param(n, marks=pytest.mark.slow) for n in TRAINED if n != "metadrop")]
 )
 def test_the_gradient_of_one_xla_program_and_of_fused_kernels_is_that_of_float64_by_hand(name):
     """The path of a GPU, and that of a CPU, against float64, on the same episode with the same noise:
     a task's randomness is that of (run, stream, iteration, task)."""
     made = make(name, perturbation=PERTURBATIONS.get(name))
-    images, params = by_hand(made, "train", 0, 2), parameters(made, tf.float64)
+    inputs, params = made.training_inputs(SPLIT, 0), parameters(made, tf.float64)
+    classes, images = (inputs[name].numpy() for name in ("classes", "images"))
+    images = pixels_by_hand(made, classes, images)
     seeds = tf.stack([fold(3, 0, 0, task) for task in range(2)])
     noise_of = functools.partial(draws.task_noise, dtype=tf.float64)
 
     def oracle(*x):
-        return numerics.meta_gradients(made.learner, params, *x, seeds, tasks_at_once=2, noise_of=noise_of)
+        settings = {"tasks_at_once": 2, "noise_of": noise_of, "classes": classes}
+        return numerics.meta_gradients(made.learner, params, *x, seeds, **settings)
 
     loss, accuracy, grads = decided(oracle, *images)
     exact = steps.flat([*grads.values(), loss, accuracy]).numpy()
@@ -178,7 +191,9 @@ def test_the_gradient_of_one_xla_program_and_of_fused_kernels_is_that_of_float64
         own, means = means_of(name, **settings)
         found = means(*episode_of(own, 0))
         assert error(found[:-2], exact[:-2]) < 1e-4
-        np.testing.assert_allclose(found[-2:], exact[-2:], rtol=1e-5)
+        # Rounding decides between two classes with the same blank support image, except where it is equal for both.
+        compared = found[-2:] if name != "ridge" else found[-2:-1]
+        np.testing.assert_allclose(compared, exact[-2:][: len(compared)], rtol=1e-5)
 
 
 @pytest.mark.usefixtures("rewritten_graphs")

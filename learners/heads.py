@@ -1,0 +1,107 @@
+"""Linear classifiers of embeddings that are computed from a support set.
+
+Shapes: T tasks, S support images, D numbers of an embedding h [T,S,D], labels y one-hot [S,way]. A head is weights
+[T,D,way] and biases [T,way]. shares [S]: the weight of each image, whose sum is 1 (layers.image_shares); None: equal
+weights.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+
+import layers
+from lazy import LazyModule, tf
+
+linear_model = LazyModule("sklearn.linear_model")
+Head: TypeAlias = "tuple[tf.Tensor, tf.Tensor]"
+MOMENTUM = 0.9  # of the steps of `cosine`
+
+
+def of_means(means: tf.Tensor) -> Head:
+    """Return the head that gives an embedding h the class with the nearest of the class means mu [T,way,D].
+
+    Its logits are 2 mu . h - |mu|^2 = |h|^2 - |h - mu|^2, and |h|^2 is the same for all classes.
+    """
+    return 2 * tf.linalg.matrix_transpose(means), -tf.reduce_sum(tf.square(means), -1)
+
+
+def ridge(h: tf.Tensor, y: tf.Tensor, shares: tf.Tensor | None, penalty) -> Head:
+    """Return the head of ridge regression of the one-hot labels: it minimizes
+
+        sum over images of share * |h W + b - y|^2  +  penalty * (|W|^2 + |b|^2).
+
+    Source: Bertinetto, Henriques, Torr and Vedaldi, "Meta-learning with differentiable closed-form solvers" (ICLR
+    2019), equations 4 and 6. It solves a system of as many equations as there are images, or numbers of an embedding,
+    whichever are fewer. penalty: above 0.
+    """
+    tasks, images, numbers = h.shape
+    shares = tf.fill([images], tf.constant(1 / images, h.dtype)) if shares is None else shares
+    root = tf.sqrt(shares)[:, None]
+    x = tf.concat([h, tf.ones([tasks, images, 1], h.dtype)], -1) * root
+    few = images <= numbers + 1
+    gram = tf.matmul(x, x, transpose_a=not few, transpose_b=few)
+    gram += penalty * tf.eye(gram.shape[-1], dtype=h.dtype)
+    target = tf.broadcast_to(root * y, [tasks, *y.shape])
+    if few:
+        solution = tf.matmul(x, tf.linalg.solve(gram, target), transpose_a=True)
+    else:
+        solution = tf.linalg.solve(gram, tf.matmul(x, target, transpose_a=True))
+    return solution[:, :-1], solution[:, -1]
+
+
+def logistic(h: tf.Tensor, y: tf.Tensor, shares: tf.Tensor | None, penalty: float) -> Head:
+    """Return the head of logistic regression, computed by scikit-learn: it minimizes
+
+        sum over images of S * share * cross entropy  +  penalty / 2 * |W|^2.
+
+    Source: Tian, Wang, Krishnan, Tenenbaum and Isola, "Rethinking Few-Shot Image Classification: A Good Embedding Is
+    All You Need?" (ECCV 2020), who take penalty 1. It has no gradient by h.
+    """
+    tasks, images, numbers = h.shape
+    shares = tf.fill([images], tf.constant(1 / images, h.dtype)) if shares is None else shares
+    heads = [tf.numpy_function(fitted, [one, y, shares, penalty], h.dtype, stateful=False) for one in tf.unstack(h)]
+    both = tf.ensure_shape(tf.stack(heads), [tasks, numbers + 1, y.shape[-1]])
+    return both[:, :-1], both[:, -1]
+
+
+def fitted(h: np.ndarray, y: np.ndarray, shares: np.ndarray, penalty: float) -> np.ndarray:
+    """Return the weights and, in the last row, the biases [D+1,way] of `logistic` for one task's h [S,D]."""
+    weighed = shares > 0  # scikit-learn would take a class from an image without weight, too
+    model = linear_model.LogisticRegression(C=1 / float(penalty), max_iter=1000)
+    weights = shares[weighed].astype(np.float64) * weighed.sum()
+    model.fit(h[weighed].astype(np.float64), y[weighed].argmax(-1), sample_weight=weights)
+    head = np.concatenate([model.coef_.T, model.intercept_[None]])
+    if y.shape[1] == 2:  # scikit-learn has one logit: the second class's less the first one's
+        head = head * [-0.5, 0.5]
+    return head.astype(h.dtype)
+
+
+def cosine(h: tf.Tensor, y: tf.Tensor, class_shares, start: tf.Tensor, scale: float, steps: int, rate: float) -> Head:
+    """Return a head without biases after so many gradient steps on the support set's cross entropy; its logits are
+    scale * cos(h, w) if |h| = 1.
+
+    Source: Chen, Liu, Kira, Wang and Huang, "A Closer Look at Few-shot Classification" (ICLR 2019), Baseline++.
+    start: the weights before the first step, [T,D,way]. Momentum and its dampening are the source's, 0.9. Differs from
+    the source: a step takes the whole support set, not four of its images, and weights do not decay, since their length
+    has no effect on the logits. class_shares: layers.class_shares.
+    """
+
+    def step(state, _):
+        w, velocity = state
+        loss = layers.cross_entropy(tf.matmul(h, scale * unit(w, axis=1)), y, class_shares)
+        (gradient,) = tf.gradients(tf.reduce_sum(loss), [w])
+        velocity = MOMENTUM * velocity + (1 - MOMENTUM) * gradient
+        return w - rate * velocity, velocity
+
+    w, _ = tf.foldl(step, tf.range(steps), (start, tf.zeros_like(start))) if steps else (start, None)
+    return scale * unit(w, axis=1), tf.zeros([h.shape[0], y.shape[-1]], h.dtype)
+
+
+def unit(x: tf.Tensor, axis: int = -1) -> tf.Tensor:
+    """Return x divided by its Euclidean length along the axis; 0 where x is 0."""
+    return tf.math.l2_normalize(x, axis, epsilon=1e-24)
+
+
+HEADS = ("nearest", "logistic", "ridge", "finetune")

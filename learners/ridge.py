@@ -1,0 +1,48 @@
+"""Meta-learned features for ridge regression (R2-D2)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import layers
+from lazy import tf
+from learners import heads
+from learners.embedding import Embedding
+from model import Params
+from parameters import Parameter, constant
+from perturbations.draws import UNPERTURBED_SUPPORT, Noise
+
+SCALE = 10.0  # the logits' factor before training
+
+
+class Ridge(Embedding):
+    """Ridge regression of the support set's labels on its embeddings; the outer loss is differentiated through its
+    solution.
+
+    Source: Bertinetto, Henriques, Torr and Vedaldi, "Meta-learning with differentiable closed-form solvers" (ICLR
+    2019), R2-D2. The weight of the squared weights and the factor of the logits are meta-learned, as logarithms. The
+    source also learns a number that is added to all logits of an image, which has no effect.
+
+    Differs from the source: the embedding is MAML's body, which is smaller, and has the last block's output alone;
+    tasks have the same number of classes and images in training and in testing; the weight is initialized with 1 and
+    the factor with SCALE, because the embeddings are shorter.
+    """
+
+    def parameters(self) -> dict[str, Parameter]:
+        """Return the embedding's parameters, and the logarithms of the weight and of the factor."""
+        logarithms = {"log_penalty": 0.0, "log_scale": float(np.log(SCALE))}
+        return super().parameters() | {f"ridge/{name}": Parameter((), constant(v)) for name, v in logarithms.items()}
+
+    def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False):
+        """Return the head, weights `w` [T,D,way] and biases `b` [T,way]."""
+        shares = layers.image_shares(y, layers.class_shares(y))
+        h = self.embed(params, x, shares, UNPERTURBED_SUPPORT)
+        head = heads.ridge(h, y, shares, tf.exp(params["ridge/log_penalty"]))
+        w, b = (tf.exp(params["ridge/log_scale"]) * part for part in head)
+        return {"w": w, "b": b}, 0.0
+
+    def classify(self, params: Params, adapted: Params, x, noise: Noise | None = None, shares=None):
+        return layers.dense(self.embed(params, x, shares), *self.linear(adapted)), 0.0
+
+    def linear(self, adapted: Params) -> tuple[tf.Tensor, tf.Tensor]:
+        return adapted["w"], adapted["b"]
