@@ -263,7 +263,7 @@ masks = Study(
     },
     tables={
         "accuracy": tables.differences,
-        "batch": partial(tables.differences, test="batch"),
+        "batch": partial(tables.differences, tests=("batch",)),
         "tasks": tables.tasks,
     },
 )  # fmt: skip
@@ -297,6 +297,57 @@ reptile = Study(
     seeds=(0,),
     tables={"accuracy": tables.differences},
 )
+
+
+HEADS = ("logistic", "ridge", "finetune")  # of the baselines, besides the nearest mean
+META_LR = {"meta_lr": ("3e-4", "1e-3", "3e-3")}
+
+
+def baselines(name: str, question: str, time: str, task: str, shot: int, inner_lr: str) -> Study:
+    """Return the study of learners that meta-learn and of others that do not, on as many images. task: flags of all
+    trainings. inner_lr: of the learners with MAML's inner loop."""
+    inner = f"--inner_lr {inner_lr}"
+    images, query = 5 * (shot + 15), f"--way 5 --shot {shot} --query 15 --metabatch 4"
+    heads = {head: Test(f"{TESTED['test'].flags} --head {head}", runs=("nearest", "baseline")) for head in HEADS}
+    return Study(
+        name=name,
+        question=question,
+        time=time,
+        train=f"{task} {query} --val_every 200 --n_val_tasks 200 --save_freq 100",
+        runs={
+            "nearest": Run("Nearest mean in pixels", "--model nearest --n_train_iters 0", seeds=(0,)),
+            "baseline": Run("Baseline", f"--model baseline --batch {images}", META_LR),
+            "maml": Run("MAML", f"{MAML} {inner}", META_LR),
+            "head": Run("ANIL", f"{MAML} {inner} --adapt head", META_LR),
+            "reptile": Run("Reptile", f"--model reptile --inner_batch {images // 5}", {"meta_lr": ("0.3", "1")}),
+            "metasgd": Run("Meta-SGD", f"--model metasgd {inner}", META_LR),
+            "metadrop": Run("Meta-dropout", f"{DROP} {inner}", META_LR),
+            "protonet": Run("Prototypical Network", "--model protonet", META_LR),
+            "ridge": Run("Ridge regression (R2-D2)", "--model ridge", META_LR),
+        },
+        tests=TESTED | heads,
+        baseline="maml",
+        tables={
+            "accuracy": partial(tables.differences, tests=("test", *HEADS)),
+            "budgets": tables.budgets,
+            "strengths": tables.strengths,
+        },
+        figures={"accuracy": plots.differences},
+    )
+
+
+BENCHMARKS = "Learners that meta-learn, and baselines that do not, on as many training images: "
+baselines_omniglot = baselines(
+    "baselines_omniglot", f"{BENCHMARKS}Omniglot 5-way 1-shot, Vinyals' split", "three hours on two cores",
+    "--dataset omniglot_vinyals --n_train_iters 800", shot=1, inner_lr="0.1",
+)  # fmt: skip
+baselines_1shot, baselines_5shot = (
+    baselines(
+        f"baselines_{shot}shot", f"{BENCHMARKS}miniImageNet 5-way {shot}-shot", "a day on two cores",
+        "--dataset mimgnet --n_train_iters 400", shot=shot, inner_lr="0.01",
+    )
+    for shot in (1, 5)
+)  # fmt: skip
 
 
 def shipped(task: str, title: str = "", **more) -> dict[str, Run]:

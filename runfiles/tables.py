@@ -11,6 +11,7 @@ from records import Record, last_validation
 from learners import make
 from studies.robustness import CLEAN
 from training import intervals
+from training.config import Config
 from training.intervals import mean_and_interval
 
 
@@ -84,17 +85,20 @@ def mean_of(values: Iterable[float | None], form: str) -> str:
     return format(np.mean(values), form) if values else ""
 
 
-def differences(outcome, test: str = "test") -> str:
-    """A row per run: strength, parameters, training loss, validation accuracy, test accuracy, and the paired difference
-    from the baseline. test: the study's test that is shown."""
+def differences(outcome, tests: tuple[str, ...] = ("test",)) -> str:
+    """A row per run and test that it has had: strength, parameters, training loss, validation accuracy, test accuracy,
+    and the paired difference from the baseline. tests: the study's tests that are shown. A test is paired with the same
+    test of the baseline or, if it has not had that one, with its first test."""
     study, rows = outcome.study, []
-    for name, run in study.runs.items():
-        records, results = outcome.runs[name], outcome.results(name, test)
+    for name, test in itertools.product(study.runs, tests):
+        run, records, results = study.runs[name], outcome.runs[name], outcome.results(name, test)
         if not results:
             continue
-        baseline = run.baseline or study.baseline
-        paired = difference(outcome.results(baseline, test), results) if baseline not in (None, name) else ["", "", ""]
-        cells = [run.title, ", ".join(outcome.chosen[name].values()), f"{parameters(next(iter(records.values()))):,}"]
+        baseline, paired = run.baseline or study.baseline, ["", "", ""]
+        if baseline not in (None, name):
+            paired = difference(outcome.results(baseline, test) or outcome.results(baseline, tests[0]), results)
+        title = run.title if test == tests[0] else f"{run.title}, {test}"
+        cells = [title, ", ".join(outcome.chosen[name].values()), f"{parameters(next(iter(records.values()))):,}"]
         cells += [mean_of(map(training_loss, records.values()), ".3f")]
         cells += [mean_of([(last_validation(record) or [None])[0] for record in records.values()], ".2f")]
         rows.append([*cells, len(results), over_seeds(accuracies(results)), *paired])
@@ -102,6 +106,20 @@ def differences(outcome, test: str = "test") -> str:
     columns = ["", "strength", "parameters", "training loss", "validation", "seeds", "accuracy", baseline, *DIFFERENCE]
     used = [i for i in range(len(columns)) if i == 0 or any(str(row[i]) for row in rows)]
     return markdown([columns[i] for i in used], ([row[i] for i in used] for row in rows))
+
+
+def budgets(outcome) -> str:
+    """A row per run: updates, images that were drawn for an update and for all of them, and the mean minutes that a
+    training took, with its validations; the machine did other things, too."""
+    rows = []
+    for name, run in outcome.study.runs.items():
+        if trained := [record for record in outcome.runs[name].values() if record.curve]:
+            config, updates = Config.of(trained[0].config), trained[0].iteration + 1
+            images = getattr(config.learner, "batch", config.train_way * (config.run.shot + config.run.query))
+            images *= config.run.metabatch
+            minutes = np.mean([record.curve["secs"][-1] / 60 for record in trained])
+            rows.append([run.title, f"{updates:,}", f"{images:,}", f"{updates * images:,}", f"{minutes:.0f}"])
+    return markdown(["", "updates", "images per update", "images", "minutes"], rows)
 
 
 def strengths(outcome) -> str:
