@@ -10,6 +10,7 @@ from records import Record, last_validation
 
 from learners import make
 from studies.robustness import CLEAN
+from studies.trained import preparation_of
 from training import intervals
 from training.config import Config
 from training.intervals import mean_and_interval
@@ -60,13 +61,14 @@ def difference(one: dict[int, dict], other: dict[int, dict]) -> list[str]:
 
 
 def parameters(record: Record) -> int:
-    """Return the number of meta-learned parameters of a run on grey images of 28 x 28."""
+    """Return the number of parameters of a run that are trained."""
     names = ("perturbation", "way", "adapt", "train_way", "random_steps", "train_classes")
     settings = {name: record.config[name] for name in names if record.config.get(name) is not None}
-    learner = make(
-        record.config["model"], image_shape=(28, 28, 1), channels=record.config.get("channels") or 64, **settings
-    )
-    return sum(int(np.prod(parameter.shape)) for parameter in learner.parameters().values())
+    prepare = preparation_of(record.config)
+    channels = record.config.get("channels") or (64 if prepare.channels == 1 else 32)
+    shape = (prepare.size, prepare.size, prepare.channels)
+    learner = make(record.config["model"], image_shape=shape, channels=channels, **settings)
+    return sum(int(np.prod(parameter.shape)) for parameter in learner.parameters().values() if parameter.trained)
 
 
 def training_loss(record: Record) -> float | None:

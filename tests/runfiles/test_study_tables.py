@@ -8,7 +8,19 @@ from dataclasses import replace
 
 import pytest
 import tables
-from catalogue import LEADS, Study, collapse, exact, gradients, masks, rates, regularisers, robustness, table1
+from catalogue import (
+    LEADS,
+    Study,
+    baselines_omniglot,
+    collapse,
+    exact,
+    gradients,
+    masks,
+    rates,
+    regularisers,
+    robustness,
+    table1,
+)
 
 from studies.robustness import CLEAN
 from study_runs import cells, curve, made, shown, with_result
@@ -95,6 +107,30 @@ def test_a_loss_that_is_not_of_mamls_kind_is_left_out_and_a_strength_is_shown():
         "Meta-SGD": ["", "223,754", ""], "Prototypical Network, trained 60-way": ["", "111,680", ""],
     }  # fmt: skip
     assert tables.parameters(made(regularisers, "maml", config={"channels": 32})) < 112005
+
+
+def test_a_baseline_has_a_row_per_head_and_all_are_paired_with_the_test_of_maml():
+    study, values = replace(baselines_omniglot, seeds=(0,)), {"meta_lr": "1e-3"}
+    rates = [{"meta_lr": rate} for rate in ("3e-4", "1e-3", "3e-3")]
+    records = []
+    for name, scores in (("maml", [90, 70]), ("baseline", [95, 85]), ("nearest", [60, 50])):
+        for own in rates if name != "nearest" else [{}]:
+            facts = {"curve": curve(800, validation=0.9 if own == values else 0.8)} if own else {}
+            records.append(made(study, name, 0, scores if own in (values, {}) else None, values=own, **facts))
+    heads = [
+        with_result(record, study.tests["ridge"].flags, [80, 84]) if record.results else record
+        for record in records[3:]
+    ]
+    head, *found = rows(study, "accuracy", records[:3] + heads)
+    paired = head.index("from MAML")
+    assert {row[0]: row[paired - 1 : paired + 1] for row in found} == {
+        "Nearest mean in pixels": ["55.00", "-25.00"], "Nearest mean in pixels, ridge": ["82.00", "+2.00"],
+        "Baseline": ["90.00", "+10.00"], "Baseline, ridge": ["82.00", "+2.00"], "MAML": ["80.00", ""],
+    }  # fmt: skip
+    budgets = rows(study, "budgets", records)
+    assert budgets[0] == ["", "updates", "images per update", "images", "minutes"]
+    assert budgets[2:] == [[title, "801", "320", "256,320", "1"] for title in ("Baseline", "MAML")]
+    assert budgets[1][:4] == ["Nearest mean in pixels", "1", "320", "320"]
 
 
 def test_strengths_show_the_first_seeds_validations_and_the_best():
