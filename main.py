@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -243,11 +243,74 @@ def test_places(model: str | None, one_by_one: bool) -> list[str]:
     return ["test", "at_any_way"] if any_way else ["test"]
 
 
+@dataclass(frozen=True)
+class TestSettings(loops.MetaTestSettings):
+    """The size of a test, and its data."""
+
+    across: bool = setting(
+        False, "test on the test classes of another dataset, --dataset NAME, whose images have the shape of the run's"
+    )
+
+
 def meta_test(savedir: Path, flags: dict) -> int:
     """Test a run, and write D/meta_test.log and D/meta_test.json."""
-    config, settings = config_of_test(savedir, flags), loops.MetaTestSettings.of(flags)
+    settings, trained = TestSettings.of(flags), Config.read(savedir)
+    other = flags.get("dataset", trained.run.dataset) != trained.run.dataset
+    if settings.across and not other:
+        raise UserError(
+            f"--across tests a run on another dataset than {trained.run.dataset}, which it was trained on: give its "
+            f"name as --dataset, or leave --across out"
+        )
+    if settings.across:
+        config = config_across(savedir, flags)
+    else:
+        config = config_of_test(savedir, flags, "a test without --across" if other else "a test")
     engine, split, described, _ = build(config, config.run.way)
+    if settings.across:
+        described["identity"] |= {
+            "trained_on": trained.run.dataset, "trained_data_sha256": trained.facts.get("data_sha256")
+        }  # fmt: skip
     return loops.test(engine, split, savedir, settings, **described)
+
+
+def trained_shape(config: Config) -> tuple[int, int, int]:
+    """Return the shape of the images that the run was trained on. Raise UserError if neither the run nor its dataset
+    says it."""
+    run, prepare = config.run, config.facts.get("prepare")
+    if prepare:
+        return prepare["size"], prepare["size"], prepare["channels"]
+    if run.dataset in MAKERS and not (Path(run.data_dir) / run.dataset).exists():
+        return MAKERS[run.dataset].image_shape  # an older version's run, on images of the default size
+    return data.load(run.data_dir, run.dataset, makers=MAKERS).image_shape
+
+
+def config_across(savedir: Path, flags: Mapping) -> Config:
+    """Return the settings of savedir's run in a test on the other dataset that the flags name. Raise UserError unless
+    the run was trained on images of the same shape and range."""
+    changes = {name: flags.get(name, getattr(RunSettings, name)) for name in ("dataset", "split")}
+    trained = config_of_test(savedir, {name: flags[name] for name in flags.keys() - changes})
+    config = replace(trained.with_run(**changes, train_split=RunSettings.train_split), facts={})
+    name, place = config.run.dataset, f"{config.run.data_dir}/{config.run.dataset}"
+    other = data.load(config.run.data_dir, name, makers=MAKERS)
+    if (shape := trained_shape(Config.read(savedir))) != other.image_shape:
+        wanted, found = ("x".join(map(str, one)) for one in (shape, other.image_shape))
+        remedy = f"make it at that size, with get_data.py --size {shape[0]} and another --data_dir"
+        raise UserError(
+            f"--across needs images of the shape that the run was trained on, {wanted}, and {place} has {found}: "
+            f"{remedy if shape[-1] == other.image_shape[-1] else 'choose another dataset'}"
+        )
+    known = trained.facts.get("range", list(UNIT))
+    if known is None:
+        raise UserError(
+            f"--across needs the range of the inputs that the run was trained on, and {trained.run.dataset} did not "
+            f"declare it: declare it in the dataset's manifest.json, and train again"
+        )
+    if known != list(data.known_range(other.splits["test"], "--across")):
+        raise UserError(
+            f"--across needs inputs of the range that the run was trained on, {known}, and {place} has "
+            f"{list(other.range)}: choose another dataset"
+        )
+    return config
 
 
 def export(savedir: Path, flags: dict) -> int:
@@ -380,7 +443,7 @@ class Mode(NamedTuple):
 
 MODES = {
     "meta_train": Mode(meta_train, lambda: StartSettings, training=TrainingSettings),
-    "meta_test": Mode(meta_test, lambda: loops.MetaTestSettings),
+    "meta_test": Mode(meta_test, lambda: TestSettings),
     "export": Mode(export, lambda: export_study.ExportSettings, without=("way", "metabatch")),
     "collapse": Mode(collapse, lambda: loops.MetaTestSettings, without=("metabatch",)),
     "attack": Mode(attack, lambda: robustness.AttackSettings),

@@ -185,9 +185,12 @@ def is_result(test: Test, record: Record, result: dict) -> bool:
     wanted = {"episodes": settings.n_test_iters, "checkpoint": settings.checkpoint}
     if classes_for(tested.run.model, tested.run.perturbation)[1] is not Perturbation:
         wanted["n_test_mc_samp"] = tested.testing.n_test_mc_samp
-    expected["data_sha256"] = record.data
+    across = flags.get("across", False)
+    if not across:
+        expected["data_sha256"] = record.data
     agree = all(found.get(name, value) == value for name, value in expected.items())
     agree &= all(result.get(name, value) == value for name, value in wanted.items())
+    agree &= found.get("trained_on") == (record.config["dataset"] if across else None)
     return agree and (result["mode"] != "attack" or is_attack(AttackSettings.of(flags), test.earlier, result))
 
 

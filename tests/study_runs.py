@@ -47,6 +47,8 @@ def with_result(record: Record, flags: str, accuracies, **facts) -> Record:
     config = Config.of({**Config.of(record.config).for_a_test().values(), **given})
     settings = MetaTestSettings.of(given)
     identity = config.identity() | {"data_sha256": record.data, "precision": config.run.precision, "device": "CPU"}
+    if given.get("across"):
+        identity |= {"data_sha256": "of another dataset", "trained_on": record.config["dataset"]}
     result = {"mode": given["mode"], "provenance": {"device": record.config["sessions"][-1]["device"], "time": "1"}}
     if given["mode"] == "attack":
         attack = AttackSettings.of(given)

@@ -407,8 +407,9 @@ def test_a_mode_reads_the_checkpoint_that_is_asked_for(mode, run):
     assert opened.call_args.kwargs["checkpoint"] == "best"
 
 
-# In a run that the others' other values allow: square attack takes no gradient, and the surrogate is a run.
-UNUSED = ("attack_method", "square_share", "surrogate", "surrogate_draws", "restarts")
+# In a run that the others' other values allow: square attack takes no gradient, the surrogate is a run, and --across
+# (test_across.py) needs another dataset.
+UNUSED = ("across", "attack_method", "square_share", "surrogate", "surrogate_draws", "restarts")
 
 
 @pytest.mark.parametrize(

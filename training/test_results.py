@@ -143,11 +143,18 @@ def time_of(result: dict) -> str:
 
 def latest_test(savedir: Path, weights_sha256: str) -> dict | None:
     """Return accuracy, its 95 % interval (percent), episodes and noise samples of savedir's latest test; None if that
-    test used other weights."""
+    test used other weights, or another dataset than the run was trained on."""
     test = read_json(savedir / "meta_test.json")
     if not test or test.get("weights_sha256") != weights_sha256:
         return None
+    if trained_elsewhere(test):
+        return None
     return {name: test.get(name) for name in ("accuracy", "interval95", "episodes", "n_test_mc_samp")}
+
+
+def trained_elsewhere(test: dict) -> str | None:
+    """Return the name of the dataset that the run was trained on, if it was tested on another one (--across)."""
+    return (test.get("settings") or {}).get("trained_on")
 
 
 def read_collapse(savedir: Path) -> dict[str, list[dict]]:
@@ -234,6 +241,8 @@ def print_differences(savedirs: list[Path], tests: list[dict], classes: np.ndarr
             better, worse = 100 * np.mean(accuracies > first), 100 * np.mean(accuracies < first)
             line += f"   {mean:+.2f} {intervals_text(*intervals)}"
             line += f" (better in {better:.0f} %, worse in {worse:.0f} % of episodes)"
+        if trained_on := trained_elsewhere(test):
+            line += f"; trained on {trained_on}"
         print(line)
 
 

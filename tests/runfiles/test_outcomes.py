@@ -98,6 +98,16 @@ def test_samples_matter_to_a_learner_with_noise_alone_and_data_to_all():
     assert find_result(Asked(TEST), replace(made(SMALL, "maml"), results=[older])) == older
 
 
+def test_a_test_on_another_dataset_is_found_by_its_name():
+    record, across = made(SMALL, "maml"), f"{TEST} --dataset mimgnet --across"
+    tested = with_result(record, across, [1])
+    assert find_result(Asked(across), tested) and not find_result(Asked(TEST), tested)
+    assert not find_result(Asked(f"{TEST} --dataset glyphs --across"), tested)
+    assert not find_result(Asked(across), with_result(record, TEST, [1]))
+    older = replace(record, results=[{"mode": "meta_test", "settings": {}, "accuracy": 1}])  # before there was --across
+    assert not find_result(Asked(across), older)
+
+
 def test_an_attack_of_an_earlier_version_has_its_own_test():
     flags = "--mode attack --attack_method square --eps 0.1"
     new = with_result(made(SMALL, DROP), flags, [[1]])
