@@ -128,10 +128,15 @@ def rounded(x: tf.Tensor, bf16: bool) -> tf.Tensor:
 
 def conv(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
     """3x3 convolution, stride 1, SAME padding, plus the bias. (b is None: no bias, for a kernel that all tasks share.)
+    A kernel of one pixel (parameters.kernel_size) makes it a dense layer of every pixel's channels.
 
     x [T,N,H,W,C]; w [3,3,C,D] and b [D], or w [T,3,3,C,D] and b [T,D] -> [T,N,H,W,D].
     """
     tasks, n, height, width, channels = x.shape
+    if w.shape[-4] == 1:
+        w = tf.reshape(w, [*w.shape[:-4], channels, w.shape[-1]])
+        y = dense(tf.reshape(x, [tasks, -1, channels]), w, tf.zeros(w.shape[-1:], w.dtype) if b is None else b)
+        return tf.reshape(y, [*x.shape[:-1], -1])
     if w.shape.rank == 5 and tasks == 1:
         w, b = w[0], b[0]
     dtype, w = w.dtype, tf.cast(w, x.dtype)
@@ -283,16 +288,17 @@ def conv_batch_norm(x, w, gamma, beta):
     tasks, n, height, width, channels = x.shape
     if channels >= FEW:
         return batch_norm_gained(conv(x, w, None), gamma, beta)
-    count, under = n * height * width, tf.reshape(tf.eye(9 * channels, dtype=w.dtype), [3, 3, channels, -1])
+    count, pixels = n * height * width, w.shape[:2].num_elements()  # of a kernel
+    under = tf.reshape(tf.eye(pixels * channels, dtype=w.dtype), [*w.shape[:3], -1])
     x32 = tf.cast(x, w.dtype)
     inputs = tf.reshape(conv(x32, under, None), [tasks, count, -1])  # on a CPU faster than nine shifts
     # A shift changes the rounding of a covariance, nothing else. Without it, the rounding of mean(x)^2 would hide the
     # variance of faint images. The shift is a constant; the mean that remains, because of the border, is small.
-    shift = tf.stop_gradient(tf.tile(group_mean(x32)[:, 0, 0], [1, 1, 9]))
+    shift = tf.stop_gradient(tf.tile(group_mean(x32)[:, 0, 0], [1, 1, pixels]))
     inputs -= shift
     rest = tf.reduce_mean(inputs, 1, keepdims=True)
     covariance = tf.matmul(inputs, inputs, transpose_a=True) / count - tf.matmul(rest, rest, transpose_a=True)
-    kernel = tf.reshape(w, [9 * channels, -1])
+    kernel = tf.reshape(w, [pixels * channels, -1])
     mean = ((shift + rest) @ kernel)[:, 0]
     # Rounding may make a variance of 0 negative; there the derivative is 0, as the maximum's is.
     variance = tf.maximum(tf.reduce_sum(kernel * (covariance @ kernel), 1), 0)
@@ -399,9 +405,15 @@ def log1p(x: tf.Tensor) -> tf.Tensor:
     return x * functools.reduce(lambda y, coefficient: y * x + coefficient, LOG1P)
 
 
+def is_pooled(x: tf.Tensor) -> bool:
+    """Return False for maps x [T,N,H,W,C] of a single pixel, which poolings leave as they are: vectors."""
+    return x.shape[2:4].num_elements() > 1
+
+
 @custom_gradient
 def max_pool(x: tf.Tensor) -> tf.Tensor:
-    """2x2 maxima, stride 2, VALID: [T,N,H,W,C] -> [T,N,H//2,W//2,C]. Of equal elements it takes the first."""
+    """2x2 maxima, stride 2, VALID: [T,N,H,W,C] -> [T,N,H//2,W//2,C]. Of equal elements it takes the first. A map of a
+    single pixel stays as it is."""
     maxima, spread, gather = windows(x)
 
     @custom_gradient
@@ -412,14 +424,17 @@ def max_pool(x: tf.Tensor) -> tf.Tensor:
 
 
 def windows(x: tf.Tensor) -> tuple[tf.Tensor, Callable, Callable]:
-    """Return the maxima [T,N,H//2,W//2,C] of the 2x2 windows of x [T,N,H,W,C], and two functions. `spread` puts the
-    numbers of such a map where the maxima are (the first of equal ones), and 0 elsewhere; `gather` takes them back.
+    """Return the maxima [T,N,H//2,W//2,C] of the 2x2 windows of x [T,N,H,W,C] (or x, if its maps are single pixels),
+    and two functions. `spread` puts the numbers of such a map where the maxima are (the first of equal ones), and 0
+    elsewhere; `gather` takes them back.
 
     TensorFlow's kernel for the derivative is three times as slow on a CPU; XLA has no deterministic one, and rounds the
     second derivative to bfloat16 (4 % off). The derivative of tf.reduce_max compares the elements with the maximum: XLA
     computes them again in another fusion with another rounding, none is equal, and gradients were 60 % off. Here
     neighbours are compared with each other, side by side in memory.
     """
+    if not is_pooled(x):
+        return x, tf.identity, tf.identity
     tasks, n, height, width, channels = x.shape
     rows, columns = height // 2, width // 2
     below, right = height % 2, width % 2  # a row and a column outside all windows

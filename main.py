@@ -19,6 +19,7 @@ from errors import UserError, run
 from lazy import LazyModule
 from learners import LEARNERS, make
 from model import Learner
+from parameters import default_channels
 from ranges import UNIT
 from settings import CommandLine, Settings, path_text, setting, to_path
 from sources.table import MAKERS
@@ -79,7 +80,7 @@ def make_learner(config: Config, image_shape: tuple[int, int, int], gpu: bool) -
             run.model,
             run.perturbation,
             image_shape=image_shape,
-            channels=run.channels or (64 if image_shape[-1] == 1 else 32),
+            channels=run.channels or default_channels(image_shape),
             way=run.way,
             bf16=run.precision == devices.BF16,
             train_classes=config.facts.get("train_classes", 0),

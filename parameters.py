@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 from lazy import tf
 
-BLOCKS = 4  # of every network here: 3x3 convolution, batch norm, relu, 2x2 max pooling
+BLOCKS = 4  # of every network here: 3x3 convolution, batch norm, relu, 2x2 max pooling; for vectors: dense layers
 Params: TypeAlias = "dict[str, tf.Tensor]"
 Initializer: TypeAlias = "Callable[[Sequence[int], Sequence[int], tf.DType], tf.Tensor]"  # shape, seed [2], dtype
 
@@ -57,10 +57,26 @@ def kernel_and_bias(params: Params, name: str) -> tuple[tf.Tensor, tf.Tensor]:
     return params[f"{name}_w"], params[f"{name}_b"]
 
 
+def is_vector(image_shape: Sequence[int]) -> bool:
+    """Return True if the images (H, W, C) are vectors of C numbers: images of one pixel."""
+    return tuple(image_shape[:2]) == (1, 1)
+
+
+def kernel_size(image_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Return the height and width of the convolutions' kernels. A kernel of one pixel makes a block of vectors a dense
+    layer."""
+    return (1, 1) if is_vector(image_shape) else (3, 3)
+
+
+def default_channels(image_shape: tuple[int, int, int]) -> int:
+    """Return the number of channels of a convolution, if a run does not set it."""
+    return 64 if is_vector(image_shape) or image_shape[-1] == 1 else 32
+
+
 def check_size(image_shape: tuple[int, int, int]) -> None:
     """Raise ValueError if images (H, W, C) are too small for four blocks."""
     height, width, _ = image_shape
-    if min(height, width) < 2**BLOCKS:
+    if min(height, width) < 2**BLOCKS and not is_vector(image_shape):
         raise ValueError(f"images of {height} x {width} leave nothing after {BLOCKS} poolings")
 
 
@@ -70,16 +86,17 @@ def conv_blocks(net: str, image_shape: tuple[int, int, int], channels: int) -> d
     *_, depth = image_shape
     declared = {}
     for block in range(1, BLOCKS + 1):
-        declared[f"{net}/conv{block}_w"] = Parameter((3, 3, depth, channels), truncated_normal(0.02))
+        shape = (*kernel_size(image_shape), depth, channels)
+        declared[f"{net}/conv{block}_w"] = Parameter(shape, truncated_normal(0.02))
         declared[f"{net}/conv{block}_b"] = Parameter((channels,), zeros)
         depth = channels
     return declared
 
 
 def features_of(image_shape: tuple[int, int, int], channels: int) -> int:
-    """Return the number of features that four blocks compute from an image."""
-    height, width, _ = image_shape
-    return (height // 2**BLOCKS) * (width // 2**BLOCKS) * channels
+    """Return the number of features that four blocks compute from an image. A single pixel is not pooled."""
+    height, width = (max(side // 2**BLOCKS, 1) for side in image_shape[:2])
+    return height * width * channels
 
 
 def conv_net(net: str, image_shape: tuple[int, int, int], channels: int, outputs: int) -> dict[str, Parameter]:

@@ -27,7 +27,7 @@ def worthwhile(x: tf.Tensor, w: tf.Tensor) -> bool:
     a large map of a single task on a CPU."""
     large = 4 * math.prod(x.shape[1:4]) * w.shape[-1] >= MAP
     in_graph = not (tf.executing_eagerly() or layers.compiled_by_xla())
-    return x.shape[0] == 1 and large and in_graph and layers.has_cpu_xla()
+    return x.shape[0] == 1 and layers.is_pooled(x) and large and in_graph and layers.has_cpu_xla()
 
 
 def largest_divisor(n: int, most: int) -> int:

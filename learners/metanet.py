@@ -8,6 +8,7 @@ representation.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,18 @@ import numpy as np
 import layers
 from lazy import tf
 from model import Learner, rows
-from parameters import BLOCKS, Parameter, Params, features_of, kernel_and_bias, normal, ones, uniform, zeros
+from parameters import (
+    BLOCKS,
+    Parameter,
+    Params,
+    features_of,
+    kernel_and_bias,
+    kernel_size,
+    normal,
+    ones,
+    uniform,
+    zeros,
+)
 from perturbations.draws import TEST_SUPPORT, TRAINING_QUERY, TRAINING_SUPPORT, UNPERTURBED, Draw, Noise
 from settings import Settings, setting
 
@@ -66,7 +78,8 @@ class MetaNetwork(Learner):
         gains 1, offsets 0, running means 0 and variances 1; U, V and e: normal, std 0.01."""
         convolutions, norms, running, depth = {}, {}, {}, self.image_shape[-1]
         for layer in (f"conv{block}" for block in range(1, BLOCKS + 1)):
-            convolutions[f"{layer}_w"] = Parameter((3, 3, depth, self.channels), within(9 * depth))
+            kernel = (*kernel_size(self.image_shape), depth)
+            convolutions[f"{layer}_w"] = Parameter((*kernel, self.channels), within(math.prod(kernel)))
             depth, shape = self.channels, (self.channels,)
             norms |= {f"{layer}_bn/gamma": Parameter(shape, ones), f"{layer}_bn/beta": Parameter(shape, zeros)}
             running[f"running/{layer}_bn/mean"] = Parameter(shape, zeros, trained=False)

@@ -16,6 +16,7 @@ from errors import UserError
 from lazy import tf
 from learners import make
 from model import Learner
+from parameters import default_channels
 from perturbations.draws import task_noise
 from ranges import UNIT, Range
 from sources.preparation import Preparation
@@ -82,7 +83,7 @@ class Trained:
     @property
     def channels(self) -> int:
         """The number of channels of a convolution."""
-        return self.config.get("channels") or (64 if self.preparation.channels == 1 else 32)
+        return self.config.get("channels") or default_channels(self.image_shape)
 
     def programs(self, way: int) -> Programs:
         """Return the compiled functions for this number of classes. Raise UserError if there is no such learner."""

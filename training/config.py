@@ -135,7 +135,7 @@ class RunSettings(Settings):
         choices=PERTURBATIONS,
     )
     channels: int | None = setting(
-        None, "channels of a convolution (default: 64 for grey images, 32 for colour)", whole(1, 4096)
+        None, "channels of a convolution (default: 64 for grey images and for vectors, 32 for colour)", whole(1, 4096)
     )
 
 

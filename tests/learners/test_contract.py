@@ -13,7 +13,7 @@ from perturbations import PERTURBATIONS
 from perturbations.base import HOOKS, Perturbation
 from perturbations.draws import TEST_SUPPORT, TRAINING_SUPPORT, Draw, task_noise
 
-TASKS, WAY, SHOT, QUERY, SHAPE = 2, 3, 2, 2, (16, 18, 1)
+TASKS, WAY, SHOT, QUERY, SHAPE, VECTOR = 2, 3, 2, 2, (16, 18, 1), (1, 1, 5)
 TAKEN = {
     name: [
         perturbation
@@ -57,15 +57,20 @@ def test_a_learner_takes_the_perturbations_whose_hooks_it_calls():
         learners.make("mamml")
 
 
-@pytest.mark.parametrize(("name", "perturbation"), PAIRS)
-def test_the_contract_is_kept(name, perturbation):
+# Images, and vectors: of each learner one kind, and learned noise and weights' noise for MAML.
+CASES = [(*pair, SHAPE) for pair in PAIRS]
+CASES += [(name, taken[-1], VECTOR) for name, taken in TAKEN.items()] + [("maml", "weight", VECTOR)]
+
+
+@pytest.mark.parametrize(("name", "perturbation", "image_shape"), CASES)
+def test_the_contract_is_kept(name, perturbation, image_shape):
     own = {"n_steps": 1} if "n_steps" in own_settings(name) else {}
-    learner = learners.make(name, perturbation, image_shape=SHAPE, channels=3, way=WAY, **own)
+    learner = learners.make(name, perturbation, image_shape=image_shape, channels=3, way=WAY, **own)
     params, rng = learner.init(0), np.random.default_rng(0)
     assert {key: value.shape for key, value in params.items()} == {k: p.shape for k, p in learner.parameters().items()}
     running = [key.startswith("running/") for key in params]
     assert running == sorted(running)  # they come last
-    x_s, x_q = (tf.constant(rng.random((TASKS, WAY * n, *SHAPE)), tf.float32) for n in (SHOT, QUERY))
+    x_s, x_q = (tf.constant(rng.random((TASKS, WAY * n, *image_shape)), tf.float32) for n in (SHOT, QUERY))
     y, noise = model.labels(WAY, SHOT), task_noise(tf.constant([[1, 2], [3, 4]]))
 
     @tf.function(autograph=False)
