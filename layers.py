@@ -407,7 +407,7 @@ def log1p(x: tf.Tensor) -> tf.Tensor:
 
 def is_pooled(x: tf.Tensor) -> bool:
     """Return False for maps x [T,N,H,W,C] of a single pixel, which poolings leave as they are: vectors."""
-    return x.shape[2:4].num_elements() > 1
+    return x.shape[2] * x.shape[3] > 1
 
 
 @custom_gradient

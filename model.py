@@ -205,7 +205,8 @@ class Learner:
     # ---- of an inspectable learner (main.py --mode export and collapse, plot.py)
 
     def features(self, params: Params, adapted, x, draw: Draw = UNPERTURBED) -> tf.Tensor:
-        """Return the linear head's input [T,N,D] for x [T,N,H,W,C], in testing, perturbed by `draw`."""
+        """Return the linear head's input [T,N,D] for x [T,N,H,W,C], in testing, perturbed by `draw`; draw.shares: the
+        weight of each image in batch norm's statistics, as in `classify`."""
         raise NotImplementedError
 
     def linear(self, adapted) -> tuple[tf.Tensor, tf.Tensor]:
@@ -343,7 +344,7 @@ class MAML(Learner):
     def passes(self, params, theta, x, draw: Draw) -> tuple[list[Block], tf.Tensor]:
         """Return the blocks of a pass, and what its head takes, [T,N,D]."""
         record = []
-        self.forward(params, theta, x, draw, record=record)
+        self.forward(params, theta, x, draw, draw.shares, record)
         return record[:-1], record[-1]
 
     def features(self, params, theta, x, draw: Draw = UNPERTURBED) -> tf.Tensor:

@@ -96,7 +96,7 @@ class FixedFeatures(Learner):
 
     def features(self, params: Params, adapted, x, draw: Draw = UNPERTURBED) -> tf.Tensor:
         """Return the features [T,N,D] of x, of length 1."""
-        return heads.unit(self.embed(params, x))
+        return heads.unit(self.embed(params, x, draw.shares))
 
     def linear(self, adapted: Params) -> tuple[tf.Tensor, tf.Tensor]:
         return adapted["w"], adapted["b"]

@@ -41,7 +41,7 @@ class Embedding(Learner):
         return outputs
 
     def features(self, params, adapted, x, draw: Draw = UNPERTURBED) -> tf.Tensor:
-        return self.embed(params, x)
+        return self.embed(params, x, draw.shares)
 
     def embed(self, params: Params, x: tf.Tensor, shares=None, draw: Draw = UNPERTURBED) -> tf.Tensor:
         """Return the last block's output [T,N,D] for x [T,N,H,W,C]. shares, draw: as in `activations`."""

@@ -150,7 +150,7 @@ class MetaNetwork(Learner):
 
     def features(self, params, adapted, x, draw: Draw = UNPERTURBED) -> tf.Tensor:
         """Return embeddings [T,N,E] of x [T,N,H,W,C] in testing, with the masks of `draw`."""
-        return self.embed(params, x, draw, self.settings.test_statistics == "batch")[0]
+        return self.embed(params, x, draw, self.settings.test_statistics == "batch", draw.shares)[0]
 
     def activations(self, params, adapted, x) -> dict[str, tf.Tensor]:
         """Return each block's output without mask and the embedding, `dense`, [T,N,D], in testing."""

@@ -506,6 +506,24 @@ drawings = Study(
     tables={"drawings": tables.measured("drawings", "")},
 )
 
+OF_20 = {f"{name}_20way": run for name, run in shipped("omniglot_20way_1shot", ", 20-way").items()}
+rejection = Study(
+    name="rejection",
+    question="Pictures of classes that are not in the support set: how well --reject distinguishes them",
+    time="ten minutes on two cores",
+    train="",
+    runs=shipped("omniglot_5way_1shot") | OF_20,
+    tests={
+        "5way": Test("--measure rejection --tasks 60 --samples 3", ("maml", "metadrop")),
+        "20way": Test("--measure rejection_20way --tasks 10 --samples 3", tuple(OF_20)),
+    },
+    seeds=(0,),
+    tables={
+        "scores": tables.measured("5way", "%", "20way", only="-shot: "),
+        "thresholds": tables.measured("5way", "%", "20way", only="-shot, "),
+    },
+)
+
 
 def command_in(script: str, mode: str) -> str:
     """Return the flags of main.py in a script of Table 1, without the savedir and those that it is called with."""

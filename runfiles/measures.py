@@ -1,4 +1,4 @@
-"""Measure the classifier (studies/classifier.py) of a trained run over test tasks, 5-way, as its users call it.
+"""Measure the classifier (studies/classifier.py) of a trained run over test tasks, as its users call it.
 
     python runfiles/measures.py --measure MEASURE --savedir D [--weights FILE] [flags]
 
@@ -17,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 from records import Record  # imported first: it lets this program import those of the folder above
+from scipy.stats import entropy
+from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
 import data
@@ -25,7 +27,7 @@ from files import refuse_unwritable
 from main import load_data, start, start_from
 from settings import CommandLine, Settings, path_text, setting, to_path, whole
 from sources.preparation import Preparation
-from studies.classifier import Classifier
+from studies.classifier import Classifier, Predictions
 from studies.draw import SIDE, centred
 from studies.resumable import run_study
 from studies.trained import Trained, preparation_of
@@ -45,6 +47,9 @@ MIXTURES = {
 }  # fmt: skip
 SUPPORT_SETS = (1, 1, 1, 1, 1), (3, 1, 1, 1, 1), (10, 1, 1, 1, 1)  # pictures of each class
 SHOTS = 2, 3, 5  # where leave-one-out is compared with the accuracy on other pictures
+KNOWN_SHOTS, KNOWN_QUERIES = (1, 5), 10  # support and query pictures of each class where others are to be rejected
+REJECTED = 10  # percent of the pictures of the classes that are rejected where scores are compared
+THRESHOLDS = 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95  # of the similarity
 Pictures = list[list]  # of a task, a list for each class: Pillow's images, or the rows of numbers of a classifier
 Values = Iterator[tuple[tuple[str, str], float]]  # row and column, and a value from 0 to 1
 
@@ -98,6 +103,40 @@ def measure_leave_one_out(classifier: Classifier, pictures: Pictures) -> Values:
         yield (str(shots), "all pictures, others"), of_all
 
 
+def scores(found: Predictions) -> dict[str, np.ndarray]:
+    """Return for each picture numbers that should be larger if it is a picture of one of the classes, by name."""
+    ordered = np.sort(found.probabilities, -1)
+    return {
+        "largest probability": ordered[:, -1],
+        "lead of the largest probability": ordered[:, -1] - ordered[:, -2],
+        "entropy, negative": -entropy(found.probabilities, axis=-1),
+        "similarity": found.similarities,
+    }
+
+
+def measure_rejection(classifier: Classifier, pictures: Pictures) -> Values:
+    """How well the pictures of classes without support pictures, the second half, are rejected: by score, and by the
+    similarity's threshold."""
+    way = len(pictures) // 2
+    classifier.set_params(reject=0)
+    for shots in KNOWN_SHOTS:
+        classifier.fit(*numbered(pictures[:way], (shots,) * way))
+        images, right = numbered(pictures, (KNOWN_QUERIES,) * 2 * way, IMAGES - KNOWN_QUERIES)
+        found = [*classifier.predict_parts(images)]
+        found = Predictions(*map(np.concatenate, zip(*found, strict=True)))
+        known, hits = right < way, found.chosen == right
+        for name, values in scores(found).items():
+            threshold = np.percentile(values[known], REJECTED)
+            yield (f"{shots}-shot: area under the curve", name), roc_auc_score(known, values)
+            yield (f"{shots}-shot: others accepted", name), np.mean(values[~known] >= threshold)
+        for threshold in THRESHOLDS:
+            accepted = found.similarities >= threshold
+            column = f"{threshold:g}"
+            yield (f"{shots}-shot, rejected", column), np.mean(~accepted[known])
+            yield (f"{shots}-shot, taken for another class", column), np.mean((accepted & ~hits)[known])
+            yield (f"{shots}-shot, others accepted", column), np.mean(accepted[~known])
+
+
 def on_a_canvas(picture: Image.Image) -> Image.Image:
     """Return the picture as the page of --mode draw would show and send it."""
     return centred(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
@@ -114,12 +153,20 @@ def measure_drawings(classifier: Classifier, pictures: Pictures) -> Values:
 
 class Measure(NamedTuple):
     """A measure. images: pictures of each class of a task. statistics: those of the classifier. originals: True if it
-    needs pictures of their original size, not those that the run was trained on."""
+    needs pictures of their original size, not those that the run was trained on. way: classes of the support set.
+    others: further classes of a task."""
 
     values: Callable[[Classifier, Pictures], Values]
     images: int = IMAGES
     statistics: str = SUPPORT
     originals: bool = False
+    way: int = WAY
+    others: int = 0
+
+    @property
+    def classes(self) -> int:
+        """Classes of a task."""
+        return self.way + self.others
 
 
 MEASURES = {
@@ -128,6 +175,8 @@ MEASURES = {
     "support_sets": Measure(measure_support_sets),
     "leave_one_out": Measure(measure_leave_one_out),
     "drawings": Measure(measure_drawings, 1 + QUERIES, TOGETHER, originals=True),
+    "rejection": Measure(measure_rejection, others=WAY),
+    "rejection_20way": Measure(measure_rejection, way=20, others=20),
 }
 
 
@@ -150,7 +199,7 @@ class MeasureSettings(Settings):
 
     def facts(self, dataset: str) -> dict:
         """Return what distinguishes the result from others of the same run. dataset: the name of the run's."""
-        settings = {"measure": self.measure, "dataset": self.dataset or dataset, "way": WAY}
+        settings = {"measure": self.measure, "dataset": self.dataset or dataset, "way": MEASURES[self.measure].way}
         return {"settings": settings, "tasks": self.tasks, "n_test_mc_samp": self.samples}
 
     def is_of(self, record: Record, result: dict) -> bool:
@@ -160,9 +209,9 @@ class MeasureSettings(Settings):
         return settings.items() <= result["settings"].items() and wanted.items() <= result.items()
 
 
-def task_pictures(split: data.Split, prepare: Preparation, task: int, images: int) -> Pictures:
-    """Return the original pictures of the test task of this number: `images` of each of WAY classes."""
-    (classes,), (numbers,) = data.sample(split, "test", 0, task, 1, WAY, images)
+def task_pictures(split: data.Split, prepare: Preparation, task: int, images: int, classes: int = WAY) -> Pictures:
+    """Return the original pictures of the test task of this number: `images` of each of so many classes."""
+    (classes,), (numbers,) = data.sample(split, "test", 0, task, 1, classes, images)
     return [[prepare.picture_of(split.image(c, i)) for i in row] for c, row in zip(classes, numbers, strict=True)]
 
 
@@ -170,7 +219,7 @@ def load(config: Config, settings: MeasureSettings, size: int) -> data.Dataset:
     """Return the dataset of the test tasks. Raise UserError if it is not the data that the run was trained on, but for
     another dataset or the originals; or if these are not larger than the learner's images, of this size."""
     measure = MEASURES[settings.measure]
-    tested = config.with_run(data_dir=settings.data_dir, way=WAY, shot=1, query=measure.images - 1)
+    tested = config.with_run(data_dir=settings.data_dir, way=measure.classes, shot=1, query=measure.images - 1)
     if settings.dataset not in (None, config.run.dataset):
         tested = tested.with_run(dataset=settings.dataset, split="shuffled")
     if measure.originals or tested.run.dataset != config.run.dataset:
@@ -189,7 +238,7 @@ def over_tasks(settings: MeasureSettings) -> int:
     savedir, measure = settings.savedir, MEASURES[settings.measure]
     config, machine = Config.read(savedir), start(RunSettings(gpu_id=settings.gpu_id, metabatch=1))
     trained, saved = Trained.read(savedir, "last"), read_run(savedir)
-    trained.weights_for(WAY)
+    trained.weights_for(measure.way)
     dataset = load(config, settings, trained.image_shape[0])
     split, prepare = dataset.splits["test"], preparation_of({"dataset": dataset.name} | dataset.facts)
     classifier = Classifier(savedir, statistics=measure.statistics, samples=settings.samples)
@@ -202,7 +251,7 @@ def over_tasks(settings: MeasureSettings) -> int:
 
     def compute(first: int) -> Iterator[np.ndarray]:
         for task in range(first, settings.tasks):
-            pictures = task_pictures(split, prepare, task, measure.images)
+            pictures = task_pictures(split, prepare, task, measure.images, measure.classes)
             places[:], values = zip(*measure.values(classifier, pictures), strict=True)
             yield 100 * np.array([values])
 

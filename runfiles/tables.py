@@ -284,17 +284,20 @@ def over_tasks(values: list[list[float]]) -> str:
     return f"{mean:{sign}.2f} ± {half:.2f}"
 
 
-def measured(test: str, title: str) -> Callable:
-    """Return a table of a measure: a row per run and row of its values. title: what these rows are."""
+def measured(test: str, title: str, *others: str, only: str = "") -> Callable:
+    """Return a table of a measure: a row per run and row of its values. title: what these rows are. others: tests of
+    the same measure, of other runs. only: a text that the name of a row has to contain."""
 
     def table(outcome) -> str:
         rows, head = [], []
         for name, run in outcome.study.runs.items():
-            results = [result["values"] for result in outcome.results(name, test).values()]
+            found = (outcome.results(name, one).values() for one in (test, *others))
+            results = [result["values"] for result in itertools.chain(*found)]
             for row, columns in results[0].items() if results else ():
-                cells = [over_tasks([values[row][column] for values in results]) for column in columns]
-                rows.append([run.title, row, *cells])
-                head = ["learner", title, *columns]
+                if only in row:
+                    cells = [over_tasks([values[row][column] for values in results]) for column in columns]
+                    rows.append([run.title, row, *cells])
+                    head = ["learner", title, *columns]
         return markdown(head, rows)
 
     return table

@@ -1,7 +1,5 @@
 """Decide which classes are for training, validation and testing: by shares and a seed, or by a table."""
 
-import csv
-import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import numpy as np
 
 from errors import UserError
 from sources.arrays import Names
+from sources.csv_rows import rows_of
 from sources.folders import normalized
 
 # split -> the names, in any capitals, of folders that hold its classes, and of the split in a table.
@@ -52,15 +51,7 @@ def assign_at_random(labels: list[str], shares: list[float] | None, seed: int, r
 
 def read_table(file: Path) -> Iterator[tuple[int, str, str]]:
     """Yield (number of the line, split, class) of a table. UserError if it is not a table of SPLIT,CLASS."""
-    try:
-        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")  # as names on the disk are read
-        reader = csv.reader(io.StringIO(text, newline=""))
-        rows = [(reader.line_num, row) for row in reader if row]
-    except csv.Error as fault:
-        raise UserError(f"{file} is not a table of SPLIT,CLASS ({fault})") from None
-    for number, row in rows:
-        if [cell.strip().lower() for cell in row] == ["split", "class"]:
-            continue
+    for number, row in rows_of(file, ("split", "class")):
         split = split_of(row[0])
         if len(row) != 2 or not split:
             raise UserError(f"{file}, line {number} is not SPLIT,CLASS with train, val or test: {','.join(row)!r}")

@@ -26,6 +26,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from errors import UserError
 from sources.pictures import BLACK, WHITE, Paper, from_pillow, read
+from studies.left_out import LeftOut
 from studies.trained import Trained
 from training.steps import QUERY, STATISTICS, SUPPORT
 
@@ -37,11 +38,22 @@ SHARED = 4 << 30  # bytes that they may take with several
 MAPS = 16  # maps of the first block that are in memory at once, per image and noise sample: measured
 ROUNDING = 1e-6  # a picture's floats may be this far below 0 or above 1
 CHECKPOINTS = "last", "best"
+NONE, NONE_NUMBER = "none of these", -1  # predictions for rejected pictures, where labels are strings and numbers
 Pictures = Sequence  # paths, Pillow's images, or arrays [H,W] or [H,W,3], uint8 or floats in [0, 1]
 
 
 class PictureWarning(UserWarning):
     """Pictures look unlike the training images."""
+
+
+class Predictions(NamedTuple):
+    """probabilities [n,classes]. chosen [n]: the index of the class with the largest one, or the number of classes if
+    the picture is rejected. similarities [n]: to the nearest class, from 0 to 1 (see `Classifier`); NaN without
+    `reject`."""
+
+    probabilities: np.ndarray
+    chosen: np.ndarray
+    similarities: np.ndarray
 
 
 class Fit(NamedTuple):
@@ -73,15 +85,18 @@ class Classifier(ClassifierMixin, BaseEstimator):
     pictures `together`, or all `query` pictures; with these two a prediction depends on the other pictures. samples:
     noise samples of an inner step's loss, fewer if their maps would take more memory than SHARED. seed: that noise's
     seed. checkpoint: a run's `last` or `best`. invert: True if the pictures are light on dark and the training data
-    dark on light, or the reverse; transparent areas then become black. After `fit`: classes_, the labels in order.
+    dark on light, or the reverse; transparent areas then become black. reject: `predict` returns NONE, or NONE_NUMBER
+    if labels are numbers, for a picture whose similarity to the nearest class is below this number from 0 to 1: the
+    cosine of the angle between the picture's features and the mean features of the class; None: it always names a
+    class. After `fit`: classes_, the labels in order.
 
     The classifier takes pictures as a camera or a scanner makes them, and prepares them as the training images were
     prepared (sources/preparation.py). A PictureWarning says that they look unlike the training images.
     """
 
-    def __init__(self, run, statistics=SUPPORT, samples=10, seed=0, checkpoint="last", invert=False):
+    def __init__(self, run, statistics=SUPPORT, samples=10, seed=0, checkpoint="last", invert=False, reject=None):
         self.run, self.statistics, self.samples, self.seed = run, statistics, samples, seed
-        self.checkpoint, self.invert = checkpoint, invert
+        self.checkpoint, self.invert, self.reject = checkpoint, invert, reject
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -101,12 +116,14 @@ class Classifier(ClassifierMixin, BaseEstimator):
         """Adapt to these pictures and their labels y, all strings or all numbers. A class may have any number of
         pictures; all classes count the same.
 
-        Raise ValueError if a picture cannot be read, the lists differ in length, there is only one class, or there are
-        more classes than the learner can take or more pictures than fit into MEMORY. An earlier fit then stays.
+        Raise ValueError if a picture cannot be read, the lists differ in length, there is only one class, there are
+        more classes than the learner can take or more pictures than fit into MEMORY, or `reject` leaves no label for
+        the rejected pictures. An earlier fit then stays.
         """
         trained = self.trained()
         images = self._listed(images)
         classes, indices = classes_of(images, y)
+        self._check_reject(trained, classes)
         params = trained.weights_for(len(classes))
         samples = self._samples(trained, len(images))
         x = self._prepared(trained, images)
@@ -121,13 +138,13 @@ class Classifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, images: Pictures) -> np.ndarray:
         """Return probabilities [n,classes], in the order of classes_. Raise NotFittedError before `fit`; raise
         ValueError if a picture cannot be read."""
-        return np.concatenate(list(self.predict_parts(images)))
+        return np.concatenate([part.probabilities for part in self.predict_parts(images)])
 
-    def predict_parts(self, images: Pictures) -> Iterator[np.ndarray]:
-        """Yield the result of `predict_proba` in parts, [BATCH,classes] at most, or in one part if the predictions
-        depend on each other."""
+    def predict_parts(self, images: Pictures) -> Iterator[Predictions]:
+        """Yield predictions in parts, for at most BATCH pictures each, or in one part if they depend on each other."""
         check_is_fitted(self, "classes_")
         self._check_settings()
+        self._check_reject(self._fit.trained, self.classes_)
         images, fit, measured = self._listed(images), self._fit, []
         if not images:
             raise ValueError("there is no picture to classify")
@@ -142,17 +159,22 @@ class Classifier(ClassifierMixin, BaseEstimator):
         self._warn(fit.trained, measured)
 
     def predict(self, images: Pictures) -> np.ndarray:
-        """Return the label of each picture, [n]. Raise the errors of `predict_proba`."""
+        """Return the label of each picture, [n]; of a rejected one NONE or NONE_NUMBER. Raise the errors of
+        `predict_proba`."""
         check_is_fitted(self, "classes_")
         images = images if hasattr(images, "__len__") else self._listed(images)
-        return self.classes_[self.predict_proba(images).argmax(-1)] if len(images) else self.classes_[:0]
+        if not len(images):
+            return self.classes_[:0]
+        chosen = np.concatenate([part.chosen for part in self.predict_parts(images)])
+        labels = self.classes_ if self.reject is None else np.append(self.classes_, label_of_rejected(self.classes_))
+        return labels[chosen]
 
-    def leave_out(self, folds: int = FOLDS) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def leave_out(self, folds: int = FOLDS) -> Iterator[tuple[np.ndarray, Predictions]]:
         """Leave out the pictures of `fit`, in at most `folds` parts, and classify each part after adaptation to the
         others. A picture that is alone in its class is never left out.
 
-        Yield for each part the indices [n] of its pictures in fit's list, and their probabilities [n,classes]. Raise
-        ValueError if `folds` is 1 or below 0.
+        Yield for each part the indices [n] of its pictures in fit's list, and their predictions. Raise ValueError if
+        `folds` is 1 or below 0.
         """
         check_is_fitted(self, "classes_")
         if not isinstance(folds, numbers.Integral) or folds < 0 or folds == 1:  # one part would leave no picture
@@ -168,13 +190,23 @@ class Classifier(ClassifierMixin, BaseEstimator):
             yield fit.order[part], self._classify(fit, adapted, x, y, fit.x[part], SUPPORT)
 
     def leave_one_out(self, folds: int = FOLDS) -> np.ndarray:
-        """Return 1 for each picture of `fit` that `leave_out` classifies right, 0 for one that it classifies wrong, and
-        NaN for one that is alone in its class: [n], in the order of fit's list."""
+        """Return 1 for each picture of `fit` that `leave_out` classifies right, 0 for one that it classifies wrong or
+        rejects, and NaN for one that is alone in its class: [n], in the order of fit's list."""
+        return self._left_out(folds).right
+
+    def confusion_matrix(self, folds: int = FOLDS) -> np.ndarray:
+        """Return the numbers of pictures of `fit` that `leave_out` takes for each class: [classes,classes], true by
+        predicted class, in the order of classes_, as sklearn.metrics.confusion_matrix has them. With `reject` there is
+        one more column, the rejected pictures."""
+        counts = self._left_out(folds).matrix()
+        return counts[:, :-1] if self.reject is None else counts
+
+    def _left_out(self, folds: int) -> LeftOut:
         check_is_fitted(self, "classes_")
-        right, labels = np.full(len(self._fit.x), np.nan), self._fit.y.argmax(-1)[np.argsort(self._fit.order)]
-        for places, probabilities in self.leave_out(folds):
-            right[places] = probabilities.argmax(-1) == labels[places]
-        return right
+        left_out = LeftOut(self._fit.y.argmax(-1)[np.argsort(self._fit.order)], len(self.classes_))
+        for places, predictions in self.leave_out(folds):
+            left_out.predicted[places] = predictions.chosen
+        return left_out
 
     # ---- the run
 
@@ -187,16 +219,25 @@ class Classifier(ClassifierMixin, BaseEstimator):
         return trained
 
     def _check_settings(self) -> None:
-        samples, seed = self.samples, self.seed
+        samples, seed, reject = self.samples, self.seed, self.reject
         for name, fits, wanted in (
             ("run", isinstance(self.run, str | Path), "the path of a run's folder or of a file of weights"),
             ("checkpoint", self.checkpoint in CHECKPOINTS, f"one of {', '.join(CHECKPOINTS)}"),
             ("statistics", self.statistics in STATISTICS, f"one of {', '.join(STATISTICS)}"),
             ("samples", isinstance(samples, numbers.Integral) and samples >= 1, "a whole number of at least 1"),
             ("seed", isinstance(seed, numbers.Integral) and 0 <= seed < 2**31, f"a whole number from 0 to {2**31 - 1}"),
+            ("reject", isinstance(reject, numbers.Real | None) and 0 <= (reject or 0) <= 1, "a number from 0 to 1"),
         ):
             if not fits:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, wanted {wanted}")
+
+    def _check_reject(self, trained: Trained, classes: np.ndarray) -> None:
+        """Raise ValueError if `reject` is set and the learner has no features or the classes leave no label."""
+        if self.reject is None:
+            return
+        label_of_rejected(classes)
+        if not trained.programs(len(classes)).learner.inspectable:
+            raise ValueError(f"`reject` needs features, and {trained.config['model']} with its settings has none")
 
     def _samples(self, trained: Trained, images: int) -> int:
         """Return how many noise samples to take, at least 1, so that the maps of this number of images fit into SHARED
@@ -241,7 +282,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
             return trained.programs(y.shape[1]).adapt(params, x, y, self.seed, samples)
 
     def _classify(self, fit: Fit, adapted, support: np.ndarray, y: np.ndarray, x: np.ndarray, statistics: str):
-        """Return the probabilities [n,classes] of the images x [n,H,W,C]."""
+        """Return the predictions for the images x [n,H,W,C]."""
         support_shares = (y / (y.sum(0) * y.shape[1])).sum(1)  # all classes count the same
         query_shares = np.zeros(len(x))
         if statistics != SUPPORT:
@@ -250,9 +291,30 @@ class Classifier(ClassifierMixin, BaseEstimator):
         blank = max(LEAST, 1 << (len(x) - 1).bit_length()) - len(x)
         images = np.concatenate([support, x, np.zeros((blank, *x.shape[1:]), np.float32)])
         shares = np.concatenate([support_shares, query_shares, np.zeros(blank)]).astype(np.float32)
+        programs, query = fit.trained.programs(y.shape[1]), slice(len(support), len(support) + len(x))
         with fit.trained.computing():
-            probabilities = fit.trained.programs(y.shape[1]).classify(fit.params, adapted, images, shares)
-        return probabilities[len(support) : len(support) + len(x)]
+            probabilities = programs.classify(fit.params, adapted, images, shares)[query]
+            chosen = probabilities.argmax(-1)
+            if self.reject is None:
+                return Predictions(probabilities, chosen, np.full(len(x), np.nan))
+            features = programs.features(fit.params, adapted, images, shares)
+        similarities = similarities_of(features[query], features[: len(support)], y)
+        return Predictions(probabilities, np.where(similarities < self.reject, y.shape[1], chosen), similarities)
+
+
+def similarities_of(features: np.ndarray, support: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the cosine similarity of each of the feature vectors [n,D] to the nearest class mean: [n], 0 where it is
+    below 0. support [S,D], y [S,classes]: the support images' feature vectors and labels; a row of zeros does not
+    count."""
+    means = (y / y.sum(0)).T @ support
+    cosines = unit(features) @ unit(means).T
+    return np.clip(cosines.max(-1), 0, 1)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors [n,D] of length 1, or 0 where they are 0."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1)
 
 
 def contrast_and_brightness(x: np.ndarray) -> np.ndarray:
@@ -295,6 +357,18 @@ def classes_of(images: list, labels: Sequence) -> tuple[np.ndarray, np.ndarray]:
     if len(classes) < 2:
         raise ValueError(f"The number of classes has to be greater than one; got {len(classes)} class")
     return classes, indices
+
+
+def label_of_rejected(classes: np.ndarray) -> str | int:
+    """Return the prediction for rejected pictures where the labels are these classes. Raise ValueError if it could not
+    be distinguished from a class."""
+    kind = kind_of(classes[0])
+    label = NONE if kind == "strings" else NONE_NUMBER
+    if kind == "booleans":
+        raise ValueError("labels are booleans, and `reject` needs a third label: give strings or numbers")
+    if label in classes:
+        raise ValueError(f"a class has the label {label!r}, which `reject` gives to rejected pictures: rename it")
+    return label
 
 
 @value_errors()

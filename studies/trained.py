@@ -7,7 +7,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from lazy import tf
 from learners import make
 from model import Learner
 from parameters import default_channels
-from perturbations.draws import task_noise
+from perturbations.draws import UNPERTURBED, task_noise
 from ranges import UNIT, Range
 from sources.preparation import Preparation
 from sources.table import MAKERS
@@ -37,6 +37,7 @@ class Programs:
         self.learner = learner
         self._adapt = tf.function(self._adapt_task, autograph=False)
         self._classify = tf.function(self._classify_images, autograph=False)
+        self._features = tf.function(self._features_of_images, autograph=False)
 
     def adapt(self, params, x: np.ndarray, y: np.ndarray, seed: int, samples: int):
         """Adapt the learner to the support images x [S,H,W,C] with labels y, one-hot [S,way]. Return the learner's
@@ -49,11 +50,18 @@ class Programs:
         norm's statistics."""
         return self._classify(params, adapted, x, shares).numpy()
 
+    def features(self, params, adapted, x: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Return the features [Q,D] of an inspectable learner for the images x [Q,H,W,C]. shares: as in `classify`."""
+        return self._features(params, adapted, x, shares).numpy()
+
     def _adapt_task(self, params, x, y, seed, samples):
         return self.learner.adapt(params, x[None], y, task_noise(seed[None]), samples)[0]
 
     def _classify_images(self, params, adapted, x, shares):
         return tf.nn.softmax(self.learner.classify(params, adapted, x[None], shares=shares)[0][0])
+
+    def _features_of_images(self, params, adapted, x, shares):
+        return self.learner.features(params, adapted, x[None], replace(UNPERTURBED, shares=shares))[0]
 
 
 @dataclass(frozen=True)

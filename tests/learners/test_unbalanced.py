@@ -1,5 +1,7 @@
 """Support sets whose classes have different numbers of images: every class counts the same, in every learner."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,6 +10,7 @@ import layers
 import learners
 import model
 from declared import own_settings
+from perturbations.draws import UNPERTURBED
 
 WAY, SHAPE = 3, (16, 18, 1)
 COUNTS = [3, 1, 1]
@@ -51,6 +54,11 @@ def test_a_class_of_one_image_counts_as_one_of_three(name, perturbation):
     def classify(adapted, x, shares):
         return learner.classify(params, adapted, x, shares=shares)[0]
 
+    @tf.function(autograph=False)
+    def by_features(adapted, x, shares):
+        h = learner.features(params, adapted, x, dataclasses.replace(UNPERTURBED, shares=shares))
+        return layers.dense(h, *learner.linear(adapted))
+
     unequal = adapt(x, y)
     repeated = adapt(tf.gather(x, REPEATED, axis=1), tf.gather(y, REPEATED))
     plain = plainly(tf.gather(x, REPEATED, axis=1))
@@ -63,6 +71,9 @@ def test_a_class_of_one_image_counts_as_one_of_three(name, perturbation):
     found = classify(unequal, both, tf.pad(shares, [[0, 4]]))[:, 5:]
     of_repeated = classify(unequal, tf.concat([tf.gather(x, REPEATED, axis=1), x_q], 1), likewise)[:, 9:]
     np.testing.assert_allclose(found, of_repeated, rtol=1e-9, atol=1e-11)
+    if learner.inspectable:
+        of_features = by_features(unequal, both, tf.pad(shares, [[0, 4]]))[:, 5:]
+        np.testing.assert_allclose(found, of_features, rtol=1e-9, atol=1e-11)
     unweighted = classify(unequal, both, None)[:, 5:]
     if np.abs(unweighted - classify(unequal, x_q, None)).max() > 1e-9:  # predictions depend on the batch
         assert np.abs(found - unweighted).max() > 1e-3

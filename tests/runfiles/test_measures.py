@@ -15,7 +15,7 @@ import measures
 import numpy as np
 import pytest
 import tables
-from catalogue import Run, Study, drawings, pictures, transfer
+from catalogue import Run, Study, drawings, pictures, rejection, transfer
 from measures import MEASURES, Measure
 from outcomes import config_of, find_result, outcomes, program_of
 from PIL import Image, ImageDraw
@@ -25,6 +25,7 @@ from sklearn.base import ClassifierMixin
 import data
 from conftest import ROOT, assert_refused, call
 from sources.preparation import Preparation
+from studies.classifier import Predictions
 from studies.draw import SIDE
 
 SHIPPED = ROOT / "pretrained/glyphs_10way_1shot_maml.npz"
@@ -121,6 +122,46 @@ def test_accuracy_stands_beside_the_nearest_neighbour_in_pixels(monkeypatch):
     assert MEASURES["accuracy"].statistics == "query"
 
 
+class Rejecting:
+    """A classifier that is right about all classes but the first one, and surer of them than of others. The similarity
+    of a class's pictures 10, 11, ... is 0.551, 0.591, ..., and 0.301, 0.341, ... for a class without support."""
+
+    def __init__(self):
+        self.supports = []
+
+    def set_params(self, reject):
+        self.reject = reject
+
+    def fit(self, images, labels):
+        assert [image // 20 for image in images] == list(labels)
+        self.supports.append(images)
+
+    def predict_parts(self, images):
+        assert self.reject == 0 and not {*images} & {*self.supports[-1]}
+        for part in np.array_split(np.array(images), 2):
+            classes, numbers = part // 20, part % 20 - 10
+            chosen = np.where(classes == 0, 1, classes % 5)
+            likely = np.where(classes < 5, 0.7, 0.6)[:, None] * np.eye(5)[chosen] + 0.06
+            yield Predictions(likely, chosen, 0.301 + 0.25 * (classes < 5) + 0.04 * numbers)
+
+
+def test_pictures_of_classes_without_support_are_to_be_rejected():
+    """Of the known classes' pictures the similarity 0.587 is the tenth percentile."""
+    tasks = [[20 * c + i for i in range(20)] for c in range(10)]
+    found = by_row(MEASURES["rejection"].values(fake := Rejecting(), tasks))
+    assert [[image % 20 for image in support] for support in fake.supports] == [[0] * 5, [0, 1, 2, 3, 4] * 5]
+    names = "largest probability", "lead of the largest probability", "entropy, negative", "similarity"
+    thresholds = ["0.5", "0.6", "0.7", "0.75", "0.8", "0.85", "0.9", "0.95"]
+    assert found["1-shot: area under the curve"] == dict(zip(names, [1, 1, 1, 0.94], strict=True))
+    assert found["1-shot: others accepted"] == dict(zip(names, [0, 0, 0, 0.2], strict=True))
+    rejected, others = [0, 0.2, 0.4, 0.5, 0.7, 0.8, 0.9, 1], [0.5, 0.2, *[0] * 6]
+    assert found["1-shot, rejected"] == dict(zip(thresholds, rejected, strict=True))
+    wrong = [0.2 * (1 - share) for share in rejected]
+    assert found["1-shot, taken for another class"] == dict(zip(thresholds, wrong, strict=True))
+    assert found["1-shot, others accepted"] == dict(zip(thresholds, others, strict=True))
+    assert [row.replace("5", "1") for row in found][5:] == [*found][:5]
+
+
 def test_drawings_are_classified_as_they_are_and_as_the_page_sends_them(monkeypatch):
     """Of each other class 10 pictures as they are, and 4 as the page sends them; these are 1000 and more here."""
     monkeypatch.setattr(measures, "on_a_canvas", lambda picture: picture + 1000)
@@ -164,13 +205,14 @@ def counting(first, asked):
     """Return a measure whose values are the task's first pixel and a constant. It is interrupted at task `first`."""
 
     def values(classifier, images):
+        assert len(images) == 8
         asked.append(len(asked))
         if len(asked) == first:
             os.kill(os.getpid(), signal.SIGINT)
         yield ("a", "b"), np.asarray(images[0][0]).mean() / 255
         yield ("a", "c"), 0.25
 
-    return Measure(values)
+    return Measure(values, way=7, others=1)
 
 
 def test_a_measurement_goes_on_after_an_interruption_and_is_made_once(data_dir, tmp_path, monkeypatch):
@@ -187,7 +229,7 @@ def test_a_measurement_goes_on_after_an_interruption_and_is_made_once(data_dir, 
     one, other = (json.loads((tmp_path / name / "measure.json").read_text()) for name in ("whole", "run"))
     assert one["values"] == other["values"] and len(set(one["values"]["a"]["b"])) == 5
     assert one["values"]["a"]["c"] == [25] * 5 and "a, c: 25.00 +- 0.00" in done.stdout
-    assert one["settings"].items() >= {"measure": "mixtures", "dataset": "glyphs", "way": 5}.items()
+    assert one["settings"].items() >= {"measure": "mixtures", "dataset": "glyphs", "way": 7}.items()
     assert (one["tasks"], one["n_test_mc_samp"], one["iteration"]) == (5, 2, 1000)
     assert len(list((tmp_path / "run/tests").glob("measure-*.json"))) == 1
 
@@ -317,6 +359,21 @@ def test_a_measures_table_has_its_rows_and_columns():
     assert pictures.tables["leave_one_out"](outcome) == ""
 
 
+def test_a_measures_table_may_have_some_rows_and_runs_of_several_tests():
+    values = {"1-shot: a": {"p": [1, 1]}, "1-shot, b": {"q": [2, 2]}}
+    records = [
+        record(rejection, "maml", 0, {"5way": values}),
+        replace(record(rejection, "maml_20way", 0, {"20way": {"1-shot, b": {"q": [3, 3]}}}), curve={}),
+    ]
+    (outcome,) = outcomes(rejection, records)
+    expected = [["learner", "%", "p"], ["MAML", "1-shot: a", "1.00 ± 0.00"]]
+    assert cells(rejection.tables["scores"](outcome)) == expected
+    assert cells(rejection.tables["thresholds"](outcome))[1:] == [
+        ["MAML", "1-shot, b", "2.00 ± 0.00"],
+        ["MAML, 20-way", "1-shot, b", "3.00 ± 0.00"],
+    ]
+
+
 def test_tests_of_a_run_are_paired_with_the_first_one():
     """Paired differences of two episodes: +10 and +2 from the first test."""
     results = {"3": [60, 72], "1": [50, 70]}
@@ -334,13 +391,14 @@ def test_the_studies_ask_for_what_the_page_says(tmp_path):
     """The numbers of docs/classify.md: 12 trainings, each tested on both datasets; the shipped pair."""
     asked = {
         (study.name, name): measures.read_command(test.flags.split())
-        for study in (transfer, pictures, drawings)
+        for study in (transfer, pictures, drawings, rejection)
         for name, test in study.tests.items()
         if "--measure" in test.flags
     }
     assert {key: (flags.get("tasks", 100), flags.get("samples", 10)) for key, flags in asked.items()} == {
         ("transfer", "omniglot"): (100, 10), ("transfer", "glyphs"): (100, 10), ("drawings", "drawings"): (200, 5),
         **{("pictures", name): (60, 3) for name in ("mixtures", "support_sets", "leave_one_out")},
+        ("rejection", "5way"): (60, 3), ("rejection", "20way"): (10, 3),
     }  # fmt: skip
     trained = [config_of(transfer.training(name, seed, {})).run for seed, name in transfer.pairs()]
     assert sorted({(one.dataset, one.model) for one in trained}) == [

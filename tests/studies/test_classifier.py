@@ -22,17 +22,20 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import confusion_matrix
 
 import data
 import model
 from conftest import ROOT, assert_refused, call
 from errors import UserError
-from perturbations.draws import task_noise
+from perturbations.draws import UNPERTURBED, task_noise
 from sources.preparation import Preparation
 from studies import classifier as study
 from studies import classify as study_of_folders
+from studies import classify_page
 from studies import trained as trained_study
 from studies.classifier import Classifier
+from studies.left_out import LeftOut
 
 MAML, METADROP = (ROOT / "pretrained" / f"glyphs_10way_1shot_{name}.npz" for name in ("maml", "metadrop"))
 
@@ -47,6 +50,10 @@ def pictures(data_dir):
 @pytest.fixture(scope="module")
 def maml():
     return Classifier.load(MAML)
+
+
+def predictions(probabilities):
+    return study.Predictions(probabilities, probabilities.argmax(-1), np.full(len(probabilities), np.nan))
 
 
 def task(pictures, classes, shots, queries):
@@ -224,6 +231,7 @@ def test_it_is_scikit_learns(maml, pictures, tmp_path):
     again = clone(maml)
     assert again.get_params() == {
         "run": MAML, "statistics": "support", "samples": 10, "seed": 0, "checkpoint": "last", "invert": False,
+        "reject": None,
     }  # fmt: skip
     with pytest.raises(NotFittedError):
         again.predict(query)
@@ -240,6 +248,7 @@ def test_it_is_scikit_learns(maml, pictures, tmp_path):
         (lambda: Classifier.load(None), "run is None"),
         (lambda: Classifier.load(MAML, checkpoint="first"), "wanted one of last, best"),
         (lambda: again.fit(support, labels).predict(Image.fromarray(query[0])), "not a single one"),
+        (lambda: Classifier.load(MAML, reject=1.5), "wanted a number from 0 to 1"),
         (lambda: Classifier.load(MAML, statistics="none"), "wanted one of support, together, query"),
         (lambda: again.fit([np.zeros((0, 3), np.uint8)] * 2, [0, 1]), "shape (0, 3)"),
         (
@@ -347,7 +356,7 @@ def test_one_left_out_is_classified_by_the_others(maml, pictures):
     assert np.nanmean(np.delete(right, 4)) > 0.8
     others = [i for i in range(10) if i != 2]
     by_hand = clone(maml).fit([[*support, *lone][i] for i in others], [[*labels, "alone"][i] for i in others])
-    likely = {own[0]: likely[0] for own, likely in one.leave_out()}
+    likely = {own[0]: left_out.probabilities[0] for own, left_out in one.leave_out()}
     np.testing.assert_allclose(likely[2], by_hand.predict_proba([support[2]])[0], atol=0.02)
     given = mock.Mock(return_value=one._fit.adapted)
     with mock.patch.object(trained_study.Programs, "adapt", given):
@@ -365,6 +374,81 @@ def test_one_left_out_is_classified_by_the_others(maml, pictures):
             one.leave_one_out(folds)
 
 
+def test_the_confusion_matrix_is_scikit_learns(maml, pictures):
+    """In the order of fit's list, which is not sorted by class; the last class has a single picture."""
+    support, labels, *_ = task(pictures, 3, 3, 1)
+    support, labels = [*support[::-1], pictures[5, 0]], [*labels[::-1], "d"]
+    labels[0] = "class 0"  # a picture of class 2
+    one = clone(maml).fit(support, labels)
+    predicted = {own[0]: one.classes_[left_out.chosen[0]] for own, left_out in one.leave_out()}
+    counts, truth = one.confusion_matrix(), [labels[i] for i in predicted]
+    assert (counts == confusion_matrix(truth, list(predicted.values()), labels=one.classes_)).all()
+    assert counts.sum(1).tolist() == [4, 3, 2, 0] and counts[0, 2]
+    rejecting = one.set_params(reject=1).confusion_matrix()
+    assert rejecting.shape == (4, 5) and rejecting[:, 4].tolist() == [4, 3, 2, 0]
+    assert (one.leave_one_out()[:-1] == 0).all()
+
+
+@pytest.mark.parametrize("weights", [MAML, METADROP])
+def test_a_picture_that_is_similar_to_no_class_is_of_none_of_them(pictures, weights):
+    """The similarity is the cosine of the features, which batch norm normalises by the support set's statistics, and
+    the nearest class mean; that of the pictures of other classes is smaller."""
+    support, labels, query, _ = task(pictures, 3, 2, 4)
+    query = [*query, *pictures[3:7, 6:9].reshape(-1, 28, 28)]
+    one = Classifier(weights, samples=1, reject=0).fit(support, labels)
+    (all_known,) = one.predict_parts(query)
+    fit, trained = one._fit, one._fit.trained
+    learner = trained.programs(3).learner
+    x = tf.constant(np.concatenate([fit.x, trained.range.inputs(one._prepared(trained, query))])[None])
+    draw = dataclasses.replace(UNPERTURBED, shares=tf.constant([1 / 6] * 6 + [0.0] * 24))
+    h = tf.function(lambda params, adapted: learner.features(params, adapted, x, draw)[0])(fit.params, fit.adapted)
+    w, b = learner.linear(fit.adapted)
+    np.testing.assert_allclose(tf.nn.softmax(h[6:] @ w[0] + b[0]), all_known.probabilities, atol=1e-4)
+    means = np.stack([h[0:2], h[2:4], h[4:6]]).mean(1)
+    cosines = [[np.dot(v, m) / np.sqrt(np.dot(v, v) * np.dot(m, m)) for m in means] for v in h[6:].numpy()]
+    np.testing.assert_allclose(all_known.similarities, np.max(cosines, 1), atol=1e-4)
+    assert np.median(all_known.similarities[:12]) > np.median(all_known.similarities[12:])
+
+    middle = float(np.median(all_known.similarities))
+    expected = np.where(all_known.similarities < middle, "none of these", one.classes_[all_known.chosen])
+    assert (one.predict(query) == one.classes_[all_known.chosen]).all()  # reject=0
+    assert (one.set_params(reject=middle).predict(query) == expected).all() and (
+        expected == "none of these"
+    ).sum() == 12
+    np.testing.assert_array_equal(one.predict_proba(query), all_known.probabilities)
+    numbers = one.fit(support, np.repeat(np.arange(3, dtype=np.uint8), 2)).predict(query)
+    assert ((numbers == -1) == (expected == "none of these")).all()
+
+
+def test_similarities_count_the_support_images_that_stay_and_no_negative_cosine():
+    support, y = np.array([[1.0, 0], [3, 0], [9, 9], [0, 2]]), np.array([[1, 0], [1, 0], [0, 0], [0, 1]])
+    features = np.array([[2.0, 2], [0, 5], [-1, -1], [0, 0]])
+    np.testing.assert_allclose(study.similarities_of(features, support, y), [0.5**0.5, 1, 0, 0])
+
+
+def test_a_learner_without_features_rejects_nothing(maml):
+    trained = mock.Mock(config={"model": "other"})
+    trained.programs.return_value.learner.inspectable = False
+    with pytest.raises(ValueError, match="`reject` needs features, and other with its settings has none"):
+        clone(maml).set_params(reject=0.5)._check_reject(trained, np.array(["a", "b"]))
+    clone(maml)._check_reject(trained, np.array(["a", "b"]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a", "none of these"], "'none of these', which `reject` gives to rejected pictures"),
+        ([-1, 1], "-1, which `reject` gives"),
+        ([False, True], "labels are booleans"),
+    ],
+)
+def test_a_label_that_rejected_pictures_have_is_refused(maml, pictures, labels, message):
+    with pytest.raises(ValueError, match=message):
+        clone(maml).set_params(reject=0.5).fit(pictures[:2, 0], labels)
+    with pytest.raises(ValueError, match=message):  # by predict, if it is set after fit
+        clone(maml).fit(pictures[:2, 0], labels).set_params(reject=0.5).predict(pictures[:2, 0])
+
+
 def test_parts_leave_every_class_a_picture():
     labels = np.array([0] * 7 + [1] * 2 + [2] + [3] * 30)
     for folds in (2, 3, 5, 20, 100):
@@ -378,7 +462,7 @@ def test_parts_leave_every_class_a_picture():
 def test_many_pictures_are_classified_by_and_by(maml, pictures, monkeypatch):
     support, labels, query, _ = task(pictures, 3, 2, 4)
     monkeypatch.setattr(study, "BATCH", 5)
-    parts = [len(part) for part in clone(maml).fit(support, labels).predict_parts(query)]
+    parts = [len(part.chosen) for part in clone(maml).fit(support, labels).predict_parts(query)]
     assert parts == [5, 5, 2]
 
 
@@ -457,6 +541,10 @@ def test_a_table_and_a_page_say_what_the_pictures_are(folders):
                                        for p in (folders / "query").rglob("*.png")}  # fmt: skip
     page = (folders / "out" / "p.html").read_text(encoding="utf-8")
     assert page.count("<img") == 6 + 9 and "ä &amp; b" in page and "ä & b" not in page
+    assert "Confusion matrix" in page
+    with open(folders / "out" / "p_leave_out.csv", newline="", encoding="utf-8") as file:
+        by_class = list(csv.DictReader(file))
+    assert [row["class"] for row in by_class] == header[2:] and {row["left_out"] for row in by_class} == {"2"}
     assert "http" not in page  # nothing comes from elsewhere
     direct = Classifier.load(MAML)
     files = sorted((folders / "support").rglob("*.png"))
@@ -475,16 +563,22 @@ def test_a_trained_run_classifies_too(folders, data_dir):
 
 
 def test_remarks_and_page_say_which_support_pictures_were_wrong(folders, monkeypatch):
-    assert study_of_folders.remark_on(np.ones(4), 4, 4).startswith("leave-one-out accuracy")
-    assert "(4 of 4; 95 % interval 51 to 100 %)" in study_of_folders.remark_on(np.ones(4), 4, 4)
-    assert study_of_folders.remark_on(np.ones(4), 2, 4).startswith("2-fold cross-validation accuracy")
-    assert "no class has two" in study_of_folders.remark_on(np.full(4, np.nan), 0, 0)
+    left_out = LeftOut([0] * 4, 2)
+    assert "no class has two" in study_of_folders.remark_on(left_out, 0, 0)
+    left_out.predicted[:] = 0
+    said = study_of_folders.remark_on(left_out, 4, 4)
+    assert said.startswith("leave-one-out accuracy") and said.endswith("(4 of 4; 95 % interval 51 to 100 %)")
+    left_out.predicted[1] = 2
+    assert study_of_folders.remark_on(left_out, 2, 4).startswith("2-fold cross-validation accuracy")
+    assert study_of_folders.remark_on(left_out, 2, 4).endswith("(3 of 4; 95 % interval 30 to 95 %), 1 rejected")
     files = sorted((folders / "query").rglob("*.png"))
     names = [file.relative_to(folders / "query").as_posix() for file in files]
-    guesses = [study_of_folders.Guess(name, np.array([0.9, 0.1])) for name in names]
-    monkeypatch.setattr(study_of_folders, "SHOWN", 2)
+    guesses = [classify_page.Guess(name, np.array([0.9, 0.1])) for name in names]
+    monkeypatch.setattr(classify_page, "SHOWN", 2)
+    left_out = LeftOut([0, 0], 2)
+    left_out.predicted[:] = 0, 1
     labelled = [("two", file) for file in sorted((folders / "support/two").iterdir())]
-    page = study_of_folders.page(guesses, np.array(["two", "3"]), folders / "query", labelled, np.array([1, 0]), [])
+    page = classify_page.page(guesses, np.array(["two", "3"]), folders / "query", labelled, left_out, [])
     assert page.count('class="wrong"') == 1 and page.index('class="wrong" alt="1.png"')
     assert names[1] in page and names[2] not in page and "The table has 7 more" in page
 
@@ -493,8 +587,8 @@ def test_what_classify_is_told_arrives(folders, monkeypatch):
     load = mock.Mock(side_effect=ValueError("stop"))
     monkeypatch.setattr(Classifier, "load", load)
     flags = ("--seed", 7, "--n_test_mc_samp", 3, "--checkpoint", "best", "--query_statistics", "query", "--gpu_id", -1)
-    assert_refused(classify(folders, *flags, "--invert"), "stop")
-    expected = {"statistics": "query", "seed": 7, "checkpoint": "best", "samples": 3, "invert": True}
+    assert_refused(classify(folders, *flags, "--invert", "--reject", 0.5), "stop")
+    expected = {"statistics": "query", "seed": 7, "checkpoint": "best", "samples": 3, "invert": True, "reject": 0.5}
     assert load.call_args.kwargs == expected
 
 
@@ -507,13 +601,13 @@ def test_ctrl_c_keeps_what_is_computed(folders, monkeypatch):
             for _ in range(3):
                 if next(calls) == stops_after:
                     os.kill(os.getpid(), signal.SIGINT)
-                yield np.full((3, 3), 1 / 3)
+                yield predictions(np.full((3, 3), 1 / 3))
 
         def leave_out(self, folds):
             for i in range(6):
                 if next(calls) == stops_after:
                     os.kill(os.getpid(), signal.SIGINT)
-                yield np.array([i]), np.eye(3)[[0]]
+                yield np.array([i]), predictions(np.eye(3)[[0]])
 
         monkeypatch.setattr(Classifier, "predict_parts", parts)
         monkeypatch.setattr(Classifier, "leave_out", leave_out)
@@ -530,6 +624,12 @@ def test_ctrl_c_keeps_what_is_computed(folders, monkeypatch):
         assert ("interrupted: the results so far are written" in done.stderr) == (stops_after < 100)
         assert len((folders / "out/p.csv").read_text().splitlines()) == 1 + rows
         assert (stops_after == 1) == ("of 6; 95" not in (folders / "out/p.html").read_text() and stops_after < 5)
+        left_out = [] if stops_after == 1 else (folders / "out/p_leave_out.csv").read_text().splitlines()[1:]
+        counts = {1: [], 5: ["2,2,2", "2,1,0", "2,0,0"], 100: ["2,2,2", "2,2,0", "2,2,0"]}[stops_after]
+        assert [row.partition(",")[2][:5] for row in left_out] == counts
+    ask(1)
+    assert classify(folders).returncode == 130
+    assert not (folders / "out/p_leave_out.csv").exists()  # that of the earlier call
     ask(100)
     assert "accuracy" not in classify(folders, "--folds", 0).stdout
     assert_refused(classify(folders, "--folds", 1), "one part is all pictures")
@@ -540,7 +640,7 @@ def test_a_picture_that_goes_while_others_are_classified_is_told_of(folders, mon
 
     def parts(self, files):
         Path(files[0]).unlink()
-        yield np.full((len(files), 3), 1 / 3)
+        yield predictions(np.full((len(files), 3), 1 / 3))
 
     monkeypatch.setattr(Classifier, "predict_parts", parts)
     assert_refused(classify(folders), "cannot be read (No such file")
@@ -553,7 +653,7 @@ def test_a_page_shows_transparent_pictures_on_the_papers_colour(folders):
     file = folders / "white.png"
     Image.fromarray(np.full((4, 4, 4), [255, 255, 255, 0], np.uint8)).save(file)
     paper = Classifier(MAML, invert=True).paper
-    shown = study_of_folders.page([], np.array(["a"]), folders, [("a", file)], np.ones(1), [], paper)
+    shown = classify_page.page([], np.array(["a"]), folders, [("a", file)], LeftOut([0], 1), [], paper)
     content = re.search('base64,([^"]+)', shown).group(1)
     assert not np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("L")).any()
 
@@ -568,6 +668,41 @@ def test_remarks_of_pictures_are_printed_and_on_the_page(folders):
     assert "look inverted" in (folders / "out/p.html").read_text()
 
 
+def test_rejected_pictures_are_of_none_of_the_classes(folders):
+    done = classify(folders, "--reject", 0.99)
+    assert done.returncode == 0 and re.search(r"of 6; 95 % interval \d+ to \d+ %\), \d rejected", done.stdout), (
+        done.stderr
+    )
+    with open(folders / "out" / "p.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    similarities = [float(row["similarity"]) for row in rows]
+    assert similarities == sorted(similarities) and similarities[0] < 0.99
+    sure = [(row["prediction"], similarity) for row, similarity in zip(rows, similarities, strict=True)]
+    assert all((prediction == "none of these") == (similarity < 0.99) for prediction, similarity in sure)
+    assert (folders / "out/p_leave_out.csv").read_text("utf-8").splitlines()[0].endswith(",none of these")
+    (folders / "support/two").rename(folders / "support/none of these")
+    assert_refused(classify(folders, "--reject", 0.5), "'none of these', which `reject` gives to rejected pictures")
+
+
+def test_labels_may_be_in_a_table(folders):
+    """The same result as with folders; --skip_bad leaves out a picture of the table that cannot be read."""
+    assert classify(folders).returncode == 0
+    files = [folders / "out" / name for name in ("p.csv", "p_leave_out.csv")]
+    expected = [file.read_bytes() for file in files]
+    (folders / "bad.png").write_text("no")
+    rows = [f"support/{file.parent.name}/{file.name},{file.parent.name}" for file in folders.glob("support/*/*")]
+    table = folders / "labels.CSV"
+    table.write_text("\n".join(["file,label", "bad.png,two", *rows]), "utf-8")
+    assert_refused(classify(folders, "--support", table), "bad.png is damaged, or of a kind")
+    done = classify(folders, "--support", table, "--skip_bad")
+    assert done.returncode == 0 and "left out: 1 picture" in done.stderr, done.stderr
+    assert [file.read_bytes() for file in files] == expected
+    table.write_text("support/two/0.png,two\nsupport/two/2.png,two\n")
+    assert_refused(classify(folders, "--support", table), "line 2 names", "which is not there")
+    table.rename(folders / "labels.txt")
+    assert_refused(classify(folders, "--support", folders / "labels.txt"), "neither a folder nor a table (.csv)")
+
+
 def test_what_is_hidden_is_no_query_picture_and_capitals_are(folders):
     shutil.copytree(folders / "query/deep", folders / "query/.ipynb_checkpoints")
     (folders / "query/deep/two_1.png").rename(folders / "query/deep/two_1.PNG")
@@ -579,8 +714,10 @@ def test_what_cannot_be_classified_is_refused(folders):
     run = ("--weights", MAML)
     assert_refused(call("main.py", "--mode", "classify", *run, "--query", folders / "query"), "--support is missing")
     assert_refused(call("main.py", "--mode", "classify", *run, "--support", folders / "support"), "--query is missing")
-    assert_refused(classify(folders, "--support", folders / "none"), "none is not a folder")
+    assert_refused(classify(folders, "--support", folders / "none"), "none is neither a folder nor a table")
     assert_refused(classify(folders, "--query", 5), "--query 5 is not a folder")
+    for share in ("1.1", "nan", "x"):
+        assert_refused(classify(folders, "--reject", share), "must be a number from 0 to 1")
     assert_refused(classify(folders, "--query", folders / "support" / "two" / "none"), "is not a folder")
     assert_refused(classify(folders, "--out", folders / "p.txt"), "ends with .csv")
     assert_refused(classify(folders, "--savedir", folders), "name 2 runs")

@@ -13,7 +13,7 @@ from conftest import ROOT, assert_refused, call
 from errors import UserError
 from sources.preparation import Preparation
 from studies import classify as classify_study
-from studies import draw
+from studies import classify_page, draw
 from studies.classifier import Classifier, picture_of
 
 MAML = ROOT / "pretrained" / "glyphs_10way_1shot_maml.npz"
@@ -102,7 +102,7 @@ def test_broken_exif_is_no_fault_and_a_good_one_turns_the_picture_everywhere(fol
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise: what is left comes above
     (folders / "turned.jpg").write_bytes(encoded("JPEG", Image.fromarray(stripes), exif=exif.tobytes(), quality=95))
-    page = classify_study.thumbnail(folders / "turned.jpg")
+    page = classify_page.thumbnail(folders / "turned.jpg")
     shown = Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", page)[1])))
     image = Preparation(16, 1)(picture_of(folders / "turned.jpg"))[..., 0]
     for upright in (np.asarray(shown.convert("L").resize((16, 16))), image):

@@ -1,0 +1,24 @@
+"""Read a table that a person made: CSV in UTF-8, as editors and spreadsheets save it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from errors import UserError
+
+
+def rows_of(file: Path, columns: tuple[str, ...]) -> list[tuple[int, list[str]]]:
+    """Read a table -> the number of its line and its cells, for each row but blank ones and a header of these columns.
+    UserError if it is not CSV.
+
+    A byte order mark is ignored; bytes that are not UTF-8 become what names on the disk with these bytes become.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        reader = csv.reader(io.StringIO(text, newline=""))
+        rows = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as fault:
+        raise UserError(f"{file} is not a table of {','.join(columns).upper()} ({fault})") from None
+    return [(number, row) for number, row in rows if [cell.strip().lower() for cell in row] != [*columns]]
