@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,9 @@ class ClassifySettings(CheckpointSettings):
         "others; 0: do not",
         number_of_parts,
     )
+    baseline: bool = setting(
+        False, "estimate the accuracy of the nearest class mean in pixels, too: what the learner has to be better than"
+    )
     reject: float | None = setting(
         None,
         f"predict `{NONE}` where the similarity to the nearest class is below S, a number from 0 to 1",
@@ -93,6 +97,8 @@ def classify(run: Path, settings: ClassifySettings) -> int:
     pictures.
     """
     out, query = settings.out, settings.pictures
+    if settings.baseline and not settings.folds:
+        raise UserError("--baseline compares accuracies on left-out pictures, and --folds 0 leaves out none: drop one")
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out} is not a table's name: give one that ends with .csv")
     page_file, by_class_file = out.with_suffix(".html"), out.with_name(f"{out.stem}_leave_out.csv")
@@ -131,6 +137,9 @@ def classify(run: Path, settings: ClassifySettings) -> int:
             remarks.append(leave_out(classifier, settings.folds, labels, left_out, stop))
             print(remarks[-1])
             write(by_class_file, table_by_class(left_out, classes, settings.reject is not None))
+            if settings.baseline and not stop.asked:
+                remarks.append(compared(classifier, settings.folds, labels, left_out, stop))
+                print(remarks[-1])
             write_page()
             print(f"by class: {by_class_file}", flush=True)
     return stopped("the results so far are written") if stop.asked else 0
@@ -191,6 +200,18 @@ def leave_out(classifier: Classifier, folds: int, labels: list[str], left_out: L
         if stop.asked:
             break
     return remark_on(left_out, parts, len(parts_to_leave_out(labels, len(labels))))
+
+
+def compared(classifier: Classifier, folds: int, labels: list[str], left_out: LeftOut, stop: Stop) -> str:
+    """Leave out the support pictures as `leave_out` does, but classify them by the nearest class mean in pixels. Return
+    a sentence that compares it with the learner's results, `left_out`."""
+    nearest = LeftOut(left_out.truth, left_out.classes)
+    remark = leave_out(classifier.nearest_mean(), folds, labels, nearest, stop)
+    if stop.asked:
+        return f"the nearest class mean in pixels was interrupted: {remark}"
+    learner, other = (np.count_nonzero((a.right == 1) & (b.right == 0)) for a, b in permutations((left_out, nearest)))
+    only = f"{learner} {plural(range(learner), 'picture')} only by the learner, {other} only by the nearest mean"
+    return f"the nearest class mean in pixels: {remark}; right {only}"
 
 
 def remark_on(left_out: LeftOut, parts: int, pictures: int) -> str:

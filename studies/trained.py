@@ -4,6 +4,7 @@ and its compiled functions."""
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import threading
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from ranges import UNIT, Range
 from sources.preparation import Preparation
 from sources.table import MAKERS
 from training import checkpoints, weights
-from training.config import Config
+from training.config import FACTS, REQUIRED, Config
 from training.devices import BF16, precision_of_products
 from training.programs import frozen, shared
 
@@ -92,6 +93,11 @@ class Trained:
     def channels(self) -> int:
         """The number of channels of a convolution."""
         return self.config.get("channels") or default_channels(self.image_shape)
+
+    def untrained(self) -> Trained:
+        """Return the classifier by the nearest class mean of the same images, of which nothing is trained."""
+        kept = {name: value for name, value in self.config.items() if name in (*REQUIRED, *FACTS)}
+        return dataclasses.replace(self, config=kept | {"model": "nearest"}, params={})
 
     def programs(self, way: int) -> Programs:
         """Return the compiled functions for this number of classes. Raise UserError if there is no such learner."""

@@ -389,6 +389,46 @@ def test_the_confusion_matrix_is_scikit_learns(maml, pictures):
     assert (one.leave_one_out()[:-1] == 0).all()
 
 
+def test_the_nearest_mean_of_the_same_pictures_has_learned_nothing(pictures):
+    """Against numpy: the mean of each class's pixels, ink 1, each picture divided by its length. Classes have different
+    numbers of pictures."""
+    support, labels, query, _ = task(pictures, 3, 3, 4)
+    support, labels = [*support[2:], *pictures[2, 3:5]], [*labels[2:], "class 2", "class 2"]
+    one = Classifier(METADROP, samples=1, reject=0.9).fit(support, labels)
+    nearest = one.nearest_mean()
+
+    def vectors(images):
+        x = (255 - np.array(images, float)).reshape(len(images), -1)
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    def by_numpy(support, labels, query):
+        means = np.stack([vectors(support)[np.array(labels) == label].mean(0) for label in one.classes_])
+        return one.classes_[np.square(vectors(query)[:, None] - means).sum(-1).argmin(-1)]
+
+    assert (nearest.predict(query) == by_numpy(support, labels, query)).all()
+    others = [[*range(i), *range(i + 1, 9)] for i in range(1, 9)]  # the first class has a single picture
+    right = [by_numpy([support[j] for j in o], [labels[j] for j in o], [support[i]])[0] == labels[i]
+             for i, o in enumerate(others, 1)]  # fmt: skip
+    assert nearest.leave_one_out()[1:].tolist() == right and np.isnan(nearest.leave_one_out()[0])
+    assert not all(right) and any(right)
+    assert one.reject == 0.9 and nearest.reject is None
+
+
+def test_the_learner_is_compared_with_the_nearest_mean(folders):
+    done = classify(folders, "--baseline")
+    assert done.returncode == 0, done.stderr
+    said = re.search(
+        r"^the nearest class mean in pixels: (leave-one-out accuracy on the support pictures: .* \((\d) of 6; .*\)); "
+        r"right (\d) pictures? only by the learner, (\d) only by the nearest mean$",
+        done.stdout, re.MULTILINE,
+    )  # fmt: skip
+    learner = int(re.search(r"^leave-one-out accuracy .* \((\d) of 6", done.stdout, re.MULTILINE)[1])
+    right, only_learner, only_nearest = map(int, said.groups()[1:])
+    assert learner - right == only_learner - only_nearest
+    assert said[1] in (folders / "out" / "p.html").read_text()
+    assert_refused(classify(folders, "--baseline", "--folds", 0), "--folds 0 leaves out none: drop one")
+
+
 @pytest.mark.parametrize("weights", [MAML, METADROP])
 def test_a_picture_that_is_similar_to_no_class_is_of_none_of_them(pictures, weights):
     """The similarity is the cosine of the features, which batch norm normalises by the support set's statistics, and
