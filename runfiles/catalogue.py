@@ -303,9 +303,9 @@ HEADS = ("logistic", "ridge", "finetune")  # of the baselines, besides the neare
 META_LR = {"meta_lr": ("3e-4", "1e-3", "3e-3")}
 
 
-def baselines(name: str, question: str, time: str, task: str, shot: int, inner_lr: str) -> Study:
+def baselines(name: str, question: str, time: str, task: str, shot: int, inner_lr: str, across: str) -> Study:
     """Return the study of learners that meta-learn and of others that do not, on as many images. task: flags of all
-    trainings. inner_lr: of the learners with MAML's inner loop."""
+    trainings. inner_lr: of the learners with MAML's inner loop. across: another dataset that all are tested on."""
     inner = f"--inner_lr {inner_lr}"
     images, query = 5 * (shot + 15), f"--way 5 --shot {shot} --query 15 --metabatch 4"
     heads = {head: Test(f"{TESTED['test'].flags} --head {head}", runs=("nearest", "baseline")) for head in HEADS}
@@ -325,10 +325,11 @@ def baselines(name: str, question: str, time: str, task: str, shot: int, inner_l
             "protonet": Run("Prototypical Network", "--model protonet", META_LR),
             "ridge": Run("Ridge regression (R2-D2)", "--model ridge", META_LR),
         },
-        tests=TESTED | heads,
+        tests=TESTED | heads | {"across": Test(f"{TESTED['test'].flags} --dataset {across} --across")},
         baseline="maml",
         tables={
             "accuracy": partial(tables.differences, tests=("test", *HEADS)),
+            "across": partial(tables.differences, tests=("across",)),
             "budgets": tables.budgets,
             "strengths": tables.strengths,
         },
@@ -339,12 +340,12 @@ def baselines(name: str, question: str, time: str, task: str, shot: int, inner_l
 BENCHMARKS = "Learners that meta-learn, and baselines that do not, on as many training images: "
 baselines_omniglot = baselines(
     "baselines_omniglot", f"{BENCHMARKS}Omniglot 5-way 1-shot, Vinyals' split", "three hours on two cores",
-    "--dataset omniglot_vinyals --n_train_iters 800", shot=1, inner_lr="0.1",
+    "--dataset omniglot_vinyals --n_train_iters 800", shot=1, inner_lr="0.1", across="glyphs",
 )  # fmt: skip
 baselines_1shot, baselines_5shot = (
     baselines(
         f"baselines_{shot}shot", f"{BENCHMARKS}miniImageNet 5-way {shot}-shot", "a day on two cores",
-        "--dataset mimgnet --n_train_iters 400", shot=shot, inner_lr="0.01",
+        "--dataset mimgnet --n_train_iters 400", shot=shot, inner_lr="0.01", across="cub",
     )
     for shot in (1, 5)
 )  # fmt: skip
