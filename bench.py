@@ -169,11 +169,14 @@ def task_flops(engine: Engine, image_shape: tuple[int, int, int], samples: int |
 def traced_task(learner: Learner, shot: int, query: int, samples: int | None):
     """Return the graph of one task's training iteration, or of its test with `samples` noise samples."""
     way = learner.way if samples else learner.train_way
+    if learner.minibatch and not samples:
+        way, shot, query = learner.minibatch, 1, 0
     x_s, x_q = (tf.TensorSpec([1, way * n, *learner.image_shape]) for n in (shot, query))
     params = {name: tf.TensorSpec(parameter.shape) for name, parameter in learner.parameters().items()}
 
     def task(params, x_s, x_q, seeds):
-        episode, noise = make_episode(x_s, x_q, way), task_noise(seeds)
+        classes = tf.zeros([1, way], tf.int32)  # any
+        episode, noise = make_episode(x_s, x_q, way, classes), task_noise(seeds)
         if samples:
             return learner.evaluate(params, episode, noise, samples)
         numbers, gradients = learner.meta_gradient(params, episode, noise)

@@ -331,6 +331,7 @@ def baselines(name: str, question: str, time: str, task: str, shot: int, inner_l
             "accuracy": partial(tables.differences, tests=("test", *HEADS)),
             "across": partial(tables.differences, tests=("across",)),
             "budgets": tables.budgets,
+            "times": timings.learners("mimgnet" if "mimgnet" in task else "omniglot"),
             "strengths": tables.strengths,
         },
         figures={"accuracy": plots.differences},

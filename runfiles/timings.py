@@ -1,6 +1,6 @@
 """Repeat the kept measurements of bench.py, and make their tables.
 
-    python runfiles/timings.py SET [SET ...]    measure: rows, memory, others or profile; nothing else should be running
+    python runfiles/timings.py SET [SET ...]    measure some of SETS; nothing else should be running
 
 docs/results/timings.xz has a line for each measurement: its set, its row, its command and what that printed. The
 set `before` is a comparison of two versions of the program, measured alternately, and is not measured again.
@@ -25,7 +25,7 @@ from files import write_atomically
 from learners import LEARNERS
 
 FILE = KEPT / "timings.xz"
-SETS = ("rows", "memory", "others", "profile")
+SETS = ("rows", "memory", "others", "profile", "learners")
 # malloc keeps freed memory, as bench.py tells it; PyTorch and JAX need to be told from outside.
 MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_TOP_PAD_": "67108864",
@@ -133,6 +133,26 @@ def others(_) -> str:
             parts += [f"{one['ms_per_step']:.0f}, {one['peak_mb']}", f"{one['ms_per_step'] / own['ms_per_step']:.1f}"]
         cells.append([f"{LEARNERS[model].title}, {gradient}", *parts])
     return markdown(["", "this program: ms, MB", "PyTorch: ms, MB", "ratio", "JAX: ms, MB", "ratio"], cells)
+
+
+def learners(dataset: str):
+    """Return the table of all learners on a dataset, a row each: the time of an update and of a test episode, and the
+    peak memory of a process that trains and of one that tests."""
+
+    def table(_) -> str:
+        found = {}
+        for line in read("learners"):
+            if line["printed"]["dataset"] == dataset:
+                found.setdefault(line["row"], {})[line["printed"]["mode"]] = line["printed"]
+        cells = []
+        for row, modes in found.items():
+            train, test = modes.get("meta_train"), modes["meta_test"]
+            trained = [f"{train['ms_per_step']:.0f}", train["peak_mb"]] if train else ["", ""]
+            cells.append([f"`{row}`", trained[0], f"{1000 / test['tasks_per_s']:.1f}", trained[1], test["peak_mb"]])
+        head = ["ms per update", "ms per test episode", "MB to train", "MB to test"]
+        return markdown(["flags", *head], cells)
+
+    return table
 
 
 def main() -> None:

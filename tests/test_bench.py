@@ -90,6 +90,15 @@ def test_the_work_of_a_task_is_its_formula():
     assert bench.task_flops(engine, (16, 16, 1), 1) == 15 * convolutions + 2 * 9 * 8 * 3
 
 
+def test_the_work_of_a_minibatch_is_its_formula():
+    """Of the baseline: each convolution, and its gradients by the kernel and by the input, except by the images; the
+    same of the linear classifier of 5 classes. --shot and --query have no part in it."""
+    learner = learners.make("baseline", image_shape=(16, 16, 1), channels=8, way=3, train_classes=5, batch=7)
+    first, *others = (2 * 9 * depth * 8 * side**2 for depth, side in ((1, 16), (8, 8), (8, 4), (8, 2)))
+    engine = steps.Engine(learner, shot=2, query=3, metabatch=1, seed=0)
+    assert bench.task_flops(engine, (16, 16, 1), None) == 7 * (2 * first + 3 * sum(others) + 3 * 2 * 8 * 5)
+
+
 def test_the_work_of_a_training_task_is_that_of_its_graph():
     """Whatever the images' channels; many have no shortcuts, and no other work in their graph."""
     learner = learners.make("metadrop", image_shape=(16, 16, 20), channels=8, way=2, n_steps=1)
