@@ -18,6 +18,7 @@ import numpy as np
 
 from errors import UserError
 from lazy import tf
+from parameters import is_vector
 from ranges import UNIT, Range, can_be_range
 from sources.arrays import open_npy, read_manifest
 from sources.omniglot_sets import EVALUATION, PARTS
@@ -216,7 +217,10 @@ def check_range(split: Split, name: str, user: str) -> None:
 
 
 def known_range(split: Split, user: str) -> Range:
-    """Return the range of the network's inputs. UserError if it is unknown; it says that `user` needs the range."""
+    """Return the range of the network's inputs. UserError if it is unknown, or if the inputs are vectors; it says that
+    `user` needs the range."""
+    if is_vector(split.pixels.shape[-3:]):
+        raise UserError(f"{user} is for images, and this dataset holds vectors: take a dataset of images")
     if split.range is None:
         raise UserError(
             f"{user} needs the range of the network's inputs, which the dataset's manifest.json lacks: add "

@@ -9,6 +9,7 @@
     python get_data.py --dataset cub --source FOLDER           # the same from FOLDER/class/*.jpg
     python get_data.py --dataset mine --source FOLDER          # your own images: FOLDER/class/*.jpg (docs/data.md)
     python get_data.py --dataset pets --source tfds:oxford_iiit_pet
+    python get_data.py --dataset vectors --features FILE.npz   # of any network, and their labels (docs/data.md)
     python get_data.py --dataset omniglot --verify             # check the files against the manifest
 
 It writes train.npy, val.npy (if the source has validation classes) and test.npy, each [base_classes, images_per_class,
@@ -20,15 +21,16 @@ is written completely or not at all. Wrong input ends with one sentence and exit
 import argparse
 import errno
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
 from errors import UserError, run
+from parameters import is_vector
 from settings import CommandLine, Settings, by_owners, setting, to_path
 from sources.arrays import checksum, making, read_manifest
 from sources.class_split import WAY
-from sources.maker import SourceSettings, Variant, is_tfds
+from sources.maker import Variant, is_tfds
 from sources.pictures import first_few
 from sources.table import MAKERS, YOUR_IMAGES
 
@@ -43,7 +45,10 @@ def folder_name(text: str) -> str:
 @dataclass(frozen=True)
 class CommandSettings(Settings):
     dataset: str | None = setting(
-        None, f"{', '.join(MAKERS)}; or a name for your own images, with their --source", folder_name, metavar="NAME"
+        None,
+        f"{', '.join(MAKERS)}; or a name for your own images, with their --source or --features",
+        folder_name,
+        metavar="NAME",
     )
     data_dir: Path = setting(Path("data"), "folder of the datasets", to_path, metavar="DIR")
     verify: bool = setting(False, "only check the files against the manifest's checksums")
@@ -63,12 +68,12 @@ class Request(NamedTuple):
 def parse(argv: list[str] | None = None) -> Request:
     """Read the command line. Exit with one sentence and code 2 if a flag is wrong or would have no effect."""
     first = CommandLine("", "get_data.py", add_help=False)  # reads the flags that decide on the others
-    first.add("", [*fields(CommandSettings), *fields(SourceSettings)])
+    first.add("", [*fields(CommandSettings), *deciding_flags()])
     first.add_argument("-h", "--help", action="store_true")
     flags = first.read(argv, all_known=False)
     dataset, source = flags.get("dataset"), flags.get("source")
     maker = MAKERS.get(dataset, YOUR_IMAGES)
-    variant = maker.variant(source)
+    variant = maker.variant(flags)
     place = "--verify" if "verify" in flags else f"{dataset} {variant.title}".strip()
     line = CommandLine(place, "get_data.py", "Make DATA_DIR/<dataset>/.")
     line.add("dataset", [one for one in fields(CommandSettings) if one.name != "force" or "verify" not in flags])
@@ -78,8 +83,11 @@ def parse(argv: list[str] | None = None) -> Request:
             line.add(", ".join(names), declared)
     elif dataset is None:
         line.error("--dataset is missing: name the one to make")
-    elif dataset not in MAKERS and source is None and "verify" not in flags:
-        line.error(f"--dataset {dataset} is none of {', '.join(MAKERS)}: give the --source of your own images")
+    elif dataset not in MAKERS and not flags.keys() & {"source", "features", "verify"}:
+        line.error(
+            f"--dataset {dataset} is none of {', '.join(MAKERS)}: give the --source of your own images, or the "
+            f"--features of vectors"
+        )
     elif dataset in MAKERS and is_tfds(source or ""):
         line.error(f"--source {source} is for your own images: choose another name than {dataset}")
     elif "verify" not in flags:
@@ -89,15 +97,26 @@ def parse(argv: list[str] | None = None) -> Request:
     return Request(command.data_dir / dataset, variant, variant.settings.of(flags), command.force, command.verify)
 
 
+def deciding_flags() -> list[Field]:
+    """Return the flags that choose the way to make a dataset."""
+    makers = *MAKERS.values(), YOUR_IMAGES
+    names = {variant.flag for maker in makers for variant in maker.variants}
+    return list({one.name: one for maker in makers for one in maker.flags() if one.name in names}.values())
+
+
 def refuse_other_settings(target: Path, manifest: dict, asked: dict[str, object]) -> None:
     """Raise UserError if the manifest shows that the existing dataset was made with other settings."""
     present_settings = {
         "seed": manifest["split_seed"], "split_seed": manifest["split_seed"], "rotations": manifest["rotations"],
         "size": manifest["image_shape"][0], "shares": manifest.get("shares"), **(manifest.get("prepare") or {}),
     }  # fmt: skip
-    table = asked.get("split_file")
-    if table and checksum(table)["sha256"] not in [file["sha256"] for file in manifest["source"]["files"]]:
-        raise UserError(f"{target} was made with another --split_file than {table}: make it again with --force")
+    if is_vector(manifest["image_shape"]) != bool(asked.keys() & {"features", "backbone"}):
+        held = describe_images(manifest["image_shape"])
+        raise UserError(f"{target} holds {held}: choose another name, or make it again with --force")
+    for name in ("split_file", "features"):
+        file = asked.get(name)
+        if file and checksum(file)["sha256"] not in [one["sha256"] for one in manifest["source"]["files"]]:
+            raise UserError(f"{target} was made with another --{name} than {file}: make it again with --force")
     for name, present in present_settings.items():
         if None not in (present, asked.get(name)) and present != asked[name]:
             raise UserError(f"{target} has --{name} {present}, not {asked[name]}: make it again with --force")
@@ -132,6 +151,13 @@ def describe(entry: dict) -> str:
     return f"{entry['classes']} classes x {min(counts)}{most}"
 
 
+def describe_images(image_shape: list[int]) -> str:
+    """Say what the images are, or that they are vectors."""
+    if is_vector(image_shape):
+        return f"vectors of {image_shape[-1]} numbers"
+    return f"images of {'x'.join(map(str, image_shape))}"
+
+
 def largest_episodes(splits: dict[str, dict]) -> tuple[str, str]:
     """Say how large episodes can be with the smallest split and class -> a sentence, and a warning, which is empty if
     there are WAY classes or more."""
@@ -160,7 +186,7 @@ def main(argv: list[str] | None = None) -> None:
     counts = ", ".join(f"{name} {describe(entry)}" for name, entry in manifest["splits"].items())
     remark = ("" if "val" in manifest["splits"] else "; no validation classes") + remark
     remark += f"; {manifest['left_out']} pictures left out" if manifest.get("left_out") else ""
-    print(f"{request.target}: {counts} images of {'x'.join(map(str, manifest['image_shape']))}{remark}")
+    print(f"{request.target}: {counts} {describe_images(manifest['image_shape'])}{remark}")
     sentence, warning = largest_episodes(manifest["splits"])
     print(sentence)
     if warning:

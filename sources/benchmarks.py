@@ -15,11 +15,12 @@ from settings import Settings, setting, whole
 from sources.arrays import checksum, write_manifest
 from sources.class_split import group_by_split, read_table
 from sources.folders import normalized
-from sources.images import RAW, Picture, list_folder, read_builder, write_raw, write_splits
+from sources.images import Picture, list_folder, read_builder, write_raw
 from sources.maker import Maker, SourceSettings
 from sources.omniglot import OriginalsSettings, make_omniglot_by_table
 from sources.pictures import first_few
 from sources.preparation import Preparation
+from sources.split_arrays import RAW, write_splits
 from sources.tfds import prepared_builder
 
 SPLITS = Path(__file__).with_name("splits")  # NAME.csv: a table of SPLIT,CLASS
@@ -115,7 +116,7 @@ def make_benchmark(folder: Path, target: Path, settings: Settings, name: str) ->
     numbers, left_out = write_raw(folder / RAW, chosen, stored, settings.skip_bad)
     refuse_other_classes(numbers, split_by_class, origin, name)
     names = group_by_split(split_by_class, numbers)
-    counts = write_splits(folder, names, numbers, prepare)
+    counts = write_splits(folder, names, numbers, prepare.image_shape)
     return write_manifest(
         folder, target.name, names, {"given": origin, "files": [checksum(table)]}, benchmark.rotations,
         counts=counts, prepare=prepare._asdict(), left_out=left_out, **facts,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import itertools
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,51 +13,27 @@ from PIL import Image
 from tqdm import tqdm
 
 from errors import UserError
-from settings import setting, to_number, whole
-from sources.arrays import Names, array_writer, checksum, write_manifest
-from sources.class_split import DEFAULT_SHARES, SPLITS, WAY, assign_at_random, group_by_split, read_split, split_of
+from settings import setting, whole
+from sources.class_split import SPLITS, read_split, split_of
 from sources.folders import Walk, is_inner, normalized
-from sources.maker import TFDS, SourceSettings, existing_path, is_tfds
+from sources.maker import TFDS, SourceSettings, is_tfds
 from sources.pictures import BadPicture, from_pillow, read, refusal, report
 from sources.preparation import Preparation
+from sources.split_arrays import RAW, SplitSettings, write_dataset
 from sources.tfds import one_sentence, prepared_builder
 
 LAYOUTS = "{source}/CLASS/*.jpg, or {source}/train, val and test with CLASS/*.jpg in each"
 OTHERWISE = "choose another from the catalogue of tensorflow-datasets, or give a folder of classes as --source"
 PIXELS = {("uint8", 1), ("uint8", 3), ("uint8", 4), ("uint16", 1)}  # types and numbers of channels that are read
-RAW = "pixels.raw"  # in the folder that is being made: all images, in the order in which they are read
 Picture = tuple[str, Callable[[], Image.Image]]  # its class, and a function that reads it or raises BadPicture
 
 
-def shares_of_classes(text: str) -> list[float]:
-    values = [to_number(part) for part in text.split(",")]
-    if len(values) != 3 or not all(0 <= value <= 1e6 for value in values) or not values[0] > 0 < values[2]:
-        raise argparse.ArgumentTypeError(f"must be three shares, of train,val,test, as in 0.64,0.16,0.2, not {text!r}")
-    return values
-
-
-shares_of_classes.metavar = "TRAIN,VAL,TEST"
-
-
 @dataclass(frozen=True)
-class ImagesSettings(SourceSettings):
+class ImagesSettings(SplitSettings, SourceSettings):
     size: int = setting(84, "side of the images in pixels", whole(16, 4096))
     channels: int = setting(3, "3: colour; 1: grey", int, choices=(1, 3))
     invert: bool = setting(False, "make dark pixels bright, for ink on paper")
     rotations: int = setting(1, "4: every class becomes four, turned by quarter turns", int, choices=(1, 4))
-    split_seed: int = setting(0, "seed of the random assignment of classes to train, val and test", whole(0, 2**32 - 1))
-    shares: tuple[float, ...] | None = setting(
-        None,
-        f"shares of the classes (default: {','.join(map(str, DEFAULT_SHARES))}, but at least {WAY} classes to train "
-        f"and {WAY} to test if there are {2 * WAY}, and at least {WAY} or none to validate)",
-        shares_of_classes,
-    )
-    split_file: Path | None = setting(
-        None,
-        "table with lines of SPLIT,CLASS, where SPLIT is train, val or test; other classes are left out",
-        existing_path,
-        metavar="FILE",
-    )
     skip_bad: bool = setting(False, "leave out pictures that cannot be read, and count them in the manifest")
 
 
@@ -69,36 +42,28 @@ def make_images(folder: Path, target: Path, settings: ImagesSettings) -> dict:
 
     UserError if the source or the table of the split is at fault.
     """
-    source, split_file = settings.source, settings.split_file
     prepare = Preparation(settings.size, settings.channels, settings.invert)
-    if is_tfds(source):
-        with prepared_builder(str(source).removeprefix(TFDS), OTHERWISE) as builder:
-            pictures, split_by_class = read_builder(builder), {}
-            origin = f"tensorflow-datasets {builder.info.full_name}"
-    else:
-        pictures, split_by_class, notes = read_folder(source, split_file)
-        origin = str(source)
-        for note in notes:
-            print(note, file=sys.stderr)
+    pictures, split_by_class, origin = find_pictures(settings.source, settings.split_file)
     numbers, left_out = write_raw(folder / RAW, pictures, prepare, settings.skip_bad)
-    if split_file and not split_by_class:
-        split_by_class = read_split(split_file, numbers)
-    random = not split_by_class
-    if random:
-        names = assign_at_random(sorted(numbers), settings.shares, settings.split_seed, settings.rotations)
-    else:
-        names = group_by_split(split_by_class, numbers)
-    counts = write_splits(folder, names, numbers, prepare)
-    files = [checksum(split_file)] if split_file else []
-    return write_manifest(
-        folder, target.name, names, {"given": origin, "files": files}, settings.rotations,
-        split_seed=settings.split_seed if random else None,
-        shares=list(settings.shares or DEFAULT_SHARES) if random else None,
-        counts=counts, prepare=prepare._asdict(), left_out=left_out,
+    return write_dataset(
+        folder, target, numbers, prepare.image_shape, np.uint8, settings, origin, split_by_class, settings.rotations,
+        prepare=prepare._asdict(), left_out=left_out,
     )  # fmt: skip
 
 
 # ---- sources
+
+
+def find_pictures(source: Path, table: Path | None) -> tuple[Iterable[Picture], dict[str, str], str]:
+    """Find the pictures in a folder (see `read_folder`) or of tfds:NAME, and print notes -> the pictures, {class:
+    split} if the folders or the table decide it, and where they come from."""
+    if is_tfds(source):
+        with prepared_builder(str(source).removeprefix(TFDS), OTHERWISE) as builder:
+            return read_builder(builder), {}, f"tensorflow-datasets {builder.info.full_name}"
+    pictures, split_by_class, notes = read_folder(source, table)
+    for note in notes:
+        print(note, file=sys.stderr)
+    return pictures, split_by_class, str(source)
 
 
 def read_folder(source: Path, table: Path | None) -> tuple[list[Picture], dict[str, str], list[str]]:
@@ -246,20 +211,3 @@ def write_raw(
     if bad:
         print(f"note: left out: {report(bad)}", file=sys.stderr)
     return numbers, len(bad)
-
-
-def write_splits(folder: Path, names: Names, numbers: dict[str, list[int]], prepare: Preparation) -> dict:
-    """Write each split's array from the file RAW, and delete RAW -> {split: numbers of images per class}."""
-    shape = (prepare.size, prepare.size, prepare.channels)
-    counts = {split: [len(numbers[label]) for label in labels] for split, labels in names.items()}
-    for split, labels in names.items():
-        alike = len(set(counts[split])) == 1
-        stored = (len(labels), counts[split][0]) if alike else (sum(counts[split]),)
-        sources = itertools.chain.from_iterable(numbers[label] for label in labels)
-        writer = array_writer(folder / f"{split}.npy", (*stored, *shape), np.uint8)
-        with writer as write, open(folder / RAW, "rb") as raw:
-            for place, number in enumerate(sources):  # no memory map: its pages would count as this process' memory
-                raw.seek(number * math.prod(shape))
-                write(place, np.frombuffer(raw.read(math.prod(shape)), np.uint8))
-    (folder / RAW).unlink()
-    return counts

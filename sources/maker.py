@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,22 +20,24 @@ class Variant(NamedTuple):
         DATA_DIR/<dataset>, if it succeeds. It raises UserError if the source is at fault, OSError if the disk is.
     settings: the class of its settings, which are its flags; all other flags are refused.
     title: follows the dataset's name in messages, as in "mimgnet from --source".
-    suits: True if a --source is meant for this variant.
+    suits: True if the value of the flag is meant for this variant.
+    flag: the flag that chooses this variant.
     """
 
     make: Callable[[Path, Path, Any], dict]
     settings: type[Settings]
     title: str = ""
-    suits: Callable[[Path], bool] = lambda source: True
+    suits: Callable[[Any], bool] = lambda value: True
+    flag: str = "source"
 
 
 @dataclass(frozen=True)
 class Maker:
     """How a dataset is made: an entry of the table in sources/table.py.
 
-    make, settings: as in Variant; used if there is no --source, or if it suits no variant.
+    make, settings: as in Variant; used if no flag chooses a variant.
     image_shape: (height, width, channels) of its images by default.
-    variants: the other ways to make it; the first one that suits a --source is taken.
+    variants: the other ways to make it; the first one that the flags choose is taken.
     brightness: data.brightness of its training images, for runs whose config.json does not have it.
     """
 
@@ -51,9 +53,9 @@ class Maker:
         side, _, channels = self.image_shape
         return Preparation(side, channels, invert=channels == 1)
 
-    def variant(self, source: Path | None) -> Variant:
-        """Return the way to make the dataset from this --source, or without one (None)."""
-        suitable = (variant for variant in self.variants if source is not None and variant.suits(source))
+    def variant(self, flags: Mapping[str, Any]) -> Variant:
+        """Return the way to make the dataset with these flags."""
+        suitable = (one for one in self.variants if one.flag in flags and one.suits(flags[one.flag]))
         return next(suitable, Variant(self.make, self.settings))
 
     def flags(self) -> list[Field]:

@@ -24,6 +24,10 @@ class Preparation(NamedTuple):
     channels: int
     invert: bool = False
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.size, self.size, self.channels
+
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Make a picture upright and opaque (sources/pictures.py), convert it to grey or colour, resize it to the
         square, and invert it -> uint8 [size,size,channels]. BadPicture if its range is unknown."""

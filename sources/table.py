@@ -1,12 +1,13 @@
 """The table of the datasets that get_data.py makes. A new one is a function `make` and an entry here.
 
-A dataset of any other name is made from your own images: YOUR_IMAGES.
+A dataset of any other name is made from your own images, or from vectors: YOUR_IMAGES.
 """
 
 from pathlib import Path
 
 from sources import benchmarks, mimgnet, omniglot
 from sources.authors_arrays import Shapes, holds_authors_arrays, make_from_arrays
+from sources.features import FeaturesSettings, make_from_features
 from sources.glyphs import make_glyphs
 from sources.images import ImagesSettings, make_images
 from sources.maker import Maker, SeedSettings, SourceSettings, Variant
@@ -41,4 +42,9 @@ MAKERS = {
     **benchmarks.MAKERS,
 }
 
-YOUR_IMAGES = Maker(make_images, image_shape=(84, 84, 3), settings=ImagesSettings)
+YOUR_IMAGES = Maker(
+    make_images,
+    image_shape=(84, 84, 3),
+    settings=ImagesSettings,
+    variants=(Variant(make_from_features, FeaturesSettings, "from --features", flag="features"),),
+)

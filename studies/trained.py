@@ -87,7 +87,7 @@ class Trained:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        return self.preparation.size, self.preparation.size, self.preparation.channels
+        return self.preparation.image_shape
 
     @property
     def channels(self) -> int:
@@ -169,8 +169,8 @@ def preparation_of(config: dict) -> Preparation:
         return Preparation(**config["prepare"])
     if config["dataset"] not in MAKERS:
         raise UserError(
-            f"the run does not say how the images of {config['dataset']} were prepared: make the dataset with "
-            f"get_data.py --source, and train on that"
+            f"the run does not say how the inputs of {config['dataset']} were made from pictures: make the dataset "
+            f"with get_data.py --source (for vectors with --backbone, too), and train on that"
         )
     return MAKERS[config["dataset"]].prepare  # an older version's run, on images of the default size
 

@@ -131,7 +131,7 @@ def test_one_image_is_what_the_network_gets(kind):
 
 
 def test_the_range_of_bytes_is_known_and_that_of_floats_is_what_the_manifest_says(data_dir, tmp_path):
-    floats = data.Split(np.float32([[[-1.0, 3.0]]]), 1, 1.0)
+    floats = data.Split(np.float32([-1.0, 3.0]).reshape(1, 1, 2, 1, 1), 1, 1.0)  # an image of two pixels
     assert floats.range is None and data.Split(np.zeros(3, np.uint8), 1, 1 / 255).range == UNIT
     for known in (lambda: data.known_range(floats, "an attack"), lambda: data.check_range(floats, "test", "an attack")):
         with pytest.raises(UserError, match=r'an attack needs the range .* add "range": \[LOWEST, HIGHEST\] there'):

@@ -57,9 +57,12 @@ def test_a_learner_takes_the_perturbations_whose_hooks_it_calls():
         learners.make("mamml")
 
 
-# Images, and vectors: of each learner one kind, and learned noise and weights' noise for MAML.
-CASES = [(*pair, SHAPE) for pair in PAIRS]
-CASES += [(name, taken[-1], VECTOR) for name, taken in TAKEN.items()] + [("maml", "weight", VECTOR)]
+# Images, and vectors: each learner with one perturbation, and MAML with noise on its weights.
+CASES = [(*pair, SHAPE) for pair in PAIRS] + [("maml", "weight", VECTOR)]
+CASES += [
+    (name, next(kind for kind in ("noise", "information_dropout", "none") if kind in taken), VECTOR)
+    for name, taken in TAKEN.items()
+]
 
 
 @pytest.mark.parametrize(("name", "perturbation", "image_shape"), CASES)

@@ -511,7 +511,7 @@ def test_a_run_says_how_its_pictures_are_prepared():
     assert trained_study.preparation_of(own) == Preparation(32, 3, False)
     assert trained_study.preparation_of({"dataset": "omniglot"}) == Preparation(28, 1, True)  # of an older version
     assert trained_study.preparation_of({"dataset": "mimgnet"}) == Preparation(84, 3, False)
-    with pytest.raises(UserError, match="does not say how the images of mine were prepared"):
+    with pytest.raises(UserError, match="does not say how the inputs of mine were made from pictures"):
         trained_study.preparation_of({"dataset": "mine"})
 
 
