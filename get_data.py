@@ -10,6 +10,7 @@
     python get_data.py --dataset mine --source FOLDER          # your own images: FOLDER/class/*.jpg (docs/data.md)
     python get_data.py --dataset pets --source tfds:oxford_iiit_pet
     python get_data.py --dataset vectors --features FILE.npz   # of any network, and their labels (docs/data.md)
+    python get_data.py --dataset vectors --source FOLDER --backbone MobileNetV3Small   # of a network of Keras
     python get_data.py --dataset omniglot --verify             # check the files against the manifest
 
 It writes train.npy, val.npy (if the source has validation classes) and test.npy, each [base_classes, images_per_class,
@@ -106,17 +107,22 @@ def deciding_flags() -> list[Field]:
 
 def refuse_other_settings(target: Path, manifest: dict, asked: dict[str, object]) -> None:
     """Raise UserError if the manifest shows that the existing dataset was made with other settings."""
-    present_settings = {
-        "seed": manifest["split_seed"], "split_seed": manifest["split_seed"], "rotations": manifest["rotations"],
-        "size": manifest["image_shape"][0], "shares": manifest.get("shares"), **(manifest.get("prepare") or {}),
-    }  # fmt: skip
-    if is_vector(manifest["image_shape"]) != bool(asked.keys() & {"features", "backbone"}):
+    prepare = manifest.get("prepare") or {}
+    present_kind = "backbone" if "backbone" in prepare else "features" if is_vector(manifest["image_shape"]) else None
+    if present_kind != next((name for name in ("features", "backbone") if name in asked), None):
         held = describe_images(manifest["image_shape"])
-        raise UserError(f"{target} holds {held}: choose another name, or make it again with --force")
-    for name in ("split_file", "features"):
+        raise UserError(
+            f"{target} holds {held}, made from {manifest['source']['given']}: choose another name, or make it again "
+            f"with --force"
+        )
+    for name in ("split_file", "features", "backbone_weights"):
         file = asked.get(name)
         if file and checksum(file)["sha256"] not in [one["sha256"] for one in manifest["source"]["files"]]:
             raise UserError(f"{target} was made with another --{name} than {file}: make it again with --force")
+    present_settings = {
+        "seed": manifest["split_seed"], "split_seed": manifest["split_seed"], "rotations": manifest["rotations"],
+        "size": manifest["image_shape"][0], "shares": manifest.get("shares"), **prepare,
+    }  # fmt: skip
     for name, present in present_settings.items():
         if None not in (present, asked.get(name)) and present != asked[name]:
             raise UserError(f"{target} has --{name} {present}, not {asked[name]}: make it again with --force")

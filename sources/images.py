@@ -185,13 +185,19 @@ def read_builder(builder) -> Iterator[Picture]:
 
 
 def write_raw(
-    path: Path, pictures: Iterable[Picture], prepare: Preparation, skip_bad: bool
+    path: Path,
+    pictures: Iterable[Picture],
+    prepare: Preparation,
+    skip_bad: bool,
+    embed: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    at_once: int = 1,
 ) -> tuple[dict[str, list[int]], int]:
     """Write the images one after the other -> {class: numbers of its images}, and how many pictures were left out.
 
-    Memory holds one picture. UserError if pictures cannot be read and skip_bad is not set; it names the first of them.
+    embed: makes what is written of `at_once` images, uint8 [n,H,W,C] -> [n,...]. Memory holds one picture and so many
+    images. UserError if pictures cannot be read and skip_bad is not set; it names the first of them.
     """
-    numbers, labels, bad, written = {}, set(), [], 0
+    numbers, labels, bad, images, count = {}, set(), [], [], 0
     total = len(pictures) if isinstance(pictures, list) else None
     with open(path, "wb") as raw:
         for label, reader in tqdm(pictures, total=total, unit="image", disable=None):
@@ -201,9 +207,14 @@ def write_raw(
             except BadPicture as fault:
                 bad.append(fault)
                 continue
-            raw.write(image.tobytes())
-            numbers.setdefault(label, []).append(written)
-            written += 1
+            images.append(image)
+            numbers.setdefault(label, []).append(count)
+            count += 1
+            if len(images) == at_once:
+                raw.write(embed(np.array(images)).tobytes())
+                images = []
+        if images:
+            raw.write(embed(np.array(images)).tobytes())
     if bad and not skip_bad:
         raise UserError(refusal(bad))
     if lost := labels - numbers.keys():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from lazy import LazyModule
 # train_jax.py runs without Pillow.
 Image, pictures = LazyModule("PIL.Image"), LazyModule("sources.pictures")
 MODES = {1: "L", 3: "RGB"}  # channels -> Pillow's mode
+BACKBONE = {"backbone": str, "weights": str, "features": int}  # the description of a Backbone
 
 
 class Preparation(NamedTuple):
@@ -37,6 +39,10 @@ class Preparation(NamedTuple):
         pixels = np.asarray(image).reshape(self.size, self.size, self.channels)
         return 255 - pixels if self.invert else pixels
 
+    def images(self, pictures: Iterable[Image.Image]) -> np.ndarray:
+        """Return the images of pictures, from 0 to 1, float32 [n,size,size,channels]."""
+        return np.array([self(picture) for picture in pictures], np.float32) / 255
+
     def picture_of(self, image: np.ndarray) -> Image.Image:
         """Return the picture, of the same size, that is converted to this image, uint8 [H,W,channels]."""
         pixels = 255 - image if self.invert else image
@@ -44,7 +50,9 @@ class Preparation(NamedTuple):
 
 
 def can_be_preparation(value: object) -> bool:
-    """True if this value, from a manifest or a run, describes a Preparation."""
+    """True if this value, from a manifest or a run, describes a Preparation, or a Backbone (sources/backbone.py)."""
+    if isinstance(value, dict) and value.keys() == BACKBONE.keys():
+        return all(type(value[name]) is kind for name, kind in BACKBONE.items()) and value["features"] > 0
     try:
         size, channels, invert, *_ = Preparation(**value)
     except TypeError:

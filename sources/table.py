@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sources import benchmarks, mimgnet, omniglot
 from sources.authors_arrays import Shapes, holds_authors_arrays, make_from_arrays
+from sources.backbone import BackboneSettings, make_with_backbone
 from sources.features import FeaturesSettings, make_from_features
 from sources.glyphs import make_glyphs
 from sources.images import ImagesSettings, make_images
@@ -46,5 +47,8 @@ YOUR_IMAGES = Maker(
     make_images,
     image_shape=(84, 84, 3),
     settings=ImagesSettings,
-    variants=(Variant(make_from_features, FeaturesSettings, "from --features", flag="features"),),
+    variants=(
+        Variant(make_from_features, FeaturesSettings, "from --features", flag="features"),
+        Variant(make_with_backbone, BackboneSettings, "from --backbone", flag="backbone"),
+    ),
 )

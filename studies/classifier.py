@@ -88,15 +88,27 @@ class Classifier(ClassifierMixin, BaseEstimator):
     dark on light, or the reverse; transparent areas then become black. reject: `predict` returns NONE, or NONE_NUMBER
     if labels are numbers, for a picture whose similarity to the nearest class is below this number from 0 to 1: the
     cosine of the angle between the picture's features and the mean features of the class; None: it always names a
-    class. After `fit`: classes_, the labels in order.
+    class. backbone_weights: the file of weights of the network that made the vectors which the run was trained on, if
+    they were not Keras' own download. After `fit`: classes_, the labels in order.
 
     The classifier takes pictures as a camera or a scanner makes them, and prepares them as the training images were
     prepared (sources/preparation.py). A PictureWarning says that they look unlike the training images.
     """
 
-    def __init__(self, run, statistics=SUPPORT, samples=10, seed=0, checkpoint="last", invert=False, reject=None):
+    def __init__(
+        self,
+        run,
+        statistics=SUPPORT,
+        samples=10,
+        seed=0,
+        checkpoint="last",
+        invert=False,
+        reject=None,
+        backbone_weights=None,
+    ):
         self.run, self.statistics, self.samples, self.seed = run, statistics, samples, seed
         self.checkpoint, self.invert, self.reject = checkpoint, invert, reject
+        self.backbone_weights = backbone_weights
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -227,7 +239,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
     def trained(self) -> Trained:
         """Read the learner of `run`. Raise ValueError if that fails, or if a setting is wrong."""
         self._check_settings()
-        trained = Trained.read(Path(self.run), self.checkpoint)
+        weights = None if self.backbone_weights is None else Path(self.backbone_weights)
+        trained = Trained.read(Path(self.run), self.checkpoint, weights)
         trained.weights_for(2)
         return trained
 
@@ -239,6 +252,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
             ("statistics", self.statistics in STATISTICS, f"one of {', '.join(STATISTICS)}"),
             ("samples", isinstance(samples, numbers.Integral) and samples >= 1, "a whole number of at least 1"),
             ("seed", isinstance(seed, numbers.Integral) and 0 <= seed < 2**31, f"a whole number from 0 to {2**31 - 1}"),
+            ("backbone_weights", isinstance(self.backbone_weights, str | Path | None), "the path of a file, or None"),
             ("reject", isinstance(reject, numbers.Real | None) and 0 <= (reject or 0) <= 1, "a number from 0 to 1"),
         ):
             if not fits:
@@ -278,10 +292,10 @@ class Classifier(ClassifierMixin, BaseEstimator):
         return list(images)
 
     def _prepared(self, trained: Trained, images: Pictures) -> np.ndarray:
-        """Return the pictures as images [n,H,W,C] from 0 to 1."""
+        """Return the pictures as images [n,H,W,C] from 0 to 1, or as vectors."""
         pictures = (picture_of(image, self.paper) for image in images)
         pictures = (ImageOps.invert(picture) if self.invert else picture for picture in pictures)
-        return np.array([trained.preparation(picture) for picture in pictures], np.float32) / 255
+        return trained.preparation.images(pictures)
 
     def _warn(self, trained: Trained, measured: Sequence[np.ndarray]) -> None:
         """Warn of images that look unlike the training images. measured: results of `contrast_and_brightness`."""

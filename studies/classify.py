@@ -84,6 +84,12 @@ class ClassifySettings(CheckpointSettings):
         share,
         metavar="S",
     )
+    backbone_weights: Path | None = setting(
+        None,
+        "of a run on vectors of a network: the file of that network's weights, if they were no download",
+        to_path,
+        metavar="FILE",
+    )
     n_test_mc_samp: int = setting(10, "noise samples of an inner step's loss", whole(1, 100_000))
     seed: int = setting(0, "seed of that noise", whole(0))
     gpu_id: str | None = setting(None, "GPU to use; -1 for none (default: CUDA_VISIBLE_DEVICES, or 0)", gpus)
@@ -113,6 +119,7 @@ def classify(run: Path, settings: ClassifySettings) -> int:
     with messages(remarks, "support"):
         more = {"statistics": settings.query_statistics, "samples": settings.n_test_mc_samp, "seed": settings.seed}
         more |= {"checkpoint": settings.checkpoint, "invert": settings.invert, "reject": settings.reject}
+        more |= {"backbone_weights": settings.backbone_weights}
         classifier = Classifier.load(run, **more)
         classifier.fit([file for _, file in labelled], [label for label, _ in labelled])
     classes, labels = classifier.classes_, [label for label, _ in labelled]

@@ -17,9 +17,10 @@ from errors import UserError
 from lazy import tf
 from learners import make
 from model import Learner
-from parameters import default_channels
+from parameters import default_channels, is_vector
 from perturbations.draws import UNPERTURBED, task_noise
 from ranges import UNIT, Range
+from sources.backbone import Backbone
 from sources.preparation import Preparation
 from sources.table import MAKERS
 from training import checkpoints, weights
@@ -67,23 +68,23 @@ class Programs:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained learner. config: the run's settings. params: the weights, by name. preparation: turns a picture into an
-    image. range: images are mapped onto it before they enter the network."""
+    """A trained learner. config: the run's settings. params: the weights, by name. preparation: turns pictures into
+    images, or into vectors. range: images are mapped onto it before they enter the network."""
 
     path: Path
     config: dict
     params: dict[str, np.ndarray]
-    preparation: Preparation
+    preparation: Preparation | Backbone
     range: Range
 
     @classmethod
-    def read(cls, path: Path, checkpoint: str) -> Trained:
-        """Read the checkpoint `last` or `best` of a run, or a file of weights. Raise UserError if it cannot be read, or
-        does not say how its pictures were prepared or what range its inputs had."""
+    def read(cls, path: Path, checkpoint: str, backbone_weights: Path | None = None) -> Trained:
+        """Read the checkpoint `last` or `best` of a run, or a file of weights. backbone_weights: the file of weights of
+        the network that made the run's vectors. Raise UserError if it cannot be read, or does not say how its pictures
+        were prepared or what range its inputs had."""
         config = Config.read(path).to_json()
-        return cls(
-            path, config, checkpoints.read_run(path, checkpoint).params, preparation_of(config), range_of(config)
-        )
+        preparation = preparation_of(config, backbone_weights)
+        return cls(path, config, checkpoints.read_run(path, checkpoint).params, preparation, range_of(config))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -128,7 +129,9 @@ class Trained:
     def doubts(self, spans: np.ndarray, means: np.ndarray) -> list[str]:
         """Return sentences that say how images look unlike the training images: they have a single colour, or another
         brightness (if the run says which one its images had). spans, means: for each image, the largest minus the
-        smallest value, and the mean [n]."""
+        smallest value, and the mean [n]. Vectors raise no doubts."""
+        if is_vector(self.image_shape):
+            return []
         sentences, drawn, flag = [], spans >= 2 / 255, "--invert (invert=True)"
         if not drawn.all():
             sentences.append(
@@ -162,11 +165,16 @@ class Trained:
                 logger.setLevel(level)
 
 
-def preparation_of(config: dict) -> Preparation:
-    """Return the preparation of the run's training images. Raise UserError if neither the run nor its dataset's maker
-    says it."""
-    if config.get("prepare"):
-        return Preparation(**config["prepare"])
+def preparation_of(config: dict, backbone_weights: Path | None = None) -> Preparation | Backbone:
+    """Return the preparation of the run's training images, or the network that made its vectors. Raise UserError if
+    neither the run nor its dataset's maker says it, or if these are not the weights of that network."""
+    described = config.get("prepare") or {}
+    if "backbone" in described:
+        return Backbone.of(described, backbone_weights)
+    if backbone_weights:
+        raise UserError(f"--backbone_weights {backbone_weights} is for runs on vectors of a network: leave it out")
+    if described:
+        return Preparation(**described)
     if config["dataset"] not in MAKERS:
         raise UserError(
             f"the run does not say how the inputs of {config['dataset']} were made from pictures: make the dataset "
@@ -176,7 +184,9 @@ def preparation_of(config: dict) -> Preparation:
 
 
 def range_of(config: dict) -> Range:
-    """Return the range of the run's inputs. Raise UserError if its dataset did not say it."""
+    """Return the range of the run's inputs; vectors stay as they are. Raise UserError if its dataset did not say it."""
+    if "backbone" in (config.get("prepare") or {}):
+        return UNIT
     if (ends := config.get("range", UNIT)) is None:
         raise UserError(
             f'the run does not say what range the inputs of {config["dataset"]} had: declare it as "range" in the '

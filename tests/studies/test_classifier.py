@@ -231,6 +231,7 @@ def test_it_is_scikit_learns(maml, pictures, tmp_path):
     again = clone(maml)
     assert again.get_params() == {
         "run": MAML, "statistics": "support", "samples": 10, "seed": 0, "checkpoint": "last", "invert": False,
+        "backbone_weights": None,
         "reject": None,
     }  # fmt: skip
     with pytest.raises(NotFittedError):
@@ -627,8 +628,10 @@ def test_what_classify_is_told_arrives(folders, monkeypatch):
     load = mock.Mock(side_effect=ValueError("stop"))
     monkeypatch.setattr(Classifier, "load", load)
     flags = ("--seed", 7, "--n_test_mc_samp", 3, "--checkpoint", "best", "--query_statistics", "query", "--gpu_id", -1)
-    assert_refused(classify(folders, *flags, "--invert", "--reject", 0.5), "stop")
+    flags += ("--invert", "--reject", 0.5, "--backbone_weights", "own.h5")
+    assert_refused(classify(folders, *flags), "stop")
     expected = {"statistics": "query", "seed": 7, "checkpoint": "best", "samples": 3, "invert": True, "reject": 0.5}
+    expected |= {"backbone_weights": Path("own.h5")}
     assert load.call_args.kwargs == expected
 
 
