@@ -406,14 +406,14 @@ def start_from(file: Path, savedir: Path, mode: str, flags: dict) -> contextlib.
 
 
 def classify(runs: list[Path], flags: dict) -> int:
-    """Classify pictures by labelled ones, with one run."""
-    if not runs:
-        raise UserError("--savedir is missing: name the folder of the run, or give a file of --weights")
+    """Classify pictures by labelled ones, with one run, or with a backbone."""
+    settings = classify_study.ClassifySettings.of(flags)
+    if not runs and not settings.backbone:
+        raise UserError("--savedir is missing: name the folder of the run, or give a file of --weights or a --backbone")
     if len(runs) > 1:
         raise UserError(f"--savedir and --weights name {len(runs)} runs: --mode classify takes one of them")
-    settings = classify_study.ClassifySettings.of(flags)
     start(RunSettings(gpu_id=settings.gpu_id, metabatch=1))
-    return classify_study.classify(runs[0], settings)
+    return classify_study.classify(runs[0] if runs else None, settings)
 
 
 def draw(runs: list[Path], flags: dict) -> int:

@@ -33,7 +33,7 @@ class HeadSettings(Settings):
         "nearest",
         "the classifier of the features: the nearest class mean, logistic regression (scikit-learn's), ridge "
         "regression, or a cosine classifier that takes gradient steps on the support set",
-        choices=["nearest", "logistic", "ridge", "finetune"],
+        choices=heads.HEADS,
         overridable_in=["test"],
     )
     head_penalty: float = setting(

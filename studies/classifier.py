@@ -25,6 +25,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from errors import UserError
+from learners.heads import HEADS
+from parameters import is_vector
+from sources.backbone import Backbone
 from sources.pictures import BLACK, WHITE, Paper, from_pillow, read
 from studies.left_out import LeftOut
 from studies.trained import Trained
@@ -80,16 +83,19 @@ def value_errors() -> Iterator[None]:
 class Classifier(ClassifierMixin, BaseEstimator):
     """Adapts a trained learner to labelled pictures, and classifies others.
 
-    run: the folder of a run, or a file of weights. statistics: the images that batch norm takes its statistics from:
-    the `support` set; or, if there are about as many query pictures of each class, the support set and all query
-    pictures `together`, or all `query` pictures; with these two a prediction depends on the other pictures. samples:
-    noise samples of an inner step's loss, fewer if their maps would take more memory than SHARED. seed: that noise's
-    seed. checkpoint: a run's `last` or `best`. invert: True if the pictures are light on dark and the training data
-    dark on light, or the reverse; transparent areas then become black. reject: `predict` returns NONE, or NONE_NUMBER
-    if labels are numbers, for a picture whose similarity to the nearest class is below this number from 0 to 1: the
-    cosine of the angle between the picture's features and the mean features of the class; None: it always names a
-    class. backbone_weights: the file of weights of the network that made the vectors which the run was trained on, if
-    they were not Keras' own download. After `fit`: classes_, the labels in order.
+    run: the folder of a run, or a file of weights. Without a run nothing is trained, and `backbone` names a network of
+    keras.applications whose features are classified by `head`. backbone_weights: a file of that network's weights
+    (sources/backbone.py), also for a run that was trained on its vectors. head: for a backbone and for runs of baselines
+    (learners/baseline.py); None: the run's, or `nearest`.
+
+    statistics: the images that batch norm takes its statistics from: the `support` set; or, if there are about as many
+    query pictures of each class, the support set and all query pictures `together`, or all `query` pictures; with these
+    two a prediction depends on the other pictures. samples: noise samples of an inner step's loss, fewer if their maps
+    would take more memory than SHARED. seed: that noise's seed. checkpoint: a run's `last` or `best`. invert: True if
+    the pictures are light on dark and the training data dark on light, or the reverse; transparent areas then become
+    black. reject: `predict` returns NONE, or NONE_NUMBER if labels are numbers, for a picture whose similarity to the
+    nearest class is below this number from 0 to 1: the cosine of the angle between the picture's features and the mean
+    features of the class; None: it always names a class. After `fit`: classes_, the labels in order.
 
     The classifier takes pictures as a camera or a scanner makes them, and prepares them as the training images were
     prepared (sources/preparation.py). A PictureWarning says that they look unlike the training images.
@@ -97,18 +103,20 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        run,
+        run=None,
         statistics=SUPPORT,
         samples=10,
         seed=0,
         checkpoint="last",
         invert=False,
         reject=None,
+        backbone=None,
         backbone_weights=None,
+        head=None,
     ):
         self.run, self.statistics, self.samples, self.seed = run, statistics, samples, seed
         self.checkpoint, self.invert, self.reject = checkpoint, invert, reject
-        self.backbone_weights = backbone_weights
+        self.backbone, self.backbone_weights, self.head = backbone, backbone_weights, head
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -116,9 +124,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
         return tags
 
     @classmethod
-    def load(cls, run, **settings) -> Classifier:
-        """Make a classifier as the constructor does, and raise ValueError now, not in `fit`, if the run cannot be
-        read."""
+    def load(cls, run=None, **settings) -> Classifier:
+        """Make a classifier as the constructor does, and raise ValueError now, not in `fit`, if the run or the backbone
+        cannot be read."""
         classifier = cls(run, **settings)
         classifier.trained()
         return classifier
@@ -213,10 +221,16 @@ class Classifier(ClassifierMixin, BaseEstimator):
         counts = self._left_out(folds).matrix()
         return counts[:, :-1] if self.reject is None else counts
 
+    @property
+    def inputs_name(self) -> str:
+        """The name of what the fitted learner takes: pixels, or the features of a backbone."""
+        check_is_fitted(self, "classes_")
+        return "features" if is_vector(self._fit.trained.image_shape) else "pixels"
+
     def nearest_mean(self) -> Classifier:
         """Return a fitted classifier of the same pictures in which nothing is trained: a picture gets the class with
-        the nearest mean of the pixels, as the network would get them, each picture divided by its length. It shows what
-        the learner is worth: compare the results of `leave_one_out`. It rejects nothing."""
+        the nearest mean of the pixels, or of a backbone's vectors, as the network would get them, each divided by its
+        length. It shows what the learner is worth: compare the results of `leave_one_out`. It rejects nothing."""
         check_is_fitted(self, "classes_")
         other, trained, fit = clone(self).set_params(reject=None), self._fit.trained.untrained(), self._fit
         adapted = other._adapt(trained, trained.params, fit.x, fit.y, 1)
@@ -237,17 +251,27 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     @value_errors()
     def trained(self) -> Trained:
-        """Read the learner of `run`. Raise ValueError if that fails, or if a setting is wrong."""
+        """Read the learner of `run`, or the backbone. Raise ValueError if that fails, or if a setting is wrong."""
         self._check_settings()
-        weights = None if self.backbone_weights is None else Path(self.backbone_weights)
-        trained = Trained.read(Path(self.run), self.checkpoint, weights)
+        file = self.backbone_weights and Path(self.backbone_weights)
+        if self.run is None:
+            trained = Trained.of_backbone(Backbone(self.backbone, file), self.head)
+        else:
+            trained = Trained.read(Path(self.run), self.checkpoint, file, self.head)
         trained.weights_for(2)
         return trained
 
     def _check_settings(self) -> None:
         samples, seed, reject = self.samples, self.seed, self.reject
+        if (self.run is None) == (self.backbone is None):
+            given = "neither" if self.run is None else "both"
+            raise ValueError(f"{given} of run and backbone is given, wanted one of them: a run knows its backbone")
+        path = "the path of a run's folder or of a file of weights"
         for name, fits, wanted in (
-            ("run", isinstance(self.run, str | Path), "the path of a run's folder or of a file of weights"),
+            ("run", isinstance(self.run, str | Path | None), path),
+            ("backbone", isinstance(self.backbone, str | None), "the name of a network of keras.applications"),
+            ("backbone_weights", isinstance(self.backbone_weights, str | Path | None), "the path of a file"),
+            ("head", self.head in (None, *HEADS), f"one of {', '.join(HEADS)}"),
             ("checkpoint", self.checkpoint in CHECKPOINTS, f"one of {', '.join(CHECKPOINTS)}"),
             ("statistics", self.statistics in STATISTICS, f"one of {', '.join(STATISTICS)}"),
             ("samples", isinstance(samples, numbers.Integral) and samples >= 1, "a whole number of at least 1"),
@@ -292,7 +316,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         return list(images)
 
     def _prepared(self, trained: Trained, images: Pictures) -> np.ndarray:
-        """Return the pictures as images [n,H,W,C] from 0 to 1, or as vectors."""
+        """Return the pictures as images [n,H,W,C] from 0 to 1, or as a backbone's vectors [n,1,1,C]."""
         pictures = (picture_of(image, self.paper) for image in images)
         pictures = (ImageOps.invert(picture) if self.invert else picture for picture in pictures)
         return trained.preparation.images(pictures)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from errors import Stop, UserError
 from files import write_atomically
+from learners.heads import HEADS
 from settings import setting, to_number, to_path, whole
 from sources.folders import Walk
 from sources.labels import read_labels
@@ -76,7 +77,9 @@ class ClassifySettings(CheckpointSettings):
         number_of_parts,
     )
     baseline: bool = setting(
-        False, "estimate the accuracy of the nearest class mean in pixels, too: what the learner has to be better than"
+        False,
+        "estimate the accuracy of the nearest class mean in pixels or a backbone's features, too: the learner has to be "
+        "better",
     )
     reject: float | None = setting(
         None,
@@ -84,18 +87,28 @@ class ClassifySettings(CheckpointSettings):
         share,
         metavar="S",
     )
+    backbone: str | None = setting(
+        None,
+        "in place of a run: classify the features of this network of keras.applications, MobileNetV3Small for example",
+        metavar="NAME",
+    )
     backbone_weights: Path | None = setting(
         None,
-        "of a run on vectors of a network: the file of that network's weights, if they were no download",
+        "file of the network's weights, if its features are not those of Keras' own download, trained on ImageNet",
         to_path,
         metavar="FILE",
+    )
+    head: str | None = setting(
+        None,
+        "classifier of the features of --backbone and of baselines (default: the run's, or nearest)",
+        choices=HEADS,
     )
     n_test_mc_samp: int = setting(10, "noise samples of an inner step's loss", whole(1, 100_000))
     seed: int = setting(0, "seed of that noise", whole(0))
     gpu_id: str | None = setting(None, "GPU to use; -1 for none (default: CUDA_VISIBLE_DEVICES, or 0)", gpus)
 
 
-def classify(run: Path, settings: ClassifySettings) -> int:
+def classify(run: Path | None, settings: ClassifySettings) -> int:
     """Classify the query pictures by the support pictures. Write a table of file, prediction and a probability for each
     class, the least sure first, and a page beside it. Then leave out the support pictures, write a table of their true
     and predicted classes, and add it to the page. Return the exit code: 0, or 130 if Ctrl-C ended it; the results so
@@ -118,8 +131,8 @@ def classify(run: Path, settings: ClassifySettings) -> int:
     remarks = []
     with messages(remarks, "support"):
         more = {"statistics": settings.query_statistics, "samples": settings.n_test_mc_samp, "seed": settings.seed}
-        more |= {"checkpoint": settings.checkpoint, "invert": settings.invert, "reject": settings.reject}
-        more |= {"backbone_weights": settings.backbone_weights}
+        names = "checkpoint", "invert", "reject", "backbone", "backbone_weights", "head"
+        more |= {name: getattr(settings, name) for name in names}
         classifier = Classifier.load(run, **more)
         classifier.fit([file for _, file in labelled], [label for label, _ in labelled])
     classes, labels = classifier.classes_, [label for label, _ in labelled]
@@ -210,15 +223,15 @@ def leave_out(classifier: Classifier, folds: int, labels: list[str], left_out: L
 
 
 def compared(classifier: Classifier, folds: int, labels: list[str], left_out: LeftOut, stop: Stop) -> str:
-    """Leave out the support pictures as `leave_out` does, but classify them by the nearest class mean in pixels. Return
-    a sentence that compares it with the learner's results, `left_out`."""
-    nearest = LeftOut(left_out.truth, left_out.classes)
+    """Leave out the support pictures as `leave_out` does, but classify them by the nearest class mean of the
+    learner's inputs. Return a sentence that compares it with the learner's results, `left_out`."""
+    nearest, title = LeftOut(left_out.truth, left_out.classes), f"the nearest class mean in {classifier.inputs_name}"
     remark = leave_out(classifier.nearest_mean(), folds, labels, nearest, stop)
     if stop.asked:
-        return f"the nearest class mean in pixels was interrupted: {remark}"
+        return f"{title} was interrupted: {remark}"
     learner, other = (np.count_nonzero((a.right == 1) & (b.right == 0)) for a, b in permutations((left_out, nearest)))
     only = f"{learner} {plural(range(learner), 'picture')} only by the learner, {other} only by the nearest mean"
-    return f"the nearest class mean in pixels: {remark}; right {only}"
+    return f"{title}: {remark}; right {only}"
 
 
 def remark_on(left_out: LeftOut, parts: int, pictures: int) -> str:

@@ -78,13 +78,29 @@ class Trained:
     range: Range
 
     @classmethod
-    def read(cls, path: Path, checkpoint: str, backbone_weights: Path | None = None) -> Trained:
-        """Read the checkpoint `last` or `best` of a run, or a file of weights. backbone_weights: the file of weights of
-        the network that made the run's vectors. Raise UserError if it cannot be read, or does not say how its pictures
-        were prepared or what range its inputs had."""
-        config = Config.read(path).to_json()
+    def read(
+        cls, path: Path, checkpoint: str, backbone_weights: Path | None = None, head: str | None = None
+    ) -> Trained:
+        """Read the checkpoint `last` or `best` of a run, or a file of weights.
+
+        backbone_weights: the file that the vectors of the run's training were made with, if there was one. head: as in
+        HeadSettings; None: the run's. Raise UserError if the run cannot be read, if it does not say how its pictures
+        were prepared or what range its inputs had, if it was trained on other vectors, or if it has no such head.
+        """
+        config = Config.read(path)
+        if head and not hasattr(config.learner, "head"):
+            raise UserError(f"--head is for baselines, and {path} holds a {config.run.model}: leave it out")
+        config = config.to_json() | ({"head": head} if head else {})
         preparation = preparation_of(config, backbone_weights)
         return cls(path, config, checkpoints.read_run(path, checkpoint).params, preparation, range_of(config))
+
+    @classmethod
+    def of_backbone(cls, backbone: Backbone, head: str | None = None) -> Trained:
+        """Return the classifier of a backbone's vectors in which nothing else is trained. head: as in HeadSettings.
+        Raise UserError if the backbone cannot be made."""
+        config = {"dataset": backbone.name, "model": "nearest", "way": 2, "shot": 1, "query": 1, "seed": 0}
+        config |= {"prepare": backbone.description} | ({"head": head} if head else {})
+        return cls(Path(backbone.name), config, {}, backbone, UNIT)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
