@@ -85,7 +85,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     run: the folder of a run, or a file of weights. Without a run nothing is trained, and `backbone` names a network of
     keras.applications whose features are classified by `head`. backbone_weights: a file of that network's weights
-    (sources/backbone.py), also for a run that was trained on its vectors. head: for a backbone and for runs of baselines
+    (sources/backbone.py), also for a run that was trained on its vectors. head: for a backbone and runs of baselines
     (learners/baseline.py); None: the run's, or `nearest`.
 
     statistics: the images that batch norm takes its statistics from: the `support` set; or, if there are about as many

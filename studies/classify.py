@@ -78,8 +78,8 @@ class ClassifySettings(CheckpointSettings):
     )
     baseline: bool = setting(
         False,
-        "estimate the accuracy of the nearest class mean in pixels or a backbone's features, too: the learner has to be "
-        "better",
+        "estimate the accuracy of the nearest class mean in pixels or a backbone's features, too: the learner should "
+        "be better",
     )
     reject: float | None = setting(
         None,
