@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.base import clone
 
-from conftest import ROOT, assert_refused, call, flags_of
+from conftest import ROOT, assert_refused, call
 from sources.backbone import Backbone
 from studies.classifier import Classifier
 
@@ -84,7 +84,7 @@ def test_wrong_settings_are_one_sentence(weights, pictures):
     refused("head is 'knn', wanted one of nearest, logistic", backbone=NAME, head="knn")
     refused("--head is for baselines, and .* holds a maml: leave it out", run=MAML, head="ridge")
     refused(
-        "--backbone_weights is for runs on a backbone's vectors, and glyphs has images",
+        "--backbone_weights .* is for runs on vectors of a network: leave it out",
         run=MAML,
         backbone_weights=weights,
     )
@@ -114,25 +114,3 @@ def test_folders_are_classified_without_a_run(weights, pictures, tmp_path):
     rows = list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines()))
     assert {int(row["file"].split("/")[-1][:-4]): row["prediction"] for row in rows} == expected
     assert_refused(call("main.py", "--mode", "classify", *words), "or give a file of --weights or a --backbone")
-
-
-def test_a_run_on_a_backbones_vectors_classifies_pictures_through_it(weights, pictures, tmp_path):
-    for i, (picture, label) in enumerate(zip(pictures, LABELS, strict=True)):
-        for twin in "ab":  # six classes
-            (tmp_path / "all" / f"{label} {twin}").mkdir(parents=True, exist_ok=True)
-            picture.save(tmp_path / "all" / f"{label} {twin}" / f"{i}.png")
-    data = {"data_dir": tmp_path / "data", "dataset": "textures"}
-    made = {"source": tmp_path / "all", "backbone": NAME, "backbone_weights": weights, "shares": "0.5,0,0.5"}
-    done = call("get_data.py", *flags_of(data | made))
-    assert done.returncode == 0, done.stderr
-    run = {"savedir": tmp_path / "run", "model": "protonet", "way": 3, "query": 1, "metabatch": 1, "channels": 4}
-    done = call("main.py", *flags_of(data | run | {"n_train_iters": 0, "val_every": 0, "gpu_id": "-1"}))
-    assert done.returncode == 0, done.stderr
-    one = Classifier(tmp_path / "run", backbone_weights=weights).fit(pick(pictures, SUPPORT), pick(LABELS, SUPPORT))
-    likely = one.predict_proba(pick(pictures, QUERY))
-    assert likely.shape == (6, 3) and np.isfinite(likely).all()
-    np.testing.assert_allclose(
-        one._fit.x[:, 0, 0], Backbone(NAME, weights)(pick(pictures, SUPPORT))[one._fit.order], rtol=1e-5
-    )
-    with pytest.raises(ValueError, match="give that file as --backbone_weights"):
-        Classifier.load(tmp_path / "run")
