@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import functools
 import inspect
@@ -172,12 +173,22 @@ def load_network(name: str, weights: Path | None, sha256: str, size: int) -> tup
 # ---- datasets
 
 
+def network_name(text: str) -> str:
+    """Read the name of a network from a flag."""
+    if not text.isidentifier():
+        raise argparse.ArgumentTypeError(f"must be a network's name, as MobileNetV3Small, not {text!r}")
+    return text
+
+
+network_name.metavar = "MobileNetV3Small"
+
+
 @dataclass(frozen=True)
 class BackboneSettings(SplitSettings, SourceSettings):
     backbone: str | None = setting(
         None,
         "make vectors of the pictures in --source: the pooled features of this network of keras.applications",
-        metavar="MobileNetV3Small",
+        network_name,
     )
     backbone_weights: Path | None = setting(
         None,

@@ -19,6 +19,7 @@ from errors import Stop, UserError
 from files import write_atomically
 from learners.heads import HEADS
 from settings import setting, to_number, to_path, whole
+from sources.backbone import network_name
 from sources.folders import Walk
 from sources.labels import read_labels
 from sources.pictures import plural, readable, report
@@ -90,7 +91,7 @@ class ClassifySettings(CheckpointSettings):
     backbone: str | None = setting(
         None,
         "in place of a run: classify the features of this network of keras.applications, MobileNetV3Small for example",
-        metavar="NAME",
+        network_name,
     )
     backbone_weights: Path | None = setting(
         None,
