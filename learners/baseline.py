@@ -1,4 +1,5 @@
-"""Baselines that do not meta-learn: a linear classifier of fixed features is computed from the support set."""
+"""Baselines that do not meta-learn: the features are fixed, and a linear classifier of them is computed from the
+support set."""
 
 from __future__ import annotations
 
@@ -47,13 +48,13 @@ class HeadSettings(Settings):
 
 
 class FixedFeatures(Learner):
-    """A linear classifier of features that no task adapts; a subclass has the features, `embed`.
+    """A linear classifier of features that no task adapts; a subclass computes the features in `embed`.
 
-    A feature vector is divided by its length. head: `nearest`: the class whose mean is nearest; `logistic`: logistic
-    regression; `ridge`: ridge regression of the labels; `finetune`: a cosine classifier (learners/heads.py has the
-    sources). head_penalty: weight of the squared weights of logistic and ridge regression. head_scale: factor of the
-    logits of the other three: it has no effect on which class is predicted, except through the steps of `finetune`.
-    finetune_steps, finetune_lr: number and size of those steps.
+    A feature vector is divided by its length. head: `nearest`: the class whose mean feature vector is nearest;
+    `logistic`: logistic regression; `ridge`: ridge regression of the labels; `finetune`: a cosine classifier
+    (learners/heads.py has the sources). head_penalty: weight of the squared weights of logistic and ridge regression.
+    head_scale: factor of the logits of the other three: it has no effect on predictions, except through the steps of
+    `finetune`. finetune_steps, finetune_lr: number and size of those steps.
     """
 
     settings_class = HeadSettings
@@ -141,10 +142,10 @@ class Baseline(FixedFeatures):
     Weinberger and van der Maaten, "SimpleShot" (2019), whose CL2N the features are: the mean feature vector of the
     training images is subtracted, and the difference is divided by its length.
 
-    Minibatches take the training images in a random order, each image once before any comes again; a training task is
-    one of them, and each is normalised by its own statistics. batch: images of a minibatch. In testing, batch norm
-    takes running averages (test_statistics `running`), so that a prediction does not depend on the other images, or the
-    statistics of the support set and of the query set, as MAML has it (`batch`).
+    Minibatches take the training images in a random order, each image once before any comes again. A training task is
+    one minibatch, which is normalised by its own statistics. batch: images of a minibatch. In testing, batch norm takes
+    running averages (test_statistics `running`), so that a prediction does not depend on the other images; or it takes
+    the statistics of the support set and those of the query set, as in MAML (`batch`).
 
     Differs from the sources: Adam moves the weights, and they do not decay; images are not augmented; batch norm has no
     gain; the mean feature vector is a running average over minibatches.
@@ -170,7 +171,7 @@ class Baseline(FixedFeatures):
         return declared | {"running/mean": Parameter((inputs,), zeros, trained=False)}
 
     def running_step(self, tasks: int) -> float:
-        """Each minibatch moves an average by MOMENTUM, one after the other."""
+        """Return the factor for minibatches that move an average one after the other, each by MOMENTUM."""
         return 1 - (1 - MOMENTUM) ** tasks
 
     def body(self, params: Params, x: tf.Tensor, training: bool = False, shares=None) -> tuple[dict, tf.Tensor]:

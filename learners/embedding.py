@@ -1,4 +1,4 @@
-"""An embedding of images, and what the learners that classify by it have in common."""
+"""An embedding of images: the common part of the learners that classify by embeddings."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Embedding(Learner):
         return conv_blocks("theta", self.image_shape, self.channels) | offsets(self.channels)
 
     def activations(self, params: Params, adapted, x, shares=None, draw: Draw = UNPERTURBED) -> dict[str, tf.Tensor]:
-        """Return each block's output, [T,N,D]; the last one is `features`. shares: as in `classify`. draw: which set
-        it is."""
+        """Return each block's output, [T,N,D]; the last one is `features`. shares: as in `classify`. draw: says which
+        set x is."""
         outputs = {}
         for layer in (f"conv{block}" for block in range(1, BLOCKS + 1)):
             x, weights = layers.rounded(x, self.bf16), kernel_and_bias(params, f"theta/{layer}")

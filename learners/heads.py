@@ -1,4 +1,4 @@
-"""Linear classifiers of embeddings that are computed from a support set.
+"""Linear classifiers of embeddings. A classifier is computed from a support set.
 
 Shapes: T tasks, S support images, D numbers of an embedding h [T,S,D], labels y one-hot [S,way]. A head is weights
 [T,D,way] and biases [T,way]. shares [S]: the weight of each image, whose sum is 1 (layers.image_shares); None: equal
@@ -33,8 +33,8 @@ def ridge(h: tf.Tensor, y: tf.Tensor, shares: tf.Tensor | None, penalty) -> Head
         sum over images of share * |h W + b - y|^2  +  penalty * (|W|^2 + |b|^2).
 
     Source: Bertinetto, Henriques, Torr and Vedaldi, "Meta-learning with differentiable closed-form solvers" (ICLR
-    2019), equations 4 and 6. It solves a system of as many equations as there are images, or numbers of an embedding,
-    whichever are fewer. penalty: above 0.
+    2019), equations 4 and 6. The number of equations to solve is that of the images or that of the numbers in an
+    embedding, whichever is smaller. penalty: above 0.
     """
     tasks, images, numbers = h.shape
     shares = tf.fill([images], tf.constant(1 / images, h.dtype)) if shares is None else shares
@@ -57,7 +57,7 @@ def logistic(h: tf.Tensor, y: tf.Tensor, shares: tf.Tensor | None, penalty: floa
         sum over images of S * share * cross entropy  +  penalty / 2 * |W|^2.
 
     Source: Tian, Wang, Krishnan, Tenenbaum and Isola, "Rethinking Few-Shot Image Classification: A Good Embedding Is
-    All You Need?" (ECCV 2020), who take penalty 1. It has no gradient by h.
+    All You Need?" (ECCV 2020), who take penalty 1. The head has no gradient with respect to h.
     """
     tasks, images, numbers = h.shape
     shares = tf.fill([images], tf.constant(1 / images, h.dtype)) if shares is None else shares
@@ -79,8 +79,8 @@ def fitted(h: np.ndarray, y: np.ndarray, shares: np.ndarray, penalty: float) -> 
 
 
 def cosine(h: tf.Tensor, y: tf.Tensor, class_shares, start: tf.Tensor, scale: float, steps: int, rate: float) -> Head:
-    """Return a head without biases after so many gradient steps on the support set's cross entropy; its logits are
-    scale * cos(h, w) if |h| = 1.
+    """Return a head without biases, after this number of gradient steps on the support set's cross entropy; its logits
+    are scale * cos(h, w) if |h| = 1.
 
     Source: Chen, Liu, Kira, Wang and Huang, "A Closer Look at Few-shot Classification" (ICLR 2019), Baseline++.
     start: the weights before the first step, [T,D,way]. Momentum and its dampening are the source's, 0.9. Differs from

@@ -16,16 +16,16 @@ SCALE = 10.0  # the logits' factor before training
 
 
 class Ridge(Embedding):
-    """Ridge regression of the support set's labels on its embeddings; the outer loss is differentiated through its
-    solution.
+    """Ridge regression of the support set's labels on its embeddings; the gradient of the outer loss goes through the
+    solution of the regression.
 
     Source: Bertinetto, Henriques, Torr and Vedaldi, "Meta-learning with differentiable closed-form solvers" (ICLR
     2019), R2-D2. The weight of the squared weights and the factor of the logits are meta-learned, as logarithms. The
-    source also learns a number that is added to all logits of an image, which has no effect.
+    source also learns a number that is added to all logits of an image; it has no effect on the probabilities.
 
-    Differs from the source: the embedding is MAML's body, which is smaller, and has the last block's output alone;
-    tasks have the same number of classes and images in training and in testing; the weight is initialized with 1 and
-    the factor with SCALE, because the embeddings are shorter.
+    Differs from the source: the embedding is the last block's output of MAML's body, which is smaller, and no output of
+    an earlier block; tasks have the same number of classes and images in training and in testing; the weight is
+    initialized with 1 and the factor with SCALE, because the embeddings are shorter.
     """
 
     def parameters(self) -> dict[str, Parameter]:

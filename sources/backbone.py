@@ -43,10 +43,10 @@ COMMON, SIZES = 224, {  # side of the pictures that a network takes by default, 
 class Backbone:
     """A network of keras.applications, which maps pictures to vectors: its features, averaged over the pixels.
 
-    name: of the network there, MobileNetV3Small for example. weights: a file of them (.weights.h5 or .h5), of the
-    network without its classifier; None: those of Keras' own download, trained on ImageNet. Pictures are made upright,
-    opaque and coloured (sources/pictures.py), squeezed to the square that the network takes by default, and
-    preprocessed as Keras says for this network. UserError if there is no such network, if its weights cannot be
+    name: the network's name there, MobileNetV3Small for example. weights: a file (.weights.h5 or .h5) of the weights of
+    the network without its classifier; None: the weights that Keras downloads, trained on ImageNet. Pictures are
+    made upright, opaque and coloured (sources/pictures.py), squeezed into the square that the network takes by default,
+    and preprocessed as Keras says for this network. UserError if there is no such network, if its weights cannot be
     downloaded, or if the file does not fit.
     """
 
@@ -55,8 +55,8 @@ class Backbone:
 
     @classmethod
     def of(cls, description: Mapping[str, object], weights: Path | None = None) -> Backbone:
-        """Return the backbone with this `description`. weights: the file of its weights, if they are no download.
-        UserError if the description is of other weights."""
+        """Return the backbone with this `description`. weights: the file of its weights, if Keras did not download
+        them. UserError if the description names other weights."""
         backbone, wanted = cls(str(description["backbone"]), weights), description["weights"]
         if weights is None and wanted != DOWNLOADED:
             raise UserError(
@@ -95,7 +95,7 @@ class Backbone:
 
     @property
     def features(self) -> int:
-        """How many numbers a vector has."""
+        """The length of a vector."""
         return self.network[0].output_shape[-1]
 
     @property
@@ -143,7 +143,7 @@ def constructor_of(name: str):
 @functools.lru_cache(maxsize=2)
 def load_network(name: str, weights: Path | None, sha256: str, size: int) -> tuple:
     """Return the model of this name with pooled features for images [n,size,size,3], and its function that preprocesses
-    images. sha256: of the file of weights, so that a changed file is read again. UserError as in Backbone."""
+    images. sha256: of the file of weights; it makes the cache read a changed file again. UserError as in Backbone."""
     constructor = constructor_of(name)
     settings = {"include_top": False, "pooling": "avg", "input_shape": (size, size, 3)}
     if weights is None:

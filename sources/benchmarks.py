@@ -1,5 +1,5 @@
 """The field's benchmarks by name. tensorflow-datasets has their images; sources/splits/NAME.csv has their classes, and
-says which of them are for training, validation and testing."""
+says which classes are for training, validation and testing."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ OURS = "drawn with seed 0"  # as your own images are; a list that others publish
 class Benchmark:
     """A benchmark of few-shot learning.
 
-    title: its name in papers. builder: its images' name in tensorflow-datasets. size, channels: of the images.
-    split_from: the paper whose list of classes is taken, or OURS. licence: of the images. download: bytes that
-    tensorflow-datasets fetches. rotations: classes per class, turned by quarter turns. most: at most so many images of
-    a class are taken. numbered: tensorflow-datasets numbers the classes, in the order of their names. bright_ink:
-    its drawings there are bright on black. omniglot: the characters are read as those of the dataset omniglot.
+    title: its name in papers. builder: the name of its images in tensorflow-datasets. size, channels: of the images.
+    split_from: the paper that the list of classes comes from, or OURS. licence: of the images. download: bytes that
+    tensorflow-datasets fetches. rotations: 4 if every class becomes four, turned by quarter turns. most: the largest
+    number of images of a class that are taken; None: all. numbered: True if tensorflow-datasets numbers the classes, in
+    the order of their names. bright_ink: True if the drawings of tensorflow-datasets are bright on black. omniglot:
+    True if the characters are read as those of the dataset omniglot.
     """
 
     title: str
@@ -90,7 +91,8 @@ def settings_of(benchmark: Benchmark) -> type[Settings]:
 
 def make_benchmark(folder: Path, target: Path, settings: Settings, name: str) -> dict:
     """Make a benchmark in `folder` through tensorflow-datasets, or from --source, a folder of classes (see
-    `list_folder`); returns its manifest. UserError if classes are missing, or are none of the benchmark's."""
+    `list_folder`); returns its manifest. UserError if a class of the benchmark is missing, or
+    if the source has other classes, too."""
     benchmark, table, source = BENCHMARKS[name], SPLITS / f"{name}.csv", settings.source
     facts = {"licence": benchmark.licence, "split_from": benchmark.split_from}
     if benchmark.omniglot:
@@ -124,7 +126,8 @@ def make_benchmark(folder: Path, target: Path, settings: Settings, name: str) ->
 
 
 def refuse_other_classes(labels: Iterable[str], wanted: Collection[str], origin: str, name: str) -> None:
-    """Raise UserError unless `labels` are the `wanted` classes of the benchmark `name`. origin: has the labels."""
+    """Raise UserError unless `labels` are the `wanted` classes of the benchmark `name`. origin: the source that has
+    these labels."""
     labels = dict.fromkeys(labels)
     if missing := [label for label in wanted if label not in labels]:
         raise UserError(
@@ -138,7 +141,7 @@ def refuse_other_classes(labels: Iterable[str], wanted: Collection[str], origin:
 
 
 def first_of_each(pictures: Iterable[Picture], most: int, classes: int) -> Iterator[Picture]:
-    """Yield the first `most` pictures of each class, and stop when so many classes have them."""
+    """Yield the first `most` pictures of each class, and stop when this number of classes has so many."""
     counts, full = Counter(), 0
     for label, reader in pictures:
         if counts[label] < most:

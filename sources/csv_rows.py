@@ -10,10 +10,11 @@ from errors import UserError
 
 
 def rows_of(file: Path, columns: tuple[str, ...]) -> list[tuple[int, list[str]]]:
-    """Read a table -> the number of its line and its cells, for each row but blank ones and a header of these columns.
-    UserError if it is not CSV.
+    """Read a table -> for each row, the number of its line and its cells; blank rows and a header of these columns are
+    left out. UserError if it is not CSV.
 
-    A byte order mark is ignored; bytes that are not UTF-8 become what names on the disk with these bytes become.
+    A byte order mark is ignored. Bytes that are not UTF-8 become the characters that Python puts for such bytes in
+    names of files.
     """
     try:
         text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")

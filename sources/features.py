@@ -44,8 +44,8 @@ def make_from_features(folder: Path, target: Path, settings: FeaturesSettings) -
 
 
 def read_features(file: Path) -> tuple[np.ndarray, list[str], list[str]]:
-    """Read a file of features -> vectors, float32 [n,D], the label of each, and the file name of each (an empty list,
-    if the file has none). UserError if it is no such file; nothing in it is unpickled."""
+    """Read a file of features -> vectors, float32 [n,D], the label of each vector, and the name of each vector's
+    picture (an empty list, if the file has no names). UserError if it is no such file; nothing in it is unpickled."""
     arrays = read_arrays(file)
     if missing := [name for name in ("features", "labels") if name not in arrays]:
         raise UserError(f"{file} has no array {missing[0]}: write it with {EXAMPLE}")

@@ -50,9 +50,9 @@ class PictureWarning(UserWarning):
 
 
 class Predictions(NamedTuple):
-    """probabilities [n,classes]. chosen [n]: the index of the class with the largest one, or the number of classes if
-    the picture is rejected. similarities [n]: to the nearest class, from 0 to 1 (see `Classifier`); NaN without
-    `reject`."""
+    """Predictions for n pictures. probabilities [n,classes]. chosen [n]: the index of the class with the largest
+    probability, or the number of classes if the picture is rejected. similarities [n]: the similarity to the nearest
+    class, from 0 to 1 (see `Classifier`); NaN without `reject`."""
 
     probabilities: np.ndarray
     chosen: np.ndarray
@@ -73,7 +73,7 @@ class Fit(NamedTuple):
 
 @contextlib.contextmanager
 def value_errors() -> Iterator[None]:
-    """Turn a UserError that a `with` block or a decorated function raises into a ValueError."""
+    """Turn a UserError from a `with` block or from a decorated function into a ValueError."""
     try:
         yield
     except UserError as fault:
@@ -86,16 +86,17 @@ class Classifier(ClassifierMixin, BaseEstimator):
     run: the folder of a run, or a file of weights. Without a run nothing is trained, and `backbone` names a network of
     keras.applications whose features are classified by `head`. backbone_weights: a file of that network's weights
     (sources/backbone.py), also for a run that was trained on its vectors. head: for a backbone and runs of baselines
-    (learners/baseline.py); None: the run's, or `nearest`.
+    (learners/baseline.py); None: the run's head, or `nearest`.
 
-    statistics: the images that batch norm takes its statistics from: the `support` set; or, if there are about as many
-    query pictures of each class, the support set and all query pictures `together`, or all `query` pictures; with these
-    two a prediction depends on the other pictures. samples: noise samples of an inner step's loss, fewer if their maps
-    would take more memory than SHARED. seed: that noise's seed. checkpoint: a run's `last` or `best`. invert: True if
-    the pictures are light on dark and the training data dark on light, or the reverse; transparent areas then become
-    black. reject: `predict` returns NONE, or NONE_NUMBER if labels are numbers, for a picture whose similarity to the
-    nearest class is below this number from 0 to 1: the cosine of the angle between the picture's features and the mean
-    features of the class; None: it always names a class. After `fit`: classes_, the labels in order.
+    statistics: the images that batch norm takes its statistics from: the `support` set; or, if there are about equally
+    many query pictures of each class, the support set and all query pictures `together`, or all `query` pictures; with
+    these two a prediction depends on the other pictures. samples: noise samples of an inner step's loss, fewer if their
+    maps would take more memory than SHARED. seed: that noise's seed. checkpoint: a run's `last` or `best`. invert: True
+    if the pictures are light on dark and the training data dark on light, or the reverse; transparent areas then become
+    black. reject: a number from 0 to 1; `predict` returns NONE, or NONE_NUMBER if labels are numbers, for a picture
+    whose similarity to the nearest class is below this number; None: `predict` always names a class. The similarity is
+    the cosine of the angle between the picture's features and the mean features of the class. After `fit`: classes_,
+    the labels in order.
 
     The classifier takes pictures as a camera or a scanner makes them, and prepares them as the training images were
     prepared (sources/preparation.py). A PictureWarning says that they look unlike the training images.
@@ -179,7 +180,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         self._warn(fit.trained, measured)
 
     def predict(self, images: Pictures) -> np.ndarray:
-        """Return the label of each picture, [n]; of a rejected one NONE or NONE_NUMBER. Raise the errors of
+        """Return the label of each picture, [n]; for a rejected picture it is NONE or NONE_NUMBER. Raise the errors of
         `predict_proba`."""
         check_is_fitted(self, "classes_")
         images = images if hasattr(images, "__len__") else self._listed(images)
@@ -223,14 +224,15 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     @property
     def inputs_name(self) -> str:
-        """The name of what the fitted learner takes: pixels, or the features of a backbone."""
+        """The name of the fitted learner's inputs: `pixels`, or `features` of a backbone."""
         check_is_fitted(self, "classes_")
         return "features" if is_vector(self._fit.trained.image_shape) else "pixels"
 
     def nearest_mean(self) -> Classifier:
-        """Return a fitted classifier of the same pictures in which nothing is trained: a picture gets the class with
-        the nearest mean of the pixels, or of a backbone's vectors, as the network would get them, each divided by its
-        length. It shows what the learner is worth: compare the results of `leave_one_out`. It rejects nothing."""
+        """Return a classifier in which nothing is trained, fitted to the same pictures: a picture gets the class with
+        the nearest mean of the learner's inputs. These are pixels or a backbone's vectors, each divided by its length.
+        The classifier shows what the learner is worth: compare the results of `leave_one_out`. It rejects
+        nothing."""
         check_is_fitted(self, "classes_")
         other, trained, fit = clone(self).set_params(reject=None), self._fit.trained.untrained(), self._fit
         adapted = other._adapt(trained, trained.params, fit.x, fit.y, 1)
@@ -355,8 +357,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
 def similarities_of(features: np.ndarray, support: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return the cosine similarity of each of the feature vectors [n,D] to the nearest class mean: [n], 0 where it is
-    below 0. support [S,D], y [S,classes]: the support images' feature vectors and labels; a row of zeros does not
-    count."""
+    below 0. support [S,D], y [S,classes]: the support images' feature vectors and labels; an image with a row of zeros
+    in y does not count."""
     means = (y / y.sum(0)).T @ support
     cosines = unit(features) @ unit(means).T
     return np.clip(cosines.max(-1), 0, 1)

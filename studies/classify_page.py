@@ -28,7 +28,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'"
 
 class Guess(NamedTuple):
     """A prediction. file: the path below the folder of the query pictures. probabilities: [classes]. rejected: True if
-    the picture is of none of the classes. similarity: to the nearest class; NaN without --reject."""
+    the prediction is none of the classes. similarity: to the nearest class; NaN without --reject."""
 
     file: str
     probabilities: np.ndarray
@@ -54,7 +54,7 @@ def table(guesses: list[Guess], classes: np.ndarray, rejects: bool) -> str:
 def table_by_class(left_out: LeftOut, classes: np.ndarray, rejects: bool) -> str:
     """Return a CSV with a row for each true class: its support pictures, how many were left out, how many of these were
     classified right, their share with Wilson's 95 % interval, and how many were taken for each class. rejects: True if
-    there is a column for the rejected ones."""
+    there is a column for rejected pictures."""
     columns = [escaped(str(label), LEFT_OUT_HEAD) for label in classes]
     rows = [[*LEFT_OUT_HEAD, *columns, *[NONE] * rejects]]
     pictures = np.bincount(left_out.truth, minlength=len(classes))
@@ -92,8 +92,9 @@ def page(
 ) -> str:
     """Return the page, which holds all its pictures: the support set, and query pictures with their probabilities.
 
-    query: the folder of the query pictures. labelled: class and file of each support picture. left_out: theirs. paper:
-    the colour of transparent areas. reject: the similarity below which a picture is rejected.
+    query: the folder of the query pictures. labelled: class and file of each support picture. left_out: the predictions
+    for the support pictures, in the same order. paper: the colour of transparent areas. reject: the similarity below
+    which a picture is rejected.
     """
     support = []
     for label in classes:
@@ -149,8 +150,8 @@ def numbers_of(of_class: Accuracy) -> tuple[str, str, str]:
 
 
 def matrix_of(names: list[str], counts: np.ndarray) -> str:
-    """Return the rows of the confusion matrix. names: those of the columns. A number is the darker the larger its share
-    of the row is."""
+    """Return the rows of the confusion matrix. names: the names of the columns. A cell is darker if its share of the
+    row is larger."""
     rows = ["<tr><th></th>" + "".join(head_cell(name, "col") for name in names) + "</tr>"]
     for c, row in enumerate(counts[:, : len(names)]):
         cells = ""

@@ -1,4 +1,4 @@
-"""Result of leaving out support pictures: the class that a classifier took each one for, and what follows from that."""
+"""Result of leaving out support pictures: the class that a classifier took each one for, and its accuracy."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ NOT_LEFT_OUT = -1
 
 
 class Accuracy(NamedTuple):
-    """How many of `count` pictures were classified right, and Wilson's 95 % interval of that share; 0 to 1, or NaN
-    without pictures."""
+    """An accuracy: `right` of `count` pictures were classified right. share, low, high: the share of these pictures and
+    its Wilson 95 % interval, from 0 to 1; NaN without pictures."""
 
     right: int
     count: int
@@ -35,9 +35,9 @@ class Accuracy(NamedTuple):
 class LeftOut:
     """Predictions for support pictures that a classifier was not adapted to.
 
-    truth [S]: the index of each picture's class. classes: their number. predicted [S], to be filled in: the index of
-    the class that each picture was taken for; `classes` if it was rejected; NOT_LEFT_OUT before that, and for a picture
-    that is alone in its class.
+    truth [S]: the index of each picture's class. classes: the number of classes. predicted [S], to be filled in: the
+    index of the class that each picture was taken for; `classes` if the picture was rejected; NOT_LEFT_OUT until the
+    picture is left out, which never happens to one that is alone in its class.
     """
 
     def __init__(self, truth: Sequence[int], classes: int):

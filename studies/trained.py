@@ -69,7 +69,7 @@ class Programs:
 @dataclass(frozen=True)
 class Trained:
     """A trained learner. config: the run's settings. params: the weights, by name. preparation: turns pictures into
-    images, or into vectors. range: images are mapped onto it before they enter the network."""
+    images, or into vectors. range: the range that images are mapped onto before they enter the network."""
 
     path: Path
     config: dict
@@ -83,9 +83,10 @@ class Trained:
     ) -> Trained:
         """Read the checkpoint `last` or `best` of a run, or a file of weights.
 
-        backbone_weights: the file that the vectors of the run's training were made with, if there was one. head: as in
-        HeadSettings; None: the run's. Raise UserError if the run cannot be read, if it does not say how its pictures
-        were prepared or what range its inputs had, if it was trained on other vectors, or if it has no such head.
+        backbone_weights: the file of the backbone's weights, if such a file made the vectors that the run was trained
+        on. head: as in HeadSettings; None: the run's head. Raise UserError if the run cannot be read, if it does not
+        say how its pictures were prepared or what range its inputs had, if other weights made its vectors, or if its
+        learner takes no head.
         """
         config = Config.read(path)
         if head and not hasattr(config.learner, "head"):
@@ -112,7 +113,7 @@ class Trained:
         return self.config.get("channels") or default_channels(self.image_shape)
 
     def untrained(self) -> Trained:
-        """Return the classifier by the nearest class mean of the same images, of which nothing is trained."""
+        """Return the classifier by the nearest class mean for the same inputs; nothing in it is trained."""
         kept = {name: value for name, value in self.config.items() if name in (*REQUIRED, *FACTS)}
         return dataclasses.replace(self, config=kept | {"model": "nearest"}, params={})
 
@@ -130,8 +131,8 @@ class Trained:
         return shared(lambda: Programs(learner), "Programs", frozen(learner))
 
     def weights_for(self, way: int) -> dict[str, np.ndarray]:
-        """Return the weights for this number of classes. Raise UserError if the learner cannot take so many, or if the
-        weights do not belong to it."""
+        """Return the weights for this number of classes. Raise UserError if the learner cannot take so many classes, or
+        if the weights do not belong to the learner."""
         learner = self.programs(self.config["way"]).learner
         shapes = {name: parameter.shape for name, parameter in learner.parameters().items()}
         weights.refuse_other_shapes(self.path, self.params, shapes)
@@ -144,8 +145,8 @@ class Trained:
 
     def doubts(self, spans: np.ndarray, means: np.ndarray) -> list[str]:
         """Return sentences that say how images look unlike the training images: they have a single colour, or another
-        brightness (if the run says which one its images had). spans, means: for each image, the largest minus the
-        smallest value, and the mean [n]. Vectors raise no doubts."""
+        brightness (if the run says what brightness its images had). spans [n], means [n]: for each image, the largest
+        minus the smallest value, and the mean. There are no sentences for vectors."""
         if is_vector(self.image_shape):
             return []
         sentences, drawn, flag = [], spans >= 2 / 255, "--invert (invert=True)"
@@ -183,7 +184,8 @@ class Trained:
 
 def preparation_of(config: dict, backbone_weights: Path | None = None) -> Preparation | Backbone:
     """Return the preparation of the run's training images, or the network that made its vectors. Raise UserError if
-    neither the run nor its dataset's maker says it, or if these are not the weights of that network."""
+    neither the run nor its dataset's maker says how the inputs were made, or if `backbone_weights` did not make the
+    vectors."""
     described = config.get("prepare") or {}
     if "backbone" in described:
         return Backbone.of(described, backbone_weights)
@@ -200,7 +202,8 @@ def preparation_of(config: dict, backbone_weights: Path | None = None) -> Prepar
 
 
 def range_of(config: dict) -> Range:
-    """Return the range of the run's inputs; vectors stay as they are. Raise UserError if its dataset did not say it."""
+    """Return the range of the run's inputs; vectors stay as they are. Raise UserError if the dataset did not declare
+    it."""
     if "backbone" in (config.get("prepare") or {}):
         return UNIT
     if (ends := config.get("range", UNIT)) is None:
