@@ -1,7 +1,7 @@
 """Meta-train, test, measure, attack, compare and use few-shot learners: python main.py --mode MODE --savedir D [flags].
 
 meta_train writes D/config.json; meta_test, export, collapse, attack and weights read it and need no other flag. compare
-takes two or more folders as --savedir, classify --support and --pictures; draw needs none.
+takes two or more folders as --savedir, classify --support and --query; draw needs none.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from errors import UserError, run
 from lazy import LazyModule
 from learners import LEARNERS, make
 from model import Learner
-from parameters import default_channels
+from parameters import default_channels, is_vector
 from ranges import UNIT
 from settings import CommandLine, Settings, path_text, setting, to_path
+from sources.preparation import shape_of
 from sources.table import MAKERS
 from studies import collapse as collapse_study
 from studies import export as export_study
@@ -279,7 +280,7 @@ def trained_shape(config: Config) -> tuple[int, int, int]:
     says it."""
     run, prepare = config.run, config.facts.get("prepare")
     if prepare:
-        return prepare["size"], prepare["size"], prepare["channels"]
+        return shape_of(prepare)
     if run.dataset in MAKERS and not (Path(run.data_dir) / run.dataset).exists():
         return MAKERS[run.dataset].image_shape  # an older version's run, on images of the default size
     return data.load(run.data_dir, run.dataset, makers=MAKERS).image_shape
@@ -287,7 +288,7 @@ def trained_shape(config: Config) -> tuple[int, int, int]:
 
 def config_across(savedir: Path, flags: Mapping) -> Config:
     """Return the settings of savedir's run in a test on the other dataset that the flags name. Raise UserError unless
-    the run was trained on images of the same shape and range."""
+    the run was trained on images of the same shape and range, or on vectors of the same length and backbone."""
     changes = {name: flags.get(name, getattr(RunSettings, name)) for name in ("dataset", "split")}
     trained = config_of_test(savedir, {name: flags[name] for name in flags.keys() - changes})
     config = replace(trained.with_run(**changes, train_split=RunSettings.train_split), facts={})
@@ -296,10 +297,18 @@ def config_across(savedir: Path, flags: Mapping) -> Config:
     if (shape := trained_shape(Config.read(savedir))) != other.image_shape:
         wanted, found = ("x".join(map(str, one)) for one in (shape, other.image_shape))
         remedy = f"make it at that size, with get_data.py --size {shape[0]} and another --data_dir"
+        other_kind = shape[-1] != other.image_shape[-1] or is_vector(shape)
         raise UserError(
             f"--across needs images of the shape that the run was trained on, {wanted}, and {place} has {found}: "
-            f"{remedy if shape[-1] == other.image_shape[-1] else 'choose another dataset'}"
+            f"{'choose another dataset' if other_kind else remedy}"
         )
+    if is_vector(shape):
+        if trained.facts.get("prepare") != other.prepare:
+            raise UserError(
+                f"--across needs vectors of the network that made those of {trained.run.dataset}, and {place} has "
+                f"others: make them with the same --backbone and --backbone_weights"
+            )
+        return config
     known = trained.facts.get("range", list(UNIT))
     if known is None:
         raise UserError(

@@ -49,6 +49,13 @@ class Preparation(NamedTuple):
         return Image.fromarray(pixels[..., 0] if self.channels == 1 else pixels)
 
 
+def shape_of(description: dict) -> tuple[int, int, int]:
+    """Return the shape of the images that a Preparation or a Backbone of this description makes."""
+    if "backbone" in description:
+        return 1, 1, description["features"]
+    return Preparation(**description).image_shape
+
+
 def can_be_preparation(value: object) -> bool:
     """True if this value, from a manifest or a run, describes a Preparation, or a Backbone (sources/backbone.py)."""
     if isinstance(value, dict) and value.keys() == BACKBONE.keys():

@@ -278,7 +278,6 @@ class Classifier(ClassifierMixin, BaseEstimator):
             ("statistics", self.statistics in STATISTICS, f"one of {', '.join(STATISTICS)}"),
             ("samples", isinstance(samples, numbers.Integral) and samples >= 1, "a whole number of at least 1"),
             ("seed", isinstance(seed, numbers.Integral) and 0 <= seed < 2**31, f"a whole number from 0 to {2**31 - 1}"),
-            ("backbone_weights", isinstance(self.backbone_weights, str | Path | None), "the path of a file, or None"),
             ("reject", isinstance(reject, numbers.Real | None) and 0 <= (reject or 0) <= 1, "a number from 0 to 1"),
         ):
             if not fits:

@@ -107,6 +107,23 @@ def test_what_cannot_be_tested_across_is_refused(run, flags, words, runs, data_d
     assert_refused(test_of(runs / run, *flags), words.format(data=data_dir))
 
 
+def test_a_run_on_vectors_is_tested_on_those_of_the_same_network(data_dir, tmp_path):
+    network = {"backbone": "Net", "weights": "keras", "features": 8}
+    for name, prepare in {"v": network, "w": network, "x": network | {"weights": "0"}, "y": None}.items():
+        write(data_dir, name, (1, 1, 8), scale=1.0, range=None, prepare=prepare)
+    write(data_dir, "long", (1, 1, 9), scale=1.0, range=None)
+    flags = flags_of(SMALL | {"dataset": "v", "n_train_iters": 1, "val_every": 0})
+    done = call("main.py", "--savedir", tmp_path, "--data_dir", data_dir, *flags)
+    assert done.returncode == 0, done.stderr
+    assert test_of(tmp_path, "--across", "--dataset", "w").returncode == 0
+    assert json.loads((tmp_path / "meta_test.json").read_text())["settings"]["trained_on"] == "v"
+    for other in "xy":
+        refused = test_of(tmp_path, "--across", "--dataset", other)
+        assert_refused(refused, "of the network that made those of v, and", "with the same --backbone")
+    assert_refused(test_of(tmp_path, "--across", "--dataset", "long"), "1x1x8, and", "has 1x1x9: choose another")
+    assert_refused(test_of(tmp_path, "--across", "--dataset", "colour"), "has 16x16x3: choose another")
+
+
 def test_a_run_of_unknown_range_is_not_tested_across(runs, tmp_path):
     config = json.loads((runs / "home/config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"range": None}))
