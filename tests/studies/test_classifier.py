@@ -231,8 +231,7 @@ def test_it_is_scikit_learns(maml, pictures, tmp_path):
     again = clone(maml)
     assert again.get_params() == {
         "run": MAML, "statistics": "support", "samples": 10, "seed": 0, "checkpoint": "last", "invert": False,
-        "backbone_weights": None,
-        "reject": None,
+        "backbone": None, "backbone_weights": None, "head": None, "reject": None,
     }  # fmt: skip
     with pytest.raises(NotFittedError):
         again.predict(query)
@@ -246,7 +245,7 @@ def test_it_is_scikit_learns(maml, pictures, tmp_path):
         (lambda: again.fit([np.full((4, 4), 2.0)] * 2, [0, 1]), "from 0 to 1"),
         (lambda: again.fit([np.zeros((4, 4), int)] * 2, [0, 1]), "int64"),
         (lambda: Classifier.load(tmp_path / "none.npz"), "there is no weights file"),
-        (lambda: Classifier.load(None), "run is None"),
+        (lambda: Classifier.load(None), "neither of run and backbone is given"),
         (lambda: Classifier.load(MAML, checkpoint="first"), "wanted one of last, best"),
         (lambda: again.fit(support, labels).predict(Image.fromarray(query[0])), "not a single one"),
         (lambda: Classifier.load(MAML, reject=1.5), "wanted a number from 0 to 1"),
@@ -628,10 +627,10 @@ def test_what_classify_is_told_arrives(folders, monkeypatch):
     load = mock.Mock(side_effect=ValueError("stop"))
     monkeypatch.setattr(Classifier, "load", load)
     flags = ("--seed", 7, "--n_test_mc_samp", 3, "--checkpoint", "best", "--query_statistics", "query", "--gpu_id", -1)
-    flags += ("--invert", "--reject", 0.5, "--backbone_weights", "own.h5")
+    flags += ("--invert", "--reject", 0.5, "--backbone", "Net", "--backbone_weights", "own.h5", "--head", "ridge")
     assert_refused(classify(folders, *flags), "stop")
     expected = {"statistics": "query", "seed": 7, "checkpoint": "best", "samples": 3, "invert": True, "reject": 0.5}
-    expected |= {"backbone_weights": Path("own.h5")}
+    expected |= {"backbone": "Net", "backbone_weights": Path("own.h5"), "head": "ridge"}
     assert load.call_args.kwargs == expected
 
 
