@@ -83,13 +83,10 @@ class FixedFeatures(Learner):
             start = noise(0, "dense", tf.TensorShape([h.shape[0], h.shape[-1], y.shape[-1]]))
             start *= (3 * h.shape[-1]) ** -0.5  # the standard deviation of the source's initial weights
             w, b = heads.cosine(h, y, class_shares, start, s.head_scale, s.finetune_steps, s.finetune_lr)
+        elif s.head == "ridge":
+            w, b = (s.head_scale * part for part in heads.ridge(h, y, shares, s.head_penalty))
         else:
-            fit = (
-                heads.ridge(h, y, shares, s.head_penalty)
-                if s.head == "ridge"
-                else heads.of_means(layers.class_means(h, y))
-            )
-            w, b = (s.head_scale * x for x in fit)
+            w, b = (s.head_scale * part for part in heads.of_means(layers.class_means(h, y)))
         return {"w": w, "b": b}, 0.0
 
     def classify(self, params: Params, adapted: Params, x, noise: Noise | None = None, shares=None):

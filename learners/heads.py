@@ -27,6 +27,11 @@ def of_means(means: tf.Tensor) -> Head:
     return 2 * tf.linalg.matrix_transpose(means), -tf.reduce_sum(tf.square(means), -1)
 
 
+def equal_shares(h: tf.Tensor) -> tf.Tensor:
+    """Return equal weights [S] of the images of h [T,S,D]."""
+    return tf.fill(h.shape[1:2], tf.constant(1 / h.shape[1], h.dtype))
+
+
 def ridge(h: tf.Tensor, y: tf.Tensor, shares: tf.Tensor | None, penalty) -> Head:
     """Return the head of ridge regression of the one-hot labels: it minimizes
 
@@ -37,7 +42,7 @@ def ridge(h: tf.Tensor, y: tf.Tensor, shares: tf.Tensor | None, penalty) -> Head
     embedding, whichever is smaller. penalty: above 0.
     """
     tasks, images, numbers = h.shape
-    shares = tf.fill([images], tf.constant(1 / images, h.dtype)) if shares is None else shares
+    shares = equal_shares(h) if shares is None else shares
     root = tf.sqrt(shares)[:, None]
     x = tf.concat([h, tf.ones([tasks, images, 1], h.dtype)], -1) * root
     few = images <= numbers + 1
@@ -59,8 +64,8 @@ def logistic(h: tf.Tensor, y: tf.Tensor, shares: tf.Tensor | None, penalty: floa
     Source: Tian, Wang, Krishnan, Tenenbaum and Isola, "Rethinking Few-Shot Image Classification: A Good Embedding Is
     All You Need?" (ECCV 2020), who take penalty 1. The head has no gradient with respect to h.
     """
-    tasks, images, numbers = h.shape
-    shares = tf.fill([images], tf.constant(1 / images, h.dtype)) if shares is None else shares
+    tasks, _, numbers = h.shape
+    shares = equal_shares(h) if shares is None else shares
     heads = [tf.numpy_function(fitted, [one, y, shares, penalty], h.dtype, stateful=False) for one in tf.unstack(h)]
     both = tf.ensure_shape(tf.stack(heads), [tasks, numbers + 1, y.shape[-1]])
     return both[:, :-1], both[:, -1]

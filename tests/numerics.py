@@ -79,6 +79,33 @@ def outer_loss(learner, params, x_s, x_q, noise):
     return layers.cross_entropy(logits, learner.targets(y_q, noise)), support_penalty + query_penalty
 
 
+def outer_slopes(learner, params, x_s, x_q, seed=4):
+    """Compare the meta-gradient by every parameter, without noise, with a finite difference of the outer loss along a
+    random direction. Return by name the difference and the bound of its error."""
+
+    @tf.function(autograph=False)
+    def loss_of(params):
+        return tf.reduce_mean(outer_loss(learner, params, x_s, x_q, None)[0])
+
+    @tf.function(autograph=False)
+    def gradients(params):
+        return meta_gradients(learner, params, x_s, x_q, tf.zeros([len(x_s), 2], tf.int32), 1, lambda seeds: None)[2]
+
+    return slopes(loss_of, gradients(params), params, seed)
+
+
+def slopes(loss_of, gradients, params, seed=4):
+    """Compare gradients of a loss, by the parameters' names, as `outer_slopes` does."""
+    found, rng = {}, np.random.default_rng(seed)
+    for name, gradient in gradients.items():
+        direction = rng.standard_normal(gradient.shape)
+        direction /= np.linalg.norm(direction)
+        slope, bound = central_difference(lambda h, n=name, d=direction: loss_of(params | {n: params[n] + h * d}))
+        assert abs((gradient.numpy() * direction).sum() - slope) <= bound, name
+        found[name] = slope, bound
+    return found
+
+
 def meta_gradients(
     learner, params, x_s, x_q, seeds, tasks_at_once=1, noise_of=draws.task_noise, adversary=None, classes=None
 ):

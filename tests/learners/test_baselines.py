@@ -14,7 +14,6 @@ import numerics
 from conftest import assert_refused, call, flags_of
 from learners import heads
 from model import Episode
-from numerics import central_difference
 from perturbations.draws import task_noise
 from training import weights
 
@@ -157,33 +156,12 @@ def test_xla_does_not_compile_scikit_learn():
 # ---- training
 
 
-def slopes(learner, loss_of, gradients, params):
-    """Compare each gradient with a finite difference along a random direction; return the slopes by name."""
-    found = {}
-    for name, gradient in gradients.items():
-        direction = drawn(*gradient.shape, seed=4)
-        direction = direction / np.linalg.norm(direction)
-        slope, bound = central_difference(lambda h, n=name, d=direction: loss_of(params | {n: params[n] + h * d}))
-        assert abs((gradient.numpy() * direction).sum() - slope) <= bound, name
-        found[name] = slope, bound
-    return found
-
-
 def test_the_gradient_of_ridge_regression_is_that_of_finite_differences():
     learner = learners.make("ridge", **SETTINGS)
     params, *_ = inputs(learner)
     x_s, x_q = (tf.constant(np.random.default_rng(n).random((TASKS, WAY * n, *SHAPE))) for n in (2, 3))
 
-    @tf.function(autograph=False)
-    def loss_of(params):
-        return tf.reduce_mean(numerics.outer_loss(learner, params, x_s, x_q, None)[0])
-
-    @tf.function(autograph=False)
-    def gradients(params):
-        seeds = tf.zeros([TASKS, 2], tf.int32)
-        return numerics.meta_gradients(learner, params, x_s, x_q, seeds, 1, lambda seeds: None)[2]
-
-    for name, (slope, bound) in slopes(learner, loss_of, gradients(params), params).items():
+    for name, (slope, bound) in numerics.outer_slopes(learner, params, x_s, x_q).items():
         assert (abs(slope) > 100 * bound) == (not name.endswith("_b")), name  # batch norm takes a bias away
 
 
@@ -209,7 +187,7 @@ def test_the_baselines_gradient_is_that_of_cross_entropy_over_all_training_class
     np.testing.assert_allclose(numbers["loss"], losses, rtol=1e-12)
     trained = {name: gradient for name, gradient in found.items() if not name.startswith("running/")}
     loss_of = tf.function(lambda params: tf.reduce_sum(minibatches(params)[0]), autograph=False)
-    for name, (slope, bound) in slopes(learner, loss_of, trained, params).items():
+    for name, (slope, bound) in numerics.slopes(loss_of, trained, params).items():
         blocks_bias = name.endswith("_b") and name.startswith("theta/")
         assert (abs(slope) > 100 * bound) == (not blocks_bias), name
     h = model.rows(outputs["conv4"]).numpy()
