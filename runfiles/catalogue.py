@@ -402,6 +402,8 @@ LEADS = {
     "BOIL - MAML": ("body", "maml"),
     "Prototypical Network - Meta-dropout": ("protonet", "metadrop"),
 }
+LINF = [(test, eps) for test in ("joint", "remaining") for eps in (0.06, 0.1)]
+OTHER_NORMS = ("l2", 1), ("l2", 2), ("l1", 20), ("l1_dense", 20)
 
 robustness = Study(
     name="robustness",
@@ -449,9 +451,8 @@ robustness = Study(
         "40 steps, large balls": attack("--eps 0.2 0.5", runs=FOUR),
     },
     tables={
-        **{name: tables.by_radius(name) for name in ("joint", "remaining", "l2", "l1", "l1_dense")},
-        "joint_leads": tables.leads("joint", LEADS), "remaining_leads": tables.leads("remaining", LEADS),
-        "l2_leads": tables.leads("l2", LEADS),
+        "linf": tables.by_radius(("joint", 0), *LINF), "linf_leads": tables.leads(LEADS, *LINF),
+        "other": tables.by_radius(*OTHER_NORMS), "other_leads": tables.leads(LEADS, *OTHER_NORMS),
         "attacks": tables.attacks, "clean": tables.clean,
     },
     figures={
@@ -520,8 +521,10 @@ rejection = Study(
     },
     seeds=(0,),
     tables={
-        "scores": tables.measured("5way", "%", "20way", only="-shot: "),
-        "thresholds": tables.measured("5way", "%", "20way", only="-shot, "),
+        "scores": tables.measured("5way", "%", "20way", only="-shot: others"),
+        "thresholds": tables.measured(
+            "5way", "%", "20way", only="-shot, (rejected|others)", columns=("0.6", "0.7", "0.75", "0.8", "0.85", "0.9")
+        ),
     },
 )
 
@@ -556,14 +559,11 @@ speed = Study(
     tests={},
     tables={
         "rows": timings.rows,
-        "before": timings.before,
         "others": timings.others,
         "memory": timings.memory,
         "learners": timings.learners("omniglot"),
         "learners_mimgnet": timings.learners("mimgnet"),
         "metadrop": timings.profile("--dataset omniglot --way 20 --model metadrop"),
-        "mimgnet": timings.profile("--dataset mimgnet --way 5 --model metadrop"),
-        "maml": timings.profile("--dataset omniglot --way 20 --model maml"),
     },
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -184,37 +185,53 @@ def tasks(outcome) -> str:
 # ---- attacks
 
 
-def by_radius(test: str) -> Callable:
-    """Return a table of accuracy by the radius of an attack, a row per run."""
+def at(result: dict, eps: float) -> np.ndarray:
+    """Return the accuracies of an attack's episodes at a radius."""
+    return np.array(result["accuracies"][result["eps"].index(eps)])
+
+
+def heads(places: tuple[tuple[str, float], ...]) -> list[str]:
+    """Return the heads of the columns of attacks and radii."""
+    return ["", "seeds", *(f"{test} {eps:g}" if eps else "clean" for test, eps in places)]
+
+
+def by_radius(*places: tuple[str, float]) -> Callable:
+    """Return a table of accuracies: a row per run, and a column per attack and radius."""
 
     def table(outcome) -> str:
-        rows, radii = [], []
+        rows = []
         for name, run in outcome.study.runs.items():
-            if results := outcome.results(name, test):
-                radii = next(iter(results.values()))["eps"]
-                columns = zip(*accuracies(results), strict=True)
-                rows.append([run.title, len(results), *map(over_seeds, columns)])
-        return markdown([f"{test}, eps", "seeds", *(f"{eps:g}" for eps in radii)], rows)
+            values = [
+                [one["accuracy"][one["eps"].index(eps)] for one in outcome.results(name, test).values()]
+                for test, eps in places
+            ]
+            if any(values):
+                rows.append([run.title, max(map(len, values)), *(over_seeds(of) if of else "" for of in values)])
+        return markdown(heads(places), rows)
 
     return table
 
 
-def leads(test: str, pairs: dict[str, tuple[str, str]]) -> Callable:
-    """Return a table of the paired differences of two runs by the radius of an attack: over seeds or, of a single seed,
-    over its episodes. pairs: the first run and the one that is subtracted, by the row's title."""
+def leads(pairs: dict[str, tuple[str, str]], *places: tuple[str, float]) -> Callable:
+    """Return a table of paired differences of two runs, a column per attack and radius: over seeds or, of a single
+    seed, over its episodes. pairs: the first run and the one that is subtracted, by the row's title."""
 
     def table(outcome) -> str:
-        rows, radii = [], []
+        rows = []
         for title, (one, other) in pairs.items():
-            both = shared(outcome.results(other, test), outcome.results(one, test))
-            if both:
-                radii = both[0][0]["eps"]
-                differences = np.array([np.subtract(b["accuracies"], a["accuracies"]) for a, b in both])
-                over_episodes = [mean_and_interval(values / 100) for values in differences[0]]
-                single = [f"{mean:+.2f} ± {half:.2f}" for mean, half in over_episodes]
-                several = [over_seeds(values, "+") for values in differences.mean(2).T]
-                rows.append([title, len(both), *(several if len(both) > 1 else single)])
-        return markdown([f"{test}, eps", "seeds", *(f"{eps:g}" for eps in radii)], rows)
+            cells, most = [], 0
+            for test, eps in places:
+                both = shared(outcome.results(other, test), outcome.results(one, test))
+                differences = [at(b, eps) - at(a, eps) for a, b in both]
+                most = max(most, len(both))
+                if len(both) > 1:
+                    cells.append(over_seeds([values.mean() for values in differences], "+"))
+                else:
+                    single = [mean_and_interval(values / 100) for values in differences]
+                    cells.append("".join(f"{mean:+.2f} ± {half:.2f}" for mean, half in single))
+            if most:
+                rows.append([title, most, *cells])
+        return markdown(heads(places), rows)
 
     return table
 
@@ -233,12 +250,9 @@ def attacks(outcome) -> str:
         by_run = {name: outcome.results(name, test) for name in names}
         radii = sorted({eps for of in by_run.values() for one in of.values() for eps in one["eps"] if eps})
         for eps in radii if declared.runs else [eps for eps in radii if eps in (0.06, 0.1)]:
-            at = {
-                n: {s: np.array(r["accuracies"][r["eps"].index(eps)]) for s, r in of.items()}
-                for n, of in by_run.items()
-            }
-            rows.append([test, f"{eps:g}", *attack_cells(at)])
-            for name, of_seed in at.items() if eps == 0.1 else ():
+            here = {n: {s: at(r, eps) for s, r in of.items()} for n, of in by_run.items()}
+            rows.append([test, f"{eps:g}", *attack_cells(here)])
+            for name, of_seed in here.items() if eps == 0.1 else ():
                 for seed, values in of_seed.items():
                     strongest.setdefault(name, {}).setdefault(seed, []).append(values)
     counts = {name: max(map(len, of.values())) for name, of in strongest.items()}
@@ -284,20 +298,22 @@ def over_tasks(values: list[list[float]]) -> str:
     return f"{mean:{sign}.2f} ± {half:.2f}"
 
 
-def measured(test: str, title: str, *others: str, only: str = "") -> Callable:
+def measured(test: str, title: str, *others: str, only: str = "", columns: tuple[str, ...] = ()) -> Callable:
     """Return a table of a measure: a row per run and row of its values. title: what these rows are. others: tests of
-    the same measure, of other runs. only: a text that the name of a row has to contain."""
+    the same measure, of other runs. only: a regular expression that the name of a row has to contain. columns: those
+    of the values, if not all."""
 
     def table(outcome) -> str:
         rows, head = [], []
         for name, run in outcome.study.runs.items():
             found = (outcome.results(name, one).values() for one in (test, *others))
             results = [result["values"] for result in itertools.chain(*found)]
-            for row, columns in results[0].items() if results else ():
-                if only in row:
-                    cells = [over_tasks([values[row][column] for values in results]) for column in columns]
+            for row, of_row in results[0].items() if results else ():
+                if re.search(only, row):
+                    shown = columns or tuple(of_row)
+                    cells = [over_tasks([values[row][column] for values in results]) for column in shown]
                     rows.append([run.title, row, *cells])
-                    head = ["learner", title, *columns]
+                    head = ["learner", title, *shown]
         return markdown(head, rows)
 
     return table

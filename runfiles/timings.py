@@ -2,8 +2,7 @@
 
     python runfiles/timings.py SET [SET ...]    measure some of SETS; nothing else should be running
 
-docs/results/timings.xz has a line for each measurement: its set, its row, its command and what that printed. The
-set `before` is a comparison of two versions of the program, measured alternately, and is not measured again.
+docs/results/timings.xz has a line for each measurement: its set, its row, its command and what that printed.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import shlex
 import subprocess
 import sys
 
-import numpy as np
 from records import KEPT, ROOT
 from tables import markdown
 from tqdm import tqdm
@@ -99,24 +97,6 @@ def profile(row: str):
         return markdown(["core-ms", "all", *KINDS, "conv1", "conv2", "conv3, conv4"], cells)
 
     return table
-
-
-def before(_) -> str:
-    """A row per command: milliseconds by round before and after the change, and the ratio of their means."""
-    found = read("before")
-    cells = []
-    for row in dict.fromkeys(line["row"] for line in found):
-        parts = []
-        for limit in ("", "AVX2"):
-            same = [line for line in found if (line["row"], line["limit"]) == (row, limit)]
-            times = [
-                [one["printed"]["ms_per_step"] for one in same if one["version"] == v] for v in ("before", "after")
-            ]
-            ratio = f"{np.mean(times[0]) / np.mean(times[1]):.2f}" if all(times) else ""
-            parts += [*(", ".join(f"{one:.0f}" for one in of) for of in times), ratio]
-        cells.append([row, *parts])
-    head = ["before, ms", "after, ms", "times as fast"]
-    return markdown(["", *head, *(f"AVX2: {one}" for one in head)], cells)
 
 
 def others(_) -> str:

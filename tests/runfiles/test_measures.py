@@ -360,17 +360,20 @@ def test_a_measures_table_has_its_rows_and_columns():
 
 
 def test_a_measures_table_may_have_some_rows_and_runs_of_several_tests():
-    values = {"1-shot: a": {"p": [1, 1]}, "1-shot, b": {"q": [2, 2]}}
+    thresholds = {"0.5": [9, 9], "0.6": [2, 2], **{key: [4, 4] for key in ("0.7", "0.75", "0.8", "0.85", "0.9")}}
+    values = {"1-shot: a": {"p": [7, 7]}, "1-shot: others accepted": {"p": [1, 1]}, "1-shot, rejected": thresholds}
+    values |= {"1-shot, taken for another class": thresholds}
     records = [
         record(rejection, "maml", 0, {"5way": values}),
-        replace(record(rejection, "maml_20way", 0, {"20way": {"1-shot, b": {"q": [3, 3]}}}), curve={}),
+        replace(record(rejection, "maml_20way", 0, {"20way": {"5-shot, others accepted": thresholds}}), curve={}),
     ]
     (outcome,) = outcomes(rejection, records)
-    expected = [["learner", "%", "p"], ["MAML", "1-shot: a", "1.00 ± 0.00"]]
+    expected = [["learner", "%", "p"], ["MAML", "1-shot: others accepted", "1.00 ± 0.00"]]
     assert cells(rejection.tables["scores"](outcome)) == expected
-    assert cells(rejection.tables["thresholds"](outcome))[1:] == [
-        ["MAML", "1-shot, b", "2.00 ± 0.00"],
-        ["MAML, 20-way", "1-shot, b", "3.00 ± 0.00"],
+    assert cells(rejection.tables["thresholds"](outcome)) == [
+        ["learner", "%", "0.6", "0.7", "0.75", "0.8", "0.85", "0.9"],
+        ["MAML", "1-shot, rejected", "2.00 ± 0.00", *["4.00 ± 0.00"] * 5],
+        ["MAML, 20-way", "5-shot, others accepted", "2.00 ± 0.00", *["4.00 ± 0.00"] * 5],
     ]
 
 

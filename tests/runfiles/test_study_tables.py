@@ -203,21 +203,21 @@ def clean_of(title):
     return {"clean": dict(zip(CLEAN, (4, 8, 0.5, 0) if title == "joint" else (9, 9, 9, 9), strict=True))}
 
 
-def test_a_curve_has_its_radii_in_order_and_the_mean_of_its_seeds():
-    """12.706 / sqrt(2) times the deviations of 90 and 80, 89 and 77, ..."""
+def test_accuracy_by_attack_and_radius_is_the_mean_of_the_seeds():
+    """12.706 / sqrt(2) times the deviations of 90 and 80, 81 and 53, 65 and 5."""
     records = [
         attacked("metadrop", seed, joint=[[first - n * i * i - 2, first - n * i * i + 2] for i in range(6)])
         for seed, first, n in ((0, 90, 1), (2, 80, 3))
     ]  # fmt: skip
-    records += [attacked("maml", 0, l1=[[60, 50]] * 6, l1_dense=[[40, 30]] * 6)]
-    assert rows(robustness, "joint", records) == [
-        ["joint, eps", "seeds", "0", "0.02", "0.04", "0.06", "0.08", "0.1"],
-        ["Meta-dropout", "2", "85.00 ± 63.53", "83.00 ± 76.24", "77.00 ± 114.36", "67.00 ± 177.89", "53.00 ± 266.83",
-         "35.00 ± 381.19"],
+    assert rows(robustness, "other", records) == []
+    records += [attacked("maml", 0, l2=[[60, 50]] * 2 + [[30, 20]] * 4, l1_dense=[[40, 30]] * 6)]
+    assert rows(robustness, "linf", records) == [
+        ["", "seeds", "clean", "joint 0.06", "joint 0.1", "remaining 0.06", "remaining 0.1"],
+        ["Meta-dropout", "2", "85.00 ± 63.53", "67.00 ± 177.89", "35.00 ± 381.19", "", ""],
+    ]
+    assert rows(robustness, "other", records) == [
+        ["", "seeds", "l2 1", "l2 2", "l1 20", "l1_dense 20"], ["MAML", "1", "55.00", "25.00", "", "35.00"],
     ]  # fmt: skip
-    for norm, accuracy in (("l1", "55.00"), ("l1_dense", "35.00")):
-        assert rows(robustness, norm, records)[1:] == [["MAML", "1", *[accuracy] * 6]]
-    assert rows(robustness, "remaining", records) == []
 
 
 def test_leads_are_paired_by_seed_or_by_episode_for_a_single_seed():
@@ -226,9 +226,11 @@ def test_leads_are_paired_by_seed_or_by_episode_for_a_single_seed():
     records += [attacked("metadrop", 0, joint=[[50, 60]] * 5 + [[16, 26]])]
     records += [attacked("metadrop", 1, joint=[[50, 60]] * 5 + [[10, 24]]), attacked("metadrop", 2, joint=[[9, 9]] * 6)]
     records += [attacked("head", 0, joint=[[55, 75]] * 6)]
-    found = {row[0]: row[1:] for row in rows(robustness, "joint_leads", records)[1:]}
-    assert found["Meta-dropout - MAML"] == ["2", *["+0.00 ± 0.00"] * 5, "-6.00 ± 25.41"]
-    assert found["ANIL - MAML"] == ["1", *["+10.00 ± 6.93"] * 5, "+40.00 ± 6.93"]
+    head, *found = rows(robustness, "linf_leads", records)
+    found = {row[0]: row[1:] for row in found}
+    assert head == ["", "seeds", "joint 0.06", "joint 0.1", "remaining 0.06", "remaining 0.1"]
+    assert found["Meta-dropout - MAML"] == ["2", "+0.00 ± 0.00", "-6.00 ± 25.41", "", ""]
+    assert found["ANIL - MAML"] == ["1", "+10.00 ± 6.93", "+40.00 ± 6.93", "", ""]
     assert set(found) == {"Meta-dropout - MAML", "ANIL - MAML"} < set(LEADS)
 
 
