@@ -1,5 +1,5 @@
-"""What a study wants and what there is: the settings of its runs, their records, the choice by the validation classes,
-the tests of each run, and the commands that are still to be made."""
+"""Compare what a study wants with what there is: the settings of its runs, their records, the choice by the validation
+classes, the tests of each run, and the commands that are still to be made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs have left: read from their savedirs and from the kept files, merged, and kept.
+"""Read what runs have left from their savedirs and from kept files, merge it, and keep it.
 
 A kept file, docs/results/STUDY.jsonl.xz, has one line of JSON for each run: `config` (its settings, the data's digest
 and the machines of its training), `curve` (the columns of meta_train.csv), `results` (its tests and attacks, with the
@@ -55,7 +55,7 @@ class Record:
 
     @cached_property
     def settings(self) -> tuple:
-        """What identifies the run among those of other settings, seeds and data."""
+        """Return what identifies the run among those of other settings, seeds and data."""
         return comparable(Config.of_flags(self.config).values())
 
     @cached_property

@@ -33,7 +33,7 @@ SMALL = flags_of(SETTINGS)
 
 # The test files that take longest, in this order: they run first, so that both workers end at about the same time.
 LONGEST = [
-    "test_tour.py", "test_main.py", "studies/test_robustness.py", "training/test_steps.py",
+    "test_tour.py", "test_main.py", "test_commands.py", "studies/test_robustness.py", "training/test_steps.py",
     "perturbations/test_gradients.py", "studies/test_classifier.py", "learners/test_contract.py", "test_additions.py",
     "test_model.py", "test_parity.py", "learners/test_metanet.py", "learners/test_maml_kinds.py",
     "studies/test_export.py", "studies/test_collapse_study.py", "studies/test_draw.py", "runfiles/test_study.py",
