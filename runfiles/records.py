@@ -65,6 +65,12 @@ class Record:
         return " and ".join(sorted({processor(session.get("device", "?")) for session in sessions})) or "?"
 
     @property
+    def first_machine(self) -> str:
+        """The kind of machine on which the training began, or that of the results if there is no training."""
+        sessions = self.config.get("sessions")
+        return processor(sessions[0].get("device", "?")) if sessions else self.machine
+
+    @property
     def data(self) -> str | None:
         return self.config.get("data_sha256")
 
@@ -173,22 +179,36 @@ def read_kept(path: Path) -> list[Record]:
 def merge(records: Iterable[Record]) -> list[Record]:
     """Return one record for each run and kind of machine.
 
-    Results of the same training are united; the later record's count. Of several trainings with the same settings on
-    the same kind of machine a complete one is preferred, and then the latest.
+    The records of one training are united, also where it was continued on another machine; the later record's results
+    count. Of several trainings with the same settings on the same kind of machine a complete one is preferred, and then
+    the latest.
     """
-    trainings = {}
+    trainings, runs = {}, {}
     for record in records:
-        key = record.settings, record.machine, record.data
-        before = trainings.setdefault(key, {}).get(record.trained)
-        trainings[key][record.trained] = unite(before, record) if before else record
-    return [max(same.values(), key=lambda one: (one.complete, one.trained)) for same in trainings.values()]
+        key = record.settings, record.data, record.trained, record.first_machine
+        trainings[key] = unite(trainings[key], record) if key in trainings else record
+    for record in trainings.values():
+        runs.setdefault((record.settings, record.machine, record.data), []).append(record)
+    return [max(same, key=lambda one: (one.complete, one.trained)) for same in runs.values()]
 
 
 def unite(one: Record, other: Record) -> Record:
-    """Return a record with the results of two records of the same training."""
+    """Return a record with the curve and the results of two records of the same training."""
     results = {json.dumps([r["mode"], identity_of(r)], sort_keys=True): r for r in (*one.results, *other.results)}
     longer = max(one, other, key=lambda record: record.iteration)
-    return replace(longer, results=list(results.values()), savedir=other.savedir or one.savedir)
+    curve, savedir = joined(one.curve, other.curve), other.savedir or one.savedir
+    return replace(longer, curve=curve, results=list(results.values()), savedir=savedir)
+
+
+def joined(one: dict, other: dict) -> dict:
+    """Return the rows of two curves, by iteration: a run that was continued from its weights elsewhere has a curve that
+    begins there."""
+    rows = {}
+    for curve in (one, other):
+        for place, iteration in enumerate(curve.get("iter", ())):
+            rows[iteration] = {name: column[place] for name, column in curve.items()}
+    names = {**one, **other}
+    return {name: [rows[iteration].get(name) for iteration in sorted(rows)] for name in names}
 
 
 def read_all(results: Path | None, kept: Path = KEPT) -> list[Record]:

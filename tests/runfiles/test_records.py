@@ -146,6 +146,21 @@ def test_work_on_several_machines_adds_up(tmp_path):
     assert len(merge([one, made(gradients, "maml", device=CHIP.replace("2 cores", "1 core"))])) == 1
 
 
+def test_a_run_that_was_continued_from_its_weights_on_another_machine_is_one_record():
+    """Its curve there begins at the iteration of the weights; of an iteration that both have, the later record's row
+    counts."""
+    whole = curve(800)
+    first, second = ({name: column[rows] for name, column in whole.items()} for rows in (slice(2), slice(1, None)))
+    second["loss"] = [5.0, *second["loss"][1:]]
+    start = made(gradients, "maml", 0, [50], curve=first)
+    sessions = [*start.config["sessions"], {"device": OTHER_CHIP, "time": "later"}]
+    rest = made(gradients, "maml", 0, [51], curve=second)
+    rest = dataclasses.replace(rest, config=rest.config | {"sessions": sessions})
+    (both,) = merge([start, rest])
+    assert both.curve == whole | {"loss": [whole["loss"][0], 5.0, *whole["loss"][2:]]}
+    assert both.results == rest.results and "Another chip" in both.machine and both.iteration == 800
+
+
 def test_a_later_training_replaces_an_earlier_one_when_it_is_complete():
     old, new = (made(gradients, "maml", 0, [50], time=f"2026-0{month}-01") for month in (1, 2))
     assert merge([old, new]) == merge([new, old]) == [new]
