@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from catalogue import Run, Study, Test
-from records import Record, comparable, last_validation, rounded, this_machine
+from records import Record, comparable, last_validation, rounded, this_machine, unite
 
 import main
 from errors import UserError
@@ -76,7 +76,10 @@ class Outcome:
 
     def __init__(self, study: Study, records: list[Record], machine: str):
         self.study, self.machine = study, machine
-        self.records = {self._key(record.settings): record for record in records}
+        self.records = {}
+        for record in records:
+            before = self.records.get(key := self._key(record.settings))
+            self.records[key] = unite(before, record) if before and study.unfinished else record
         self.validations = {name: self._validations(name) for name in study.runs}
         self.chosen = {name: self._choose(name) for name in study.runs}
         self.runs = {}
@@ -206,14 +209,16 @@ def is_attack(settings: AttackSettings, earlier: tuple[str, ...], result: dict) 
 
 def outcomes(study: Study, records: list[Record]) -> list[Outcome]:
     """Return the outcomes of a study, those with most results first. Runs of different kinds of machine, or of
-    different versions of a dataset, are never in the same one. A study without runs has one, without records."""
+    different versions of a dataset, are never in the same one; but unfinished runs may be continued on any machine. A
+    study without runs has one, without records."""
     if not study.runs:
         return [Outcome(study, [], "")]
     names = {config_of(study.training(name, seed, {})).run.dataset for seed, name in study.pairs()}
     machines = {}
     for record in records:
         if (dataset := record.config["dataset"]) in names:
-            versions = machines.setdefault(record.machine, {}).setdefault(dataset, {})
+            machine = "any machine" if study.unfinished else record.machine
+            versions = machines.setdefault(machine, {}).setdefault(dataset, {})
             versions.setdefault(record.data, []).append(record)
     found = [
         Outcome(study, list(itertools.chain(*version)), machine)
@@ -221,6 +226,8 @@ def outcomes(study: Study, records: list[Record]) -> list[Outcome]:
         for version in itertools.product(*(versions.values() for versions in datasets.values()))
     ]
     sizes = {one: sum(len(one.results(*pair)) for pair in itertools.product(study.runs, study.tests)) for one in found}
+    if study.unfinished:  # a run that was only validated is shown, too
+        sizes = {one: size + sum(map(len, one.runs.values())) for one, size in sizes.items()}
     return sorted((one for one in found if sizes[one]), key=lambda one: -sizes[one])
 
 

@@ -196,34 +196,65 @@ def collapse(drawing: str, part: str = "query") -> Plot:
 
 
 def progress(cell: str) -> Plot:
-    """Return the figure of a cell of Table 1: test accuracy by iterations, with 95 % intervals over the episodes as
-    bars, and the paper's final accuracies as dashed lines."""
+    """Return the figure of a cell of Table 1: accuracy by iterations, and by hours of training where they are known;
+    tests with 95 % intervals over the episodes as bars, validations with them as bands, and the paper's final
+    accuracies as dashed lines."""
 
     def numbers(outcome) -> dict:
         rows = {}
         for model, title in TITLES.items():
-            tests = tests_by_iteration(outcome, f"{model}_{cell}")
-            columns = ("iteration", "accuracy", "interval95", "episodes")
-            if tests:
-                rows[model] = {name: [test[name] for test in tests.values()] for name in columns} | {"title": title}
+            name = f"{model}_{cell}"
+            tests = tests_by_iteration(outcome, name)
+            curves = [record.curve for record in outcome.runs[name].values() if record.curve]
+            watched = [
+                (i, secs / 3600, 100 * accuracy, 100 * interval)
+                for curve in curves
+                for i, secs, accuracy, interval in zip(*map(curve.get, WATCHED), strict=True)
+                if i and accuracy is not None
+            ]
+            if tests or watched:
+                iterations = [i for curve in curves for i in curve["iter"]]
+                hours = [secs / 3600 for curve in curves for secs in curve["secs"]]
+                rows[model] = {"title": title} | {
+                    column: [test[column] for test in tests.values()]
+                    for column in ("iteration", "accuracy", "interval95", "episodes")
+                }
+                known = [iterations and iterations[0] <= i <= iterations[-1] for i in tests]
+                rows[model]["hours"] = [
+                    float(np.interp(i, iterations, hours)) if one else None for i, one in zip(tests, known, strict=True)
+                ]
+                rows[model]["validations"] = [list(one) for one in watched]
                 rows[model]["paper"] = float(PUBLISHED[model, "paper"][[*CELLS].index(cell)].split()[0])
         return rows
 
     return Plot(numbers, draw_progress)
 
 
+WATCHED = ("iter", "secs", "val_acc", "val_ci95")  # columns of a curve
+
+
 def draw_progress(numbers: dict):
     from matplotlib.figure import Figure
 
-    from figures.style import coloured
+    from figures.style import coloured, draw_curve
 
-    figure = Figure(figsize=(6, 4))
-    axis = figure.subplots()
-    for colour, _, row in coloured(numbers):
-        columns = row["iteration"], row["accuracy"], row["interval95"]
-        axis.errorbar(*columns, color=colour, marker="o", ms=3, label=row["title"])
-        axis.axhline(row["paper"], color=colour, ls="--", lw=0.8, label=f"{row['title']}, paper")
-    episodes = min(min(row["episodes"]) for row in numbers.values())
-    axis.set(xlabel="meta-iteration", ylabel=f"test accuracy (%), {episodes} episodes")
-    axis.legend()
+    timed = any(row["validations"] or any(row["hours"]) for row in numbers.values())
+    figure = Figure(figsize=(10, 4) if timed else (6, 4))
+    axes = figure.subplots(1, 1 + timed, squeeze=False, sharey=True)[0]
+    for place, axis in enumerate(axes):
+        for colour, _, row in coloured(numbers):
+            if row["validations"]:
+                columns = np.array(row["validations"]).T
+                at, accuracy, interval = columns[place], *columns[2:]
+                draw_curve(axis, at, accuracy, interval, color=colour, marker="", label=f"{row['title']}, validation")
+            where = row["hours"] if place else row["iteration"]
+            points = [one for one in zip(where, row["accuracy"], row["interval95"], strict=True) if one[0] is not None]
+            if points:
+                at, accuracy, interval = zip(*points, strict=True)
+                axis.errorbar(at, accuracy, interval, color=colour, marker="o", ms=3, label=row["title"])
+            axis.axhline(row["paper"], color=colour, ls="--", lw=0.8, label=f"{row['title']}, paper")
+        axis.set_xlabel("hours of training" if place else "meta-iteration")
+    episodes = [least for row in numbers.values() for least in row["episodes"]]
+    axes[0].set_ylabel(f"test accuracy (%), {min(episodes)} episodes" if episodes else "validation accuracy (%)")
+    axes[0].legend()
     return figure

@@ -430,7 +430,8 @@ def tests_by_iteration(outcome, name: str) -> dict[int, dict]:
 
 def progress(cell: str) -> Callable:
     """Return a table of both learners' tests in a cell of Table 1, a row per iteration. The interval of the difference
-    takes the tests for independent; they share their episodes, so it is too wide."""
+    is paired if the accuracies of the same episodes are known; otherwise it takes the tests for independent, and is too
+    wide."""
 
     def table(outcome) -> str:
         one, other = (tests_by_iteration(outcome, f"{model}_{cell}") for model in TITLES)
@@ -438,6 +439,9 @@ def progress(cell: str) -> Callable:
         for i in sorted(one.keys() & other.keys()):
             cells = [f"{test['accuracy']:.2f} ± {test['interval95']:.2f}" for test in (one[i], other[i])]
             half = np.hypot(one[i]["interval95"], other[i]["interval95"])
+            pair = [np.array(test.get("accuracies", ())) / 100 for test in (one[i], other[i])]
+            if len(pair[0]) == len(pair[1]) > 1 and one[i]["episodes_sha256"] == other[i]["episodes_sha256"]:
+                half = intervals.paired_difference(*pair)[1]
             rows.append([f"{i:,}", *cells, f"{other[i]['accuracy'] - one[i]['accuracy']:+.2f} ± {half:.2f}"])
         return markdown(["iteration", *TITLES.values(), "difference"], rows)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from catalogue import Run
+from catalogue import Run, table1
 from catalogue import Test as Asked
 from outcomes import Outcome, find_result, here, last_validation, outcomes
 from records import this_machine
@@ -227,3 +227,14 @@ def test_a_run_of_weights_is_tested_and_not_trained(tmp_path):
     assert (job.savedir, job.commands) == (tmp_path / "shipped_0", [[*TEST.split(), "--weights", weights]])
     done = made(study, "shipped", 0, [1], savedir=tmp_path / "x", curve={})
     assert here(study, [done]).jobs(tmp_path, seeds=(0,)) == []
+
+
+def test_an_unfinished_run_may_be_continued_on_any_machine():
+    """The tests of a file of weights, and the curve and the test of the run that continued from it elsewhere."""
+    flags = table1.tests["test"].flags
+    file = with_result(made(table1, "maml_omni_1shot", curve={}, device=OTHER_CHIP), flags, [50], iteration=500)
+    further = with_result(made(table1, "maml_omni_1shot", curve=curve(800)), flags, [60], iteration=800)
+    (outcome,) = outcomes(table1, [file, further])
+    (record,) = outcome.runs["maml_omni_1shot"].values()
+    assert record.curve == further.curve and len(record.results) == 2
+    assert outcome.results("maml_omni_1shot")[0]["accuracy"] == 60

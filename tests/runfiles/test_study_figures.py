@@ -131,7 +131,7 @@ def test_progress_has_the_learners_intervals_and_the_papers_ends():
     tests = {"maml": {20: (90, 0.3), 10: (80, 0.5), 30: (91, 1)}, "metadrop": {10: (81.5, 0.4), 20: (89.75, 0.6)}}
     records = []
     for model, of in tests.items():
-        record = made(table1, f"{model}_omni_1shot")
+        record = made(table1, f"{model}_omni_1shot", curve={})
         for iteration, (accuracy, interval) in of.items():
             facts = {"iteration": iteration, "interval95": interval, "episodes": 1000 + iteration}
             record = with_result(record, table1.tests["test"].flags, [accuracy], **facts)
@@ -152,6 +152,28 @@ def test_progress_has_the_learners_intervals_and_the_papers_ends():
         assert set(end.get_ydata()) == {paper}
     assert looks["MAML"].colour != looks["Meta-dropout"].colour
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("meta-iteration", "test accuracy (%), 1000 episodes")
+
+
+def test_progress_is_drawn_against_hours_where_they_are_known():
+    """Validations as lines with bands; a test at the hour of its iteration, and not at all if its hour is unknown."""
+    trained = made(table1, "maml_mimg_1shot", curve=curve(1000) | {"secs": [0, 3600.0, 5400.0, 7200.0]})
+    facts = {"interval95": 0.5, "episodes": 1000}
+    for iteration, accuracy in ((750, 45), (925, 46)):
+        trained = with_result(trained, table1.tests["test"].flags, [accuracy], iteration=iteration, **facts)
+    elsewhere = with_result(
+        made(table1, "metadrop_mimg_1shot", curve={}), table1.tests["test"].flags, [50], iteration=10, **facts
+    )
+    numbers, (left, right) = of_study(table1, "mimg_1shot", [trained, elsewhere])
+    assert numbers["maml"]["hours"] == [1, 1.75] and numbers["metadrop"]["hours"] == [None]
+    assert (left.get_xlabel(), right.get_xlabel()) == ("meta-iteration", "hours of training")
+    for axis, validated, tested in ((left, [750, 1000], [750, 925]), (right, [1, 2], [1, 1.75])):
+        (line,) = (one for one in axis.lines if one.get_label() == "MAML, validation")
+        np.testing.assert_allclose(line.get_xydata(), np.transpose([validated, [42, 90]]))
+        assert axis.containers[0][0].get_xydata().tolist() == np.transpose([tested, [45, 46]]).tolist()
+    assert (len(left.containers), len(right.containers)) == (2, 1)
+    assert left.get_ylabel() == "test accuracy (%), 1000 episodes"
+    numbers, axes = of_study(table1, "mimg_1shot", [replace(trained, results=[])])
+    assert len(axes) == 2 and axes[0].get_ylabel() == "validation accuracy (%)"
 
 
 def test_collapse_takes_what_was_measured_in_training_or_on_test_tasks():

@@ -6,6 +6,7 @@ A table that pairs runs by their position, shows columns in another order or hal
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import tables
 from catalogue import (
@@ -339,7 +340,7 @@ def progress_of(name, tests):
     record = made(table1, name)
     for iteration, (accuracy, interval) in tests.items():
         more = {"iteration": iteration, "interval95": interval}
-        record = with_result(record, table1.tests["test"].flags, [accuracy], **more)
+        record = with_result(record, table1.tests["test"].flags, np.atleast_1d(accuracy), **more)
     return record
 
 
@@ -352,3 +353,9 @@ def test_progress_pairs_the_iterations_that_both_learners_were_tested_at():
         ["2,000", "90.00 ± 0.30", "89.75 ± 0.40", "-0.25 ± 0.50"],
     ]
     assert rows(table1, "mimg_5shot", records) == []
+    # 1.96 times the deviation 1 of the differences +4 and +2, by the root of two episodes
+    records = [progress_of(f"{name}_omni_1shot", {1000: ([80, 84], 0.3)}) for name in ("maml", "metadrop")]
+    records[1].results[0] |= {"accuracies": [84, 86], "accuracy": 85}
+    assert rows(table1, "omni_1shot", records)[1][3] == "+3.00 ± 1.39"
+    records[1].results[0] |= {"episodes_sha256": "others"}
+    assert rows(table1, "omni_1shot", records)[1][3] == "+3.00 ± 0.42"
