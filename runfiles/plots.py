@@ -251,10 +251,10 @@ def draw_progress(numbers: dict):
             points = [one for one in zip(where, row["accuracy"], row["interval95"], strict=True) if one[0] is not None]
             if points:
                 at, accuracy, interval = zip(*points, strict=True)
-                axis.errorbar(at, accuracy, interval, color=colour, marker="o", ms=3, label=row["title"])
+                axis.errorbar(at, accuracy, interval, color=colour, marker="o", ms=3, label=f"{row['title']}, test")
             axis.axhline(row["paper"], color=colour, ls="--", lw=0.8, label=f"{row['title']}, paper")
         axis.set_xlabel("hours of training" if place else "meta-iteration")
     episodes = [least for row in numbers.values() for least in row["episodes"]]
-    axes[0].set_ylabel(f"test accuracy (%), {min(episodes)} episodes" if episodes else "validation accuracy (%)")
+    axes[0].set_ylabel("accuracy (%)" + f", tests of {min(episodes or [0])} episodes" * bool(episodes))
     axes[0].legend()
     return figure

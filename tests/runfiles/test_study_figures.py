@@ -138,20 +138,20 @@ def test_progress_has_the_learners_intervals_and_the_papers_ends():
         records.append(with_result(record, table1.tests["test"].flags, [accuracy], **facts | {"episodes": 1000}))
     _, (ax,) = of_study(table1, "omni_1shot", records)
     looks = legend(ax)
-    assert set(looks) == {"MAML", "MAML, paper", "Meta-dropout", "Meta-dropout, paper"}
+    assert set(looks) == {f"{title}, {what}" for title in ("MAML", "Meta-dropout") for what in ("test", "paper")}
     for title, model, paper in (("MAML", "maml", 95.23), ("Meta-dropout", "metadrop", 96.63)):
-        assert (looks[title].line, looks[f"{title}, paper"].line) == ("-", "--")
-        assert looks[title].colour == looks[f"{title}, paper"].colour
-        (bars,) = (one for one in ax.containers if to_hex(one[0].get_color()) == looks[title].colour[:7])
+        test, end = (looks[f"{title}, {what}"] for what in ("test", "paper"))
+        assert (test.line, end.line) == ("-", "--") and test.colour == end.colour
+        (bars,) = (one for one in ax.containers if to_hex(one[0].get_color()) == test.colour[:7])
         points = np.array([(i, *values) for i, values in sorted(tests[model].items())])
         np.testing.assert_allclose(bars[0].get_xydata(), points[:, :2])
         ends = [segment[:, 1] for segment in bars[2][0].get_segments()]
         np.testing.assert_allclose(ends, points[:, 1:2] + points[:, 2:] * [-1, 1])
         dashed = [line for line in ax.lines if line.get_linestyle() == "--"]
-        (end,) = (line for line in dashed if to_hex(line.get_color()) == looks[title].colour[:7])
+        (end,) = (line for line in dashed if to_hex(line.get_color()) == test.colour[:7])
         assert set(end.get_ydata()) == {paper}
-    assert looks["MAML"].colour != looks["Meta-dropout"].colour
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("meta-iteration", "test accuracy (%), 1000 episodes")
+    assert looks["MAML, test"].colour != looks["Meta-dropout, test"].colour
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("meta-iteration", "accuracy (%), tests of 1000 episodes")
 
 
 def test_progress_is_drawn_against_hours_where_they_are_known():
@@ -171,9 +171,9 @@ def test_progress_is_drawn_against_hours_where_they_are_known():
         np.testing.assert_allclose(line.get_xydata(), np.transpose([validated, [42, 90]]))
         assert axis.containers[0][0].get_xydata().tolist() == np.transpose([tested, [45, 46]]).tolist()
     assert (len(left.containers), len(right.containers)) == (2, 1)
-    assert left.get_ylabel() == "test accuracy (%), 1000 episodes"
+    assert left.get_ylabel() == "accuracy (%), tests of 1000 episodes"
     numbers, axes = of_study(table1, "mimg_1shot", [replace(trained, results=[])])
-    assert len(axes) == 2 and axes[0].get_ylabel() == "validation accuracy (%)"
+    assert len(axes) == 2 and axes[0].get_ylabel() == "accuracy (%)"
 
 
 def test_collapse_takes_what_was_measured_in_training_or_on_test_tasks():
