@@ -463,19 +463,6 @@ robustness = Study(
     },
 )  # fmt: skip
 
-transfer = Study(
-    name="transfer",
-    question="MAML and Meta-dropout, trained on Omniglot or on the glyphs, on test tasks of both",
-    time="two hours on two cores",
-    train=ONE_SHOT,
-    runs=PAIR | {
-        "maml_glyphs": Run("MAML", f"{MAML} --dataset glyphs"),
-        "metadrop_glyphs": Run("Meta-dropout", f"{DROP} --dataset glyphs"),
-    },
-    tests={name: Test(f"--measure accuracy --dataset {name}") for name in ("omniglot", "glyphs")},
-    tables={"accuracy": tables.transfer},
-)  # fmt: skip
-
 UNBALANCED = ("mixtures", "support_sets", "leave_one_out")
 DRAWS = ("1", "3", "10")
 pictures = Study(

@@ -19,7 +19,6 @@ from PIL import Image
 from records import Record  # imported first: it lets this program import those of the folder above
 from scipy.stats import entropy
 from sklearn.metrics import roc_auc_score
-from sklearn.neighbors import KNeighborsClassifier
 
 import data
 from errors import UserError, run
@@ -32,10 +31,10 @@ from studies.draw import SIDE, centred
 from studies.resumable import run_study
 from studies.trained import Trained, preparation_of
 from training.checkpoints import read_run
-from training.config import Config, RunSettings, folder_name, gpus
+from training.config import Config, RunSettings, gpus
 from training.devices import provenance
 from training.intervals import mean_and_interval
-from training.steps import QUERY, STATISTICS, SUPPORT, TOGETHER
+from training.steps import STATISTICS, SUPPORT, TOGETHER
 from training.test_results import ResultFiles
 from training.weights import digest
 
@@ -64,13 +63,6 @@ def one_shot(classifier, pictures: Pictures) -> float:
     """Return the accuracy after one picture of each class, on QUERIES other pictures of each."""
     support, query = numbered(pictures, (1,) * WAY), numbered(pictures, (QUERIES,) * WAY, 1)
     return classifier.fit(*support).score(*query)
-
-
-def measure_accuracy(classifier: Classifier, pictures: Pictures) -> Values:
-    """Accuracy, 1-shot, and that of the nearest neighbour in pixels."""
-    yield ("classifier", "accuracy"), one_shot(classifier, pictures)
-    rows = [[np.ravel(picture) / 255 for picture in row] for row in pictures]
-    yield ("nearest neighbour in pixels", "accuracy"), one_shot(KNeighborsClassifier(1), rows)
 
 
 def measure_mixtures(classifier: Classifier, pictures: Pictures) -> Values:
@@ -170,7 +162,6 @@ class Measure(NamedTuple):
 
 
 MEASURES = {
-    "accuracy": Measure(measure_accuracy, 1 + QUERIES, QUERY),
     "mixtures": Measure(measure_mixtures),
     "support_sets": Measure(measure_support_sets),
     "leave_one_out": Measure(measure_leave_one_out),
@@ -185,13 +176,12 @@ class MeasureSettings(Settings):
     """The run, and what is measured."""
 
     measure: str = setting(
-        "accuracy",
+        "mixtures",
         "; ".join(f"{name}: {measure.values.__doc__.rstrip('.')}" for name, measure in MEASURES.items()),
         choices=MEASURES,
     )
     savedir: Path | None = setting(None, "folder of the run", to_path, metavar="D")
     weights: Path | None = setting(None, "weights file to start D from", to_path, metavar="FILE")
-    dataset: str | None = setting(None, "dataset of the test tasks (default: the run's)", folder_name, metavar="NAME")
     data_dir: str = setting("data", "folder that holds the datasets", path_text, metavar="DIR")
     tasks: int = setting(100, "test tasks", whole(2))
     samples: int = setting(10, "noise samples of an inner step's loss", whole(1, 100_000))
@@ -199,7 +189,7 @@ class MeasureSettings(Settings):
 
     def facts(self, dataset: str) -> dict:
         """Return what distinguishes the result from others of the same run. dataset: the name of the run's."""
-        settings = {"measure": self.measure, "dataset": self.dataset or dataset, "way": MEASURES[self.measure].way}
+        settings = {"measure": self.measure, "dataset": dataset, "way": MEASURES[self.measure].way}
         return {"settings": settings, "tasks": self.tasks, "n_test_mc_samp": self.samples}
 
     def is_of(self, record: Record, result: dict) -> bool:
@@ -217,12 +207,10 @@ def task_pictures(split: data.Split, prepare: Preparation, task: int, images: in
 
 def load(config: Config, settings: MeasureSettings, size: int) -> data.Dataset:
     """Return the dataset of the test tasks. Raise UserError if it is not the data that the run was trained on, but for
-    another dataset or the originals; or if these are not larger than the learner's images, of this size."""
+    the originals; or if these are not larger than the learner's images, of this size."""
     measure = MEASURES[settings.measure]
     tested = config.with_run(data_dir=settings.data_dir, way=measure.classes, shot=1, query=measure.images - 1)
-    if settings.dataset not in (None, config.run.dataset):
-        tested = tested.with_run(dataset=settings.dataset, split="shuffled")
-    if measure.originals or tested.run.dataset != config.run.dataset:
+    if measure.originals:
         tested = replace(tested, facts={})
     dataset, _ = load_data(tested, "test")
     if measure.originals and dataset.image_shape[0] <= size:

@@ -334,26 +334,6 @@ def tests(name: str, title: str, names: tuple[str, ...]) -> Callable:
     return table
 
 
-def transfer(outcome) -> str:
-    """A row per run: accuracy on the test tasks of each dataset, for the seeds that were tested on all of them; before
-    them the nearest neighbour in pixels. ValueError if the test tasks differ."""
-    rows, nearest, digests = [], {}, set()
-    for name, run in outcome.study.runs.items():
-        tests = [outcome.results(name, test) for test in outcome.study.tests]
-        if seeds := sorted(set.intersection(*map(set, tests))):
-            results = [[of_seed[seed] for seed in seeds] for of_seed in tests]
-            cells = [over_tasks([one["values"]["classifier"]["accuracy"] for one in of_test]) for of_test in results]
-            rows.append([outcome.runs[name][seeds[0]].config["dataset"], run.title, len(seeds), *cells])
-            for one in itertools.chain(*results):
-                dataset, values = one["settings"]["dataset"], one["values"]["nearest neighbour in pixels"]
-                nearest[f"on {dataset}"] = over_tasks([values["accuracy"]])
-                digests.add((dataset, one["settings"]["data_sha256"]))
-    if len(digests) > len(nearest):
-        raise ValueError("these runs were tested on different versions of a dataset")
-    before = [["", "nearest neighbour in pixels", "", *nearest.values()]] * bool(rows)
-    return markdown(["trained on", "learner", "seeds", *nearest], [*before, *rows])
-
-
 # ---- neural collapse
 
 FEATURES = {
