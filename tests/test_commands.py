@@ -40,7 +40,8 @@ def commands(page: Path) -> list[str]:
         if not language:
             lines += re.sub(r"\\\n\s*", "", block).splitlines()
     lines += re.findall(r"`([^`\n]+)`", FENCED.sub("", text))
-    return [re.sub(r"\s+# .*", "", line) for line in lines if PROGRAM.match(line)]
+    lines = [re.sub(r"\s+# .*", "", line) for line in lines if PROGRAM.match(line)]
+    return [line.replace("--mode MODE", "--mode meta_test") for line in lines]
 
 
 def code(page: Path) -> list[str]:
