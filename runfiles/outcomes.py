@@ -226,9 +226,8 @@ def outcomes(study: Study, records: list[Record]) -> list[Outcome]:
         for version in itertools.product(*(versions.values() for versions in datasets.values()))
     ]
     sizes = {one: sum(len(one.results(*pair)) for pair in itertools.product(study.runs, study.tests)) for one in found}
-    if study.unfinished:  # a run that was only validated is shown, too
-        sizes = {one: size + sum(map(len, one.runs.values())) for one, size in sizes.items()}
-    return sorted((one for one in found if sizes[one]), key=lambda one: -sizes[one])
+    shown = [one for one in found if sizes[one] or (study.unfinished and any(one.runs.values()))]  # validated, at least
+    return sorted(shown, key=lambda one: -sizes[one])
 
 
 def here(study: Study, records: list[Record]) -> Outcome:

@@ -205,32 +205,37 @@ def progress(cell: str) -> Plot:
         for model, title in TITLES.items():
             name = f"{model}_{cell}"
             tests = tests_by_iteration(outcome, name)
-            curves = [record.curve for record in outcome.runs[name].values() if record.curve]
-            watched = [
-                (i, secs / 3600, 100 * accuracy, 100 * interval)
-                for curve in curves
-                for i, secs, accuracy, interval in zip(*map(curve.get, WATCHED), strict=True)
-                if i and accuracy is not None
-            ]
+            curve = next((record.curve for record in outcome.runs[name].values()), {})  # of the only seed
+            watched = validations(curve)
             if tests or watched:
-                iterations = [i for curve in curves for i in curve["iter"]]
-                hours = [secs / 3600 for curve in curves for secs in curve["secs"]]
                 rows[model] = {"title": title} | {
                     column: [test[column] for test in tests.values()]
                     for column in ("iteration", "accuracy", "interval95", "episodes")
                 }
-                known = [iterations and iterations[0] <= i <= iterations[-1] for i in tests]
-                rows[model]["hours"] = [
-                    float(np.interp(i, iterations, hours)) if one else None for i, one in zip(tests, known, strict=True)
-                ]
-                rows[model]["validations"] = [list(one) for one in watched]
+                rows[model]["hours"] = [hour_of(iteration, curve) for iteration in tests]
+                rows[model]["validations"] = watched
                 rows[model]["paper"] = float(PUBLISHED[model, "paper"][[*CELLS].index(cell)].split()[0])
         return rows
 
     return Plot(numbers, draw_progress)
 
 
-WATCHED = ("iter", "secs", "val_acc", "val_ci95")  # columns of a curve
+def validations(curve: dict) -> list[list[float]]:
+    """Return iteration, hours of training, and accuracy and 95 % interval in percent of each validation after the first
+    update."""
+    rows = zip(*(curve.get(name, []) for name in ("iter", "secs", "val_acc", "val_ci95")), strict=True)
+    return [
+        [i, secs / 3600, 100 * accuracy, 100 * interval]
+        for i, secs, accuracy, interval in rows
+        if i and accuracy is not None
+    ]
+
+
+def hour_of(iteration: int, curve: dict) -> float | None:
+    """Return the hours of training at an iteration; None if the curve does not have it."""
+    if not curve or not curve["iter"][0] <= iteration <= curve["iter"][-1]:
+        return None
+    return float(np.interp(iteration, curve["iter"], curve["secs"])) / 3600
 
 
 def draw_progress(numbers: dict):

@@ -173,18 +173,24 @@ def here(tmp_path_factory, data_dir):
     return here
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/runs.md", "docs/methods.md", "docs/data.md", "docs/classify.md"])
-def test_the_commands_of_a_page_run_one_after_the_other(name, here, tmp_path, monkeypatch):
-    """In its order, with fewer iterations, episodes and channels, and glyphs in Omniglot's place. Other pages than
-    README.md find the runs that it makes."""
+@pytest.fixture
+def checkout(here, tmp_path, monkeypatch):
+    """Work in a copy of that folder; return it."""
     shutil.copytree(here, place := tmp_path / "checkout", symlinks=True)
     monkeypatch.chdir(place)
+    return place
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/runs.md", "docs/methods.md", "docs/data.md", "docs/classify.md"])
+def test_the_commands_of_a_page_run_one_after_the_other(name, checkout):
+    """In its order, with fewer iterations, episodes and channels, and glyphs in Omniglot's place. Other pages than
+    README.md find the runs that it makes."""
     if name != "README.md":
-        shutil.copytree(here / "made/metadrop", place / "results/first")
-        shutil.copytree(here / "made/maml", place / "results/shipped")
+        shutil.copytree("made/metadrop", "results/first")
+        shutil.copytree("made/maml", "results/shipped")
     if name == "docs/data.md":
         shutil.rmtree("DIR")
-        (place / "many").rename("DIR")
+        (checkout / "many").rename("DIR")
     ran = []
     for command in commands(ROOT / name):
         words = split(command)
@@ -201,12 +207,10 @@ def test_the_commands_of_a_page_run_one_after_the_other(name, here, tmp_path, mo
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/classify.md"])
-def test_the_python_of_a_page_runs(name, here, tmp_path, monkeypatch):
+def test_the_python_of_a_page_runs(name, checkout, monkeypatch):
     """With fewer iterations and episodes."""
-    shutil.copytree(here, place := tmp_path / "checkout", symlinks=True)
-    monkeypatch.chdir(place)
     monkeypatch.setattr(devices, "set_threads", lambda *_: None)
-    pictures = sorted((place / "DIR").rglob("*.png"))
+    pictures = sorted((checkout / "DIR").rglob("*.png"))
     for file, picture in zip(("a/1", "a/2", "b/1", "x", "y"), pictures, strict=False):
         Path(f"{file}.png").parent.mkdir(exist_ok=True)
         shutil.copy(picture, f"{file}.png")
