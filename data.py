@@ -33,7 +33,8 @@ class Split:
 
     pixels: [K,n,H,W,C], uint8 or float32: n images of each of K base classes. pixels * scale are the network's inputs.
     counts: [K], the number of images per base class, if these numbers differ; pixels are then [sum of counts,H,W,C],
-    one class after the other. declared: the range of the network's inputs, if the manifest declares it.
+    one class after the other. declared: the range of the network's inputs, if the manifest declares it. names: those of
+    the base classes, if they are known.
     """
 
     pixels: np.ndarray
@@ -41,6 +42,7 @@ class Split:
     scale: float
     counts: np.ndarray | None = None
     declared: Range | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def range(self) -> Range | None:
@@ -117,10 +119,10 @@ def load(data_dir: str, name: str, background: bool = False, makers: Container[s
                 f"{folder / entry['file']} has the shape {pixels.shape}, which differs from manifest.json: "
                 f"make it again with get_data.py --force"
             )
-        splits[split] = Split(pixels, manifest["rotations"], manifest["scale"], counts, declared and Range(*declared))
+        rotations, scale, names = manifest["rotations"], manifest["scale"], tuple(entry.get("names", ()))
+        splits[split] = Split(pixels, rotations, scale, counts, declared and Range(*declared), names)
     if background:
-        names = {split: entry["names"] for split, entry in manifest["splits"].items()}
-        splits = regroup_by_alphabet(splits, names, str(folder))
+        splits = regroup_by_alphabet(splits, str(folder))
     return Dataset(name, shape, splits, digest(manifest), manifest.get("prepare"))
 
 
@@ -134,7 +136,8 @@ def splits_of(dataset: Dataset, train_split: str) -> dict[str, Split]:
     counts = np.concatenate([split.images_per_class for split in joined])
     if not np.ptp(counts):
         pixels, counts = pixels.reshape(len(counts), -1, *dataset.image_shape), None
-    return {"train": replace(joined[0], pixels=pixels, counts=counts), "test": dataset.splits["test"]}
+    names = sum((split.names for split in joined), ())
+    return {"train": replace(joined[0], pixels=pixels, counts=counts, names=names), "test": dataset.splits["test"]}
 
 
 def sample(split: Split, stream: str, seed: int, index: int, tasks: int, way: int, images: int, shared=False):
@@ -247,13 +250,10 @@ def digest(manifest: dict) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def regroup_by_alphabet(splits: dict[str, Split], names: dict[str, list[str]], where: str) -> dict[str, Split]:
+def regroup_by_alphabet(splits: dict[str, Split], where: str) -> dict[str, Split]:
     """Return Omniglot's original two sets, upright: the background alphabets as train, the evaluation alphabets as
-    test; characters are sorted by name.
-
-    names: by split, the names of its characters, alphabet/characterNN. UserError if some are missing in `where`.
-    """
-    places = {name: (split, number) for split, characters in names.items() for number, name in enumerate(characters)}
+    test; characters are sorted by name, alphabet/characterNN. UserError if some are missing in `where`."""
+    places = {name: (split, number) for split in splits for number, name in enumerate(splits[split].names)}
     regrouped = {}
     for split, size in zip(("train", "test"), PARTS.values(), strict=True):
         chosen = [name for name in sorted(places) if (name.split("/")[0] in EVALUATION) == (split == "test")]
@@ -263,5 +263,5 @@ def regroup_by_alphabet(splits: dict[str, Split], names: dict[str, list[str]], w
                 f"get_data.py --help"
             )
         pixels = np.stack([splits[old].pixels[number] for old, number in map(places.get, chosen)])
-        regrouped[split] = replace(splits["train"], pixels=pixels, rotations=1)
+        regrouped[split] = replace(splits["train"], pixels=pixels, rotations=1, names=tuple(chosen))
     return regrouped

@@ -30,6 +30,7 @@ from errors import UserError, run
 from parameters import is_vector
 from settings import CommandLine, Settings, by_owners, setting, to_path
 from sources.arrays import checksum, making, read_manifest
+from sources.backbone import DOWNLOADED
 from sources.class_split import WAY
 from sources.maker import Variant, is_tfds
 from sources.pictures import first_few
@@ -126,6 +127,8 @@ def refuse_other_settings(target: Path, manifest: dict, asked: dict[str, object]
     for name, present in present_settings.items():
         if None not in (present, asked.get(name)) and present != asked[name]:
             raise UserError(f"{target} has --{name} {present}, not {asked[name]}: make it again with --force")
+    if "backbone" in asked and not asked.get("backbone_weights") and prepare["weights"] != DOWNLOADED:
+        raise UserError(f"{target} was made with a file of weights: give it as --backbone_weights, or add --force")
 
 
 def obtain(request: Request) -> tuple[dict, str]:

@@ -19,14 +19,13 @@ from errors import UserError, run
 from lazy import LazyModule
 from learners import LEARNERS, make
 from model import Learner
-from parameters import default_channels, is_vector
+from parameters import default_channels
 from ranges import UNIT
 from settings import CommandLine, Settings, path_text, setting, to_path
-from sources.preparation import shape_of
 from sources.table import MAKERS
+from studies import across, robustness
 from studies import collapse as collapse_study
 from studies import export as export_study
-from studies import robustness
 from training import checkpoints, devices, loops, test_results
 from training import config as run_config
 from training import weights as weights_file
@@ -275,52 +274,15 @@ def meta_test(savedir: Path, flags: dict) -> int:
     return loops.test(engine, split, savedir, settings, **described)
 
 
-def trained_shape(config: Config) -> tuple[int, int, int]:
-    """Return the shape of the images that the run was trained on. Raise UserError if neither the run nor its dataset
-    says it."""
-    run, prepare = config.run, config.facts.get("prepare")
-    if prepare:
-        return shape_of(prepare)
-    if run.dataset in MAKERS and not (Path(run.data_dir) / run.dataset).exists():
-        return MAKERS[run.dataset].image_shape  # an older version's run, on images of the default size
-    return data.load(run.data_dir, run.dataset, makers=MAKERS).image_shape
-
-
 def config_across(savedir: Path, flags: Mapping) -> Config:
-    """Return the settings of savedir's run in a test on the other dataset that the flags name. Raise UserError unless
-    the run was trained on images of the same shape and range, or on vectors of the same length and backbone."""
+    """Return the settings of savedir's run in a test on the other dataset that the flags name. Raise UserError if that
+    does not suit the run."""
     changes = {name: flags.get(name, getattr(RunSettings, name)) for name in ("dataset", "split")}
     trained = config_of_test(savedir, {name: flags[name] for name in flags.keys() - changes})
-    config = replace(trained.with_run(**changes, train_split=RunSettings.train_split), facts={})
-    name, place = config.run.dataset, f"{config.run.data_dir}/{config.run.dataset}"
-    other = data.load(config.run.data_dir, name, makers=MAKERS)
-    if (shape := trained_shape(Config.read(savedir))) != other.image_shape:
-        wanted, found = ("x".join(map(str, one)) for one in (shape, other.image_shape))
-        remedy = f"make it at that size, with get_data.py --size {shape[0]} and another --data_dir"
-        other_kind = shape[-1] != other.image_shape[-1] or is_vector(shape)
-        raise UserError(
-            f"--across needs images of the shape that the run was trained on, {wanted}, and {place} has {found}: "
-            f"{'choose another dataset' if other_kind else remedy}"
-        )
-    if is_vector(shape):
-        if trained.facts.get("prepare") != other.prepare:
-            raise UserError(
-                f"--across needs vectors of the network that made those of {trained.run.dataset}, and {place} has "
-                f"others: make them with the same --backbone and --backbone_weights"
-            )
-        return config
-    known = trained.facts.get("range", list(UNIT))
-    if known is None:
-        raise UserError(
-            f"--across needs the range of the inputs that the run was trained on, and {trained.run.dataset} did not "
-            f"declare it: declare it in the dataset's manifest.json, and train again"
-        )
-    if known != list(data.known_range(other.splits["test"], "--across")):
-        raise UserError(
-            f"--across needs inputs of the range that the run was trained on, {known}, and {place} has "
-            f"{list(other.range)}: choose another dataset"
-        )
-    return config
+    kept = {name: value for name, value in trained.facts.items() if name == "train_classes"}  # a shape of the weights
+    tested = replace(trained.with_run(**changes, train_split=RunSettings.train_split), facts=kept)
+    across.check(Config.read(savedir), tested)
+    return tested
 
 
 def export(savedir: Path, flags: dict) -> int:

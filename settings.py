@@ -92,6 +92,7 @@ def can_read(field: dataclasses.Field, value: object) -> bool:
     """True if the field's reader returns this value for its text; a list is written with commas."""
     value = list(value) if isinstance(value, tuple) else value
     text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = f"./{text}" if isinstance(value, Path) and text.startswith("~") else text  # of a folder with that name
     choices = field.metadata["choices"]
     try:
         return field.metadata["reader"](text) == value and (choices is None or value in choices)

@@ -38,7 +38,10 @@ class HeadSettings(Settings):
         overridable_in=["test"],
     )
     head_penalty: float = setting(
-        1.0, "weight of the squared weights in logistic and in ridge regression", positive, overridable_in=["test"]
+        1.0,
+        "weight of the squared weights in logistic and in ridge regression, beside the sum over the images",
+        positive,
+        overridable_in=["test"],
     )
     head_scale: float = setting(
         10.0, "factor of the logits of --head nearest, ridge and finetune", positive, overridable_in=["test"]

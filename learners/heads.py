@@ -7,6 +7,7 @@ weights.
 
 from __future__ import annotations
 
+import functools
 from typing import TypeAlias
 
 import numpy as np
@@ -27,23 +28,24 @@ def of_means(means: tf.Tensor) -> Head:
     return 2 * tf.linalg.matrix_transpose(means), -tf.reduce_sum(tf.square(means), -1)
 
 
-def equal_shares(h: tf.Tensor) -> tf.Tensor:
-    """Return equal weights [S] of the images of h [T,S,D]."""
-    return tf.fill(h.shape[1:2], tf.constant(1 / h.shape[1], h.dtype))
+def image_weights(h: tf.Tensor, shares: tf.Tensor | None) -> tf.Tensor:
+    """Return the weights [S] of the images of h [T,S,D], whose sum is the number of images that have one."""
+    if shares is None:
+        return tf.ones(h.shape[1:2], h.dtype)
+    return shares * tf.math.count_nonzero(shares, dtype=shares.dtype)
 
 
 def ridge(h: tf.Tensor, y: tf.Tensor, shares: tf.Tensor | None, penalty) -> Head:
     """Return the head of ridge regression of the one-hot labels: it minimizes
 
-        sum over images of share * |h W + b - y|^2  +  penalty * (|W|^2 + |b|^2).
+        sum over images of S * share * |h W + b - y|^2  +  penalty * (|W|^2 + |b|^2).
 
     Source: Bertinetto, Henriques, Torr and Vedaldi, "Meta-learning with differentiable closed-form solvers" (ICLR
     2019), equations 4 and 6. The number of equations to solve is that of the images or that of the numbers in an
     embedding, whichever is smaller. penalty: above 0.
     """
     tasks, images, numbers = h.shape
-    shares = equal_shares(h) if shares is None else shares
-    root = tf.sqrt(shares)[:, None]
+    root = tf.sqrt(image_weights(h, shares))[:, None]
     x = tf.concat([h, tf.ones([tasks, images, 1], h.dtype)], -1) * root
     few = images <= numbers + 1
     gram = tf.matmul(x, x, transpose_a=not few, transpose_b=few)
@@ -65,20 +67,21 @@ def logistic(h: tf.Tensor, y: tf.Tensor, shares: tf.Tensor | None, penalty: floa
     All You Need?" (ECCV 2020), who take penalty 1. The head has no gradient with respect to h.
     """
     tasks, _, numbers = h.shape
-    shares = equal_shares(h) if shares is None else shares
-    heads = [tf.numpy_function(fitted, [one, y, shares, penalty], h.dtype, stateful=False) for one in tf.unstack(h)]
+    one_task, weights = functools.partial(fitted, penalty=penalty), image_weights(h, shares)
+    heads = [tf.numpy_function(one_task, [one, y, weights], h.dtype, stateful=False) for one in tf.unstack(h)]
     both = tf.ensure_shape(tf.stack(heads), [tasks, numbers + 1, y.shape[-1]])
     return both[:, :-1], both[:, -1]
 
 
-def fitted(h: np.ndarray, y: np.ndarray, shares: np.ndarray, penalty: float) -> np.ndarray:
+def fitted(h: np.ndarray, y: np.ndarray, weights: np.ndarray, penalty: float) -> np.ndarray:
     """Return the weights and, in the last row, the biases [D+1,way] of `logistic` for one task's h [S,D]."""
-    weighed = shares > 0  # scikit-learn would take a class from an image without weight, too
-    model = linear_model.LogisticRegression(C=1 / float(penalty), max_iter=1000)
-    weights = shares[weighed].astype(np.float64) * weighed.sum()
+    weighed = weights > 0  # scikit-learn would take a class from an image without weight, too
+    two = y.shape[1] == 2  # scikit-learn has one logit, the second class's less the first one's: W is [-w, w] / 2
+    model = linear_model.LogisticRegression(C=(2 if two else 1) / penalty, max_iter=1000)
+    weights = weights[weighed].astype(np.float64)
     model.fit(h[weighed].astype(np.float64), y[weighed].argmax(-1), sample_weight=weights)
     head = np.concatenate([model.coef_.T, model.intercept_[None]])
-    if y.shape[1] == 2:  # scikit-learn has one logit: the second class's less the first one's
+    if two:
         head = head * [-0.5, 0.5]
     return head.astype(h.dtype)
 
@@ -87,10 +90,13 @@ def cosine(h: tf.Tensor, y: tf.Tensor, class_shares, start: tf.Tensor, scale: fl
     """Return a head without biases, after this number of gradient steps on the support set's cross entropy; its logits
     are scale * cos(h, w) if |h| = 1.
 
-    Source: Chen, Liu, Kira, Wang and Huang, "A Closer Look at Few-shot Classification" (ICLR 2019), Baseline++.
-    start: the weights before the first step, [T,D,way]. Momentum and its dampening are the source's, 0.9. Differs from
-    the source: a step takes the whole support set, not four of its images, and weights do not decay, since their length
-    has no effect on the logits. class_shares: layers.class_shares.
+    Source: Chen, Liu, Kira, Wang and Huang, "A Closer Look at Few-shot Classification" (ICLR 2019), the classifier of
+    Baseline++ in testing. start: the weights before the first step, [T,D,way]. Momentum and its dampening are the
+    source's, 0.9. class_shares: layers.class_shares.
+
+    Differs from the source: a step takes the whole support set, and not four of its images; the lengths of the weights
+    have no effect on the logits, and do not decay (the source learns a length for each class, and its scale is 2); the
+    network that computes h was not trained with a cosine classifier.
     """
 
     def step(state, _):

@@ -146,8 +146,9 @@ class Reptile(MAML):
 
     def inner_step(self, state: State, x, y, shares) -> State:
         """Return the State after one step on the minibatch x [T,B,H,W,C] with labels y [T,B,way]. shares [T,B]: weights
-        of the images if classes differ in their numbers of images, else None."""
-        shares = None if shares is None else shares / tf.reduce_sum(shares, -1, keepdims=True)
+        of the images if classes differ in their numbers of images, else None. A minibatch whose images all have the
+        weight 0 moves nothing but Adam's moments."""
+        shares = None if shares is None else tf.math.divide_no_nan(shares, tf.reduce_sum(shares, -1, keepdims=True))
         logits, _ = self.forward({}, state.theta, x, UNPERTURBED_SUPPORT, shares)
         losses = layers.cross_entropies(logits, y)
         losses = losses if shares is None else x.shape[1] * shares * losses

@@ -309,6 +309,7 @@ def baselines(name: str, question: str, time: str, task: str, shot: int, inner_l
     inner = f"--inner_lr {inner_lr}"
     images, query = 5 * (shot + 15), f"--way 5 --shot {shot} --query 15 --metabatch 4"
     heads = {head: Test(f"{TESTED['test'].flags} --head {head}", runs=("nearest", "baseline")) for head in HEADS}
+    heads["batch statistics"] = Test(f"{TESTED['test'].flags} --test_statistics batch", runs=("baseline",))
     return Study(
         name=name,
         question=question,
@@ -328,7 +329,7 @@ def baselines(name: str, question: str, time: str, task: str, shot: int, inner_l
         tests=TESTED | heads | {"across": Test(f"{TESTED['test'].flags} --dataset {across} --across")},
         baseline="maml",
         tables={
-            "accuracy": partial(tables.differences, tests=("test", *HEADS)),
+            "accuracy": partial(tables.differences, tests=("test", *heads)),
             "across": partial(tables.differences, tests=("across",)),
             "budgets": tables.budgets,
             "strengths": tables.strengths,
@@ -345,7 +346,7 @@ baselines_omniglot = baselines(
 baselines_1shot, baselines_5shot = (
     baselines(
         f"baselines_{shot}shot", f"{BENCHMARKS}miniImageNet 5-way {shot}-shot", f"{hours} hours on two cores",
-        "--dataset mimgnet --n_train_iters 400", shot=shot, inner_lr="0.01", across="cub",
+        "--dataset mimgnet --n_train_iters 400", shot=shot, inner_lr="0.01", across="omniglot_84",
     )
     for shot, hours in {1: "three", 5: "six"}.items()
 )  # fmt: skip

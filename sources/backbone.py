@@ -114,14 +114,16 @@ class Backbone:
         return np.asarray(model.predict_on_batch(preprocess(np.array(images, np.float32))), np.float32)
 
     def __call__(self, pictures: Iterable[Image.Image]) -> np.ndarray:
-        """Return the vectors of pictures, float32 [n,D], in batches of AT_ONCE, with a progress bar. BadPicture if a
-        picture has an unknown range."""
-        vectors, waiting, pictures = [np.zeros((0, self.features), np.float32)], [], list(pictures)
-        for number, picture in enumerate(tqdm(pictures, desc=self.name, unit="picture", disable=None, leave=False), 1):
+        """Return the vectors of pictures, float32 [n,D], with a progress bar. A picture is taken when it is needed, so
+        that many do not have to fit into memory. BadPicture if a picture has an unknown range."""
+        vectors, waiting = [np.zeros((0, self.features), np.float32)], []
+        for picture in tqdm(pictures, desc=self.name, unit="picture", disable=None, leave=False):
             waiting.append(self.preparation(picture))
-            if len(waiting) == AT_ONCE or number == len(pictures):
+            if len(waiting) == AT_ONCE:
                 vectors.append(self.embed(np.array(waiting)))
                 waiting = []
+        if waiting:
+            vectors.append(self.embed(np.array(waiting)))
         return np.concatenate(vectors)
 
     def images(self, pictures: Iterable[Image.Image]) -> np.ndarray:

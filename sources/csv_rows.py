@@ -17,8 +17,8 @@ def rows_of(file: Path, columns: tuple[str, ...]) -> list[tuple[int, list[str]]]
     names of files.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
-        reader = csv.reader(io.StringIO(text, newline=""))
+        text = file.read_bytes().decode("utf-8-sig", "surrogateescape")  # with the line ends of quoted cells
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         rows = [(reader.line_num, row) for row in reader if row]
     except csv.Error as fault:
         raise UserError(f"{file} is not a table of {','.join(columns).upper()} ({fault})") from None

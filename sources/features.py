@@ -10,10 +10,12 @@ import numpy as np
 
 from errors import UserError, reason
 from settings import setting
+from sources.folders import normalized
 from sources.maker import existing_path
 from sources.split_arrays import RAW, SplitSettings, write_dataset
 
 EXAMPLE = "np.savez(FILE, features=features, labels=labels)"  # how the file is written
+LARGEST = 1e15  # squares of larger numbers would overflow in float32
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,12 @@ def read_features(file: Path) -> tuple[np.ndarray, list[str], list[str]]:
             )
     with np.errstate(over="ignore"):
         vectors = np.ascontiguousarray(features, np.float32)
-    if bad := np.flatnonzero(~np.isfinite(vectors).all(1)).tolist():
+    if bad := np.flatnonzero(~(np.abs(vectors) <= LARGEST).all(1)).tolist():
         raise UserError(
-            f"features in {file} are not finite in {len(bad)} rows, first in row {bad[0]}: correct them, or leave them "
-            f"out"
+            f"features in {file} are not finite, or above {LARGEST:g}, in {len(bad)} rows, first in row {bad[0]}: "
+            f"correct them, or leave them out"
         )
-    return vectors, [str(label) for label in labels], arrays["files"].tolist() if "files" in arrays else []
+    return vectors, [normalized(str(label)) for label in labels], arrays["files"].tolist() if "files" in arrays else []
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:

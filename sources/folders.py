@@ -28,16 +28,18 @@ INNER = "images"  # the one folder that may lie between a class and its pictures
 SYSTEM_FILES = "files and folders that systems leave behind"
 SPECIAL = "pipes, devices and other special files"
 REPEATED = "links to folders that are read already"
+SAME = "links to pictures that are read already"
 BESIDE = f"files beside the folder {INNER} of a class"
 
 
 class Walk:
-    """One walk through folders. It remembers which folders it has entered and which files it has skipped."""
+    """One walk through folders. It remembers which folders and pictures it has read and which files it has skipped."""
 
     def __init__(self) -> None:
         self._entered: set[tuple[int, int]] = set()  # device and inode
         self._skipped: dict[str, dict[Path, None]] = {}  # reason -> files and folders, in order
         self._others: dict[Path, None] = {}  # files that are not pictures
+        self._labelled: dict[object, tuple[str, Path]] = {}  # identity of a picture -> its class and its first name
 
     def entries(self, folder: Path) -> tuple[list[Path], list[Path]]:
         """List the folders and files in a folder, by name. A broken link counts as a file, which its reader refuses."""
@@ -90,7 +92,7 @@ class Walk:
         """Return (class, file) for all pictures in FOLDER/class/ or FOLDER/class/images/, by name.
 
         layouts: the expected layouts, for messages. UserError if a picture lies elsewhere, if a class has no picture,
-        or if two classes have the same name.
+        if two classes have the same name, or if two classes have links to the same picture.
         """
         expected = f"expected: {layouts or f'{folder}/CLASS/*.jpg'}"
         places, files = self.entries(folder)
@@ -121,7 +123,14 @@ class Walk:
             files = self.pictures(files)
             if not files:
                 raise UserError(f"{place} holds no picture: put some into it, or remove it")
-            labelled += [(place.name, file) for file in files]
+            for file in files:
+                label, before = self._labelled.setdefault(identity(file), (place.name, file))
+                if label != place.name:
+                    raise UserError(f"{before} and {file} are the same file, in two classes: remove one of them")
+                if before != file:
+                    self._skip(SAME, file)
+                else:
+                    labelled.append((label, file))
         if not labelled:
             raise UserError(f"{folder} holds no folder with images: give a folder that holds one for each class")
         return labelled
@@ -133,6 +142,15 @@ class Walk:
 
     def _skip(self, reason: str, path: Path) -> None:
         self._skipped.setdefault(reason, {})[path] = None
+
+
+def identity(file: Path) -> object:
+    """Return an object that is equal for two names of one file; for a broken link, its name."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return file
+    return stat.st_dev, stat.st_ino
 
 
 def is_inner(folders: list[Path]) -> bool:

@@ -149,6 +149,13 @@ class Classifier(ClassifierMixin, BaseEstimator):
         samples = self._samples(trained, len(images))
         x = self._prepared(trained, images)
         self._warn(trained, [contrast_and_brightness(x)])
+        if copies := len(x) - len({image.tobytes() for image in x}):
+            warnings.warn(
+                f"{copies} of {len(x)} are copies of others: keep one of each, or accuracies of left-out pictures are "
+                f"wrong",
+                PictureWarning,
+                stacklevel=2,
+            )
         # Sorted by class and content, so that the noise of an image does not depend on the order of the list.
         order = np.array(sorted(range(len(x)), key=lambda i: (indices[i], x[i].tobytes())))
         x, one_hot = trained.range.inputs(x[order]), np.eye(len(classes), dtype=np.float32)[indices[order]]
@@ -294,8 +301,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
     def _samples(self, trained: Trained, images: int) -> int:
         """Return how many noise samples to take, at least 1, so that the maps of this number of images fit into SHARED
         bytes. Raise ValueError if the maps of one sample do not fit into MEMORY bytes."""
-        height, width, _ = trained.image_shape
-        one = 4 * height * width * trained.channels * MAPS * images
+        height, width, inputs = trained.image_shape
+        channels = trained.channels if trained.params else inputs  # without parameters there are no maps
+        one = 4 * height * width * channels * MAPS * images
         if one > MEMORY:
             raise ValueError(
                 f"{images} pictures at once need {one / 2**30:.1f} GiB of memory, more than {MEMORY / 2**30:.1f}: give "
@@ -346,6 +354,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         programs, query = fit.trained.programs(y.shape[1]), slice(len(support), len(support) + len(x))
         with fit.trained.computing():
             probabilities = programs.classify(fit.params, adapted, images, shares)[query]
+            if not np.isfinite(probabilities).all():
+                raise ValueError("the learner's outputs are not finite: its weights, or the adaptation, diverged")
             chosen = probabilities.argmax(-1)
             if self.reject is None:
                 return Predictions(probabilities, chosen, np.full(len(x), np.nan))

@@ -33,9 +33,9 @@ from training.steps import STATISTICS, SUPPORT
 
 def number_of_parts(text: str) -> int:
     """Read a number of parts: 0, or at least 2."""
-    if text == "1":
+    if (number := whole(0)(text)) == 1:
         raise argparse.ArgumentTypeError("must be 0, or a whole number of at least 2: one part is all pictures")
-    return whole(0)(text)
+    return number
 
 
 number_of_parts.metavar = "N"
@@ -146,7 +146,8 @@ def classify(run: Path | None, settings: ClassifySettings) -> int:
     with Stop() as stop:
         with messages(remarks, "query"):
             guesses = classified(classifier, files, query, stop)
-        by_class_file.unlink(missing_ok=True)  # of an earlier call
+        for file in (by_class_file, page_file):  # of an earlier call
+            file.unlink(missing_ok=True)
         write(out, table(guesses, classes, settings.reject is not None))
         write_page()
         counted = f"{len(guesses)} of {len(files)}" if len(guesses) < len(files) else f"{len(files)}"

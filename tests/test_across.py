@@ -1,16 +1,17 @@
 """A run that is tested on another dataset than it was trained on."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import data
-import main
 from conftest import assert_refused, call, flags_of
 from errors import UserError
 from sources import arrays
+from studies import across
 from training import test_results
 from training.config import Config
 
@@ -109,8 +110,9 @@ def test_what_cannot_be_tested_across_is_refused(run, flags, words, runs, data_d
 
 def test_a_run_on_vectors_is_tested_on_those_of_the_same_network(data_dir, tmp_path):
     network = {"backbone": "Net", "weights": "keras", "features": 8}
-    for name, prepare in {"v": network, "w": network, "x": network | {"weights": "0"}, "y": None}.items():
-        write(data_dir, name, (1, 1, 8), scale=1.0, range=None, prepare=prepare)
+    prepared = {"v": network, "w": network, "x": network | {"weights": "0"}, "y": None}
+    for seed, (name, prepare) in enumerate(prepared.items()):
+        write(data_dir, name, (1, 1, 8), seed, scale=1.0, range=None, prepare=prepare)
     write(data_dir, "long", (1, 1, 9), scale=1.0, range=None)
     flags = flags_of(SMALL | {"dataset": "v", "n_train_iters": 1, "val_every": 0})
     done = call("main.py", "--savedir", tmp_path, "--data_dir", data_dir, *flags)
@@ -133,13 +135,62 @@ def test_a_run_of_unknown_range_is_not_tested_across(runs, tmp_path):
 
 def test_an_older_run_is_taken_for_one_on_images_of_its_datasets_size(tmp_path):
     """It does not say how its pictures were prepared. What is on the disk says more."""
-    config = Config.of({"dataset": "omniglot", "data_dir": str(tmp_path)})
-    assert main.trained_shape(config) == (28, 28, 1)
+    config, folder = Config.of({"dataset": "omniglot", "data_dir": str(tmp_path)}), str(tmp_path)
+    assert across.trained_shape(config, None) == (28, 28, 1)
     write(tmp_path, "omniglot", (32, 32, 1))
-    assert main.trained_shape(config) == (32, 32, 1)
-    assert main.trained_shape(replace(config, facts={"prepare": {"size": 20, "channels": 3}})) == (20, 20, 3)
+    assert across.trained_shape(config, folder) == (32, 32, 1)
+    prepared = replace(config, facts={"prepare": {"size": 20, "channels": 3}})
+    assert across.trained_shape(prepared, folder) == (20, 20, 3)
     with pytest.raises(UserError, match="there is no dataset in"):
-        main.trained_shape(config.with_run(dataset="mine"))
+        across.trained_shape(config.with_run(dataset="mine"), None)
+
+
+def test_a_learner_that_knows_its_training_classes_is_tested_on_others(data_dir, tmp_path):
+    """The baseline's weights have the number of training classes in their shapes."""
+    flags = flags_of(SMALL | {"model": "baseline", "dataset": "home", "batch": 4, "n_train_iters": 1, "val_every": 0})
+    done = call("main.py", "--savedir", tmp_path, "--data_dir", data_dir, *flags)
+    assert done.returncode == 0, done.stderr
+    done = test_of(tmp_path, "--dataset", "away", "--across")
+    assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
+
+
+def test_classes_and_data_that_the_run_has_seen_are_noticed(runs, data_dir, tmp_path):
+    """The data may have moved: --data_dir says where both datasets are now."""
+    shutil.copytree(data_dir / "home", tmp_path / "home")
+    shutil.copytree(data_dir / "home", tmp_path / "copy")
+    write(tmp_path, "overlap", seed=2)
+    manifest = json.loads((tmp_path / "overlap/manifest.json").read_text())
+    manifest["splits"]["test"]["names"] = ["test0", "train2", "train3", "test1"]
+    (tmp_path / "overlap/manifest.json").write_text(json.dumps(manifest))
+    flags = "--across", "--data_dir", tmp_path, "--dataset"
+    assert_refused(test_of(runs / "home", *flags, "copy"), "--across needs other data, and", "copy has those that the")
+    done = test_of(runs / "home", *flags, "overlap")
+    assert done.returncode == 0, done.stderr
+    assert "warning: 2 of the 4 test classes of overlap have the names of classes that the run was" in done.stderr
+    assert "(train2, ...)" in done.stderr
+    (tmp_path / "home").rename(tmp_path / "gone")
+    assert "warning" in test_of(runs / "home", *flags, "overlap", "--n_test_iters", 2).stderr  # where it was trained
+
+
+def test_a_run_on_vectors_finds_its_moved_data(data_dir, tmp_path):
+    """A run on vectors without a backbone does not know their length."""
+    write(tmp_path / "old", "plain", (1, 1, 8), scale=1.0, range=None)
+    write(tmp_path / "old", "others", (1, 1, 8), seed=1, scale=1.0, range=None)
+    flags = flags_of(SMALL | {"dataset": "plain", "n_train_iters": 1, "val_every": 0})
+    done = call("main.py", "--savedir", tmp_path / "run", "--data_dir", tmp_path / "old", *flags)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "old").rename(tmp_path / "new")
+    done = test_of(tmp_path / "run", "--across", "--dataset", "others", "--data_dir", tmp_path / "new")
+    assert done.returncode == 0, done.stderr
+
+
+def test_only_a_dataset_that_has_sizes_is_to_be_made_at_another_one(tmp_path):
+    trained = Config.of({"dataset": "mine", "data_dir": str(tmp_path)})
+    trained = replace(trained, facts={"prepare": {"size": 17, "channels": 1}})
+    for name, remedy in {"omniglot": "get_data.py --size 17", "glyphs": "choose another dataset"}.items():
+        write(tmp_path, name)
+        with pytest.raises(UserError, match=remedy):
+            across.check(trained, trained.with_run(dataset=name))
 
 
 @pytest.mark.parametrize("mode", ["collapse", "attack", "export"])

@@ -260,11 +260,14 @@ def test_brightness_is_of_the_images_as_the_network_gets_them(unequal):
 
 
 def test_trainval_leaves_the_test_classes_alone(split):
-    val, test = (data.Split(split.pixels[:n], 4, split.scale) for n in (2, 3))
+    split, val, test = (
+        data.Split(split.pixels[:n], 4, split.scale, names=tuple(f"{n}/{i}" for i in range(n))) for n in (6, 2, 3)
+    )
     dataset = data.Dataset("it", (4, 4, 1), {"train": split, "val": val, "test": test}, "")
     assert data.splits_of(dataset, "train") == dataset.splits
     both = data.splits_of(dataset, "trainval")
     assert both.keys() == {"train", "test"} and both["test"] is test and both["train"].classes == 4 * (6 + 2)
+    assert both["train"].names == (*split.names, *val.names)
 
 
 def test_impossible_episodes_are_refused(split):
@@ -280,17 +283,20 @@ def test_background_is_omniglots_own_two_sets_upright():
     evaluation = [f"{a}/character{n:02d}" for a in sorted(omniglot_sets.EVALUATION) for n in range(33)][:659]
     names = evaluation + [f"Alphabet{n // 40}/character{n % 40:02d}" for n in range(964)]
     pixels, order = np.arange(1623, dtype=np.float32).reshape(-1, 1, 1, 1, 1), rng.permutation(1623)
-    splits, named, at = {}, {}, 0
+    splits, at = {}, 0
     for split, size in sizes.items():
         rows, at = order[at : at + size], at + size
-        splits[split], named[split] = data.Split(pixels[rows], 4, 0.5), [names[i] for i in rows]
-    found = data.regroup_by_alphabet(splits, named, "it")
+        splits[split] = data.Split(pixels[rows], 4, 0.5, names=tuple(names[i] for i in rows))
+    found = data.regroup_by_alphabet(splits, "it")
     assert {k: (v.classes, v.rotations, v.scale) for k, v in found.items()} == {
         "train": (964, 1, 0.5),
         "test": (659, 1, 0.5),
     }
     for split, wanted in (("test", evaluation), ("train", names[659:])):
-        assert found[split].pixels.ravel().tolist() == [names.index(name) for name in sorted(wanted)]
-    named["train"][0] = "Tibetan/other" if named["train"][0].startswith("Alphabet") else "Alphabet0/other"
+        assert found[split].names == tuple(sorted(wanted))
+        assert found[split].pixels.ravel().tolist() == [names.index(name) for name in found[split].names]
+    first, *others = splits["train"].names
+    other = "Tibetan/other" if first.startswith("Alphabet") else "Alphabet0/other"
+    splits["train"] = dataclasses.replace(splits["train"], names=(other, *others))
     with pytest.raises(UserError, match="it was not made from all originals of Omniglot: --split background"):
-        data.regroup_by_alphabet(splits, named, "it")
+        data.regroup_by_alphabet(splits, "it")

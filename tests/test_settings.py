@@ -312,6 +312,8 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
     assert asked.settings.source == asked.settings.split_file == tmp_path / "x"
     assert get_data.parse(["--dataset=mine", "--source=tfds:~x"]).settings.source.name == "tfds:~x"
     assert settings.path_text("a/~/b") == "a/~/b"
+    for name in ("~", "~x/y"):  # a folder in the current one may have this name
+        assert classify.ClassifySettings.of({"support": settings.to_path(f"./{name}")}).support == Path(name)
     with pytest.raises(argparse.ArgumentTypeError, match="it is empty"):
         settings.to_path("")
 

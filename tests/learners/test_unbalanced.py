@@ -42,13 +42,17 @@ def test_a_class_of_one_image_counts_as_one_of_three(name, perturbation):
     x, x_q = (tf.constant(rng.random((1, n, *SHAPE))) for n in (len(LABELS), 4))
     y = tf.constant(np.eye(WAY)[LABELS])
 
+    def beside_a_sum(images):  # the penalty of ridge regression stands beside a sum over the images
+        more = np.log(images / len(LABELS))
+        return {name: value + more if name == "ridge/log_penalty" else value for name, value in params.items()}
+
     @tf.function(autograph=False)
     def adapt(x, y):
-        return learner.adapt(params, x, y, no_noise, 2)[0]
+        return learner.adapt(beside_a_sum(x.shape[1]), x, y, no_noise, 2)[0]
 
     @tf.function(autograph=False)
     def plainly(x):  # as in training, where all classes have as many images
-        return learner.adapt(params, x, model.labels(WAY, 3, tf.float64), no_noise, 2)[0]
+        return learner.adapt(beside_a_sum(x.shape[1]), x, model.labels(WAY, 3, tf.float64), no_noise, 2)[0]
 
     @tf.function(autograph=False)
     def classify(adapted, x, shares):
@@ -77,6 +81,16 @@ def test_a_class_of_one_image_counts_as_one_of_three(name, perturbation):
     unweighted = classify(unequal, both, None)[:, 5:]
     if np.abs(unweighted - classify(unequal, x_q, None)).max() > 1e-9:  # predictions depend on the batch
         assert np.abs(found - unweighted).max() > 1e-3
+
+
+def test_a_minibatch_of_images_without_weight_moves_nothing():
+    """Pictures that are left out have no weight, and a minibatch of Reptile may hold nothing else."""
+    settings = {"n_test_steps": 6, "inner_test_batch": 1}
+    learner = learners.make("reptile", image_shape=SHAPE, channels=3, way=WAY, **settings)
+    params, x = learner.init(0, "float64"), tf.constant(np.random.default_rng(0).random((1, len(LABELS), *SHAPE)))
+    y = tf.constant(np.eye(WAY)[LABELS] * np.array([1, 1, 0, 1, 1])[:, None])
+    adapted = tf.function(lambda: learner.adapt(params, x, y, no_noise)[0])()
+    assert all(np.isfinite(value).all() for value in tf.nest.flatten(adapted))
 
 
 def test_shares_of_classes_and_images():

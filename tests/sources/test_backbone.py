@@ -101,6 +101,15 @@ def test_a_vector_is_the_networks_output_for_the_preprocessed_picture(weights, m
     assert Backbone(NAME, weights)([]).shape == (0, 1024)
 
 
+def test_a_picture_is_taken_when_it_is_needed(weights, monkeypatch):
+    """Only the prepared pictures of one batch are in memory."""
+    taken, backbone = [], Backbone(NAME, weights)
+    monkeypatch.setattr(study, "AT_ONCE", 2)
+    monkeypatch.setattr(Backbone, "embed", lambda self, images: np.full((len(images), 1024), len(taken), np.float32))
+    pictures = (taken.append(i) or Image.new("RGB", (224, 224)) for i in range(5))
+    assert backbone(pictures)[:, 0].tolist() == [2, 2, 4, 4, 5]
+
+
 def test_a_dataset_holds_the_vectors_of_its_pictures(made, weights, pictures):
     manifest = json.loads((made / "mine/manifest.json").read_text())
     backbone, dataset = Backbone(NAME, weights), data.load(str(made), "mine")
@@ -136,6 +145,7 @@ def test_faults_of_the_network_are_one_sentence(tmp_path, pictures, weights, mon
 def test_an_existing_dataset_is_of_the_same_network_and_weights_or_is_refused(made, tmp_path, weights, pictures):
     shutil.copytree(made / "mine", tmp_path / "mine")
     assert "it is complete" in make(tmp_path, pictures, "--backbone_weights", weights).stdout
+    assert_refused(make(tmp_path, pictures), "was made with a file of weights: give it as --backbone_weights, or add")
     assert_refused(make(tmp_path, pictures, backbone="VGG16"), "--backbone MobileNet, not VGG16")
     (tmp_path / "other.h5").write_bytes(b"other")
     assert_refused(make(tmp_path, pictures, "--backbone_weights", tmp_path / "other.h5"), "another --backbone_weights")

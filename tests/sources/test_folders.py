@@ -54,10 +54,28 @@ def test_only_regular_files_are_listed(tmp_path):
     (tmp_path / "a/zero.png").symlink_to("/dev/zero")
     (tmp_path / "a/linked.png").symlink_to(tmp_path / "a/1.png")
     (tmp_path / "a/gone.png").symlink_to(tmp_path / "nowhere")
-    for files, notes in (below(tmp_path), classes(tmp_path)):
-        named = [file if isinstance(file, str) else file[1] for file in files]
-        assert named == ["a/1.png", "a/gone.png", "a/linked.png"]
-        assert f"special files: {tmp_path}/a/pipe.png, {tmp_path}/a/zero.png" in notes
+    special = f"special files: {tmp_path}/a/pipe.png, {tmp_path}/a/zero.png"
+    files, notes = below(tmp_path)
+    assert files == ["a/1.png", "a/gone.png", "a/linked.png"] and special in notes
+    files, notes = classes(tmp_path)
+    assert files == [("a", "a/1.png"), ("a", "a/gone.png")] and special in notes  # a picture counts once in its class
+    assert f"links to pictures that are read already: {tmp_path}/a/linked.png" in notes
+
+
+def test_one_picture_is_not_in_two_classes(tmp_path):
+    touch(tmp_path, "a/1.png", "b/2.png")
+    os.link(tmp_path / "a/1.png", tmp_path / "b/1.png")
+    with pytest.raises(UserError, match=r"a/1\.png and .*b/1\.png are the same file, in two classes: remove one"):
+        classes(tmp_path)
+
+
+def test_one_picture_is_not_in_two_splits(tmp_path):
+    touch(tmp_path, "train/a/1.png", "test/b/2.png")
+    (tmp_path / "test/b/1.png").symlink_to(tmp_path / "train/a/1.png")
+    walk = Walk()
+    walk.files_by_class(tmp_path / "train")
+    with pytest.raises(UserError, match="are the same file, in two classes"):
+        walk.files_by_class(tmp_path / "test")
 
 
 def test_what_systems_leave_is_nobodys_class_or_picture(tmp_path):

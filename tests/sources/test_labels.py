@@ -34,6 +34,12 @@ def test_a_files_name_need_not_be_utf_8(table):
     assert read_labels(table) == [("cat", table.parent / os.fsdecode(b"Zo\xeb.png"))]
 
 
+def test_line_ends_in_quotes_stay_as_they_are(table):
+    (table.parent / "x\ry.png").write_bytes(b"x")
+    table.write_bytes(b'"x\ry.png",cat\r\n')
+    assert read_labels(table) == [("cat", table.parent / "x\ry.png")]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -48,6 +54,8 @@ def test_a_files_name_need_not_be_utf_8(table):
         ("a.png,cat\nlink.png,dog\n", r"line 2 gives .*link\.png the label 'dog', and line 1 'cat': keep one"),
         ("a.png,Zo\udceb\n", "line 1 has a label that is not UTF-8: save the table in UTF-8"),
         ("file,label\n", r"labels\.csv names no picture: add lines of FILE,LABEL"),
+        ('a.png,"cat\nb.png,dog\n', r"labels\.csv is not a table of FILE,LABEL \(unexpected end of data"),
+        ('a.png,"cat" \nb.png,dog\n', r"labels\.csv is not a table of FILE,LABEL"),
         (f'a.png,"{"x" * 200_000}"\n', r"labels\.csv is not a table of FILE,LABEL \(field larger"),
     ],
 )

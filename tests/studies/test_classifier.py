@@ -172,6 +172,29 @@ def test_the_memory_that_maps_need_limits_pictures_and_noise_samples(pictures, m
     with pytest.raises(ValueError, match=r"18 pictures at once need"):
         one.predict(query)
     assert one.set_params(statistics="support").predict(query).shape == (12,)
+    nearest = trained.untrained()  # has no maps: the pixels are the features
+    assert Classifier(METADROP)._samples(nearest, 63 * 8) == 1
+    with pytest.raises(ValueError, match="513 pictures at once need"):
+        Classifier(METADROP)._samples(nearest, 513)
+
+
+def test_copies_of_a_picture_are_warned_of(maml, pictures):
+    support, labels, *_ = task(pictures, 3, 2, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one = clone(maml).fit(support, labels)
+    with pytest.warns(study.PictureWarning, match="2 of 6 are copies of others: keep one of each"):
+        one.fit([support[0], support[0], support[2], support[2], *support[4:]], labels)
+
+
+def test_outputs_that_are_not_finite_are_told_of(maml, pictures, monkeypatch):
+    support, labels, query, _ = task(pictures, 3, 2, 1)
+    one = clone(maml).fit(support, labels)
+    monkeypatch.setattr(trained_study.Programs, "classify", lambda *args: np.full((16, 3), np.nan))
+    with pytest.raises(ValueError, match="the learner's outputs are not finite"):
+        one.predict(query)
+    with pytest.raises(ValueError, match="the learner's outputs are not finite"):
+        one.leave_one_out()
 
 
 def test_pictures_that_look_otherwise_than_the_training_images_are_warned_of(maml, pictures):
@@ -674,11 +697,14 @@ def test_ctrl_c_keeps_what_is_computed(folders, monkeypatch):
     assert not (folders / "out/p_leave_out.csv").exists()  # that of the earlier call
     ask(100)
     assert "accuracy" not in classify(folders, "--folds", 0).stdout
-    assert_refused(classify(folders, "--folds", 1), "one part is all pictures")
+    for one in ("1", "01"):
+        assert_refused(classify(folders, "--folds", one), "one part is all pictures")
 
 
 def test_a_picture_that_goes_while_others_are_classified_is_told_of(folders, monkeypatch):
     monkeypatch.setattr(Classifier, "fit", lambda self, images, labels: setattr(self, "classes_", np.unique(labels)))
+    (folders / "out").mkdir()
+    (folders / "out/p.html").write_text(classify_page.PAGE.partition("<html")[0])
 
     def parts(self, files):
         Path(files[0]).unlink()
@@ -687,6 +713,7 @@ def test_a_picture_that_goes_while_others_are_classified_is_told_of(folders, mon
     monkeypatch.setattr(Classifier, "predict_parts", parts)
     assert_refused(classify(folders), "cannot be read (No such file")
     assert len((folders / "out/p.csv").read_text().splitlines()) == 1 + 9  # the table was written before the page
+    assert not (folders / "out/p.html").exists()  # that of an earlier call
     monkeypatch.setattr(Classifier, "predict_parts", mock.Mock(side_effect=ValueError("3000 pictures at once")))
     assert_refused(classify(folders), "3000 pictures at once")
 
