@@ -61,7 +61,7 @@ class Study:
 
     baseline: the run that the others are paired with. tables: functions of an Outcome (outcomes.py) that return
     Markdown, by name. figures: functions that return matplotlib's figure and the numbers that it shows, by name.
-    unfinished: True if a run that has not made all its iterations is shown as well.
+    unfinished: True if scripts make the runs, and a run that has not made all its iterations is shown as well.
     """
 
     name: str
@@ -91,11 +91,6 @@ class Study:
             return f"--weights {shlex.quote(run.weights)}"
         chosen = [f"--{flag} {value}" for flag, value in values.items()]
         return " ".join([self.train, run.flags, *chosen, f"--seed {seed}"])
-
-    def with_flags(self, training: str, testing: Callable[[str], str]) -> Study:
-        """Return this study with further flags for all trainings, and for each test those that `testing` returns."""
-        tests = {name: replace(test, flags=f"{test.flags} {testing(test.flags)}") for name, test in self.tests.items()}
-        return replace(self, train=f"{self.train} {training}", tests=tests)
 
 
 MAML, DROP = "--model maml", "--model metadrop"
@@ -205,7 +200,7 @@ rates = Study(
     },
     tests=TESTED,
     tables={
-        "grid": tables.grid,
+        "strengths": tables.strengths,
         "pairs": tables.pairs({
             "published, published": ("maml", "metadrop"), "published, exact": ("maml", "metadrop_exact"),
             "exact, published": ("maml_exact", "metadrop"), "exact, exact": ("maml_exact", "metadrop_exact"),

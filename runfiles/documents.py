@@ -153,7 +153,7 @@ def wrong_numbers(found: Found) -> Iterator[str]:
             continue
         number = printed(entry["command"].removeprefix(PROGRAM), found)
         value = entry.get("sign", "") + plain(entry["value"])
-        if not re.search(rf"(?<![-\d.,]){re.escape(value)}", plain(number)):
+        if not has_number(plain(number), value):
             yield f"{entry['file']}: {entry['command']} prints {number}, and the sentence has {entry['value']}"
     for file, text in texts.items():
         listed = [entry["sentence"] for entry in entries if entry["file"] == file]
@@ -173,6 +173,11 @@ def printed(words: str, found: Found) -> str:
         return run_command(words, found)
     except UserError as fault:
         return str(fault)
+
+
+def has_number(text: str, number: str) -> bool:
+    """True if the number stands in the text: the whole one, and not as the half-width of an interval."""
+    return bool(re.search(rf"(?<![-\d.,])(?<!± ){re.escape(number)}(?![\d.])", text))
 
 
 def plain(number: str) -> str:

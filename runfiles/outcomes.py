@@ -6,11 +6,13 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import math
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from catalogue import Run, Study, Test
@@ -79,7 +81,7 @@ class Outcome:
         self.records = {}
         for record in records:
             before = self.records.get(key := self._key(record.settings))
-            self.records[key] = unite(before, record) if before and study.unfinished else record
+            self.records[key] = self._better(before, record) if before else record
         self.validations = {name: self._validations(name) for name in study.runs}
         self.chosen = {name: self._choose(name) for name in study.runs}
         self.runs = {}
@@ -102,6 +104,18 @@ class Outcome:
             return None
         return dict(zip(run.choose, max(found, key=found.get), strict=True))
 
+    def _better(self, one: Record, other: Record) -> Record:
+        """Return the one of two trainings with the same settings that is shown: a complete one, the one with more of
+        the study's results, the later one. An unfinished training and its continuation are united."""
+        if self.study.unfinished and any(not record.curve or record.curve["iter"][0] for record in (one, other)):
+            return unite(one, other)
+
+        def worth(record: Record) -> tuple:
+            found = sum(find_result(test, record) is not None for test in self.study.tests.values())
+            return record.complete, found, record.trained
+
+        return max(other, one, key=worth)
+
     def _key(self, settings: tuple) -> tuple:
         return tuple(pair for pair in settings if not (self.study.unfinished and pair[0] == "n_train_iters"))
 
@@ -118,6 +132,15 @@ class Outcome:
         """Return the results of a test of a run, by seed."""
         found = {seed: find_result(self.study.tests[test], record) for seed, record in self.runs[name].items()}
         return {seed: result for seed, result in found.items() if result}
+
+    def by_iteration(self, name: str, test: str = "test") -> dict[int, dict]:
+        """Return the results of a test of an unfinished run, by iteration."""
+        of = [all_results(self.study.tests[test], record) for record in self.runs[name].values()]
+        return {one["iteration"]: one for one in sorted(itertools.chain(*of), key=lambda one: one["iteration"])}
+
+    def last_iteration(self, name: str) -> int:
+        """Return the last iteration that a run is to have."""
+        return config_of(self.study.training(name, self.study.seeds_of(name)[0], {})).training.n_train_iters
 
     def jobs(self, folder: Path, seeds: tuple[int, ...] | None = None) -> list[Job]:
         """Return what can be made now, of these seeds or of all, with the savedirs of new runs in `folder`. Runs of a
@@ -166,15 +189,27 @@ def combinations(run: Run) -> list[dict[str, str]]:
 
 
 def find_result(test: Test, record: Record) -> dict | None:
-    """Return the latest result of this test in a record, by iteration and time; None if there is none."""
-    found = [result for result in record.results if is_result(test, record, result)]
-    return max(found, key=lambda result: (result.get("iteration") or 0, time_of(result)), default=None)
+    """Return the latest result of this test in a record, by iteration and time; None if there is none. A test of the
+    last checkpoint that was made before the training was complete does not count."""
+    last = record.iteration if record.complete else 0
+    found = [one for one in all_results(test, record) if one.get("checkpoint") == "best" or iteration_of(one) >= last]
+    return max(found, key=lambda result: (iteration_of(result), time_of(result)), default=None)
+
+
+def all_results(test: Test, record: Record) -> list[dict]:
+    """Return the results of this test in a record."""
+    return [result for result in record.results if is_result(test, record, result)]
+
+
+def iteration_of(result: dict) -> float:
+    """Return the iteration of the weights that were tested; infinite if an older result does not say it."""
+    return math.inf if (iteration := result.get("iteration")) is None else iteration
 
 
 def is_result(test: Test, record: Record, result: dict) -> bool:
     """True if `result` is what the test's flags compute for this run. A setting that an older result lacks agrees with
     everything."""
-    if PROGRAMS[program_of(shlex.split(test.flags))] is measures:
+    if "--measure" in test.flags:
         return result["mode"] == "measure" and measures.MeasureSettings.of(parse(test.flags)).is_of(record, result)
     learner = " ".join(
         f"--{name} {record.config[name]}" for name in ("model", "perturbation") if record.config.get(name)
@@ -213,8 +248,7 @@ def outcomes(study: Study, records: list[Record]) -> list[Outcome]:
     study without runs has one, without records."""
     if not study.runs:
         return [Outcome(study, [], "")]
-    names = {config_of(study.training(name, seed, {})).run.dataset for seed, name in study.pairs()}
-    machines = {}
+    names, machines = datasets_of(study), {}
     for record in records:
         if (dataset := record.config["dataset"]) in names:
             machine = "any machine" if study.unfinished else record.machine
@@ -230,8 +264,19 @@ def outcomes(study: Study, records: list[Record]) -> list[Outcome]:
     return sorted(shown, key=lambda one: -sizes[one])
 
 
-def here(study: Study, records: list[Record]) -> Outcome:
-    """Return the outcome of the runs that this machine can go on with: those on its disk, and those that this kind of
-    machine has made."""
-    usable = [record for record in records if record.savedir or record.machine == this_machine()]
-    return Outcome(study, sorted(usable, key=lambda record: bool(record.savedir)), this_machine())
+def datasets_of(study: Study) -> set[str]:
+    """Return the names of the datasets that a study's runs are trained on."""
+    return {config_of(study.training(name, seed, {})).run.dataset for seed, name in study.pairs()}
+
+
+def here(study: Study, records: list[Record], data: Mapping[str, str] = MappingProxyType({})) -> Outcome:
+    """Return the outcome of the runs that this machine can go on with: those on its disk, and others that this kind of
+    machine has made. data: the digests of the datasets that are here; runs on other versions of them do not count."""
+    records = [record for record in records if data.get(record.config["dataset"], record.data) == record.data]
+    on_disk = {record.settings for record in records if record.savedir}
+    usable = [
+        record
+        for record in records
+        if record.savedir or (record.settings not in on_disk and record.machine == this_machine())
+    ]
+    return Outcome(study, usable, this_machine())

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from records import last_validation
-from tables import CELLS, PUBLISHED, TITLES, shared, tests_by_iteration, training_loss
+from tables import CELLS, PUBLISHED, TITLES, shared, training_loss
 
 
 class Plot(NamedTuple):
@@ -25,7 +25,8 @@ def numbers_of_differences(outcome) -> dict:
     study, rows = outcome.study, {}
     plain = outcome.results(study.baseline)
     for name, run in study.runs.items():
-        records, results = outcome.runs[name].values(), outcome.results(name)
+        results = outcome.results(name)
+        records = [outcome.runs[name][seed] for seed in results]
         validations = [found[0] for record in records if (found := last_validation(record))]
         losses = [loss for record in records if (loss := training_loss(record)) is not None]
         if results:
@@ -204,7 +205,7 @@ def progress(cell: str) -> Plot:
         rows = {}
         for model, title in TITLES.items():
             name = f"{model}_{cell}"
-            tests = tests_by_iteration(outcome, name)
+            tests = outcome.by_iteration(name)
             curve = next((record.curve for record in outcome.runs[name].values()), {})  # of the only seed
             watched = validations(curve)
             if tests or watched:

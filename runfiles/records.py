@@ -36,7 +36,8 @@ KEPT = ROOT / "docs/results"
 # Settings that decide neither the weights of a run nor its results, or that are compared by themselves.
 FREE = ("gpu_id", "jit", "data_dir", "save_freq", "collapse_every", "n_test_mc_samp")
 PARTS = ("config", "curve", "results", "collapse", "failure")  # of a line in a kept file
-FAILURE = "study.failure"  # file in the savedir of a run whose training failed: what it said
+FAILURE = "study.failure"  # file in the savedir of a run whose training diverged: what it said
+LOCK = "meta_train.lock"  # file in the savedir of a run whose training has begun
 LEFT_OUT = ("losses",)  # of each episode: long, and no table needs them
 
 
@@ -60,15 +61,16 @@ class Record:
 
     @cached_property
     def machine(self) -> str:
-        """The kind of machine that trained the run, or the kinds; those of its results if it has no training."""
-        sessions = self.config.get("sessions") or [result.get("provenance", {}) for result in self.results]
-        return " and ".join(sorted({processor(session.get("device", "?")) for session in sessions})) or "?"
+        """The kind of machine that trained the run, or the kinds; those of its tests if it began with trained weights
+        and has a test."""
+        return " and ".join(sorted(set(self._machines))) or "?"
 
     @property
-    def first_machine(self) -> str:
-        """The kind of machine on which the training began, or that of the results if there is no training."""
-        sessions = self.config.get("sessions")
-        return processor(sessions[0].get("device", "?")) if sessions else self.machine
+    def _machines(self) -> list[str]:
+        """The kinds of machine of the training or of the tests, in their order."""
+        trained = self.config.get("sessions") or []
+        tested = [result["provenance"] for result in self.results if "provenance" in result]
+        return [processor(one.get("device", "?")) for one in (trained if self.curve else tested or trained)]
 
     @property
     def data(self) -> str | None:
@@ -77,7 +79,12 @@ class Record:
     @property
     def trained(self) -> str:
         """The time at which the training began, as a text that sorts by time."""
-        return next((str(session.get("time")) for session in self.config.get("sessions") or []), "")
+        return next((session.get("time") or "" for session in self.config.get("sessions") or []), "")
+
+    @property
+    def began(self) -> tuple:
+        """Return what identifies the training, wherever it was continued."""
+        return self.settings, self.data, self.trained, *self._machines[:1]
 
     @property
     def iteration(self) -> int:
@@ -86,8 +93,10 @@ class Record:
 
     @property
     def complete(self) -> bool:
-        """True if the run has made all its iterations, or none was needed since it began with trained weights."""
-        return not self.curve or self.iteration >= self.config["n_train_iters"]
+        """True if the run has made all its iterations, or if none was needed: it began with trained weights, or its
+        learner is not trained."""
+        last, begun = self.config["n_train_iters"], self.savedir and (self.savedir / LOCK).exists()
+        return self.iteration >= last if self.curve or (begun and last) else True
 
     def to_json(self) -> str:
         """Return the run's line in a kept file."""
@@ -177,38 +186,31 @@ def read_kept(path: Path) -> list[Record]:
 
 
 def merge(records: Iterable[Record]) -> list[Record]:
-    """Return one record for each run and kind of machine.
-
-    The records of one training are united, also where it was continued on another machine; the later record's results
-    count. Of several trainings with the same settings on the same kind of machine a complete one is preferred, and then
-    the latest.
-    """
-    trainings, runs = {}, {}
+    """Return one record for each training: the records of one are united, also where it was continued on another
+    machine, and the later record's results count."""
+    trainings = {}
     for record in records:
-        key = record.settings, record.data, record.trained, record.first_machine
-        trainings[key] = unite(trainings[key], record) if key in trainings else record
-    for record in trainings.values():
-        runs.setdefault((record.settings, record.machine, record.data), []).append(record)
-    return [max(same, key=lambda one: (one.complete, one.trained)) for same in runs.values()]
+        before = trainings.get(record.began)
+        trainings[record.began] = unite(before, record) if before else record
+    return list(trainings.values())
 
 
 def unite(one: Record, other: Record) -> Record:
-    """Return a record with the curve and the results of two records of the same training."""
+    """Return a record with the curve and the results of two records of the same training. Its savedir is that of the
+    one which is further."""
     results = {json.dumps([r["mode"], identity_of(r)], sort_keys=True): r for r in (*one.results, *other.results)}
-    longer = max(one, other, key=lambda record: record.iteration)
-    curve, savedir = joined(one.curve, other.curve), other.savedir or one.savedir
+    longer = max(other, one, key=lambda record: record.iteration)
+    found = (record.savedir for record in (other, one) if record.savedir and record.iteration == longer.iteration)
+    curve, savedir = joined(one.curve, other.curve), next(found, None)
     return replace(longer, curve=curve, results=list(results.values()), savedir=savedir)
 
 
 def joined(one: dict, other: dict) -> dict:
     """Return the rows of two curves, by iteration: a run that was continued from its weights elsewhere has a curve that
     begins there."""
-    rows = {}
-    for curve in (one, other):
-        for place, iteration in enumerate(curve.get("iter", ())):
-            rows[iteration] = {name: column[place] for name, column in curve.items()}
-    names = {**one, **other}
-    return {name: [rows[iteration].get(name) for iteration in sorted(rows)] for name in names}
+    pairs = ((curve, cells) for curve in (one, other) for cells in zip(*curve.values(), strict=True))
+    by_iteration = {row["iter"]: row for row in (dict(zip(*pair, strict=True)) for pair in pairs)}
+    return {name: [by_iteration[i].get(name) for i in sorted(by_iteration)] for name in {**one, **other}}
 
 
 def read_all(results: Path | None, kept: Path = KEPT) -> list[Record]:

@@ -16,19 +16,22 @@ figures show the runs in results/ and those in docs/results/NAME.jsonl.xz, one s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import documents
 from catalogue import STUDIES, Study
-from outcomes import here, is_known, outcomes, parse
+from outcomes import datasets_of, here, is_known, outcomes, parse
 from records import KEPT, ROOT, keep, merge, read_all, read_kept
 from workers import LOG, make
 
 import data
 from errors import Parser, UserError, run
+from files import locked
 from settings import path_text, to_path, whole
 
 
@@ -64,24 +67,34 @@ def parser() -> Parser:
 
 
 def with_flags(study: Study, words: list[str]) -> Study:
-    """Return the study with further flags of main.py, each for the trainings and the tests that know it. Raise
-    UserError for a flag that none of them knows."""
+    """Return the study with further flags of main.py: each for all trainings, if it is one of theirs, and for the tests
+    that know it. Raise UserError for a flag that only some of the trainings know, or neither a training nor a test."""
     flags = []
     for word in words:
         if word.startswith("--") or not flags:
             flags.append(word)
         else:
             flags[-1] += f" {shlex.quote(word)}"
+    runs = [run.flags for run in study.runs.values() if not run.weights]
+    to_train, to_test = [], {name: [] for name in study.tests}
+    for flag in flags:
+        knowing = sum(is_known(f"--mode meta_train {run} {flag}") for run in runs)
+        if 0 < knowing < len(runs):
+            raise UserError(
+                f"{flag} is a flag of {knowing} of the {len(runs)} runs of {study.name}: leave it out, or train those "
+                f"runs with main.py"
+            )
+        to_train += [flag] * bool(knowing)
+        tests = [name for name, test in study.tests.items() if is_known(f"{test.flags} {flag}")]
+        for name in tests:
+            to_test[name].append(flag)
+        if not knowing and not tests:
+            raise UserError(f"{flag} is no flag of the trainings and tests of {study.name}: see main.py --help")
+    tests = {name: replace(test, flags=" ".join([test.flags, *to_test[name]])) for name, test in study.tests.items()}
+    return replace(study, train=" ".join([study.train, *to_train]), tests=tests)
 
-    def known(command: str) -> list[str]:
-        return [flag for flag in flags if is_known(f"{command} {flag}")]
 
-    learner = next((run.flags for run in study.runs.values()), "")
-    tests = {flag for test in study.tests.values() for flag in known(test.flags)}
-    if unknown := [flag for flag in flags if flag not in {*known(f"--mode meta_train {learner}"), *tests}]:
-        raise UserError(f"{unknown[0]} is no flag of the trainings and tests of {study.name}: see main.py --help")
-    return study.with_flags(" ".join(known(f"--mode meta_train {learner}")), lambda test: " ".join(known(test)))
-
+LOCK = "study.lock"  # in the folder of the runs: one study at a time uses the cores
 
 # ---- the actions: each takes the study and the flags of the command line
 
@@ -89,11 +102,18 @@ def with_flags(study: Study, words: list[str]) -> Study:
 def make_runs(study: Study, args: argparse.Namespace) -> int:
     """Make what is missing, round by round, since choices and attacks need earlier runs; keep the results after each
     round. Raise UserError if runs failed, when the others are made."""
+    if study.unfinished:
+        raise UserError(f"the runs of {study.name} are made by scripts, runfiles/*.sh: start those")
+    with locked(args.results / LOCK, f"makes runs in {args.results}: wait for it, or choose other --results"):
+        return make_rounds(study, args)
+
+
+def make_rounds(study: Study, args: argparse.Namespace) -> int:
     before, failed = None, []
     flags = re.sub(r"[^\w.]+", "_", study.train.removeprefix(STUDIES[study.name].train)).strip("_")
     folder = args.results / study.name / flags[:100]
     while True:
-        jobs = here(study, read_all(args.results, args.kept)).jobs(folder, args.seeds)
+        jobs = here(study, read_all(args.results, args.kept), present(study, args)).jobs(folder, args.seeds)
         jobs = [job for job in jobs if job.savedir not in failed]
         if not jobs:
             break
@@ -113,6 +133,15 @@ def make_runs(study: Study, args: argparse.Namespace) -> int:
         raise UserError(f"{len(failed)} runs failed: see {LOG} in {names}, correct the cause and run again")
     print_tables(study, args)
     return 0
+
+
+def present(study: Study, args: argparse.Namespace) -> dict[str, str]:
+    """Return the digests of the study's datasets that are here."""
+    found = {}
+    for name in datasets_of(study):
+        with contextlib.suppress(UserError):
+            found[name] = data.load(args.data_dir, name).sha256
+    return found
 
 
 def print_tables(study: Study, args: argparse.Namespace) -> int:
@@ -150,9 +179,11 @@ def keep_results(study: Study, args: argparse.Namespace) -> int:
         raise UserError(f"there is no {missing[0]}: name kept files of other machines, or none")
     records = merge([*read_all(args.results, args.kept), *(record for file in others for record in read_kept(file))])
     found = [record for one in outcomes(declared, records) for record in one.of_study()]
+    before, after = (sum(len(record.results) for record in of) for of in (read_kept(path), found))
     if found:
         keep(path, found)
-    print(f"{path}: {len(found)} runs")
+    less = f"; {before - after} results fewer than before, which git has" if before > after else ""
+    print(f"{path}: {len(found)} runs{less}")
     return 0
 
 

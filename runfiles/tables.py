@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from records import Record, last_validation
 
-from learners import make
+from learners import LEARNERS
+from main import make_learner
 from studies.robustness import CLEAN
 from studies.trained import preparation_of
 from training import intervals
@@ -63,24 +64,23 @@ def difference(one: dict[int, dict], other: dict[int, dict]) -> list[str]:
 
 def parameters(record: Record) -> int:
     """Return the number of parameters of a run that are trained."""
-    names = ("perturbation", "way", "adapt", "train_way", "random_steps", "train_classes")
-    settings = {name: record.config[name] for name in names if record.config.get(name) is not None}
-    prepare = preparation_of(record.config)
-    channels = record.config.get("channels") or (64 if prepare.channels == 1 else 32)
-    shape = (prepare.size, prepare.size, prepare.channels)
-    learner = make(record.config["model"], image_shape=shape, channels=channels, **settings)
+    shape = preparation_of(record.config).image_shape
+    learner = make_learner(Config.of(record.config, record.config), shape, gpu=False)
     return sum(int(np.prod(parameter.shape)) for parameter in learner.parameters().values() if parameter.trained)
 
 
 def training_loss(record: Record) -> float | None:
     """Return the mean training loss of the last 200 iterations, in nats. None if it was not trained here, or
-    cannot be compared with MAML's: of mixed labels, or of more classes than in testing."""
+    cannot be compared with MAML's: of mixed labels, of more classes than in testing, or of no query set."""
     config, curve = record.config, record.curve
     other_labels = config.get("mix_set") not in (None, "support")
-    if not curve or other_labels or config.get("train_way") not in (None, config["way"]):
+    other_task = not LEARNERS[config["model"]].learner.has_query_loss
+    if not curve or other_labels or other_task or config.get("train_way") not in (None, config["way"]):
         return None
-    last = [loss for i, loss in zip(curve["iter"], curve["loss"], strict=True) if i > record.iteration - 200]
-    return float(np.mean(last))
+    rows = zip(curve["iter"], np.diff(curve["iter"], prepend=-1), curve["loss"], strict=True)
+    last = [(count, loss) for i, count, loss in rows if i > record.iteration - 200]  # each the mean of its iterations
+    counts, losses = zip(*last, strict=True)
+    return float(np.average(losses, weights=counts))
 
 
 def mean_of(values: Iterable[float | None], form: str) -> str:
@@ -94,16 +94,17 @@ def differences(outcome, tests: tuple[str, ...] = ("test",)) -> str:
     test of the baseline or, if it has not had that one, with its first test."""
     study, rows = outcome.study, []
     for name, test in itertools.product(study.runs, tests):
-        run, records, results = study.runs[name], outcome.runs[name], outcome.results(name, test)
+        run, results = study.runs[name], outcome.results(name, test)
         if not results:
             continue
+        records = [outcome.runs[name][seed] for seed in results]
         baseline, paired = run.baseline or study.baseline, ["", "", ""]
         if baseline not in (None, name):
             paired = difference(outcome.results(baseline, test) or outcome.results(baseline, tests[0]), results)
         title = run.title if test == tests[0] else f"{run.title}, {test}"
-        cells = [title, ", ".join(outcome.chosen[name].values()), f"{parameters(next(iter(records.values()))):,}"]
-        cells += [mean_of(map(training_loss, records.values()), ".3f")]
-        cells += [mean_of([(last_validation(record) or [None])[0] for record in records.values()], ".2f")]
+        cells = [title, ", ".join(outcome.chosen[name].values()), f"{parameters(records[0]):,}"]
+        cells += [mean_of(map(training_loss, records), ".3f")]
+        cells += [mean_of([(last_validation(record) or [None])[0] for record in records], ".2f")]
         rows.append([*cells, len(results), over_seeds(accuracies(results)), *paired])
     baseline = f"from {study.runs[study.baseline].title}" if study.baseline else "from the same without"
     columns = ["", "strength", "parameters", "training loss", "validation", "seeds", "accuracy", baseline, *DIFFERENCE]
@@ -134,23 +135,6 @@ def strengths(outcome) -> str:
             cells = [f"{', '.join(v)}: {'**' * (v == best)}{a:.2f}{'**' * (v == best)}" for v, (a, _) in found.items()]
             rows.append([run.title, ", ".join(run.choose), " / ".join(cells)])
     return markdown(["", "strength", "validation accuracy by strength, %"], rows)
-
-
-def grid(outcome) -> str:
-    """A table per run: validation accuracy by the values of its two settings, the highest one in bold."""
-    parts = []
-    for name, run in outcome.study.runs.items():
-        if not (found := outcome.validations[name]):
-            continue
-        (rows_of, rows), (columns_of, columns) = run.choose.items()
-        best = max(found, key=found.get)
-        text = {
-            values: f"{'**' * (values == best)}{a:.2f} ± {half:.2f}{'**' * (values == best)}"
-            for values, (a, half) in found.items()
-        }
-        head = [run.title, *(f"{columns_of} {value}" for value in columns)]
-        parts.append(markdown(head, ([f"{rows_of} {r}", *(text.get((r, c), "") for c in columns)] for r in rows)))
-    return "\n\n".join(parts)
 
 
 def pairs(titles: dict[str, tuple[str, str]]) -> Callable:
@@ -393,19 +377,11 @@ def table1(outcome) -> str:
 
 
 def latest(outcome, name: str) -> str:
-    for seed, test in outcome.results(name).items():
-        last = outcome.runs[name][seed].config["n_train_iters"]
+    for test in outcome.results(name).values():
+        last = outcome.last_iteration(name)
         accuracy = f"{test['accuracy']:.2f} ± {test['interval95']:.2f}"
         return accuracy if test["iteration"] >= last else f"{accuracy} ({test['iteration']:,} of {last:,} iterations)"
     return ""
-
-
-def tests_by_iteration(outcome, name: str) -> dict[int, dict]:
-    """Return all tests of a run of Table 1, by iteration."""
-    tests = [
-        result for record in outcome.runs[name].values() for result in record.results if result["mode"] == "meta_test"
-    ]
-    return {test["iteration"]: test for test in sorted(tests, key=lambda test: test["iteration"])}
 
 
 def progress(cell: str) -> Callable:
@@ -414,7 +390,7 @@ def progress(cell: str) -> Callable:
     wide."""
 
     def table(outcome) -> str:
-        one, other = (tests_by_iteration(outcome, f"{model}_{cell}") for model in TITLES)
+        one, other = (outcome.by_iteration(f"{model}_{cell}") for model in TITLES)
         rows = []
         for i in sorted(one.keys() & other.keys()):
             cells = [f"{test['accuracy']:.2f} ± {test['interval95']:.2f}" for test in (one[i], other[i])]

@@ -7,7 +7,7 @@ import queue
 import shlex
 import subprocess
 import sys
-import threading
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from outcomes import Job, program_of
@@ -19,59 +19,40 @@ from training.devices import usable_cores
 
 INTERRUPTED = 130
 LOG = "study.log"  # the output of the commands, in the savedir
+DIVERGED = "not finite"  # what a training says of its loss and gradient if it cannot go on with these settings
 
 
-class Worker(threading.Thread):
-    """Make one run after another until there is none left, or until `stop` is called."""
-
-    def __init__(self, waiting: queue.SimpleQueue, core: int | None, data_dir: str, done):
-        super().__init__(daemon=True)
-        self.waiting, self.core, self.data_dir, self.done = waiting, core, data_dir, done
-        self.process, self.stopped, self.lock = None, False, threading.Lock()
-
-    def run(self) -> None:
-        if self.core is not None:
-            os.sched_setaffinity(0, {self.core})  # of this thread alone, and of the processes that it starts
-        while not self.stopped and not self.waiting.empty():
-            try:
-                job = self.waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                code = self.finish(job)
-            except OSError as fault:
-                tqdm.write(f"{job.savedir} cannot be written ({fault.strerror})", file=sys.stderr)
-                code = 2
-            self.done(job, code)
-
-    def finish(self, job: Job) -> int:
-        """Train, test and attack a run; return the exit code of the command that failed, or 0."""
-        job.savedir.mkdir(parents=True, exist_ok=True)
-        (job.savedir / FAILURE).unlink(missing_ok=True)
+def finish(job: Job, data_dir: str, stop: Stop, running: set[subprocess.Popen]) -> int:
+    """Train, test and attack a run; return the exit code of the command that failed, or 0. `running` holds the process
+    while it runs. A training that diverged leaves what it said in FAILURE."""
+    try:
         for words in job.commands:
+            if stop.asked:
+                return INTERRUPTED
+            job.savedir.mkdir(parents=True, exist_ok=True)
+            if words is job.commands[0]:
+                (job.savedir / FAILURE).unlink(missing_ok=True)
             command = [sys.executable, str(ROOT / program_of(words)), *words]
-            command += ["--savedir", str(job.savedir), "--data_dir", self.data_dir]
-            with self.lock, open(job.savedir / LOG, "a") as log:
-                if self.stopped:
-                    return INTERRUPTED
+            command += ["--savedir", str(job.savedir), "--data_dir", data_dir]
+            with open(job.savedir / LOG, "a") as log:
                 log.write(f"$ {shlex.join(command)}\n")
                 log.flush()
-                self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
                 # in its own session: Ctrl-C reaches this program alone, which asks the runs to save themselves
-            if code := self.process.wait():
-                if self.stopped:
-                    return INTERRUPTED
-                if "meta_train" in words:
-                    (job.savedir / FAILURE).write_text((job.savedir / LOG).read_text(errors="replace").splitlines()[-1])
+                process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            running.add(process)
+            code = process.wait()
+            running.discard(process)
+            if code and stop.asked:
+                return INTERRUPTED
+            if code:
+                said = (job.savedir / LOG).read_text(errors="replace").splitlines()[-1]
+                if "meta_train" in words and DIVERGED in said:
+                    (job.savedir / FAILURE).write_text(said.partition(";")[0])
                 return code
-        return 0
-
-    def stop(self) -> None:
-        """Ask the current run to save itself and end. It is asked only once, since a second signal ends it at once."""
-        with self.lock:
-            if not self.stopped and self.process:
-                self.process.terminate()
-            self.stopped = True
+    except OSError as fault:
+        tqdm.write(f"{job.savedir} cannot be written ({fault.strerror})", file=sys.stderr)
+        return 2
+    return 0
 
 
 def cores() -> list[int | None]:
@@ -83,23 +64,24 @@ def cores() -> list[int | None]:
 def make(jobs: list[Job], number: int | None, data_dir: str, title: str) -> tuple[bool, list[Path]]:
     """Make these runs, `number` at a time (None: one per core). Return False if they were interrupted, and are saved;
     and the savedirs of those that failed."""
-    places, waiting, failed = cores(), queue.SimpleQueue(), []
-    places = (places * (number or 1))[: number or len(places)]
-    for job in jobs:
-        waiting.put(job)
-    with Stop() as stop, tqdm(total=len(jobs), unit="run", desc=title) as bar:
+    places, free, running, codes = cores(), queue.SimpleQueue(), set(), {}
+    for place in (places * (number or 1))[: number or len(places)]:
+        free.put(place)
 
-        def done(job: Job, code: int) -> None:
-            bar.update(not code)
-            if code not in (0, INTERRUPTED):
-                failed.append(job.savedir)
+    def bind() -> None:
+        if (core := free.get()) is not None:
+            os.sched_setaffinity(0, {core})  # of this thread alone, and of the processes that it starts
 
-        workers = [Worker(waiting, core, data_dir, done) for core in places]
-        for worker in workers:
-            worker.start()
-        while any(worker.is_alive() for worker in workers):
-            for worker in workers:
-                if stop.asked:
-                    worker.stop()
-                worker.join(0.2)
-    return not stop.asked, failed
+    with (
+        Stop() as stop,
+        tqdm(total=len(jobs), unit="run", desc=title) as bar,
+        ThreadPoolExecutor(free.qsize(), initializer=bind) as pool,
+    ):
+        left = {pool.submit(finish, job, data_dir, stop, running): job for job in jobs}
+        while left:
+            for future in wait(left, 0.2, FIRST_COMPLETED).done:
+                codes[left.pop(future).savedir] = code = future.result()
+                bar.update(not code)
+            while stop.asked and running:
+                running.pop().terminate()  # each is asked once: a second signal would end it before it has saved
+    return not stop.asked, [job.savedir for job in jobs if codes[job.savedir] not in (0, INTERRUPTED)]

@@ -21,7 +21,7 @@ def curve(last: int, losses=(1.0, 1.0), validation: float | None = 0.9, first=0.
     there is none after the first update."""
     later = validation is not None
     return {
-        "iter": [0, max(last - 250, 1), last - 150, last], "secs": [1.0, 2.0, 3.0, 60.0], "loss": [99.0, 77.0, *losses],
+        "iter": [0, max(last - 200, 1), last - 100, last], "secs": [1.0, 2.0, 3.0, 60.0], "loss": [99.0, 77.0, *losses],
         "val_acc": [first, 0.42 if later else None, None, validation],
         "val_ci95": [0.5, 0.5 if later else None, None, 0.01 if later else None],
     }  # fmt: skip

@@ -114,6 +114,14 @@ def test_a_number_that_is_not_there_or_has_another_sign_is_named(house):
     assert plain("**+5.00**") == "5.00" and plain("-5.00") == "-5.00"
 
 
+def test_a_number_is_the_whole_one():
+    text = "MAML 95.19 ± 0.27, -5.00"
+    assert documents.has_number(text, "95.19") and documents.has_number(text, "95.19 ± 0.27")
+    assert documents.has_number(text, "-5.00")
+    for other in ("95.1", "5.19", "0.27", "5.00", "95"):
+        assert not documents.has_number(text, other)
+
+
 def test_a_figure_that_shows_these_numbers_is_not_drawn_again(house, monkeypatch):
     found = documents.all_outcomes(pair())["gradients"]
     documents.figure(GRADIENTS, "curves", found, file := house / "f.png")

@@ -139,6 +139,24 @@ def test_the_kept_records_are_those_of_the_study_with_the_results_of_its_tests()
     assert [(record.config["seed"], len(record.results)) for record in kept] == [(0, 0), (1, 1)]
 
 
+def test_of_two_trainings_the_complete_one_with_more_results_is_shown():
+    """A new training does not hide the tests of an earlier one before it has them all."""
+    old, new = (made(SMALL, "maml", 0, [50 + month], time=f"2026-0{month}-01") for month in (1, 2))
+    assert shown(SMALL, [old, new]).runs["maml"][0] == shown(SMALL, [new, old]).runs["maml"][0] == new
+    untested = replace(new, results=[])
+    assert shown(SMALL, [old, untested]).runs["maml"][0] == shown(SMALL, [untested, old]).runs["maml"][0] == old
+    new = replace(new, curve=curve(750))
+    assert shown(SMALL, [old, new]).runs["maml"][0] == shown(SMALL, [new, old]).runs["maml"][0] == old
+
+
+def test_a_test_in_the_midst_of_the_training_is_not_that_of_the_run():
+    early = made(SMALL, "maml", 0, [50], iteration=400)
+    assert find_result(Asked(TEST), early) is None
+    assert find_result(Asked(TEST), replace(early, curve=curve(750)))  # it goes on
+    best = with_result(made(SMALL, "maml"), f"{TEST} --checkpoint best", [50], iteration=400)
+    assert find_result(Asked(f"{TEST} --checkpoint best"), best)
+
+
 # ---- the choice by the validation classes
 
 
@@ -218,6 +236,20 @@ def test_kept_results_of_this_kind_of_machine_count_as_made():
     assert jobs([kept, made(SMALL, "maml", 0, [1], savedir=Path("a"))]).keys().isdisjoint({"a", "f/metadrop_0"})
 
 
+def test_runs_on_another_version_of_the_data_do_not_count_as_made():
+    made_before = [made(SMALL, name, seed, [1], device=HERE) for name in ("maml", DROP) for seed in (0, 1)]
+    ours = {job.savedir.name for job in here(SMALL, made_before, {"omniglot": "d"}).jobs(Path("f"))}
+    theirs = {job.savedir.name for job in here(SMALL, made_before, {"omniglot": "e"}).jobs(Path("f"))}
+    assert "maml_0" not in ours and {"maml_0", "maml_1"} < theirs
+    assert here(SMALL, made_before, {"mimgnet": "e"}).runs["maml"].keys() == {0, 1}
+
+
+def test_a_run_on_the_disk_is_gone_on_with_even_if_more_of_it_is_kept():
+    kept = with_result(made(SMALL, "maml", 0, [1], device=HERE), SMALL.tests["other"].flags, [[1]])
+    begun = made(SMALL, "maml", 0, savedir=Path("a"), time="2026-02-01")
+    assert jobs([kept, begun])["a"] == jobs([begun, kept])["a"] == ["meta_test"]
+
+
 def test_a_run_of_weights_is_tested_and_not_trained(tmp_path):
     from conftest import ROOT
 
@@ -236,5 +268,10 @@ def test_an_unfinished_run_may_be_continued_on_any_machine():
     further = with_result(made(table1, "maml_omni_1shot", curve=curve(800)), flags, [60], iteration=800)
     (outcome,) = outcomes(table1, [file, further])
     (record,) = outcome.runs["maml_omni_1shot"].values()
+    assert list(outcome.by_iteration("maml_omni_1shot")) == [500, 800]
+    assert outcome.last_iteration("maml_omni_1shot") == 40000
     assert record.curve == further.curve and len(record.results) == 2
     assert outcome.results("maml_omni_1shot")[0]["accuracy"] == 60
+    other = made(table1, "maml_omni_1shot", 0, [70], curve=curve(900), time="2026-02-01")  # from the beginning
+    (record,) = Outcome(table1, [further, other], "").runs["maml_omni_1shot"].values()
+    assert record == other

@@ -37,7 +37,11 @@ def test_a_savedir_has_settings_curve_and_results(tmp_path):
     )  # fmt: skip
     assert (found.trained, found.iteration, found.complete) == ("2026-01-01", 800, True)
     (savedir / "meta_train.csv").write_text("iter,secs,loss,acc,val_loss,val_acc,val_ci95\n")  # has just begun
-    assert read_savedir(savedir).curve == {}
+    (savedir / "meta_train.lock").touch()
+    found = read_savedir(savedir)
+    assert found.curve == {} and not found.complete  # it was killed before its first row
+    (savedir / "meta_train.lock").unlink()
+    assert read_savedir(savedir).complete  # it began with trained weights
 
 
 def test_a_setting_that_is_newer_than_a_run_has_its_default(tmp_path):
@@ -72,7 +76,11 @@ def test_a_folders_name_says_nothing(tmp_path):
 def test_a_kind_of_machine_is_its_processors_name(devices, machine):
     sessions = [{"device": device} for device in devices]
     assert Record({"sessions": sessions}, {}, []).machine == machine
-    assert Record({}, {}, [{"provenance": one} for one in sessions]).machine == machine  # it was only tested
+    tests = [{"provenance": one} for one in sessions]
+    assert Record({}, {}, tests).machine == machine  # it was only tested
+    weights_of = {"sessions": [{"device": "NVIDIA H100"}]}
+    assert Record(weights_of, {}, tests).machine == (machine if tests else "NVIDIA H100")
+    assert Record(weights_of, curve(800), tests).machine == "NVIDIA H100"
 
 
 def test_this_machines_kind_is_that_of_the_runs_on_its_processor(monkeypatch):
@@ -140,6 +148,9 @@ def test_work_on_several_machines_adds_up(tmp_path):
     again = made(gradients, "maml", 0, [51], savedir=tmp_path)  # the same test: the later record's counts
     (both,) = merge([one, other, again])
     assert [result["accuracy"] for result in both.results] == [51, [9]] and both.savedir == tmp_path
+    copy = made(gradients, "maml", curve=curve(600), savedir=tmp_path / "backup")  # made while it was trained
+    (whole,) = merge([one, copy])
+    assert whole.iteration == 800 and whole.savedir is None
     (further,) = merge([one, made(gradients, "maml", curve=curve(600)), made(gradients, "maml", curve={})])
     assert further.iteration == 800 and len(further.results) == 1
     assert len(merge([one, made(gradients, "maml", device=OTHER_CHIP), made(gradients, "maml", data="e")])) == 3
@@ -159,13 +170,6 @@ def test_a_run_that_was_continued_from_its_weights_on_another_machine_is_one_rec
     (both,) = merge([start, rest])
     assert both.curve == whole | {"loss": [whole["loss"][0], 5.0, *whole["loss"][2:]]}
     assert both.results == rest.results and "Another chip" in both.machine and both.iteration == 800
-
-
-def test_a_later_training_replaces_an_earlier_one_when_it_is_complete():
-    old, new = (made(gradients, "maml", 0, [50], time=f"2026-0{month}-01") for month in (1, 2))
-    assert merge([old, new]) == merge([new, old]) == [new]
-    new = dataclasses.replace(new, curve=curve(750))
-    assert merge([old, new]) == merge([new, old]) == [old]
 
 
 def test_a_run_that_cannot_be_read_is_left_out_with_a_note(tmp_path, capsys):

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+from dataclasses import replace
+from unittest import mock
 
 import pytest
 import study
@@ -10,6 +12,7 @@ from catalogue import STUDIES
 from outcomes import config_of
 from records import FAILURE, keep, read_kept, read_savedir, this_machine
 
+import files
 import main
 from conftest import assert_refused, call, cli, flags_of
 from files import parse_json
@@ -45,7 +48,7 @@ def laboratory(monkeypatch, tmp_path):
 
     found = Laboratory()
     monkeypatch.setattr(study, "make", found.make)
-    monkeypatch.setattr(study.data, "load", lambda *_: None)
+    monkeypatch.setattr(study.data, "load", lambda *_: mock.Mock(sha256="d"))
     monkeypatch.setitem(STUDIES, "small", SMALL)
     return found
 
@@ -113,6 +116,18 @@ def test_values_with_which_a_training_fails_are_not_chosen_and_the_rest_is_made(
     assert laboratory("small").returncode == 2 and [set(one) for one in laboratory.made] == [{"vib-1e-3_0"}]
 
 
+def test_two_studies_do_not_make_runs_in_one_folder(laboratory, tmp_path):
+    with files.locked(tmp_path / "results" / study.LOCK, ""):
+        assert_refused(laboratory("small"), "makes runs in", "wait for it, or choose other --results")
+    assert not laboratory.made
+
+
+def test_results_that_are_no_longer_kept_are_counted(laboratory, tmp_path, monkeypatch):
+    assert laboratory("small").returncode == 0
+    monkeypatch.setitem(STUDIES, "small", replace(SMALL, tests={"test": SMALL.tests["test"]}))
+    assert "5 results fewer than before, which git has" in laboratory("small", "keep").stdout
+
+
 def test_a_run_that_was_made_and_is_still_missing_is_a_defect(laboratory, monkeypatch):
     monkeypatch.setattr(study, "make", lambda *_: (True, []))
     with pytest.raises(RuntimeError, match="maml_0 was made, and is still missing: "):
@@ -160,6 +175,8 @@ def test_flags_reach_the_trainings_and_tests_that_know_them(laboratory, tmp_path
         (["rates", "figure", "--out", "f.png"], "rates has no figure"),
         (["gradients", "table", "--", "--n_trane_iters", "5"], "--n_trane_iters 5 is no flag of the trainings"),
         (["gradients", "--", "5"], "5 is no flag of the trainings and tests of gradients"),
+        (["small", "--", "--vib_beta", "1e-5"], "--vib_beta 1e-5 is a flag of 1 of the 3 runs of small: leave it out"),
+        (["table1"], "the runs of table1 are made by scripts, runfiles/*.sh: start those"),
         (["gradients", "--", "--way", "one"], "--way one is no flag"),
     ],
 )  # fmt: skip

@@ -96,6 +96,13 @@ def test_differences_are_from_the_baseline_by_seed_and_means_over_a_runs_own_see
     assert weight[0] == "noise on the weights" and maml[1] < weight[1]
 
 
+def test_a_training_loss_is_the_mean_of_its_iterations():
+    """A row is the mean of the iterations since the one before: here of 1, 49 and 75."""
+    columns = {"iter": [0, 49, 124], "loss": [8.0, 2.0, 1.0], "secs": [0.0] * 3}
+    record = made(masks, "original", curve=columns | {name: [None] * 3 for name in ("val_acc", "val_ci95")})
+    assert tables.training_loss(record) == pytest.approx((8 + 49 * 2 + 75) / 125)
+
+
 def test_a_loss_that_is_not_of_mamls_kind_is_left_out_and_a_strength_is_shown():
     records = [made(regularisers, "maml", 0, [95]), made(regularisers, "protonet_wide", 0, [94])]
     records += [replace(made(regularisers, "metasgd", 0, [96]), curve={})]  # it was not trained here
@@ -108,6 +115,16 @@ def test_a_loss_that_is_not_of_mamls_kind_is_left_out_and_a_strength_is_shown():
         "Meta-SGD": ["", "223,754", ""], "Prototypical Network, trained 60-way": ["", "111,680", ""],
     }  # fmt: skip
     assert tables.parameters(made(regularisers, "maml", config={"channels": 32})) < 112005
+    more = {"values": {"meta_lr": "1e-3"}, "config": {"train_classes": 64}}
+    assert tables.training_loss(made(baselines_omniglot, "baseline", **more)) is None  # of all training classes
+    reptile = made(baselines_omniglot, "reptile", values={"meta_lr": "1"})
+    assert tables.training_loss(reptile) is None  # of the support set
+
+
+def test_losses_and_validations_are_those_of_the_tested_seeds():
+    records = [made(exact, "maml", 0, [95], curve=curve(800, (1, 1), 0.9)), made(exact, "maml", 1, curve=curve(800))]
+    _, row = rows(exact, "accuracy", records)
+    assert row[2:5] == ["1.000", "90.00", "1"]
 
 
 def test_a_baseline_has_a_row_per_head_and_all_are_paired_with_the_test_of_maml():
@@ -163,12 +180,9 @@ def test_rates_are_shown_for_what_they_are_and_the_best_are_paired():
     records += pair(study, "maml", "metadrop_exact", **best)
     records.append(made(study, "maml_exact", 3, [51, 75], **best))
     records.append(made(study, "metadrop", 3, [1, 2], values={"inner_lr": "0.05", "meta_lr": "3e-4"}))  # not the best
-    found = rows(study, "grid", records)
-    for run, (head, *own) in zip(study.runs.values(), zip(*[iter(found)] * 3, strict=True), strict=True):
-        assert head == [run.title, "meta_lr 3e-4", "meta_lr 1e-3"]
-        assert own == [
-            ["inner_lr 0.05", "50.00 ± 1.00", "60.00 ± 1.00"], ["inner_lr 0.2", "**90.00 ± 1.00**", "70.00 ± 1.00"],
-        ]  # fmt: skip
+    shown_grid = "0.05, 3e-4: 50.00 / 0.05, 1e-3: 60.00 / 0.2, 3e-4: **90.00** / 0.2, 1e-3: 70.00"
+    names = "inner_lr, meta_lr"
+    assert rows(study, "strengths", records)[1:] == [[run.title, names, shown_grid] for run in study.runs.values()]
     assert rows(study, "pairs", records)[1:] == [
         ["published, exact", "2", f"MAML, published {PAIRED[0]}", f"Meta-dropout, exact {PAIRED[1]}", *PAIRED[2:]],
         ["exact, exact", "1", "MAML, exact 63.00", "Meta-dropout, exact 63.00", "+0.00", "+0.00 ± 4.16", ""],
@@ -333,6 +347,11 @@ def test_table_1_says_how_far_a_training_is():
         f"5.00 ± 0.25 ({last - 1:,} of {last:,} iterations)" for last in LAST.values()
     ]
     assert found["Meta-dropout, this project"] == [""] * 4
+    trial = made(table1, "maml_omni_1shot", 0, [5], curve=curve(800), config={"n_train_iters": 800}, iteration=800)
+    assert rows(table1, "accuracy", [trial])[3][1] == "5.00 ± 0.25 (800 of 40,000 iterations)"
+    other = table1.tests["test"].flags.replace("--n_test_iters 1000", "--n_test_iters 20")
+    short = with_result(made(table1, "metadrop_omni_1shot"), other, [7], iteration=40000)
+    assert shown(table1, [trial, short]).by_iteration("metadrop_omni_1shot") == {}
 
 
 def progress_of(name, tests):

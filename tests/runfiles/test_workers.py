@@ -17,7 +17,8 @@ from records import FAILURE
 
 from conftest import ROOT
 
-# In place of main.py: it writes down its words, fails for a way of 1, and does not end for a way of 9.
+# In place of main.py: it writes down its words, diverges for a way of 1, fails for a way of 7, and does not end for a
+# way of 9.
 STUB = """
 import pathlib, signal, sys, time
 if __name__ != "__main__":
@@ -33,7 +34,9 @@ else:
         (savedir / "begun").touch()
         time.sleep(100)
     if "1" in words:
-        sys.exit("a way of 1 is no task")
+        sys.exit("error: its gradient is not finite; the last one is in a folder")
+    if "7" in words:
+        sys.exit("error: another process is training in a folder")
     print("made")
 """
 
@@ -64,22 +67,23 @@ def test_the_commands_of_a_run_follow_one_another(house, tmp_path):
 
 
 def test_what_fails_is_named_and_the_others_are_made(house, tmp_path):
-    """A run whose training failed is not tested, and keeps what the training said until it is made again. One that has
-    no place to be written fails as well."""
+    """A run whose training failed is not tested. One that diverged keeps what the training said, without folders, until
+    it is made again; one that was killed or found no place keeps nothing, since its settings may be good."""
     (tmp_path / "file").touch()
     both = [["--mode", "meta_train", "--way", "5"], ["--mode", "meta_test"]]
     jobs = [
         Job(tmp_path / "bad", [["--mode", "meta_train", "--way", "1"], *both]),
         Job(tmp_path / "file/a", both),
+        Job(tmp_path / "busy", [["--mode", "meta_train", "--way", "7"], *both]),
         Job(tmp_path / "untested", [both[0], ["--mode", "meta_test", "--way", "1"]]),
         Job(tmp_path / "good", both),
     ]
     finished, failed = workers.make(jobs, 1, "data", "title")
-    assert finished and failed == [tmp_path / "bad", tmp_path / "file/a", tmp_path / "untested"]
-    assert log(tmp_path / "good")[1::2] == ["made"] * 2 and log(tmp_path / "bad")[1:] == ["a way of 1 is no task"]
+    assert finished and failed == [tmp_path / name for name in ("bad", "file/a", "busy", "untested")]
+    assert log(tmp_path / "good")[1::2] == ["made"] * 2 and len(log(tmp_path / "bad")[1:]) == 1
     said = {job.savedir.name: (job.savedir / FAILURE).exists() for job in jobs}
-    assert said == {"bad": True, "a": False, "untested": False, "good": False}
-    assert (tmp_path / "bad" / FAILURE).read_text() == "a way of 1 is no task"
+    assert said == {"bad": True, "a": False, "busy": False, "untested": False, "good": False}
+    assert (tmp_path / "bad" / FAILURE).read_text() == "error: its gradient is not finite"
     assert workers.make([Job(tmp_path / "bad", both)], 1, "data", "title") == (True, [])
     assert not (tmp_path / "bad" / FAILURE).exists()
 
