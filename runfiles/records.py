@@ -2,9 +2,8 @@
 
 A kept file, docs/results/STUDY.jsonl.xz, has one line of JSON for each run: `config` (its settings, the data's digest
 and the machines of its training), `curve` (the columns of meta_train.csv), `results` (its tests and attacks, with the
-accuracy of every episode), `collapse` (the rows of collapse.csv) and `failure` (what a failed training said). It holds
-no weights. docs/results/README.md says
-how to look into it.
+accuracy of every episode), `collapse` (the rows of collapse.csv) and `failure` (what a training that diverged said). It
+holds no weights. docs/results/README.md says how to look into it.
 
 Importing this module lets a program of this folder import those of the folder above.
 """
@@ -44,7 +43,7 @@ LEFT_OUT = ("losses",)  # of each episode: long, and no table needs them
 @dataclass(frozen=True)
 class Record:
     """A run: the content of its config.json, the columns of its curve (empty if it was not trained here), its results,
-    its neural collapse while it was trained, what a failed training said, and the folder that it was read from, or None
+    its neural collapse while it was trained, what it said if it diverged, and the folder that it was read from, or None
     if it was read from a kept file."""
 
     config: dict
