@@ -136,9 +136,10 @@ def make_rounds(study: Study, args: argparse.Namespace) -> int:
 
 
 def present(study: Study, args: argparse.Namespace) -> dict[str, str]:
-    """Return the digests of the study's datasets that are here."""
-    found = {}
-    for name in datasets_of(study):
+    """Return the digests of the datasets that are here and that the study's runs are trained on. Trained weights may be
+    tested on the originals of their data, whose digest is another."""
+    found, trained = {}, {name: run for name, run in study.runs.items() if not run.weights}
+    for name in datasets_of(replace(study, runs=trained)):
         with contextlib.suppress(UserError):
             found[name] = data.load(args.data_dir, name).sha256
     return found

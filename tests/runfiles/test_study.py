@@ -122,6 +122,12 @@ def test_two_studies_do_not_make_runs_in_one_folder(laboratory, tmp_path):
     assert not laboratory.made
 
 
+def test_the_data_of_trained_weights_are_not_those_that_runs_are_trained_on(laboratory):
+    """Drawings are measured on Omniglot at its original size, which has another digest."""
+    args = mock.Mock(data_dir="data")
+    assert study.present(STUDIES["drawings"], args) == {} and study.present(SMALL, args) == {"omniglot": "d"}
+
+
 def test_results_that_are_no_longer_kept_are_counted(laboratory, tmp_path, monkeypatch):
     assert laboratory("small").returncode == 0
     monkeypatch.setitem(STUDIES, "small", replace(SMALL, tests={"test": SMALL.tests["test"]}))
