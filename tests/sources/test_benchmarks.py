@@ -1,5 +1,6 @@
 """The benchmarks by name: their lists of classes, and what becomes of tensorflow-datasets' images and of folders."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -74,6 +75,21 @@ def test_the_published_lists_are_the_papers():
         split: {label.split("/")[0] for label in labels} for split, labels in listed("omniglot_vinyals").items()
     }
     assert len(alphabets["train"] | alphabets["val"] | alphabets["test"]) == 50
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("cifar_fs", "f74b63c142d04d22"),
+        ("fc100", "cd7926d85a821079"),
+        ("omniglot_vinyals", "3afbb15da5c87f2e"),
+        ("cub", "85567fbd2bb013ed"),
+    ],
+)
+def test_a_published_list_is_as_it_was_when_it_was_compared_with_its_source(name, digest):
+    """The SHA-256 of its sorted lines SPLIT,CLASS. sources/splits/README.md names the sources."""
+    lines = sorted(f"{split},{label}" for _, split, label in read_table(benchmarks.SPLITS / f"{name}.csv"))
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] == digest
 
 
 @pytest.mark.parametrize("name", [name for name in OF_IMAGES if BENCHMARKS[name].split_from == OURS])
