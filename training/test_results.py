@@ -106,7 +106,7 @@ def read_test(savedir: Path) -> dict:
     """Return savedir's meta_test.json, with arrays. An earlier version recorded no "classes". Raise UserError if it is
     missing or damaged."""
     path = savedir / "meta_test.json"
-    test = _read_accuracies(path, "meta_test")
+    test = _read_accuracies(path, "meta_test", 1)
     if "classes" in test:
         with user_error(f"{path} cannot be read", "run --mode meta_test again", *DAMAGE):
             test["classes"] = np.array(test["classes"])
@@ -117,22 +117,25 @@ def read_test(savedir: Path) -> dict:
 
 def read_attack(path: Path) -> dict:
     """Return the result of an attack. Raise UserError if it is missing or damaged."""
-    attack = _read_accuracies(path, "attack")
+    attack = _read_accuracies(path, "attack", 2)
     with user_error(f"{path} cannot be read", "run --mode attack again", *DAMAGE):
-        lengths = {len(attack[name]) for name in ("accuracies", "accuracy", "interval95", "eps")}
-        if attack["accuracies"].ndim != 2 or len(lengths) > 1:
+        if len({len(attack[name]) for name in ("accuracies", "accuracy", "interval95", "eps")}) > 1:
             raise ValueError("its lists have different lengths")
         attack["settings"]["attack"]["norm"]
     return attack
 
 
-def _read_accuracies(path: Path, mode: str) -> dict:
+def _read_accuracies(path: Path, mode: str, dimensions: int) -> dict:
+    """Read a result; its accuracies have this number of dimensions, the last one for the episodes."""
     if not path.is_file():
         raise UserError(f"there is no {path}: run main.py --mode {mode} --savedir {path.parent} first")
     with user_error(f"{path} cannot be read", f"run --mode {mode} again", *DAMAGE):
         result = json.loads(path.read_text())
         result["accuracies"] = np.asarray(result["accuracies"], np.float64)
-        result["accuracy"], result["interval95"], result["episodes_sha256"]
+        np.asarray([result["accuracy"], result["interval95"]], np.float64), result["episodes_sha256"]
+        shape = result["accuracies"].shape
+        if len(shape) != dimensions or shape[-1] != result.get("episodes", shape[-1]):
+            raise ValueError("its lists have different lengths")
     return result
 
 
@@ -196,7 +199,8 @@ def compare(savedirs: list[Path], attacks: bool = False) -> int:
     """
     tests = [read_attack(d / ATTACK_JSON) if attacks else read_test(d) for d in savedirs]
     for savedir, test in zip(savedirs[1:], tests[1:], strict=True):
-        if test["episodes_sha256"] != tests[0]["episodes_sha256"]:
+        met = [(one["episodes_sha256"], one["accuracies"].shape[-1]) for one in (tests[0], test)]
+        if met[0] != met[1]:
             raise UserError(
                 f"{savedirs[0]} and {savedir} were tested on different episodes: test both with the same --dataset, "
                 f"--way, --shot, --query, --n_test_iters and --seed"

@@ -94,6 +94,14 @@ def test_compared_runs_have_an_interval_over_classes_if_one_of_them_recorded_the
     # Without a class the mean changes by 10 points; variances: 125 over all episodes, 31.25 over their mean
     half = 3.1824463 * (31.25 + 0.75 * 4 * (100 - 31.25)) ** 0.5
     assert f"-5.00 +- 10.96, classes +- {half:.2f} (better in 25 %, worse in 50 % of episodes)" in lines[1]
+    damages = [{"accuracies": [1, 2, 3], "episodes": 4}, {"accuracies": 5}, {"accuracies": [[1, 2, 3, 4]]}]
+    for damage in (*damages, {"accuracy": "x"}, {"accuracy": [1, 2]}, {"interval95": {}}):
+        write(tmp_path / "b", "meta_test.json", **content | damage)
+        with pytest.raises(UserError, match=r"b/meta_test\.json cannot be read"):
+            test_results.compare(savedirs)
+    write(tmp_path / "b", "meta_test.json", **content | {"accuracies": [1, 2, 3]})
+    with pytest.raises(UserError, match="tested on different episodes"):
+        test_results.compare(savedirs)
     for damage in ([[0, 1]] * 3, [[0, 1], [0]] * 2, [0, 1, 2, 3], "abcd"):
         write(tmp_path / "b", "meta_test.json", **content, classes=damage)
         with pytest.raises(UserError, match=r"b/meta_test\.json cannot be read"):
