@@ -58,21 +58,17 @@ class Run:
         """The result in meta_test.json, and `quantum`: one query image's share of an episode's accuracy, in percent."""
         test = test_results.read_test(self.savedir)
         try:
-            accuracies = test["accuracies"]
-            if accuracies.ndim != 1 or not accuracies.size or not np.isfinite(accuracies).all():
-                raise ValueError("its accuracies are not a list of numbers")
             settings = self.config | (test.get("settings") or {})
             if missing := {"way", "query"} - set(settings):
                 raise ValueError(f"its settings lack {' and '.join(sorted(missing))}")
             way, query = int(settings["way"]), int(settings["query"])
             if min(way, query) < 1:
                 raise ValueError(f"its settings have way {way} and query {query}")
-            percent = {name: float(test[name]) for name in ("accuracy", "interval95")}
         except (ValueError, TypeError) as fault:
             raise UserError(
                 f"{self.savedir / 'meta_test.json'} cannot be read ({fault}): run meta_test again"
             ) from fault
-        return test | percent | {"quantum": 100 / (way * query)}
+        return test | {"quantum": 100 / (way * query)}
 
     @cached_property
     def collapse(self) -> dict[str, list[dict]]:

@@ -126,15 +126,17 @@ def read_attack(path: Path) -> dict:
 
 
 def _read_accuracies(path: Path, mode: str, dimensions: int) -> dict:
-    """Read a result; its accuracies have this number of dimensions, the last one for the episodes."""
+    """Read a result with accuracies in percent. They have this number of dimensions, the last one for the episodes."""
     if not path.is_file():
         raise UserError(f"there is no {path}: run main.py --mode {mode} --savedir {path.parent} first")
     with user_error(f"{path} cannot be read", f"run --mode {mode} again", *DAMAGE):
         result = json.loads(path.read_text())
         result["accuracies"] = np.asarray(result["accuracies"], np.float64)
-        np.asarray([result["accuracy"], result["interval95"]], np.float64), result["episodes_sha256"]
-        shape = result["accuracies"].shape
-        if len(shape) != dimensions or shape[-1] != result.get("episodes", shape[-1]):
+        accuracies, _ = result["accuracies"], result["episodes_sha256"]
+        summary = np.asarray([result["accuracy"], result["interval95"]], np.float64)
+        if accuracies.ndim != dimensions or not accuracies.size or not np.isfinite(accuracies).all():
+            raise ValueError("its accuracies are not a list of numbers")
+        if summary.ndim != dimensions or accuracies.shape[-1] != result.get("episodes", accuracies.shape[-1]):
             raise ValueError("its lists have different lengths")
     return result
 
