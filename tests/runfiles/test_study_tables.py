@@ -122,7 +122,8 @@ def test_a_loss_that_is_not_of_mamls_kind_is_left_out_and_a_strength_is_shown():
 
 
 def test_losses_and_validations_are_those_of_the_tested_seeds():
-    records = [made(exact, "maml", 0, [95], curve=curve(800, (1, 1), 0.9)), made(exact, "maml", 1, curve=curve(800))]
+    records = [made(exact, "maml", 0, [95], curve=curve(800, (1, 1), 0.9))]
+    records += [made(exact, "maml", 1, curve=curve(800, (9, 9), 0.5))]
     _, row = rows(exact, "accuracy", records)
     assert row[2:5] == ["1.000", "90.00", "1"]
 
