@@ -160,7 +160,7 @@ def meta_train(savedir: Path, flags: dict) -> int:
             files.write_atomically(savedir / "config.json", content)
 
     busy = f"is training in {savedir}: wait for it, or choose another --savedir"
-    with files.locked(savedir / "meta_train.lock", busy) if machine.chief else contextlib.nullcontext():
+    with files.locked(savedir / weights_file.LOCK, busy) if machine.chief else contextlib.nullcontext():
         val = splits.get("val") if training.val_every else None
         watch = None
         if machine.chief:

@@ -39,7 +39,7 @@ class HeadSettings(Settings):
     )
     head_penalty: float = setting(
         1.0,
-        "weight of the squared weights in logistic and in ridge regression, beside the sum over the images",
+        "factor of the squared weights that logistic and ridge regression add to the sum of the images' losses",
         positive,
         overridable_in=["test"],
     )

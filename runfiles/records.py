@@ -36,7 +36,6 @@ KEPT = ROOT / "docs/results"
 FREE = ("gpu_id", "jit", "data_dir", "save_freq", "collapse_every", "n_test_mc_samp")
 PARTS = ("config", "curve", "results", "collapse", "failure")  # of a line in a kept file
 FAILURE = "study.failure"  # file in the savedir of a run whose training diverged: what it said
-LOCK = "meta_train.lock"  # file in the savedir of a run whose training has begun
 LEFT_OUT = ("losses",)  # of each episode: long, and no table needs them
 
 
@@ -94,7 +93,7 @@ class Record:
     def complete(self) -> bool:
         """True if the run has made all its iterations, or if none was needed: it began with trained weights, or its
         learner is not trained."""
-        last, begun = self.config["n_train_iters"], self.savedir and (self.savedir / LOCK).exists()
+        last, begun = self.config["n_train_iters"], self.savedir and (self.savedir / weights.LOCK).exists()
         return self.iteration >= last if self.curve or (begun and last) else True
 
     def to_json(self) -> str:

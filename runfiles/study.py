@@ -100,8 +100,7 @@ LOCK = "study.lock"  # in the folder of the runs: one study at a time uses the c
 
 
 def make_runs(study: Study, args: argparse.Namespace) -> int:
-    """Make what is missing, round by round, since choices and attacks need earlier runs; keep the results after each
-    round. Raise UserError if runs failed, when the others are made."""
+    """Make what is missing, if no other study makes runs in the same folder."""
     if study.unfinished:
         raise UserError(f"the runs of {study.name} are made by scripts, runfiles/*.sh: start those")
     with locked(args.results / LOCK, f"makes runs in {args.results}: wait for it, or choose other --results"):
@@ -109,6 +108,8 @@ def make_runs(study: Study, args: argparse.Namespace) -> int:
 
 
 def make_rounds(study: Study, args: argparse.Namespace) -> int:
+    """Make what is missing, round by round, since choices and attacks need earlier runs; keep the results after each
+    round. Raise UserError if runs failed, when the others are made."""
     before, failed = None, []
     flags = re.sub(r"[^\w.]+", "_", study.train.removeprefix(STUDIES[study.name].train)).strip("_")
     folder = args.results / study.name / flags[:100]

@@ -36,7 +36,7 @@ class Walk:
     """One walk through folders. It remembers which folders and pictures it has read and which files it has skipped."""
 
     def __init__(self) -> None:
-        self._entered: set[tuple[int, int]] = set()  # device and inode
+        self._entered: set[tuple[int, int]] = set()  # identities of folders
         self._skipped: dict[str, dict[Path, None]] = {}  # reason -> files and folders, in order
         self._others: dict[Path, None] = {}  # files that are not pictures
         self._labelled: dict[object, tuple[str, Path]] = {}  # identity of a picture -> its class and its first name
@@ -59,8 +59,7 @@ class Walk:
         """Return the folders that were not entered before, by name. A folder is preferred to a link to it."""
         new = []
         for folder in sorted(folders, key=lambda path: (path.is_symlink(), path)):
-            stat = folder.stat()
-            if (place := (stat.st_dev, stat.st_ino)) in self._entered:
+            if (place := identity(folder)) in self._entered:
                 self._skip(REPEATED, folder)
             else:
                 self._entered.add(place)
@@ -124,7 +123,8 @@ class Walk:
             if not files:
                 raise UserError(f"{place} holds no picture: put some into it, or remove it")
             for file in files:
-                label, before = self._labelled.setdefault(identity(file), (place.name, file))
+                key = identity(file) if file.exists() else file  # a broken link
+                label, before = self._labelled.setdefault(key, (place.name, file))
                 if label != place.name:
                     raise UserError(f"{before} and {file} are the same file, in two classes: remove one of them")
                 if before != file:
@@ -144,12 +144,9 @@ class Walk:
         self._skipped.setdefault(reason, {})[path] = None
 
 
-def identity(file: Path) -> object:
-    """Return an object that is equal for two names of one file; for a broken link, its name."""
-    try:
-        stat = file.stat()
-    except OSError:
-        return file
+def identity(path: Path) -> tuple[int, int]:
+    """Return device and inode, which are the same for all names of one file or folder."""
+    stat = path.stat()
     return stat.st_dev, stat.st_ino
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def check(trained: Config, tested: Config) -> None:
     other = load(tested, tested.run.data_dir)
     if other.sha256 == trained.facts.get("data_sha256"):
         raise UserError(f"--across needs other data, and {place} has those that the run was trained on")
-    own = next((place for place in (tested.run.data_dir, trained.run.data_dir) if is_there(trained, place)), None)
+    own = own_dataset(trained, tested.run.data_dir)
     shape = trained_shape(trained, own)
     if shape != other.image_shape:
         wanted, found = ("x".join(map(str, one)) for one in (shape, other.image_shape))
@@ -41,27 +42,32 @@ def check(trained: Config, tested: Config) -> None:
             )
     else:
         check_range(trained, other, place)
-    if own and (home := load(trained, own)).sha256 == trained.facts.get("data_sha256"):
-        warn_of_shared_classes(trained, home, other)
+    if own and own.sha256 == trained.facts.get("data_sha256"):
+        warn_of_shared_classes(trained, own, other)
 
 
 def load(config: Config, data_dir: str) -> data.Dataset:
     return data.load(data_dir, config.run.dataset, config.run.split == "background", MAKERS)
 
 
-def is_there(config: Config, data_dir: str) -> bool:
-    return (Path(data_dir) / config.run.dataset / "manifest.json").exists()
+def own_dataset(trained: Config, data_dir: str) -> data.Dataset | None:
+    """Return the dataset that the run was trained on, from data_dir or from where it was; None if it is not there or
+    cannot be read."""
+    for place in (data_dir, trained.run.data_dir):
+        with contextlib.suppress(UserError):
+            return load(trained, place)
+    return None
 
 
-def trained_shape(trained: Config, own: str | None) -> tuple[int, int, int]:
-    """Return the shape of the images that the run was trained on. own: the folder that its dataset is in, if there is
-    one. Raise UserError if neither the run nor its dataset says it."""
+def trained_shape(trained: Config, own: data.Dataset | None) -> tuple[int, int, int]:
+    """Return the shape of the images that the run was trained on. own: its dataset, if that can be read. Raise
+    UserError if neither the run nor its dataset says the shape."""
     run, prepare = trained.run, trained.facts.get("prepare")
     if prepare:
         return shape_of(prepare)
-    if run.dataset in MAKERS and own is None:
+    if own is None and run.dataset in MAKERS and not (Path(run.data_dir) / run.dataset).exists():
         return MAKERS[run.dataset].image_shape  # an older version's run, on images of the default size
-    return load(trained, own or run.data_dir).image_shape
+    return (own or load(trained, run.data_dir)).image_shape
 
 
 def check_range(trained: Config, other: data.Dataset, place: str) -> None:

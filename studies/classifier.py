@@ -149,7 +149,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
         samples = self._samples(trained, len(images))
         x = self._prepared(trained, images)
         self._warn(trained, [contrast_and_brightness(x)])
-        if copies := len(x) - len({image.tobytes() for image in x}):
+        contents = [image.tobytes() for image in x]
+        if copies := len(x) - len(set(contents)):
             warnings.warn(
                 f"{copies} of {len(x)} are copies of others: keep one of each, or accuracies of left-out pictures are "
                 f"wrong",
@@ -157,7 +158,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
                 stacklevel=2,
             )
         # Sorted by class and content, so that the noise of an image does not depend on the order of the list.
-        order = np.array(sorted(range(len(x)), key=lambda i: (indices[i], x[i].tobytes())))
+        order = np.array(sorted(range(len(x)), key=lambda i: (indices[i], contents[i])))
         x, one_hot = trained.range.inputs(x[order]), np.eye(len(classes), dtype=np.float32)[indices[order]]
         adapted = self._adapt(trained, params, x, one_hot, samples)
         self._fit, self.classes_ = Fit(trained, params, x, one_hot, order, adapted), classes

@@ -135,12 +135,14 @@ def test_a_run_of_unknown_range_is_not_tested_across(runs, tmp_path):
 
 def test_an_older_run_is_taken_for_one_on_images_of_its_datasets_size(tmp_path):
     """It does not say how its pictures were prepared. What is on the disk says more."""
-    config, folder = Config.of({"dataset": "omniglot", "data_dir": str(tmp_path)}), str(tmp_path)
+    config = Config.of({"dataset": "omniglot", "data_dir": str(tmp_path)})
+    assert across.own_dataset(config, str(tmp_path)) is None
     assert across.trained_shape(config, None) == (28, 28, 1)
     write(tmp_path, "omniglot", (32, 32, 1))
-    assert across.trained_shape(config, folder) == (32, 32, 1)
+    own = across.own_dataset(config, str(tmp_path / "elsewhere"))
+    assert across.trained_shape(config, own) == (32, 32, 1)
     prepared = replace(config, facts={"prepare": {"size": 20, "channels": 3}})
-    assert across.trained_shape(prepared, folder) == (20, 20, 3)
+    assert across.trained_shape(prepared, own) == (20, 20, 3)
     with pytest.raises(UserError, match="there is no dataset in"):
         across.trained_shape(config.with_run(dataset="mine"), None)
 

@@ -138,6 +138,7 @@ def _read_accuracies(path: Path, mode: str, dimensions: int) -> dict:
             raise ValueError("its accuracies are not a list of numbers")
         if summary.ndim != dimensions or accuracies.shape[-1] != result.get("episodes", accuracies.shape[-1]):
             raise ValueError("its lists have different lengths")
+        result["accuracy"], result["interval95"] = summary.tolist()
     return result
 
 

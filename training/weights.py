@@ -35,6 +35,7 @@ from files import parse_json, write_atomically
 FORMAT = 1
 NAME = "weights.npz"  # what --mode weights writes into a savedir
 START = "start.npz"  # the weights that a savedir's run started from
+LOCK = "meta_train.lock"  # in a savedir where a training has begun; locked while it runs
 SLOTS = ("m", "v", "t")
 STATE = {  # before the first iteration
     "next": np.int64(0),  # iteration
@@ -189,7 +190,7 @@ def starting_in(savedir: Path, path: Path, settings: dict | None) -> Iterator[No
             write_atomically(config, json.dumps(settings, indent=1) + "\n")
         yield
     except UserError:
-        ours = {START, config.name, "meta_train.lock"} - (before or set())
+        ours = {START, config.name, LOCK} - (before or set())
         if {file.name for file in savedir.iterdir()} - (before or set()) <= ours:
             for name in ours:
                 (savedir / name).unlink(missing_ok=True)
