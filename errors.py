@@ -1,6 +1,7 @@
 """The end of a command: one sentence if the user's input is wrong, and an exit code for scripts."""
 
 import argparse
+import errno
 import io
 import os
 import re
@@ -9,6 +10,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
+
+# What to do about a fault of the operating system's.
+REMEDIES = {
+    errno.EACCES: "change its permissions, or choose another one", errno.EPERM: "choose another one",
+    errno.EROFS: "choose a folder on another disk", errno.ENOSPC: "free some space", errno.EDQUOT: "free some space",
+}  # fmt: skip
 
 
 class UserError(Exception):
@@ -91,9 +98,13 @@ def explanation(fault: Exception) -> str | None:
     if isinstance(fault, UserError):
         return " ".join(str(fault).split())
     if isinstance(fault, OSError) and fault.strerror:
-        return f"cannot read or write {str(fault.filename or 'the disk')[:200]}: {fault.strerror}"
+        remedy = f": {REMEDIES[fault.errno]}" if fault.errno in REMEDIES else ""
+        return f"cannot read or write {str(fault.filename or 'the disk')[:200]}: {fault.strerror}{remedy}"
     if isinstance(fault, MemoryError):
         return f"this machine does not have enough memory: {fault}"
     if type(fault).__name__ == "ResourceExhaustedError":  # TensorFlow's, which is not imported here
-        return "the device does not have enough memory: lower --metabatch, or train with --remat"
+        return (
+            "the device does not have enough memory: give fewer pictures or classes, lower --metabatch, or train with "
+            "--remat"
+        )
     return None

@@ -21,6 +21,7 @@ is written completely or not at all. Wrong input ends with one sentence and exit
 
 import argparse
 import errno
+import os
 import sys
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
@@ -141,7 +142,7 @@ def obtain(request: Request) -> tuple[dict, str]:
         refuse_other_settings(target, manifest, settings.values())
         return manifest, f"; it is complete, made from {manifest['source']['given']} (--force makes it again)"
     source = getattr(settings, "source", None)
-    if source and not is_tfds(source) and source.resolve().is_relative_to(target.resolve()):
+    if source and not is_tfds(source) and Path(os.path.realpath(source)).is_relative_to(os.path.realpath(target)):
         raise UserError(f"--source {source} would be replaced by the dataset: move it elsewhere")
     with making(target) as folder:
         return variant.make(folder, target, settings), ""

@@ -39,7 +39,8 @@ class HeadSettings(Settings):
     )
     head_penalty: float = setting(
         1.0,
-        "factor of the squared weights that logistic and ridge regression add to the sum of the images' losses",
+        "penalty: ridge regression adds it times the squared weights to the sum of the images' losses, logistic "
+        "regression half of that",
         positive,
         overridable_in=["test"],
     )

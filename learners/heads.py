@@ -99,14 +99,19 @@ def cosine(h: tf.Tensor, y: tf.Tensor, class_shares, start: tf.Tensor, scale: fl
     network that computes h was not trained with a cosine classifier.
     """
 
+    def gradient(w):
+        loss = layers.cross_entropy(tf.matmul(h, scale * unit(w, axis=1)), y, class_shares)
+        return tf.gradients(tf.reduce_sum(loss), [w])[0]
+
     def step(state, _):
         w, velocity = state
-        loss = layers.cross_entropy(tf.matmul(h, scale * unit(w, axis=1)), y, class_shares)
-        (gradient,) = tf.gradients(tf.reduce_sum(loss), [w])
-        velocity = MOMENTUM * velocity + (1 - MOMENTUM) * gradient
+        velocity = MOMENTUM * velocity + (1 - MOMENTUM) * gradient(w)
         return w - rate * velocity, velocity
 
-    w, _ = tf.foldl(step, tf.range(steps), (start, tf.zeros_like(start))) if steps else (start, None)
+    w = start
+    if steps:
+        velocity = gradient(w)  # PyTorch does not dampen the first step
+        w, _ = tf.foldl(step, tf.range(steps - 1), (w - rate * velocity, velocity))
     return scale * unit(w, axis=1), tf.zeros([h.shape[0], y.shape[-1]], h.dtype)
 
 

@@ -18,7 +18,8 @@ from typing import BinaryIO
 import numpy as np
 
 from errors import UserError
-from files import locked, sync, write_atomically
+from files import locked, parse_json, sync, write_atomically
+from sources.preparation import can_be_preparation
 
 SCALE = 1 / 255  # from stored uint8 to pixels in [0, 1]
 FIELDS = {"format", "dataset", "source", "rotations", "scale", "split_seed", "image_shape", "splits"}  # of a manifest
@@ -124,7 +125,9 @@ def making(target: Path) -> Iterator[Path]:
     later one cleans up after a process that was killed. UserError if another process is making it, or if `target` holds
     files that get_data.py did not write: they are never deleted.
     """
-    target = target.resolve()  # DATA_DIR/<dataset> may be a link to a larger disk
+    target = Path(os.path.realpath(target))  # DATA_DIR/<dataset> may be a link to a larger disk
+    if target.is_symlink():
+        raise UserError(f"{target} is a link that leads back to itself: remove it")
     if target.exists():
         names = {file.name for file in target.iterdir()}
         if names and ("manifest.json" not in names or names - FILES):
@@ -202,6 +205,25 @@ def write_manifest(
     return manifest
 
 
+def check_manifest(manifest: dict) -> None:
+    """Raise ValueError, KeyError, TypeError or AttributeError if a manifest lacks an entry or has one of another
+    kind."""
+    entries, shape, scale = manifest["splits"].values(), manifest["image_shape"], manifest["scale"]
+    complete = manifest.keys() >= FIELDS and all(entry.keys() >= SPLIT_FIELDS for entry in entries)
+    numbers, names = [*shape, manifest["rotations"]], [manifest["source"]["given"]]
+    for entry in entries:
+        counts = entry["images_per_class"]
+        counts = counts if isinstance(counts, list) else [counts] * entry["base_classes"]
+        numbers += [*counts, entry["base_classes"], entry["classes"], entry["bytes"]]
+        names += [entry["file"], entry["sha256"], *entry["names"]]
+        complete &= len(counts) == entry["base_classes"]
+    fits = all(type(one) is int and one > 0 for one in numbers) and all(isinstance(one, str) for one in names)
+    fits &= type(scale) in (int, float) and 0 < scale < math.inf and len(shape) == 3 and manifest["format"] == 1
+    prepare, files = manifest.get("prepare"), [one["sha256"] for one in manifest["source"]["files"]]
+    if not (complete and fits and files is not None and (prepare is None or can_be_preparation(prepare))):
+        raise ValueError
+
+
 def read_manifest(folder: Path, makers: Container[str] | None, checksums: bool = False) -> dict:
     """Return a dataset's manifest after checking that its files are complete. checksums: check these too (slower).
 
@@ -218,12 +240,10 @@ def read_manifest(folder: Path, makers: Container[str] | None, checksums: bool =
         others = f"; {folder.parent} has {', '.join(names)}" if names else ""
         raise UserError(f"there is no dataset in {folder}; {remedy}{others}")
     try:
-        manifest = json.loads(path.read_text())
+        manifest = parse_json(path.read_text())
+        check_manifest(manifest)
         splits = manifest["splits"].values()
         files = [(folder / split["file"], split["bytes"], split["sha256"]) for split in splits]
-        complete = manifest.keys() >= FIELDS and all(split.keys() >= SPLIT_FIELDS for split in splits)
-        if not complete or manifest["format"] != 1:
-            raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is damaged: {again}") from None
     for file, size, digest in files:

@@ -98,7 +98,10 @@ def _scale(image: Image.Image, numbers: np.ndarray, black: float, white: np.ndar
     if (key := image.info.get("transparency")) is not None:
         out = np.column_stack([out, np.where((numbers == key).all(-1), 0, 255).astype(np.uint8)])
         mode += "A"
-    return Image.frombytes(mode, image.size, out.tobytes())
+    scaled = Image.frombytes(mode, image.size, out.tobytes())
+    if "exif" in image.info:  # it says which way is up
+        scaled.info["exif"] = image.info["exif"]
+    return scaled
 
 
 def _blocks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:

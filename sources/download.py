@@ -14,7 +14,7 @@ import urllib3
 from tqdm import tqdm
 
 from errors import UserError
-from files import locked, sync, write_atomically
+from files import locked, parse_json, sync, write_atomically
 from sources.arrays import checksum, npy_header, refuse_other_shape
 
 HEADER = 1 << 14  # bytes; more than the header of any .npy file of numbers
@@ -180,7 +180,7 @@ def system_error(fault: Exception) -> str:
 def _read_note(note_path: Path, url: str) -> dict:
     """Read the note on the file at this address: url, validator, bytes, sha256; {} if there is none."""
     try:
-        note = json.loads(note_path.read_text())
+        note = parse_json(note_path.read_text())
         return note if note["url"] == url and int(note["bytes"]) else {}
     except (FileNotFoundError, ValueError, TypeError, LookupError):  # there is none, or it is not one of ours
         return {}

@@ -71,7 +71,10 @@ def read_features(file: Path) -> tuple[np.ndarray, list[str], list[str]]:
             f"features in {file} are not finite, or above {LARGEST:g}, in {len(bad)} rows, first in row {bad[0]}: "
             f"correct them, or leave them out"
         )
-    return vectors, [normalized(str(label)) for label in labels], arrays["files"].tolist() if "files" in arrays else []
+    labels = [normalized(str(label).strip()) for label in labels]
+    if "" in labels:
+        raise UserError(f"labels in {file} are empty in row {labels.index('')}: add the label, or leave the row out")
+    return vectors, labels, arrays["files"].tolist() if "files" in arrays else []
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:
@@ -80,7 +83,10 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{file} is not an .npz file: write it with {EXAMPLE}")
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in ("features", "labels", "files") if name in arrays}
+            found = {name: arrays[name] for name in ("features", "labels", "files") if name in arrays}
+            if others := [name for name, array in found.items() if not isinstance(array, np.ndarray)]:
+                raise ValueError(f"{others[0]} is not an array")  # a member that numpy did not write
+            return found
     except MemoryError:
         raise
     except Exception as fault:  # numpy and zipfile let their parsers' exceptions through

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from errors import UserError
 from sources.csv_rows import rows_of
-from sources.folders import normalized
+from sources.folders import identity, normalized
 
 
 def read_labels(file: Path) -> list[tuple[str, Path]]:
@@ -30,7 +30,7 @@ def read_labels(file: Path) -> list[tuple[str, Path]]:
                 f"{where} names {paths[1]}, which is not there: correct it (a path begins in the table's folder), or "
                 f"save the table in UTF-8"
             )
-        before, given = lines.setdefault(picture.resolve(), (number, label))
+        before, given = lines.setdefault(identity(picture), (number, label))
         if given != label:
             raise UserError(f"{where} gives {picture} the label {label!r}, and line {before} {given!r}: keep one")
         if before != number:

@@ -29,6 +29,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000
 HEIC = {".heic", ".heif", ".hif"}  # endings of some phones' photos
 LARGEST = 256 << 20  # bytes of a file
 PIXELS = 1 << 28  # of a picture; phones take up to 200 million
+LONGEST = 65535  # pixels of a side, as in a JPEG: resizing needs memory for the square that has the longer one
 MANY = 1 << 26  # a JPEG of more pixels is decoded at 1/2, 1/4 or 1/8 of its size,
 SIDE = 4096  # but its sides stay at least this long: the largest --size of get_data.py
 NAMED = 5  # how many files a message names
@@ -140,6 +141,8 @@ def decode(
         if width * height > pixels:
             size = f"{width * height / 1e6:.1f} megapixels ({width} x {height})"
             raise BadPicture(where, f"has {size}, more than {pixels / 1e6:.1f}: save a smaller one")
+        if max(image.size) > LONGEST:
+            raise BadPicture(where, f"has a side of {max(image.size):,} pixels, more than {LONGEST:,}: cut it")
         if image.format == "JPEG" and width * height > MANY:
             image.draft(None, (SIDE, SIDE))
         return _upright(to_eight_bits(image, lambda: _opened(content, formats)), paper)

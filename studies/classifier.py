@@ -323,6 +323,9 @@ class Classifier(ClassifierMixin, BaseEstimator):
         """List the pictures in order, whatever the index of a pandas series. Raise ValueError for a single picture."""
         if isinstance(images, str | Path | Image.Image):
             raise ValueError(f"wanted a list of pictures, not a single one: {images}")
+        shape = getattr(images, "shape", ())
+        if len(shape) == 3 and shape[-1] in (1, 3, 4):  # its rows would be read as grey pictures
+            raise ValueError(f"wanted a list of pictures, not a single one: an array of the shape {shape}")
         return list(images)
 
     def _prepared(self, trained: Trained, images: Pictures) -> np.ndarray:

@@ -129,6 +129,8 @@ def classify(run: Path | None, settings: ClassifySettings) -> int:
     for note in notes:
         print(note, file=sys.stderr)
     labelled, files = readable_only(labelled, files, settings.skip_bad)
+    if len({label for label, _ in labelled}) == 1:
+        raise UserError(f"all pictures of --support {settings.support} are of one class: add those of another class")
     remarks = []
     with messages(remarks, "support"):
         more = {"statistics": settings.query_statistics, "samples": settings.n_test_mc_samp, "seed": settings.seed}
@@ -146,9 +148,9 @@ def classify(run: Path | None, settings: ClassifySettings) -> int:
     with Stop() as stop:
         with messages(remarks, "query"):
             guesses = classified(classifier, files, query, stop)
+        write(out, table(guesses, classes, settings.reject is not None))
         for file in (by_class_file, page_file):  # of an earlier call
             file.unlink(missing_ok=True)
-        write(out, table(guesses, classes, settings.reject is not None))
         write_page()
         counted = f"{len(guesses)} of {len(files)}" if len(guesses) < len(files) else f"{len(files)}"
         sizes = f"{counted} {plural(files, 'picture')}, {len(classes)} classes"
@@ -221,7 +223,8 @@ def leave_out(classifier: Classifier, folds: int, labels: list[str], left_out: L
         left_out.predicted[places] = predictions.chosen
         if stop.asked:
             break
-    return remark_on(left_out, parts, len(parts_to_leave_out(labels, len(labels))))
+    remark = remark_on(left_out, parts, len(parts_to_leave_out(labels, len(labels))))
+    return remark if classifier.statistics == SUPPORT else f"{remark} (with --query_statistics {SUPPORT})"
 
 
 def compared(classifier: Classifier, folds: int, labels: list[str], left_out: LeftOut, stop: Stop) -> str:

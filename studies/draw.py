@@ -26,7 +26,7 @@ from PIL import Image
 
 import data
 import model
-from errors import UserError
+from errors import UserError, explanation
 from lazy import tf
 from learners import LEARNERS
 from perturbations.draws import TRAINING_SUPPORT, UNPERTURBED, Draw, task_noise
@@ -224,6 +224,11 @@ class Server(ThreadingHTTPServer):
         except OSError as fault:
             raise UserError(f"port {port} is not available ({fault.strerror}): give another --port") from fault
 
+    def handle_error(self, request, client_address) -> None:
+        """Print nothing if the browser has gone away, as it does when the page is closed."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
 
 class Handler(BaseHTTPRequestHandler):
     """Answers only the page that the server sent: a request must come to the server's own address, or to one of its
@@ -268,6 +273,10 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.BAD_REQUEST, f"{fault}")
         except (ValueError, AttributeError, RecursionError):
             self._refuse(HTTPStatus.BAD_REQUEST, "the request is not a JSON object")
+        except Exception as fault:
+            if not (sentence := explanation(fault)):
+                raise
+            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, sentence)
         else:
             self._answer(HTTPStatus.OK, json.dumps(result).encode(), "application/json")
 
@@ -276,6 +285,8 @@ class Handler(BaseHTTPRequestHandler):
         this address. Requests through a proxy, by https, must be to one of `hosts`."""
         hosts, port = self.server.hosts, self.server.server_address[1]
         names = {f"{name}:{port}" for name in (ADDRESS, "localhost")}.union(hosts)
+        if port == 80:  # browsers leave it out
+            names |= {ADDRESS, "localhost"}
         origins = {None, *(f"http://{name}" for name in names), *(f"https://{name}" for name in hosts)}
         return self.headers.get("Host") in names and self.headers.get("Origin") in origins
 

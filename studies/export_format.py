@@ -25,13 +25,13 @@ images and J channels of the exported maps. Floats are float32 unless noted; acc
                           0 if the learner multiplies by nothing
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from errors import UserError
+from files import parse_json
 
 FORMAT = 1
 NAME = "export.npz"
@@ -109,7 +109,7 @@ def read(savedir: Path) -> dict:
         raise UserError(f"{path} has version {version}, and this program reads version {FORMAT}: {remedy} again")
     try:
         check(arrays)
-        arrays["settings"] = json.loads(str(arrays["settings"]))
+        arrays["settings"] = parse_json(str(arrays["settings"]))
         stochastic = arrays["settings"]["stochastic"]
         refuse_infinite(arrays, path, remedy)
     except (ValueError, KeyError, TypeError, AttributeError) as fault:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -195,12 +196,31 @@ def test_trainval_keeps_each_class_its_images(counts):
     np.testing.assert_array_equal(shown, (10 * (classes // 4)[..., None] + images) / 2)
 
 
+def edited(dataset, entry, value):
+    """Set an entry of the dataset's manifest, or one of its first split."""
+    path = dataset / "manifest.json"
+    manifest = json.loads(path.read_text())
+    (manifest if entry in manifest else manifest["splits"]["train"])[entry] = value
+    path.write_text(json.dumps(manifest))
+
+
+WRONG_ENTRIES = {
+    "image_shape": (None, [28, 28], [28, 28, "1"], [0, 28, 1]), "scale": ("0.0039", 0, float("inf"), None),
+    "rotations": (0, 1.5), "source": (None, {}, {"given": "", "files": [1]}), "prepare": ([], {"size": "28"}),
+    "splits": ([], {"train": None}), "base_classes": ("100",), "images_per_class": (None, [20, 20], ["20"] * 100),
+    "names": (3, [1] * 100), "sha256": (None,), "file": (None,),
+}  # fmt: skip
+WRONG = [(entry, value) for entry, values in WRONG_ENTRIES.items() for value in values]
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
         (lambda d: (d / "manifest.json").unlink(), "there is no dataset"),
         (lambda d: (d / "manifest.json").write_text("{"), "is damaged"),
         (lambda d: (d / "manifest.json").write_text("[]"), "is damaged"),
+        (lambda d: (d / "manifest.json").write_text("[" * 200_000), "is damaged"),
+        *((partial(edited, entry=entry, value=value), "is damaged") for entry, value in WRONG),
         (lambda d: (d / "train.npy").unlink(), "is missing"),
         (lambda d: (d / "train.npy").write_bytes((d / "train.npy").read_bytes()[:-1]), "wrong size"),
     ],

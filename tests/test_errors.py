@@ -37,7 +37,7 @@ class ResourceExhaustedError(Exception):
         (
             OSError(errno.EACCES, "Permission denied", "/a/b"),
             2,
-            "error: cannot read or write /a/b: Permission denied\n",
+            "error: cannot read or write /a/b: Permission denied: change its permissions, or choose another one\n",
         ),
         (OSError(errno.EIO, "Input/output error"), 2, "error: cannot read or write the disk: Input/output error\n"),
     ],

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import json
 import math
 import os
 import platform
@@ -19,6 +18,7 @@ from typing import NamedTuple
 
 import layers
 from errors import UserError, user_error
+from files import parse_json
 
 FLOAT32, TF32, BF16 = PRECISIONS = ("float32", "tf32", "bf16")
 INSTRUCTIONS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # the processor's flag and the name; the first one counts
@@ -235,7 +235,7 @@ def read_cluster() -> tuple[int, int]:
         return 1, 0
     example = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
     with user_error("TF_CONFIG cannot be used", f"write it like {example}", ValueError, KeyError, TypeError):
-        config = json.loads(text)
+        config = parse_json(text)
         workers, task = config["cluster"]["worker"], config["task"]
         if set(config["cluster"]) != {"worker"} or task["type"] != "worker":
             raise ValueError("all processes have to be workers")

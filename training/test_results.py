@@ -130,7 +130,7 @@ def _read_accuracies(path: Path, mode: str, dimensions: int) -> dict:
     if not path.is_file():
         raise UserError(f"there is no {path}: run main.py --mode {mode} --savedir {path.parent} first")
     with user_error(f"{path} cannot be read", f"run --mode {mode} again", *DAMAGE):
-        result = json.loads(path.read_text())
+        result = parse_json(path.read_text())
         result["accuracies"] = np.asarray(result["accuracies"], np.float64)
         accuracies, _ = result["accuracies"], result["episodes_sha256"]
         summary = np.asarray([result["accuracy"], result["interval95"]], np.float64)
@@ -175,7 +175,7 @@ def read_collapse(savedir: Path) -> dict[str, list[dict]]:
         if path.is_file():
             with user_error(f"{path} cannot be read", "measure again", OSError, *DAMAGE):
                 text = path.read_text()
-                rows = csv.DictReader(text.splitlines()) if kind == "watched" else json.loads(text)["rows"]
+                rows = csv.DictReader(text.splitlines()) if kind == "watched" else parse_json(text)["rows"]
                 tables |= {kind: parsed} if (parsed := [parse_row(row) for row in rows]) else {}
     if not tables:
         raise UserError(

@@ -28,7 +28,7 @@ import numpy as np
 
 import data
 from errors import UserError, user_error
-from files import write_atomically
+from files import parse_json, write_atomically
 from lazy import tf
 from training import weights
 from training.steps import Engine, MetaGradient, read
@@ -101,7 +101,7 @@ def read_description(folder: Path) -> dict:
     if not path.is_file():
         raise UserError(f"there is no {path}: write it with bench.py --export {folder}, where TensorFlow is installed")
     with user_error(f"{path} cannot be read", "write it again with bench.py --export", ValueError, KeyError, TypeError):
-        description = json.loads(path.read_text())
+        description = parse_json(path.read_text())
         if description["format"] != FORMAT:
             raise ValueError(f"its version is {description['format']}")
         description["settings"]["data_sha256"], description["train"]["arguments"], description["test"]["results"]

@@ -89,14 +89,14 @@ def test_the_cosine_classifier_descends_as_numpy_does():
         logits = scale * h @ (w / np.linalg.norm(w, axis=1, keepdims=True))
         return -((logits - np.log(np.exp(logits).sum(-1, keepdims=True))) * y * shares).sum((1, 2))
 
-    start, velocity = w, np.zeros_like(w)
+    start, velocity = w, None
     for _ in range(3):
         gradient = np.zeros_like(w)
         for place in np.ndindex(*w.shape[1:]):
             step = np.zeros(w.shape[1:])
             step[place] = 1e-6
             gradient[(..., *place)] = (loss(w + step) - loss(w - step)) / 2e-6
-        velocity = 0.9 * velocity + 0.1 * gradient
+        velocity = gradient if velocity is None else 0.9 * velocity + 0.1 * gradient  # as PyTorch's SGD
         w = w - rate * velocity
     found, b = graph(lambda: heads.cosine(*map(tf.constant, (h, y, shares, start)), scale, 3, rate))
     np.testing.assert_allclose(found, scale * w / np.linalg.norm(w, axis=1, keepdims=True), rtol=1e-6, atol=1e-7)

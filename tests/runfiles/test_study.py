@@ -238,7 +238,8 @@ def test_a_reader_that_has_enough_is_no_fault_and_a_full_disk_is_one_sentence():
     if os.path.exists("/dev/full"):
         with open("/dev/full", "w") as full:
             done = cli("runfiles/study.py", stdout=full, env=buffered)
-        assert done.returncode == 2 and done.stderr == "error: cannot read or write the disk: No space left on device\n"
+        said = "error: cannot read or write the disk: No space left on device: free some space\n"
+        assert (done.returncode, done.stderr) == (2, said)
 
 
 TINY = {"n_train_iters": 2, "val_every": 2, "n_val_tasks": 2, "n_test_iters": 2, "n_test_mc_samp": 1}

@@ -3,6 +3,7 @@
 import json
 import shutil
 import unicodedata
+import zipfile
 
 import numpy as np
 import pytest
@@ -91,6 +92,7 @@ WITH_INFINITY[7, 2] = np.inf
         ({"labels": LABELS[1:]}, ["labels", "(37,)", "give 38"]),
         ({"labels": np.linspace(0, 1, len(LABELS))}, ["labels", "float64", "strings or whole numbers"]),
         ({"labels": np.ones(len(LABELS), int)}, ["only one class, 1"]),
+        ({"labels": np.where(np.arange(len(LABELS)) == 4, " ", LABELS)}, ["labels", "are empty in row 4"]),
         ({"files": np.arange(len(LABELS))}, ["files", "int64", "strings"]),
         ({"features": WITH_INFINITY}, ["not finite, or above 1e+15, in 1 row", "row 7"]),
         ({"features": rows()[0] * 1e300}, ["in 38 rows"]),
@@ -111,6 +113,11 @@ def test_other_files_are_refused(tmp_path):
     whole = write(tmp_path / "whole.npz").read_bytes()
     place = whole.index(b"\x93NUMPY") + 200
     (tmp_path / "damaged.npz").write_bytes(whole[:place] + bytes(16) + whole[place + 16 :])
+    for ending in ("", ".npy"):  # numpy returns the bytes of what it has not written
+        with zipfile.ZipFile(tmp_path / "text.npz", "w") as archive:
+            for name in ("features", "labels"):
+                archive.writestr(name + ending, "1,2,3")
+        assert_refused(make(tmp_path, tmp_path / "text.npz"), "features is not an array", "np.savez")
     assert_refused(make(tmp_path, tmp_path / "lacks.npz"), "has no array labels", "np.savez")
     assert_refused(make(tmp_path, tmp_path / "plain.npy"), "is not an .npz file")
     assert_refused(make(tmp_path, tmp_path), "is not an .npz file")

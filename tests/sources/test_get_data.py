@@ -164,6 +164,14 @@ def test_files_of_others_are_never_replaced(tmp_path):
     assert (tmp_path / "mimgnet" / "train.npy").read_bytes() == b"precious"
 
 
+def test_a_link_to_itself_is_a_sentence(tmp_path):
+    (tmp_path / "glyphs").symlink_to("glyphs")
+    assert_refused(command("--dataset", "glyphs", "--data_dir", tmp_path), "leads back to itself: remove it")
+    assert_refused(command("--dataset", "glyphs", "--data_dir", tmp_path / "glyphs"), "cannot write into")
+    assert_refused(command("--dataset", "mine", "--data_dir", tmp_path, "--source", tmp_path / "glyphs"), "glyphs")
+    assert [file.name for file in tmp_path.iterdir()] == ["glyphs"]
+
+
 def test_killed_while_it_writes(tmp_path, few):
     """A process that dies between the arrays and the manifest leaves nothing in place or in the way."""
     script = (

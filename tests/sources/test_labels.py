@@ -52,6 +52,7 @@ def test_line_ends_in_quotes_stay_as_they_are(table):
         ("deep,cat\n", "line 1 names .*/deep, which is not there"),
         ("a.png,cat\nb.png,cat\ndeep/../a.png,cat\n", r"line 3 names .*a\.png again, after line 1: name it once"),
         ("a.png,cat\nlink.png,dog\n", r"line 2 gives .*link\.png the label 'dog', and line 1 'cat': keep one"),
+        ("a.png,cat\nhard.png,dog\n", r"line 2 gives .*hard\.png the label 'dog', and line 1 'cat': keep one"),
         ("a.png,Zo\udceb\n", "line 1 has a label that is not UTF-8: save the table in UTF-8"),
         ("file,label\n", r"labels\.csv names no picture: add lines of FILE,LABEL"),
         ('a.png,"cat\nb.png,dog\n', r"labels\.csv is not a table of FILE,LABEL \(unexpected end of data"),
@@ -61,6 +62,7 @@ def test_line_ends_in_quotes_stay_as_they_are(table):
 )
 def test_a_wrong_row_is_refused_by_its_line(table, text, message):
     (table.parent / "link.png").symlink_to("a.png")
+    (table.parent / "hard.png").hardlink_to(table.parent / "a.png")
     table.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError, match=message):
         read_labels(table)

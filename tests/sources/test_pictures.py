@@ -79,6 +79,16 @@ def test_a_camera_turned_on_its_side_is_turned_back(kind):
         np.testing.assert_array_equal(np.asarray(again), np.asarray(got))
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_deep_picture_is_turned_as_an_ordinary_one_is(channels):
+    levels = RNG.integers(0, 65536, (3, 5, channels))
+    levels[0, 0] = 65535
+    turned, plain = (pixels(png(levels, chunk(b"eXIf", exif_of(turn)))) for turn in (6, 1))
+    np.testing.assert_array_equal(turned, np.rot90(plain, -1))
+    shallow = [pixels(png(levels >> 8, *facts, depth=8)) for facts in ([chunk(b"eXIf", exif_of(6))], [])]
+    np.testing.assert_array_equal(shallow[0], np.rot90(shallow[1], -1))
+
+
 def test_an_image_of_pillows_is_judged_as_its_file_is():
     content = png(RNG.integers(0, 4096, (5, 4, 3)), chunk(b"sBIT", bytes([12] * 3)))
     with Image.open(io.BytesIO(content)) as image:
@@ -173,6 +183,13 @@ def test_too_many_pixels_are_refused_by_their_number():
     bomb = png([[0]]).replace(png([[0]])[8:33], header)
     refused(bomb, re.escape("has 400.0 megapixels (20000 x 20000), more than 268.4"))
     assert pictures.PIXELS > 202e6 and Image.MAX_IMAGE_PIXELS == 89478485  # phones'; Pillow's own is as it was
+
+
+@pytest.mark.parametrize("size", [(1, 65536), (65536, 1)])
+def test_a_side_is_at_most_as_long_as_in_a_jpeg(size):
+    """To resize a picture of 1 x 2^28 pixels takes Pillow 13 GB."""
+    refused(encoded(Image.new("L", size), "PNG"), "has a side of 65,536 pixels, more than 65,535: cut it")
+    assert pixels(encoded(Image.new("L", (65535, 1)), "PNG")).shape == (1, 65535)
 
 
 def test_a_huge_jpeg_is_decoded_at_a_part_of_its_size(monkeypatch):

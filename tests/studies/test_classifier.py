@@ -4,6 +4,7 @@ import base64
 import copy
 import csv
 import dataclasses
+import errno
 import io
 import os
 import pickle
@@ -271,6 +272,8 @@ def test_it_is_scikit_learns(maml, pictures, tmp_path):
         (lambda: Classifier.load(None), "neither of run and backbone is given"),
         (lambda: Classifier.load(MAML, checkpoint="first"), "wanted one of last, best"),
         (lambda: again.fit(support, labels).predict(Image.fromarray(query[0])), "not a single one"),
+        (lambda: again.predict(np.zeros((9, 9, 3), np.uint8)), "not a single one: an array of the shape (9, 9, 3)"),
+        (lambda: again.predict(np.zeros((9, 9, 1))), "not a single one: an array of the shape (9, 9, 1)"),
         (lambda: Classifier.load(MAML, reject=1.5), "wanted a number from 0 to 1"),
         (lambda: Classifier.load(MAML, statistics="none"), "wanted one of support, together, query"),
         (lambda: again.fit([np.zeros((0, 3), np.uint8)] * 2, [0, 1]), "shape (0, 3)"),
@@ -623,6 +626,7 @@ def test_a_trained_run_classifies_too(folders, data_dir):
     assert call("main.py", "--savedir", savedir, *flags).returncode == 0
     done = classify(folders, "--query_statistics", "query", run=("--savedir", savedir))
     assert done.returncode == 0, done.stderr
+    assert re.search(r"accuracy on the support pictures: .*\(with --query_statistics support\)", done.stdout)
 
 
 def test_remarks_and_page_say_which_support_pictures_were_wrong(folders, monkeypatch):
@@ -725,6 +729,24 @@ def test_a_page_shows_transparent_pictures_on_the_papers_colour(folders):
     shown = classify_page.page([], np.array(["a"]), folders, [("a", file)], LeftOut([0], 1), [], paper)
     content = re.search('base64,([^"]+)', shown).group(1)
     assert not np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("L")).any()
+
+
+def test_pictures_of_one_class_are_refused_by_their_folder(folders):
+    for name in ("two", "3"):
+        shutil.rmtree(folders / "support" / name)
+    assert_refused(classify(folders), "support are of one class: add those of another class")
+
+
+def test_a_table_that_cannot_be_written_leaves_those_of_an_earlier_call(folders, monkeypatch):
+    assert classify(folders).returncode == 0
+    before = {file: file.read_bytes() for file in (folders / "out").iterdir()}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(study_of_folders, "write_atomically", full)
+    assert_refused(classify(folders), "cannot write", "No space left")
+    assert {file: file.read_bytes() for file in (folders / "out").iterdir()} == before and len(before) == 3
 
 
 def test_remarks_of_pictures_are_printed_and_on_the_page(folders):

@@ -1,12 +1,14 @@
 """The page to draw on: who may ask it what, what it answers, and the page itself in a browser."""
 
 import base64
+import functools
 import http.client
 import io
 import json
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -235,6 +237,54 @@ def test_other_requests_are_refused_with_a_sentence(server, change, status):
     answer, content = ask(server, **change)
     assert answer.status == status and len(json.loads(content)["error"]) > 10
     assert ask(server)[0].status == 200  # it goes on
+
+
+def test_a_browser_that_goes_away_leaves_no_traceback(server, capfd):
+    port, started, gone = server.server_address[1], threading.Event(), threading.Event()
+
+    def classify(*_):
+        started.set()
+        gone.wait(10)
+        return {"learners": ["x" * 1_000_000] * 10}
+
+    server.backend.classify = classify
+    body = b"{}"
+    head = f"POST /classify HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-Token: {server.token}\r\nContent-Length: 2\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closes by a reset
+        connection.sendall(head.encode() + body)
+        assert started.wait(10)
+    gone.set()
+    server.backend.classify = lambda *_: {"learners": []}
+    assert ask(server)[0].status == 200
+    server.shutdown()
+    server.server_close()  # waits for the requests
+    assert capfd.readouterr().err == ""
+
+
+def test_a_lack_of_memory_is_a_sentence_and_a_defect_is_none(server):
+    class ResourceExhaustedError(Exception):
+        """Named as TensorFlow's."""
+
+    def classify(*_):
+        raise ResourceExhaustedError
+
+    server.backend.classify = classify
+    answer, content = ask(server)
+    assert answer.status == 500 and "does not have enough memory" in json.loads(content)["error"]
+
+
+def test_browsers_leave_out_port_80(server):
+    own = {"Host": "localhost", "Origin": "http://localhost"}
+    port = server.server_address
+    assert ask(server, **own)[0].status == 403
+    server.server_address = ("127.0.0.1", 80)
+    request = functools.partial(http.client.HTTPConnection, *port, timeout=10)
+    for host, status in (("localhost", 200), ("127.0.0.1", 200), ("evil.example", 403)):
+        connection = request()
+        connection.request("GET", "/", headers={"Host": host})
+        assert connection.getresponse().status == status
+        connection.close()
 
 
 def test_a_foreign_page_does_not_get_the_token(server):
