@@ -454,8 +454,13 @@ robustness = Study(
     figures={
         "curves": plots.robustness(*FOUR, *TRAINED_ON, "maml_5shot", "metadrop_5shot", "linf_0.02_5shot",
                                    "linf_0.1_5shot", "maml_20way", "metadrop_20way"),
-        "regularisers": plots.robustness("fixed", "independent", "mixup", "mixup_query", "vib", "information"),
-        "learners": plots.robustness("metasgd", "head", "body", "protonet", "protonet_wide"),
+        "regularisers": plots.robustness(
+            "maml", "metadrop", "fixed", "independent", "mixup", "mixup_query", "vib", "information",
+            tests=("joint", "remaining"),
+        ),
+        "learners": plots.robustness(
+            "maml", "metadrop", "metasgd", "head", "body", "protonet", "protonet_wide", tests=("joint", "remaining")
+        ),
     },
 )  # fmt: skip
 

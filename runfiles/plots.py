@@ -109,6 +109,7 @@ def draw_curves(numbers: dict):
     """Draw training loss and validation accuracy: thin lines are seeds, thick ones their means."""
     from matplotlib.figure import Figure
 
+    from figures.curves import scale_losses
     from figures.style import coloured
 
     fig = Figure(figsize=(10, 4))
@@ -120,9 +121,8 @@ def draw_curves(numbers: dict):
             iterations = np.array(row["iter"])[shown]
             axis.plot(iterations, of_seeds[:, shown].T, color=colour, lw=0.6, alpha=0.4)
             axis.plot(iterations, of_seeds[:, shown].mean(0), color=colour, lw=2, label=row["title"])
-    axes[0].set(yscale="log", xlabel="meta-iteration", ylabel="training loss, mean of 50 iterations (nats)")
-    axes[0].set_yticks([0.15, 0.2, 0.3, 0.5, 1], ["0.15", "0.2", "0.3", "0.5", "1"])
-    axes[0].minorticks_off()
+    axes[0].set(xlabel="meta-iteration", ylabel="training loss, mean of 50 iterations (nats)")
+    scale_losses(axes[0])
     axes[1].set(xlabel="meta-iteration", ylabel="validation accuracy (%)")
     axes[1].legend()
     return fig
@@ -132,15 +132,18 @@ differences = Plot(numbers_of_differences, draw_differences)
 curves = Plot(numbers_of_curves, draw_curves)
 
 
-def robustness(*names: str) -> Plot:
-    """Return the figure of accuracy by the radius of the attack, for these runs of the first seed: a panel for each
+RADII = ("joint", "remaining", "l2", "l1", "l1_dense")  # the attacks that are drawn by their radius
+
+
+def robustness(*names: str, tests: tuple[str, ...] = RADII) -> Plot:
+    """Return the figure of accuracy by the radius of these attacks, for these runs of the first seed: a panel for each
     norm, threat and kind of task (figures/robustness.py)."""
 
     def numbers(outcome) -> dict:
         rows = {}
         for name in names:
             seed = outcome.study.seeds_of(name)[0]
-            found = {test: outcome.results(name, test).get(seed) for test in RADII}
+            found = {test: outcome.results(name, test).get(seed) for test in tests}
             if any(found.values()):
                 columns = ("eps", "accuracy", "interval95", "accuracies", "settings")
                 attacks = {test: {key: one[key] for key in columns} for test, one in found.items() if one}
@@ -148,9 +151,6 @@ def robustness(*names: str) -> Plot:
         return rows
 
     return Plot(numbers, draw_robustness)
-
-
-RADII = ("joint", "remaining", "l2", "l1", "l1_dense")  # the attacks that are drawn by their radius
 
 
 def draw_robustness(numbers: dict):
