@@ -99,14 +99,20 @@ class Dataset:
         return self.splits["train"].range
 
 
-def load(data_dir: str, name: str, background: bool = False, makers: Container[str] | None = None) -> Dataset:
+def load(
+    data_dir: str,
+    name: str,
+    background: bool = False,
+    makers: Container[str] | None = None,
+    checksums: bool = False,
+) -> Dataset:
     """Open the dataset DATA_DIR/<name>/; its arrays stay on the disk until they are used.
 
-    background: regroup Omniglot by its original two sets of alphabets. makers: see read_manifest. UserError if the
-    dataset is missing, or differs from its manifest.
+    background: regroup Omniglot by its original two sets of alphabets. makers, checksums: see read_manifest. UserError
+    if the dataset is missing, or differs from its manifest.
     """
     folder = Path(data_dir) / name
-    manifest = read_manifest(folder, makers)
+    manifest = read_manifest(folder, makers, checksums)
     shape, splits, declared = tuple(manifest["image_shape"]), {}, manifest.get("range")
     if not (declared is None or can_be_range(declared)):
         raise UserError(f'{folder / "manifest.json"} has the "range" {declared!r}: write "range": [LOWEST, HIGHEST]')

@@ -45,7 +45,7 @@ def load_data(config: Config, *used: str, bounded: str | None = None) -> tuple[d
     the data that the run was trained on.
     """
     run = config.run
-    dataset = data.load(run.data_dir, run.dataset, run.split == "background", MAKERS)
+    dataset = data.load(run.data_dir, run.dataset, run.split == "background", MAKERS, checksums=True)
     if config.facts.get("data_sha256") not in (None, dataset.sha256):
         raise UserError(
             f"{run.data_dir}/{dataset.name} holds other data than the run was trained on (other checksums): "
@@ -130,10 +130,25 @@ class StartSettings(Settings):
 def config_of_training(savedir: Path, flags: Mapping, resume: bool) -> Config:
     """Return the settings of a run that starts in savedir or, with --resume, continues there."""
     if not (savedir / "config.json").exists():
+        refuse_remains(savedir, "weights" in flags)
         return Config.of_flags(flags)
     if not resume:
         raise UserError(f"{savedir} holds a run already: add --resume to continue it, or choose another --savedir")
     return Config.read(savedir).merged(flags, ["resume"], "resume without it, or train in another --savedir")
+
+
+def refuse_remains(savedir: Path, from_weights: bool) -> None:
+    """Raise UserError if a folder without config.json has files of a run. from_weights: the new run starts from the
+    copy of a weights file there."""
+    remains = ["checkpoints", *(f"meta_train.{ending}" for ending in ("log", "csv")), weights_file.START]
+    for name in remains[: -1 if from_weights else None]:
+        if (savedir / name).exists():
+            raise UserError(
+                f"{savedir} has {name} and no config.json, so it is no run that could be continued: choose another "
+                f"--savedir, or remove the remains"
+            )
+    if from_weights and not (savedir / weights_file.START).exists():
+        raise UserError(f"another command has removed {savedir / weights_file.START}: give this command again")
 
 
 def meta_train(savedir: Path, flags: dict) -> int:
@@ -143,6 +158,8 @@ def meta_train(savedir: Path, flags: dict) -> int:
     config = config_of_training(savedir, flags, resume)
     run, training = config.run, config.training
     dataset, splits = load_data(config, "train", *["val"] * bool(training.val_every))
+    if training.collapse_every:  # measured on tasks of the tests' size
+        data.check_episode(splits["train"], "train", run.way, run.shot, run.query)
     machine = start(run, distribute=True)
     config = config.with_facts(**dataset.facts, train_classes=splits["train"].classes)
     engine = build_engine(config, dataset.image_shape, machine)
@@ -373,6 +390,8 @@ def start_from(file: Path, savedir: Path, mode: str, flags: dict) -> contextlib.
         flags |= config.values() | flags
     elif mode == "meta_train":
         flags.setdefault("resume", bool(content.state))
+    if mode == "meta_train":
+        flags["weights"] = file
     return weights_file.starting_in(savedir, file, None if new else content.about["settings"])
 
 

@@ -273,7 +273,8 @@ class MAML(Learner):
     the inner steps; the backward pass computes them again. bf16: parameters, batch norm and losses stay float32.
     Only theta is adapted; phi and batch norm's offsets are not. Of theta, adapt `head` leaves the convolutions as they
     are (ANIL: Raghu, Raghu, Bengio and Vinyals, ICLR 2020), and `body` the head (BOIL: Oh, Yoo, Kim and Yun, ICLR
-    2021). The inner loss is the support set's cross entropy and the perturbation's penalty.
+    2021, whose code adapts batch norm's gain and offset with the body). The inner loss is the support set's cross
+    entropy and the perturbation's penalty.
     """
 
     settings_class = MAMLSettings

@@ -181,6 +181,8 @@ def by_owners(owners: Mapping[str, Iterable[dataclasses.Field]]) -> dict[tuple[s
 
 # ---- readers: from a flag's text to its value
 
+FLOAT32 = 3.4e38  # larger numbers would be infinite on the device
+
 
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     """Return a reader of whole numbers from `least` to `most`."""
@@ -205,18 +207,18 @@ def to_number(text: str) -> float:
 
 
 def positive(text: str) -> float:
-    """Read a finite number above 0."""
+    """Read a number above 0 that float32 can hold."""
     value = to_number(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+    if not 0 < value < FLOAT32:
+        raise argparse.ArgumentTypeError(f"must be a number above 0 and below {FLOAT32:g}, not {text!r}")
     return value
 
 
 def not_negative(text: str) -> float:
-    """Read a finite number of at least 0."""
+    """Read a number of at least 0 that float32 can hold."""
     value = to_number(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of at least 0, not {text!r}")
+    if not 0 <= value < FLOAT32:
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0 and below {FLOAT32:g}, not {text!r}")
     return value
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 import data
 from errors import Parser, Stop, UserError, run, user_error
+from files import locked, refuse_unwritable
 from settings import path_text, positive, to_path, whole
 from training import weights
 from training.config import Config
@@ -70,7 +71,9 @@ def main() -> int:
         raise UserError(f"{args.weights} is at iteration {done} already, past --n_train_iters {last}: choose more")
     with user_error(f"cannot make the folder of --weights {args.weights}", "choose another", OSError):
         args.weights.parent.mkdir(parents=True, exist_ok=True)
-    with Stop() as stop:
+    refuse_unwritable(args.weights.parent)
+    lock = args.weights.with_name(f".{args.weights.name}.lock")
+    with locked(lock, f"writes {args.weights}: wait for it, or choose another file"), Stop() as stop:
         return train_and_test(jax_run, args, last, stop)
 
 
@@ -79,11 +82,11 @@ def read_weights(path: Path, folder: Path, settings: dict) -> weights.Weights:
 
     Raise UserError where they are of a run with other settings than the program's, or have no slots of Adam.
     """
-    saved = weights.read(path if path.exists() else folder / weights.NAME)
+    source = path if path.exists() else folder / weights.NAME
+    saved = weights.read(source)
     if not saved.state:
         raise UserError(f"{path} has no slots of Adam: write it with main.py --mode weights --slots")
-    about = saved.about["settings"]
-    trained = Config.of(about).values() | about  # files of earlier versions have fewer settings
+    trained = Config.read(source).values() | saved.about["settings"]  # files of earlier versions have fewer settings
     for name, value in settings.items():
         other = trained.get(name)
         if name not in MAY_DIFFER and other != value:
@@ -93,7 +96,7 @@ def read_weights(path: Path, folder: Path, settings: dict) -> weights.Weights:
 
 def load_splits(data_dir: str, settings: dict) -> dict[str, data.Split]:
     """Return the splits for training and for tests. Raise UserError where the data are not the program's."""
-    dataset = data.load(data_dir, settings["dataset"], settings["split"] == "background")
+    dataset = data.load(data_dir, settings["dataset"], settings["split"] == "background", checksums=True)
     if dataset.sha256 != settings["data_sha256"]:
         raise UserError(f"{data_dir}/{dataset.name} has other data than the program was made for: see --data_dir")
     return data.splits_of(dataset, settings["train_split"])

@@ -46,7 +46,8 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
     caption = (
         "After adaptation. Axis 1 is the projection of the last layer's features on the difference between the two "
         "classes' weights, where the decision boundary is exact. Axis 2 is a 1-D t-SNE of the rest of the features. "
-        "Each side has the colour of the class that is predicted there."
+        "Each side has the colour of that one of the two classes which has the larger logit there; the accuracy is "
+        "that of the choice between the two."
     )
     section.add("boundary_tasks", caption, by_task(scenes, classes))
     advance()

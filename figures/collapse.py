@@ -63,9 +63,9 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
         spread = f"{MEAN} training tasks of the last measured iteration"
         tested = {name: [row for row in rows if row["iter"] == rows[-1]["iter"]] for name, rows in watched.items()}
     features = {name: layers_of(rows)[-2] for name, rows in tested.items()}
-    caption = f"NC1 to NC4 of the features by inner steps; {spread}."
+    caption = f"NC1 to NC4 of the features by inner steps; {spread}.{note_on_zeros(tested)}"
     section.add("collapse_steps", caption, by_step(tested, features))
-    caption = f"NC1 to NC4 of the query set by layer (outputs of the blocks after pooling); {spread}."
+    caption = f"NC1, NC2 and NC4 of the query set by layer (outputs of the blocks after pooling); {spread}."
     section.add("collapse_layers", caption, by_layer(tested, "query"))
     advance()
 
@@ -81,10 +81,18 @@ def draw_iterations(section: Section, watched: dict[str, Rows]) -> None:
         ("logits", "query", logits, "logits of the query set"),
     ):
         caption = f"Traces of the covariances within and between classes, and their shares: {kind}; {spread}."
-        section.add(f"collapse_traces_{name}", caption, traces(watched, part, layers))
+        section.add(f"collapse_traces_{name}", caption + note_on_zeros(watched), traces(watched, part, layers))
     for part in ("query", "support"):
         caption = f"NC1 to NC4 of the features of the {part} set by meta-iterations; {spread}."
-        section.add(f"collapse_iterations_{part}", caption, by_iteration(watched, part, features))
+        section.add(
+            f"collapse_iterations_{part}", caption + note_on_zeros(watched), by_iteration(watched, part, features)
+        )
+
+
+def note_on_zeros(runs: dict[str, Rows]) -> str:
+    """Return a sentence if a measure that has a logarithmic axis is 0 in a row."""
+    zeros = any(row[name] == 0 for rows in runs.values() for row in rows for name in LOGARITHMIC)
+    return " Zeros (one row per class has no variance within classes) are not on logarithmic axes." * zeros
 
 
 def traces(runs: dict[str, Rows], part: str, layers: dict[str, str]) -> Figure:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from figures.page import Section
-from figures.run import Run
+from figures.run import Run, has_query_loss
 from figures.selection import Selection
 from figures.style import coloured, draw_curve
 
@@ -18,6 +18,8 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
     columns = {run.label: run.curves for run in runs}
     interval = " with its 95 % interval" if any(map(is_validated, columns.values())) else ""
     caption = f"Meta-training: loss, and accuracy{interval}, by iterations and by wall time."
+    if others := [run.name for run in runs if not has_query_loss(run.config)]:
+        caption += f" The training loss of {', '.join(others)} is of another kind than a test's."
     section.add("curves", caption, learning_curves(columns))
     advance()
 
@@ -50,7 +52,7 @@ def learning_curves(runs: dict[str, dict[str, np.ndarray]]) -> Figure:
                 losses.plot(x, loss, "o--", color=colour, markersize=3, linewidth=1, label=f"{name}, validation")
                 draw_curve(accuracies, x, 100 * accuracy, 100 * interval, color=colour, linestyle="--")
         accuracies.set_xlabel(title)
-    axes[0, 0].set_ylabel("query loss (nats)")
+    axes[0, 0].set_ylabel("loss (nats)")
     scale_losses(axes[0, 0])
     axes[1, 0].set_ylabel("validation accuracy (%)" if validated else "training accuracy (%)")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncol=2)

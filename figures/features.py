@@ -119,7 +119,7 @@ def read_channel(export: dict, task: int, row: int, layer: str, place: int) -> C
 def obstacle(run: Run) -> str | None:
     """Return why this run has no stochastic features to draw, or None."""
     if not run.perturbs:
-        return f"{run.name} has no stochastic features, because nothing is perturbed"
+        return f"{run.name} has no stochastic features, because no noise perturbs its images"
     if not export_format.layers(run.export):
         return f"{run.name} has no layer maps"
     return None

@@ -1,5 +1,6 @@
 """Draw the accuracies of a test's episodes, and the differences between runs on the same episode."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -21,7 +22,7 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
             paired[run.label] = run.test["accuracies"] - first.test["accuracies"]
         else:
             section.note(f"{run.name} and {first.name} were tested on different episodes: not paired.")
-    quantum = max(run.test["quantum"] for run in runs)
+    quantum = 100 / math.gcd(*(round(100 / run.test["quantum"]) for run in runs))  # a multiple of each run's
     episodes = " or ".join(dict.fromkeys(str(len(run.test["accuracies"])) for run in runs))
     caption = f"Accuracies of {episodes} test episodes"
     caption += ", and differences on the same episode" if paired else ""
@@ -34,7 +35,8 @@ def accuracy_histogram(tests: dict[str, dict], paired: dict[str, np.ndarray], qu
     """Draw the episodes' accuracies at the left and, if there are any, the differences in `paired` at the right.
 
     tests: {run name: accuracies [episodes], accuracy and interval95}, in percent. paired: {run name: differences
-    from the first run [episodes]}, in points. quantum: one query image's share of an episode's accuracy, in points.
+    from the first run [episodes]}, in points. quantum: one query image's share of an episode's accuracy, in points, or
+    a common multiple of the runs' shares.
     """
     panels = 2 if paired else 1
     fig = Figure(figsize=(3.6 * panels, 3.2))

@@ -66,6 +66,7 @@ TITLES = {(norm, threat): NORMS[norm].title + THREATS[threat] for norm in NORMS 
 GREYS = {"MAML": {"color": "0.6", "linestyle": "-"}, "Meta-dropout": {"color": "0.25", "linestyle": "-"}}
 PAPER_SUFFIX = ", paper"  # of the labels of the paper's curves
 COLUMNS = 3  # of panels, at most
+CLASSES = 10  # in a sheet of images, at most
 LINES = {"-": ":", "--": "-."}  # line style of a run -> line style of the paper's curve of its learner
 
 
@@ -76,17 +77,17 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
     caption += "Bands are 95 % intervals over episodes. "
     caption += "; ".join(describe(kind, runs) for kind in TITLES if any(kind in run.attacks for run in runs))
     if any(text.get_text().endswith(PAPER_SUFFIX) for text in figure.legends[0].get_texts()):
-        caption += ". Dotted or dash-dotted: the paper's curves of the same learners (digitised, Omniglot 20-way, "
-        caption += "another attack)"
+        caption += ". Dotted or dash-dotted: the paper's curves of MAML, Meta-dropout and these learners (digitised, "
+        caption += "Omniglot 20-way, another attack)"
     section.add("robustness", f"{caption}.", figure)
     for number, run in enumerate(runs):
         for kind, attack in run.attacks.items():
             if attack["sheet"] is not None:
                 caption = (
-                    f"{run.name}, {TITLES[kind]}: for each eps, the first query image of every class of the first "
-                    f"test task at the worst point of the attack, and below it the perturbation: red raises the "
-                    f"value of a pixel, blue lowers it. In a grey image black is the highest value. An image in an "
-                    f"orange frame is misclassified; the number is the predicted class."
+                    f"{run.name}, {TITLES[kind]}: for each eps, the first query image of every class (of {CLASSES} at "
+                    f"most) of the first test task at the worst point of the attack, and below it the perturbation: "
+                    f"red raises the value of a pixel, blue lowers it. In a grey image black is the highest value. An "
+                    f"image in an orange frame is misclassified; the number is the predicted class."
                 )
                 name = "_".join(["attacked", *[str(number)] * (len(runs) > 1), *kind])
                 section.add(name, caption, sheet(attack))
@@ -114,9 +115,8 @@ def panels(runs: list[Run]) -> Figure:
     """Draw the curves of all runs, a panel per norm, threat, dataset, way and number of shots."""
     shown = {}  # (norm and threat, dataset, way, shots) -> the runs in this panel
     for kind in TITLES:
-        for run in sorted(runs, key=tasks_of):
-            if kind in run.attacks:
-                shown.setdefault((kind, *tasks_of(run)), []).append(run)
+        for run in sorted((run for run in runs if kind in run.attacks), key=lambda run: tasks_of(run, kind)):
+            shown.setdefault((kind, *tasks_of(run, kind)), []).append(run)
     varies = [len(set(values)) > 1 for values in [*zip(*shown, strict=True)][1:]]
     rows = -(-len(shown) // COLUMNS)
     columns = -(-len(shown) // rows)
@@ -146,9 +146,10 @@ def panels(runs: list[Run]) -> Figure:
     return fig
 
 
-def tasks_of(run: Run) -> tuple[str, int, int]:
-    """Return the dataset, the way and the number of shots; 0 for an unknown number."""
-    return run.config.get("dataset", "omniglot"), run.config.get("way") or 0, run.config.get("shot") or 0
+def tasks_of(run: Run, kind: Kind) -> tuple[str, int, int]:
+    """Return the dataset, the way and the number of shots of an attack's tasks; 0 for an unknown number."""
+    settings = run.config | run.attacks[kind]["settings"]
+    return settings.get("dataset", "omniglot"), settings.get("way") or 0, settings.get("shot") or 0
 
 
 def choose_looks(runs: list[Run], panels: list[list[Run]]) -> dict[Path, dict]:
@@ -171,7 +172,7 @@ def sheet(attack: dict) -> Figure:
     (images, labels, clean), eps = (attack["sheet"][name] for name in ("images", "labels", "clean")), attack["eps"]
     added = (images - clean).mean(-1)
     largest = max(np.abs(images - clean).max(), 1e-6)
-    columns = min(images.shape[1], 10)
+    columns = min(images.shape[1], CLASSES)
     fig = Figure(figsize=(0.55 * columns + 0.8, 1.1 * len(eps)))
     axes = fig.subplots(2 * len(eps), columns, squeeze=False)
     for i, radius in enumerate(eps):

@@ -130,6 +130,14 @@ def describe(config: dict) -> str:
     return ", ".join(words).replace("first_order", "first order")
 
 
+def has_query_loss(config: dict) -> bool:
+    """True if a run's training loss is of the kind of its tests' losses: of query sets, with plain labels, and with as
+    many classes."""
+    entry, mixed = LEARNERS.get(str(config.get("model"))), config.get("mix_set") not in (None, "support")
+    other_way = config.get("train_way") not in (None, config.get("way"))
+    return not (mixed or other_way or (entry and not entry.learner.has_query_loss))
+
+
 def refuse_other_tasks(first: Run, other: Run) -> None:
     """Raise UserError if the exports of these runs hold different tasks; one may hold more tasks than the other."""
     shared = min(len(run.export["fingerprints"]) for run in (first, other))

@@ -133,9 +133,10 @@ class Reptile(MAML):
         order = tf.argsort(noise(0, "dense", tf.TensorShape([tasks, passes, images])))
         places = tf.reshape(tf.reshape(order, [tasks, -1])[:, : steps * size], [tasks, steps, size])
         shares = layers.image_shares(y, layers.class_shares(y))
+        own = None if shares is None else shares * tf.math.count_nonzero(shares, dtype=shares.dtype)
 
         def step(state: State, places: tf.Tensor) -> State:
-            weights = None if shares is None else tf.gather(shares, places)
+            weights = None if own is None else tf.gather(own, places)
             return self.inner_step(state, tf.gather(x, places, batch_dims=1), tf.gather(y, places), weights)
 
         starts = {name: tf.broadcast_to(value, [tasks, *value.shape]) for name, value in params.items()}
@@ -144,14 +145,15 @@ class Reptile(MAML):
         start = State(theta, squares, tf.zeros([tasks], x.dtype), tf.zeros([tasks]))
         return start, step, tf.transpose(places, [1, 0, 2])
 
-    def inner_step(self, state: State, x, y, shares) -> State:
-        """Return the State after one step on the minibatch x [T,B,H,W,C] with labels y [T,B,way]. shares [T,B]: weights
-        of the images if classes differ in their numbers of images, else None. A minibatch whose images all have the
-        weight 0 moves nothing but Adam's moments."""
-        shares = None if shares is None else tf.math.divide_no_nan(shares, tf.reduce_sum(shares, -1, keepdims=True))
+    def inner_step(self, state: State, x, y, importance) -> State:
+        """Return the State after one step on the minibatch x [T,B,H,W,C] with labels y [T,B,way]. importance [T,B]: the
+        images' weights in the loss if classes differ in their numbers of images, else None; over a pass they have the
+        mean 1. A minibatch whose images all have the weight 0 moves nothing but Adam's moments."""
+        total = None if importance is None else tf.reduce_sum(importance, -1, keepdims=True)
+        shares = None if importance is None else tf.math.divide_no_nan(importance, total)
         logits, _ = self.forward({}, state.theta, x, UNPERTURBED_SUPPORT, shares)
         losses = layers.cross_entropies(logits, y)
-        losses = losses if shares is None else x.shape[1] * shares * losses
+        losses = losses if importance is None else importance * losses
         weights = {name: value for name, value in state.theta.items() if self.adapts(name)}
         gradients = dict(zip(weights, tf.gradients(tf.reduce_sum(losses), list(weights.values())), strict=True))
         now = {name: tf.square(gradient) for name, gradient in gradients.items()} | {"one": tf.ones_like(state.loss)}

@@ -24,8 +24,10 @@ class Ridge(Embedding):
     source also learns a number that is added to all logits of an image; it has no effect on the probabilities.
 
     Differs from the source: the embedding is the last block's output of MAML's body, which is smaller, and no output of
-    an earlier block; tasks have the same number of classes and images in training and in testing; the weight is
-    initialized with 1 and the factor with SCALE, because the embeddings are shorter.
+    an earlier block; the support and the query set are each normalised by themselves, in testing, too (the source: by
+    both together in training, by running averages in testing); tasks have the same number of classes and images in
+    training and in testing; the penalty stands beside the sum of the errors, not their mean; its weight is initialized
+    with 1 and the factor with SCALE, because the embeddings are shorter.
     """
 
     def parameters(self) -> dict[str, Parameter]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from records import Record, last_validation
 
-from learners import LEARNERS
+from figures.run import has_query_loss
 from main import make_learner
 from studies.robustness import CLEAN
 from studies.trained import preparation_of
@@ -73,9 +73,7 @@ def training_loss(record: Record) -> float | None:
     """Return the mean training loss of the last 200 iterations, in nats. None if it was not trained here, or
     cannot be compared with MAML's: of mixed labels, of more classes than in testing, or of no query set."""
     config, curve = record.config, record.curve
-    other_labels = config.get("mix_set") not in (None, "support")
-    other_task = not LEARNERS[config["model"]].learner.has_query_loss
-    if not curve or other_labels or other_task or config.get("train_way") not in (None, config["way"]):
+    if not (curve and has_query_loss(config)):
         return None
     rows = zip(curve["iter"], np.diff(curve["iter"], prepend=-1), curve["loss"], strict=True)
     last = [(count, loss) for i, count, loss in rows if i > record.iteration - 200]  # each the mean of its iterations
@@ -102,9 +100,10 @@ def differences(outcome, tests: tuple[str, ...] = ("test",)) -> str:
         if baseline not in (None, name):
             paired = difference(outcome.results(baseline, test) or outcome.results(baseline, tests[0]), results)
         title = run.title if test == tests[0] else f"{run.title}, {test}"
+        of_training = records if test == next(iter(study.tests)) else []  # others have another head, data or statistics
         cells = [title, ", ".join(outcome.chosen[name].values()), f"{parameters(records[0]):,}"]
-        cells += [mean_of(map(training_loss, records), ".3f")]
-        cells += [mean_of([(last_validation(record) or [None])[0] for record in records], ".2f")]
+        cells += [mean_of(map(training_loss, of_training), ".3f")]
+        cells += [mean_of([(last_validation(record) or [None])[0] for record in of_training], ".2f")]
         rows.append([*cells, len(results), over_seeds(accuracies(results)), *paired])
     baseline = f"from {study.runs[study.baseline].title}" if study.baseline else "from the same without"
     columns = ["", "strength", "parameters", "training loss", "validation", "seeds", "accuracy", baseline, *DIFFERENCE]

@@ -92,11 +92,13 @@ def npy_header(file: BinaryIO, where: str) -> tuple[tuple[int, ...], int]:
     try:
         first_version = np.lib.format.read_magic(file) == (1, 0)
         read = np.lib.format.read_array_header_1_0 if first_version else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
+        shape, fortran, dtype = read(file)
     except Exception as fault:  # numpy lets its parsers' exceptions through: SyntaxError, TokenError, ...
         raise ValueError(str(fault).partition("\n")[0]) from None
     if dtype.kind not in "buif":
         raise UserError(f"{where} holds {dtype}, not numbers: give the right file")
+    if fortran and len(shape) > 1:
+        raise UserError(f"{where} is in Fortran's order: save numpy.ascontiguousarray of it")
     return shape, file.tell() + math.prod(shape) * dtype.itemsize
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 import data
 import model
-from errors import UserError
+from errors import UserError, user_error
 from files import write_atomically
 from lazy import tf
 from perturbations.draws import fold, task_noise
@@ -32,6 +32,7 @@ from training.test_results import COLLAPSE_CSV as CSV
 from training.test_results import COLLAPSE_JSON as JSON
 
 PLACE = ("set", "step", "layer")  # a row's first columns
+COLUMNS = ["iter", *PLACE, "tasks", *(f"{name}{s}" for name in NAMES for s in ("", "_std"))]  # of collapse.csv
 SHOWN = ("nc1", "nc2_norm_means", "nc2_angle_means", "nc2_norm_weights", "nc2_angle_weights", "nc3", "nc4")
 
 
@@ -121,6 +122,8 @@ class Watch:
     def __init__(self, engine: Engine, split: data.Split, savedir: Path, shared_classes: bool = False):
         self.engine, self.split, self.savedir, self.shared = engine, split, savedir, shared_classes
         refuse_uninspectable(engine)
+        if (savedir / CSV).exists():
+            earlier_rows(savedir / CSV)  # a damaged table is refused before the training
         self.step, self.board = snapshots_step(engine, split, 1), None
 
     def __call__(self, iteration: int) -> None:
@@ -140,25 +143,37 @@ class Watch:
         self._write(iteration, summarise(places, np.array(values), "std"))
 
     def _write(self, iteration: int, rows: list[dict]) -> None:
-        columns = ["iter", *PLACE, "tasks", *(f"{name}{s}" for name in NAMES for s in ("", "_std"))]
         path = self.savedir / CSV
         if self.board is None:
             self.board = TensorBoard(self.savedir)
-            cut_back(path, columns, iteration)
+            cut_back(path, iteration)
         with open(path, "a", newline="") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             for row in rows:
                 cells = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
                 writer.writerow(cells | {"iter": iteration, "tasks": self.engine.metabatch})
         self.board.write(iteration, scalars(rows))
 
 
-def cut_back(path: Path, columns: list[str], iteration: int) -> None:
+def earlier_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of collapse.csv. Raise UserError if it is damaged, or has other columns."""
+    with (
+        user_error(f"{path} cannot be read", "correct it, or move it elsewhere", ValueError, TypeError, csv.Error),
+        open(path, newline="") as file,
+    ):
+        rows = list(csv.DictReader(file))
+        for row in rows:
+            int(row.get("iter"))
+            if row.keys() != set(COLUMNS) or None in row.values():
+                raise ValueError("it has other columns")
+    return rows
+
+
+def cut_back(path: Path, iteration: int) -> None:
     """Remove the rows of this and later iterations from the table at `path`; if there is no table, write a header."""
-    with open(path, newline="") if path.exists() else io.StringIO() as file:
-        earlier = [row for row in csv.DictReader(file) if int(row["iter"]) < iteration]
+    earlier = [row for row in earlier_rows(path) if int(row["iter"]) < iteration] if path.exists() else []
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(earlier)
     write_atomically(path, text.getvalue())

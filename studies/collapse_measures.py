@@ -1,8 +1,9 @@
 """Neural-collapse measures of features: pure functions in numpy, which compute in float64.
 
 Source: Papyan, Han and Donoho, "Prevalence of neural collapse during the terminal phase of deep learning training",
-PNAS 2020 (arXiv 2008.08186), with the normalisations of the authors' code. N rows h_i of D features, C classes,
-mu_c the mean of class c, mu_G the mean of the class means, W the head's weights, one column w_c per class.
+PNAS 2020 (arXiv 2008.08186), with the normalisations of the authors' code; but NC1 is divided by C, as in the paper. N
+rows h_i of D features, C classes, mu_c the mean of class c, mu_G the mean of the class means, W the head's weights, one
+column w_c per class.
 
     S_W = mean over rows of (h - mu_c)(h - mu_c)'           S_B = mean over classes of (mu_c - mu_G)(mu_c - mu_G)'
 

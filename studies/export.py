@@ -152,7 +152,8 @@ def export(
         raise UserError(f"an export needs a linear head over features, and the learner {name} has none")
     iteration = load_parameters(engine, savedir, settings.checkpoint)
     refuse_unwritable(savedir)
-    stochastic = TRAINING_SUPPORT in learner.perturbation.random_in
+    perturbation = learner.perturbation  # a mixture with another image is no copy of an image
+    stochastic = TRAINING_SUPPORT in perturbation.random_in and "labels" not in perturbation.hooks
     exporter = Exporter(engine, split, settings, samples, copies=settings.export_samples if stochastic else 0)
     episodes = []
     with Stop() as stop, progress_bar(total=tasks, unit="task", desc="export") as bar:

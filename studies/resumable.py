@@ -28,7 +28,8 @@ def run_study(
     note(values so far): returns a text for the progress bar.
     """
     result = files.read()
-    if result is None:
+    was_read = result is not None
+    if not was_read:
         values = compute_values(files, total, unit, compute, note)
         if len(values) < total:
             print(f"interrupted after {len(values)} {unit}s; the same command continues from there", file=sys.stderr)
@@ -36,7 +37,8 @@ def run_study(
         result = summarise(np.array(values))
     else:
         print(f"computed before: {files.path} is used (delete it to compute it again)")
-    show(result)
+    with files.checked(was_read):
+        show(result)
     files.write(result)
     return 0
 

@@ -1,5 +1,6 @@
 """Training without TensorFlow: the same iterations and tests as with it, continued from each other's weights."""
 
+import dataclasses
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import pytest
 import tensorflow as tf
 
 import data
+import files
 import layers
 from conftest import ROOT, SETTINGS, assert_refused, call, flags_of
 from declared import own_settings
@@ -275,7 +277,7 @@ def test_a_loss_that_is_not_finite_is_refused_and_the_file_stays(program, data_d
     before = file.read_bytes()
     done = call_jax(program, data_dir, "--weights", file, "--n_train_iters", 3)
     assert_refused(done, "not finite before iteration 4", "--meta_lr")
-    assert file.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["w.npz"]
+    assert file.read_bytes() == before and [path.name for path in tmp_path.glob("[!.]*")] == ["w.npz"]
 
 
 def test_tensorflow_tests_the_file_with_the_same_result_and_trains_on(program, data_dir, trained, tmp_path):
@@ -358,6 +360,10 @@ def test_missing_or_wrong_input_is_one_sentence(program, data_dir, trained, tmp_
     assert_refused(run(program, data_dir, trained[0], "--n_train_iters", 29), "at iteration 30 already, past", "29")
     assert trained[0].read_bytes() == content
     assert_refused(run(tmp_path, data_dir, tmp_path / "w.npz"), "bench.py --export")
+    weights.write(tmp_path / "other.npz", dataclasses.replace(state, about=state.about | {"settings": {"way": "x"}}))
+    assert_refused(run(program, data_dir, tmp_path / "other.npz"), "other.npz")
+    with files.locked(tmp_path / ".locked.npz.lock", ""):
+        assert_refused(run(program, data_dir, tmp_path / "locked.npz"), "writes", "wait for it, or choose another file")
     made = call("get_data.py", "--dataset", "glyphs", "--data_dir", tmp_path / "data", "--seed", 1)
     assert made.returncode == 0
     assert_refused(run(program, tmp_path / "data", tmp_path / "w.npz"), "other data than the program was made for")

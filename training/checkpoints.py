@@ -92,6 +92,17 @@ class TrainingState:
         start = folder.parent.parent / weights.START
         return start.exists() and self.assign(start, weights.read(start))
 
+    def forget_best_after(self, last: int) -> None:
+        """Delete the best checkpoint if it is of a later iteration than this training will reach: it was trained with a
+        higher --n_train_iters, and by a session that was killed."""
+        for path in list_checkpoints(self.folders["best"]) if self.writes else ():
+            if int(path.name[5:]) > last:
+                for file in sorted(path.parent.glob(f"{path.name}.*"), reverse=True):  # the index first
+                    file.unlink()
+                (path.parent / "checkpoint").unlink(missing_ok=True)
+                self.best.assign([-1, -1])
+                print(f"{path} is past --n_train_iters {last}: the search for the best starts again")
+
     def assign(self, path: Path, saved: weights.Weights) -> bool:
         """Assign the weights, which were read from `path`. Return True if they have a state to resume from."""
         self.engine.assign(path, saved.params, saved.slots)

@@ -19,17 +19,19 @@ class TensorBoard:
     """TensorBoard's scalars, in savedir/tensorboard."""
 
     def __init__(self, savedir: Path):
-        self.folder = savedir / "tensorboard"
-        self.folder.mkdir(exist_ok=True)
-        path = contextlib.ExitStack()
-        self.writer = tf.summary.create_file_writer(path.enter_context(plain_path(self.folder)))
+        self.folder, path = savedir / "tensorboard", contextlib.ExitStack()
+        with self._writing():
+            self.folder.mkdir(exist_ok=True)
+            self.writer = tf.summary.create_file_writer(path.enter_context(plain_path(self.folder)))
         weakref.finalize(self.writer, path.close)  # the writer checks by this path that its file still exists
+
+    def _writing(self) -> contextlib.AbstractContextManager:
+        faults = tf.errors.OpError, OSError
+        return user_error(f"cannot write into {self.folder}", "free some space, and continue with --resume", *faults)
 
     def write(self, iteration: int, scalars: dict[str, float]) -> None:
         """Write the values by tag. Raise UserError if the disk is full."""
-        with user_error(
-            f"cannot write into {self.folder}", "free some space, and continue with --resume", tf.errors.OpError
-        ):
+        with self._writing():
             with self.writer.as_default(step=iteration):
                 for tag, value in scalars.items():
                     tf.summary.scalar(tag, value)
@@ -57,6 +59,16 @@ def cut_events(folder: Path, first: int, reported: int) -> None:
             os.truncate(path, end)
 
 
+def cut_log(path: Path, length: int) -> None:
+    """Cut a log to the length that it had in the checkpoint. If somebody has changed it since, print a warning, and cut
+    it to whole lines."""
+    content = path.read_bytes()[:length]
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < length:
+        print(f"warning: {path} was changed since the checkpoint: some of its rows are missing", file=sys.stderr)
+    os.truncate(path, len(whole))
+
+
 def progress_bar(**settings) -> tqdm:
     """Return tqdm's bar, which is drawn twice per second on a terminal and every 15 seconds in a file."""
     return tqdm(dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 15, **settings)
@@ -79,15 +91,16 @@ class Logs:
         self.log, self.csv = (open(savedir / name, "ab") for name in ("meta_train.log", "meta_train.csv"))  # noqa: SIM115
         cut_events(savedir / "tensorboard", first, reported)
         self.tensorboard = TensorBoard(savedir)
-        for file, length in zip((self.log, self.csv), lengths or [0, 0], strict=True):
-            file.truncate(min(length, os.fstat(file.fileno()).st_size))
-        if not any(lengths or []):
-            self._write("".join(f"{k}: {v}\n" for k, v in settings.items()) + "\n", self.COLUMNS)
+        heads = "".join(f"{k}: {v}\n" for k, v in settings.items()) + "\n", ",".join(self.COLUMNS) + "\n"
+        for file, length, head in zip((self.log, self.csv), lengths or [0, 0], heads, strict=True):
+            cut_log(Path(file.name), length)
+            if not os.path.getsize(file.name):
+                self._write(file, head)
 
-    def _write(self, text: str, cells) -> None:
-        for file, line in ((self.log, text), (self.csv, ",".join(cells) + "\n")):
-            file.write(encode(line))
-            file.flush()
+    @staticmethod
+    def _write(file, text: str) -> None:
+        file.write(encode(text))
+        file.flush()
 
     def lengths(self) -> list[int]:
         """Sync meta_train.log and meta_train.csv. Return their lengths in bytes."""
@@ -107,5 +120,6 @@ class Logs:
             text += f"meta_val  : {head}, cent {row['val_loss']:f}, acc {row['val_acc']:f}\n"
             scalars |= {f"meta_val/{name}": row[f"val_{name}"] for name in ("loss", "acc")}
         cells = (row.get(name, "") for name in self.COLUMNS)
-        self._write(text, (f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in cells))
+        self._write(self.log, text)
+        self._write(self.csv, ",".join(f"{one:.6g}" if isinstance(one, float) else str(one) for one in cells) + "\n")
         self.tensorboard.write(row["iter"], scalars)

@@ -72,6 +72,7 @@ def train(
             f"{last}: choose more iterations, or another --savedir"
         )
     begin(first)
+    state.forget_best_after(last)
     lengths = list(state.lengths.numpy()) if resumed else None
     logs = Logs(savedir if chief else None, config, lengths, first, int(state.reported))
     if resumed:
@@ -273,7 +274,8 @@ def test(
         episodes_sha256=episodes_digest(engine, split, episodes),
     )
     result = files.read()
-    if result is None:
+    was_read = result is not None
+    if not was_read:
         numbers = test_episodes(engine, split, files, episodes, samples)
         if len(numbers["accuracy"]) < episodes:
             count = len(numbers["accuracy"])
@@ -282,11 +284,12 @@ def test(
         result = test_result(numbers) | {"provenance": provenance}
     else:
         print(f"tested before: {files.path} is used (delete it to test again)")
-    if "classes" not in result:
-        classes = classes_of_episodes(engine, split, episodes)
-        wide = over_classes(np.array(result["accuracies"]) / 100, classes)
-        result |= {"interval95_classes": wide, "classes": classes}
-    write_test(files, result, [f"checkpoint: {settings.checkpoint}, iteration {files.identity['iteration']}"])
+    with files.checked(was_read):
+        if "classes" not in result:
+            classes = classes_of_episodes(engine, split, episodes)
+            wide = over_classes(np.array(result["accuracies"]) / 100, classes)
+            result |= {"interval95_classes": wide, "classes": classes}
+        write_test(files, result, [f"checkpoint: {settings.checkpoint}, iteration {files.identity['iteration']}"])
     return 0
 
 

@@ -5,6 +5,7 @@ result of a mode is D/<mode>.json. Every result is also kept in D/tests/, under 
 computed again.
 """
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -48,6 +49,12 @@ class ResultFiles:
         """Return the result with this identity, or None if there is none."""
         result = read_json(self.path)
         return result if result and identity_of(result) == self.identity else None
+
+    def checked(self, was_read: bool) -> contextlib.AbstractContextManager:
+        """Return a context in which a fault at the content of a result becomes a UserError, if it was read."""
+        if not was_read:
+            return contextlib.nullcontext()
+        return user_error(f"{self.path} is damaged", "delete it, and give the same command again", *DAMAGE)
 
     def write_partial(self, content: str | bytes) -> None:
         """Save the results so far; print a warning if that fails."""
@@ -93,7 +100,7 @@ def read_config(savedir: Path, needed: Iterable[str]) -> dict:
     path = savedir / "config.json"
     if not path.is_file():
         raise UserError(f"there is no run in {savedir} (no config.json): check --savedir, or meta_train it first")
-    with user_error(f"{path} cannot be read", "it was not written by this version", ValueError):
+    with user_error(f"{path} cannot be read", "restore it from a copy, or choose another --savedir", ValueError):
         config = parse_json(path.read_bytes())
         if not isinstance(config, dict):
             raise ValueError("it is not a JSON object")
@@ -112,6 +119,8 @@ def read_test(savedir: Path) -> dict:
             test["classes"] = np.array(test["classes"])
             if test["classes"].ndim != 2 or len(test["classes"]) != len(test["accuracies"]):
                 raise ValueError("its lists have different lengths")
+            if test["classes"].dtype.kind != "i":
+                raise ValueError("its classes are not numbers")
     return test
 
 
@@ -122,6 +131,7 @@ def read_attack(path: Path) -> dict:
         if len({len(attack[name]) for name in ("accuracies", "accuracy", "interval95", "eps")}) > 1:
             raise ValueError("its lists have different lengths")
         attack["settings"]["attack"]["norm"]
+        attack["eps"] = np.asarray(attack["eps"], np.float64).tolist()
     return attack
 
 
@@ -133,6 +143,7 @@ def _read_accuracies(path: Path, mode: str, dimensions: int) -> dict:
         result = parse_json(path.read_text())
         result["accuracies"] = np.asarray(result["accuracies"], np.float64)
         accuracies, _ = result["accuracies"], result["episodes_sha256"]
+        dict(result.get("settings") or {})
         summary = np.asarray([result["accuracy"], result["interval95"]], np.float64)
         if accuracies.ndim != dimensions or not accuracies.size or not np.isfinite(accuracies).all():
             raise ValueError("its accuracies are not a list of numbers")
@@ -153,7 +164,7 @@ def latest_test(savedir: Path, weights_sha256: str) -> dict | None:
     test = read_json(savedir / "meta_test.json")
     if not test or test.get("weights_sha256") != weights_sha256:
         return None
-    if trained_elsewhere(test):
+    if not isinstance(test.get("settings") or {}, dict) or trained_elsewhere(test):
         return None
     return {name: test.get(name) for name in ("accuracy", "interval95", "episodes", "n_test_mc_samp")}
 

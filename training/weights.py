@@ -18,19 +18,19 @@ All numbers are finite.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from errors import UserError, user_error
-from files import parse_json, write_atomically
+from files import locked, parse_json, write_atomically
 
 FORMAT = 1
 NAME = "weights.npz"  # what --mode weights writes into a savedir
@@ -170,7 +170,7 @@ def check_arrays(weights: Weights) -> None:
         raise ValueError("its state belongs to another iteration")
 
 
-@contextmanager
+@contextlib.contextmanager
 def starting_in(savedir: Path, path: Path, settings: dict | None) -> Iterator[None]:
     """Make savedir with a copy of the weights file at `path` and, if there are settings, with a config.json. If the
     `with` block raises UserError and wrote no other files, restore savedir as it was before.
@@ -179,23 +179,29 @@ def starting_in(savedir: Path, path: Path, settings: dict | None) -> Iterator[No
     """
     start, config, content = savedir / START, savedir / "config.json", path.read_bytes()
     started = start.is_file() and start.read_bytes() == content
-    if not started and (config.exists() or start.exists()):
+    if not started and config.exists():
         raise UserError(f"{savedir} has a run already: leave --weights out, or choose another --savedir")
+    if not started and start.exists():
+        raise UserError(f"{start} is of another file of weights: remove it, or choose another --savedir")
     before = {file.name for file in savedir.iterdir()} if savedir.exists() else None
     savedir.mkdir(parents=True, exist_ok=True)
+    wrote = [LOCK] * (LOCK not in (before or ()))
     try:
         if not started:
             write_atomically(start, content)
+            wrote.append(START)
         if settings is not None and not config.exists():
             write_atomically(config, json.dumps(settings, indent=1) + "\n")
+            wrote.append(config.name)
         yield
     except UserError:
-        ours = {START, config.name, LOCK} - (before or set())
-        if {file.name for file in savedir.iterdir()} - (before or set()) <= ours:
-            for name in ours:
-                (savedir / name).unlink(missing_ok=True)
-            if before is None:
-                savedir.rmdir()
+        # While another process trains here it has the lock, and the files are its own.
+        with contextlib.suppress(UserError), locked(savedir / LOCK, ""):
+            if {file.name for file in savedir.iterdir()} - (before or set()) <= set(wrote):
+                for name in wrote:
+                    (savedir / name).unlink(missing_ok=True)
+                if before is None:
+                    savedir.rmdir()
         raise
 
 

@@ -194,6 +194,20 @@ def test_a_caption_says_the_set_the_layer_and_the_spread_of_what_is_drawn(captio
     assert len(asked) == 7
 
 
+def test_a_caption_says_that_zeros_are_not_on_logarithmic_axes(captions):
+    """Each kind of rows for itself."""
+    kinds = {"watched": collapse_rows("std", (0, 100), tasks=4), "tested": collapse_rows("ci95")}
+    names = {"watched": ("collapse_traces_support", "collapse_iterations_query"), "tested": ("collapse_steps",)}
+    for kind in (None, *kinds):
+        rows = {one: [row.copy() for row in own] for one, own in kinds.items()}
+        if kind:
+            rows[kind][-1]["nc1"] = 0.0
+        asked = captions(one=rows)
+        for other, figures in names.items():
+            for figure in figures:
+                assert ("Zeros (one row per class" in asked[figure][0]) == (other == kind), (kind, figure)
+
+
 def test_a_caption_says_what_is_drawn_of_runs_that_were_watched_alone(captions):
     rows = {tasks: collapse_rows("std", (0, 100), tasks=tasks) for tasks in (4, 6)}
     asked = captions(one={"watched": rows[4]}, other={"watched": rows[6]})

@@ -52,7 +52,24 @@ def test_curves_are_the_legends_runs_and_sets_over_iterations_and_time():
             wanted = np.transpose([runs[name][key][rows] / scale, accuracy - interval, accuracy + interval])
             np.testing.assert_allclose(band(ax, colour), wanted)
     labels = [ax.get_ylabel() for ax in fig.axes]
-    assert labels == ["query loss (nats)", "", "validation accuracy (%)", ""]
+    assert labels == ["loss (nats)", "", "validation accuracy (%)", ""]
+
+
+def test_the_caption_names_runs_whose_training_loss_is_of_another_kind(monkeypatch):
+    kinds = {
+        "a": {}, "b": {"mix_set": "support"}, "c": {"mix_set": "query"}, "d": {"train_way": 20}, "e": {"train_way": 5},
+        "f": {"model": "reptile"}, "g": {"model": "baseline"}, "h": {"model": "one of mine"},
+    }  # fmt: skip
+    runs, captions = [], []
+    for name, config in kinds.items():
+        runs.append(Run(None, {"model": "maml", "way": 5} | config, name))
+        runs[-1].__dict__["curves"] = a_run()
+    section = Section("Curves", ["png"], 40)
+    monkeypatch.setattr(section, "add", lambda name, caption, fig: captions.append(caption))
+    curves.draw(runs, section, None, lambda: None)
+    assert captions[0].endswith("The training loss of c, d, f, g is of another kind than a test's.")
+    curves.draw(runs[:2], section, None, lambda: None)
+    assert captions[1].endswith("by wall time.")
 
 
 def test_without_any_validation_the_training_is_drawn_and_said():

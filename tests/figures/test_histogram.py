@@ -64,6 +64,23 @@ def test_each_legends_text_is_beside_its_runs_counts_and_has_their_mean_and_inte
     assert [ax.get_ylabel() for ax in (left, right)] == ["episodes"] * 2
 
 
+def test_bins_hold_as_many_accuracies_of_every_run(monkeypatch):
+    """75 and 100 query images: a bin is as wide as 3 of one run's steps and 4 of the other's."""
+    runs, asked = [], []
+    for images in (75, 100):
+        runs.append(Run(None, {}, str(images)))
+        values = 100 * np.arange(images + 1) / images
+        runs[-1].__dict__["test"] = a_test(*values) | {"quantum": 100 / images, "episodes_sha256": str(images)}
+    monkeypatch.setattr(histogram, "accuracy_histogram", lambda tests, paired, quantum: asked.append((tests, quantum)))
+    section = Section("Accuracies", ["png"], 40)
+    monkeypatch.setattr(section, "add", lambda *_: None)
+    histogram.draw(runs, section, None, lambda: None)
+    ((tests, quantum),) = asked
+    edges = histogram.bins(np.concatenate([test["accuracies"] for test in tests.values()]), quantum)
+    for test, steps in zip(tests.values(), (3, 4), strict=True):
+        assert set(np.histogram(test["accuracies"], edges)[0][1:-1]) == {steps}
+
+
 def test_the_difference_is_of_the_run_less_the_first_one(monkeypatch):
     runs, asked = [], []
     for name, test in TESTS.items():

@@ -56,6 +56,19 @@ def test_the_latest_attack_of_each_norm_is_drawn(tmp_path):
     np.testing.assert_allclose(band(l2, mine.get_color()), [(0, 89, 91), (0.05, 57, 63), (0.1, 18, 22)])
 
 
+def test_a_panel_is_of_the_attacks_tasks_and_not_of_the_trainings(tmp_path):
+    write_attack(tmp_path, "linf", [70, 30, 40], "a")
+    for path in (tmp_path / "attack.json", tmp_path / "tests/attack-a.json"):
+        content = json.loads(path.read_text())
+        content["settings"] |= {"shot": 5, "way": 20, "dataset": "omniglot"}
+        path.write_text(json.dumps(content))
+    run = Run(tmp_path, {"model": "maml", "way": 5, "shot": 1, "dataset": "omniglot"}, "MAML")
+    assert robustness.tasks_of(run, ("linf", "joint")) == ("omniglot", 20, 5)
+    (panel,) = robustness.panels([run]).axes
+    (paper,) = (line for line in panel.lines if line.get_label() == "MAML, paper")
+    np.testing.assert_array_equal(paper.get_ydata(), robustness.PAPER["MAML"][5, "linf"])
+
+
 def test_in_every_panel_the_curves_are_those_that_the_legend_names(tmp_path):
     """Two runs and two norms, in percent; the paper's curves are dotted, in the colours of their learners."""
     runs, numbers = [], {"maml": {"linf": [90, 20, 60], "l2": [80, 10, 50]}, "metadrop": {"linf": [95, 70, 85]}}

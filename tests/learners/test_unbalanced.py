@@ -83,6 +83,23 @@ def test_a_class_of_one_image_counts_as_one_of_three(name, perturbation):
         assert np.abs(found - unweighted).max() > 1e-3
 
 
+def test_in_a_pass_of_small_minibatches_every_class_counts_the_same(monkeypatch):
+    """The loss is replaced by 1 for the images of a class; the large class fills minibatches by itself."""
+    counts = [7, 1, 1]
+    x, y = tf.zeros([1, 9, *SHAPE], tf.float64), tf.constant(np.eye(WAY)[np.repeat(np.arange(WAY), counts)])
+    settings = {"n_test_steps": 3, "inner_test_batch": 3}  # one pass
+    learner = learners.make("reptile", image_shape=SHAPE, channels=3, way=WAY, **settings)
+    for one in range(WAY):
+        monkeypatch.setattr(layers, "cross_entropies", lambda z, y, one=one: y[..., one] + 0 * tf.reduce_sum(z, -1))
+
+        @tf.function(autograph=False)
+        def loss():
+            start, step, minibatches = learner.inner_loop(learner.init(0, "float64"), x, y, no_noise, training=False)
+            return tf.foldl(step, minibatches, start).loss
+
+        np.testing.assert_allclose(loss(), [9 / WAY / 3], rtol=1e-12)  # the mean of each minibatch of three
+
+
 def test_a_minibatch_of_images_without_weight_moves_nothing():
     """Pictures that are left out have no weight, and a minibatch of Reptile may hold nothing else."""
     settings = {"n_test_steps": 6, "inner_test_batch": 1}

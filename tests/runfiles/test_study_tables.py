@@ -146,6 +146,9 @@ def test_a_baseline_has_a_row_per_head_and_all_are_paired_with_the_test_of_maml(
         "Nearest mean in pixels": ["55.00", "-25.00"], "Nearest mean in pixels, ridge": ["82.00", "+2.00"],
         "Baseline": ["90.00", "+10.00"], "Baseline, ridge": ["82.00", "+2.00"], "MAML": ["80.00", ""],
     }  # fmt: skip
+    validations = {row[0]: row[head.index("validation")] for row in found}
+    own = {"Nearest mean in pixels": "42.00", "Baseline": "90.00", "MAML": "90.00"}  # not of the other heads
+    assert validations == {row[0]: own.get(row[0], "") for row in found}
     budgets = rows(study, "budgets", records)
     assert budgets[0] == ["", "updates", "images per update", "images", "minutes"]
     assert budgets[2:] == [[title, "801", "320", "256,320", "1"] for title in ("Baseline", "MAML")]

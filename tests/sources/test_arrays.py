@@ -51,6 +51,13 @@ def test_where_there_is_no_dataset_the_others_are_named(tmp_path):
     assert "python get_data.py --help" in unknown and "--dataset" not in unknown and "has glyphs, mine" in unknown
 
 
+def test_an_array_in_fortrans_order_is_refused(tmp_path):
+    """Its bytes are not those of its images one after the other."""
+    np.save(tmp_path / "a.npy", np.asfortranarray(np.zeros((2, 3))))
+    with pytest.raises(UserError, match=r"Fortran's order: save numpy\.ascontiguousarray of it"):
+        open_npy(tmp_path / "a.npy")
+
+
 def test_a_damaged_dataset_is_to_be_made_again(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "manifest.json").write_text("{}")

@@ -140,6 +140,21 @@ def test_a_killed_runs_rows_are_written_once(watched, tmp_path):
     assert [row["iter"] for row in test_results.read_collapse(tmp_path)["watched"]] == [0] * 20 + [4] * 20 + [8] * 20
 
 
+@pytest.mark.parametrize("damage", ["x,set\n1,2\n", "iter,set\nfour,2\n", "iter,set\n4\n", "iter,more\n1,2\n"])
+def test_a_table_that_cannot_be_continued_is_refused_before_the_training(damage, watched, tmp_path):
+    shutil.copytree(watched / "whole", tmp_path / "run")
+    (tmp_path / "run" / study.CSV).write_text(damage)
+    done = call("main.py", "--savedir", tmp_path / "run", "--resume", "--n_train_iters", 13)
+    assert_refused(done, "collapse.csv cannot be read", "correct it, or move it elsewhere")
+    assert "resumed at iteration" not in done.stdout
+
+
+def test_tasks_of_more_classes_than_there_are_are_refused_before_the_training(watched, data_dir, tmp_path):
+    flags = ("--model", "protonet", "--train_way", 3, "--way", 500, "--val_every", 0, "--collapse_every", 2)
+    done = call("main.py", "--savedir", tmp_path / "a", "--data_dir", data_dir, "--dataset", "glyphs", *flags)
+    assert_refused(done, "--way 500 is more than the 400 train classes")
+
+
 def test_mode_collapse_measures_test_tasks_and_goes_on_where_it_was(watched):
     flags = ("--mode", "collapse", "--savedir", watched / "whole", "--n_test_iters", 3)
     done = call("main.py", *flags)

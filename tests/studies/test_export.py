@@ -24,7 +24,7 @@ from training.checkpoints import load_parameters
 SEED, STEPS, COPIES, QUERY = 3, 2, 4, 3
 
 
-def export_of(savedir, name: str, shot: int, image_shape, inner_lr=0.1, **changed):
+def export_of(savedir, name: str, shot: int, image_shape, inner_lr=0.1, perturbation=None, **changed):
     """An untrained three-way learner's export of two two-way tasks -> the arrays, the engine, the split. MAML's inputs
     are in [-1, 1]."""
     rng = np.random.default_rng(0)
@@ -32,7 +32,9 @@ def export_of(savedir, name: str, shot: int, image_shape, inner_lr=0.1, **change
     if name == "maml":
         floats = (split.pixels / 127.5 - 1).astype(np.float32)
         split = data.Split(floats, 4, 1.0, declared=Range(-1, 1))
-    learner = learners.make(name, image_shape=image_shape, channels=6, way=3, n_steps=STEPS, inner_lr=inner_lr)
+    learner = learners.make(
+        name, perturbation, image_shape=image_shape, channels=6, way=3, n_steps=STEPS, inner_lr=inner_lr
+    )
     e = steps.Engine(learner, shot=shot, query=QUERY, metabatch=1, seed=SEED)
     tf.train.Checkpoint(params=e.params).save(str(savedir / "checkpoints/last/ckpt"))
     sizes = {"tasks": 2, "samples": COPIES, "images": 3, "channels": 4} | changed
@@ -124,6 +126,12 @@ def test_the_arrays_are_what_the_learner_does(name, shot, image_shape, inner_lr,
             variance = product.var((1, 2, 3), keepdims=True)
             wanted = np.maximum((product - mean) / np.sqrt(variance + layers.EPSILON), 0)
             np.testing.assert_allclose(found["perturbed_conv1"][1], wanted, atol=0.02)
+
+
+@pytest.mark.parametrize("perturbation", ["mixup", "manifold_mixup"])
+def test_a_mixture_of_two_images_is_no_copy_of_one(perturbation, tmp_path):
+    found, _, _ = export_of(tmp_path, "metasgd", 2, (16, 16, 1), perturbation=perturbation)
+    assert not found["perturbed_features"].size and not found["settings"]["stochastic"]
 
 
 def test_a_learner_without_features_is_refused(tmp_path):

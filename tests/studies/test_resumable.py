@@ -1,11 +1,13 @@
 """A study over test tasks: interrupted, resumed, computed once."""
 
+import json
 import os
 import signal
 
 import numpy as np
 import pytest
 
+from errors import UserError
 from studies.resumable import run_study
 from training.test_results import ResultFiles
 
@@ -62,3 +64,6 @@ def test_a_result_is_computed_once_and_a_damaged_file_is_ignored(tmp_path, capsy
     code, computed, printed, _ = study(tmp_path)
     assert (code, computed) == (0, []) and printed[0]["values"] == [[i, i] for i in range(5)]
     assert f"computed before: {files.path} is used" in capsys.readouterr().out
+    files.path.write_text(json.dumps(IDENTITY))  # its values are gone
+    with pytest.raises(UserError, match=r"is damaged .*: delete it, and give the same command again"):
+        run_study(files, 5, "task", None, None, lambda result: result["values"])

@@ -78,6 +78,33 @@ def test_a_run_that_had_a_checkpoint_never_restarts(run, finished):
         assert (run / name).read_bytes() == (finished / name).read_bytes()
 
 
+@pytest.mark.parametrize("resumes", [False, True])
+def test_a_folder_that_lost_its_config_is_no_empty_one(run, data_dir, resumes):
+    """Its logs would be emptied, or its checkpoints trained on under other settings."""
+    (run / "config.json").unlink()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    flags = ("--savedir", run, "--data_dir", data_dir, *FLAGS, *["--resume"] * resumes)
+    assert_refused(call("main.py", *flags), "has checkpoints and no config.json", "choose another --savedir")
+    shutil.rmtree(run / "checkpoints")
+    for name in ("meta_train.log", "meta_train.csv"):
+        assert_refused(call("main.py", *flags), f"has {name} and no config.json")
+        (run / name).rename(run / f"{name}.old")
+    assert {path.read_bytes() for path in run.rglob("*") if path.is_file()} <= {*before.values()}
+
+
+def test_data_that_were_replaced_are_refused_even_if_they_are_as_large(run, data_dir, tmp_path):
+    shutil.copytree(data_dir / "glyphs", tmp_path / "data/glyphs")
+    data = ("--data_dir", tmp_path / "data")
+    assert resume(run, *data).returncode == 0
+    for name, mode in (("train", "meta_train"), ("test", "meta_test")):
+        path = tmp_path / f"data/glyphs/{name}.npy"
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        done = resume(run, *data) if mode == "meta_train" else call("main.py", "--mode", mode, "--savedir", run, *data)
+        assert_refused(done, f"{name}.npy differs from its checksum: make it again")
+        path.write_bytes(whole)
+
+
 def test_a_run_restarts_after_a_kill_in_its_first_checkpoint(data_dir, tmp_path):
     flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, *FLAGS, "--n_train_iters", 0)
     assert call("main.py", *flags).returncode == 0
@@ -238,6 +265,24 @@ def test_logs_are_cut_back_to_the_checkpoint_of_a_killed_run(run, finished):
     assert [row["iter"] for row in read_csv(run)] == ["0", "50", "60", "70"]
     log = (run / "meta_train.log").read_text()
     assert log.startswith((finished / "meta_train.log").read_text()) and "Iter 100" not in log
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "longer"])
+def test_rows_are_added_to_whole_rows_even_if_somebody_has_changed_the_logs(run, damage):
+    for name in ("meta_train.log", "meta_train.csv"):
+        path = run / name
+        text = path.read_text()
+        if damage == "gone":
+            path.unlink()
+        else:
+            path.write_text(text[:-9] if damage == "cut" else text.replace("\n", " \n", 2))
+    done = resume(run, "--n_train_iters", 70)
+    assert done.returncode == 0, done.stderr
+    for name in ("meta_train.log", "meta_train.csv"):
+        assert f"{name} was changed since the checkpoint: some of its rows are missing" in done.stderr
+    rows = {"cut": ["0", "50", "70"], "gone": ["70"], "longer": ["0", "50", "70"]}[damage]
+    assert [row["iter"] for row in read_csv(run)] == rows and all(None not in row.values() for row in read_csv(run))
+    assert "\n\nIter 70 start" in (run / "meta_train.log").read_text() or damage == "gone"
 
 
 def test_a_savedir_and_its_parent_may_have_any_name(finished, tmp_path):

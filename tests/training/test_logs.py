@@ -13,7 +13,7 @@ from training import logs
 def iterations(savedir) -> dict[str, list[int]]:
     """Return the iterations that TensorBoard shows, by tag."""
     board = event_accumulator.EventAccumulator(str(savedir / "tensorboard"), {"tensors": 0}).Reload()
-    return {tag: [event.step for event in board.Tensors(tag)] for tag in board.Tags()["tensors"]}
+    return {tag: sorted(event.step for event in board.Tensors(tag)) for tag in board.Tags()["tensors"]}
 
 
 def test_tensorboard_has_every_iteration_once_after_two_kills(tmp_path):

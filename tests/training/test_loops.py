@@ -2,6 +2,7 @@
 numbers that are given."""
 
 import csv
+import shutil
 import types
 
 import numpy as np
@@ -97,6 +98,19 @@ def test_the_best_checkpoint_has_the_highest_validation_accuracy_whatever_its_lo
     weight = tf.train.load_checkpoint(str(tmp_path / "checkpoints/best/ckpt-10"))
     assert weight.get_tensor("params/w/.ATTRIBUTES/VARIABLE_VALUE") == 10  # after its update
     assert made.asked == ("the validation classes", "val", 3)
+
+
+def test_a_best_checkpoint_that_the_training_will_not_reach_is_forgotten(train, tmp_path, capsys):
+    """A session with more iterations was killed after its best validation, and the next one has fewer."""
+    numbers = {0: 0.5, 10: 0.6, 20: 0.9, 30: 0.7}
+    assert train(Made({i: constant(1, value) for i, value in numbers.items()}), 10)[0] == 0
+    shutil.copytree(tmp_path / "checkpoints/last", tmp_path / "earlier")
+    assert train(Made({i: constant(1, value) for i, value in numbers.items()}), 30)[0] == 0
+    assert checkpoints(tmp_path) == [20]
+    shutil.rmtree(tmp_path / "checkpoints/last")
+    shutil.copytree(tmp_path / "earlier", tmp_path / "checkpoints/last")
+    assert train(Made({15: constant(1, 0.4)}), 15)[0] == 0
+    assert checkpoints(tmp_path) == [15] and "the search for the best starts again" in capsys.readouterr().out
 
 
 def test_a_validation_is_logged_as_shares_with_its_own_interval(train, capsys):

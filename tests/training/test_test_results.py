@@ -95,6 +95,7 @@ def test_compared_runs_have_an_interval_over_classes_if_one_of_them_recorded_the
     half = 3.1824463 * (31.25 + 0.75 * 4 * (100 - 31.25)) ** 0.5
     assert f"-5.00 +- 10.96, classes +- {half:.2f} (better in 25 %, worse in 50 % of episodes)" in lines[1]
     damages = [{"accuracies": [1, 2, 3], "episodes": 4}, {"accuracies": 5}, {"accuracies": [[1, 2, 3, 4]]}]
+    damages += [{"settings": "x"}, {"settings": [1]}]
     for damage in (*damages, {"accuracy": "x"}, {"accuracy": [1, 2]}, {"interval95": {}}):
         write(tmp_path / "b", "meta_test.json", **content | damage)
         with pytest.raises(UserError, match=r"b/meta_test\.json cannot be read"):
@@ -102,7 +103,7 @@ def test_compared_runs_have_an_interval_over_classes_if_one_of_them_recorded_the
     write(tmp_path / "b", "meta_test.json", **content | {"accuracies": [1, 2, 3]})
     with pytest.raises(UserError, match="tested on different episodes"):
         test_results.compare(savedirs)
-    for damage in ([[0, 1]] * 3, [[0, 1], [0]] * 2, [0, 1, 2, 3], "abcd"):
+    for damage in ([[0, 1]] * 3, [[0, 1], [0]] * 2, [0, 1, 2, 3], "abcd", [[None, 1]] * 4, [[]] * 4):
         write(tmp_path / "b", "meta_test.json", **content, classes=damage)
         with pytest.raises(UserError, match=r"b/meta_test\.json cannot be read"):
             test_results.compare(savedirs)
@@ -117,6 +118,10 @@ def test_attacks_are_compared_radius_by_radius(tmp_path, capsys):
         )  # fmt: skip
     test_results.compare([tmp_path / "a", tmp_path / "b"], attacks=True)
     lines = [line.removeprefix(f"{tmp_path}/") for line in capsys.readouterr().out.splitlines()]
+    content = json.loads((tmp_path / "b/attack.json").read_text()) | {"eps": ["a", 0.1]}
+    write(tmp_path / "b", "attack.json", **content)
+    with pytest.raises(UserError, match=r"b/attack\.json cannot be read"):
+        test_results.read_attack(tmp_path / "b/attack.json")
     assert lines == [
         "2 test episodes, accuracy and difference in percent, 95 % intervals over episodes",
         "norm linf, steps 7",
@@ -139,6 +144,8 @@ def test_the_latest_test_of_other_weights_does_not_count(tmp_path):
         "episodes": 7,
         "n_test_mc_samp": 3,
     }
+    write(tmp_path / "text", "meta_test.json", weights_sha256="w", settings="x")
+    assert test_results.latest_test(tmp_path / "text", "w") is None
     assert test_results.latest_test(tmp_path, "v") is None and test_results.latest_test(tmp_path / "none", "w") is None
 
 

@@ -1,5 +1,6 @@
 """Weights files: their content, the runs that start from them, and the files that are refused."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import files
+import main
 import train_jax
 from conftest import SETTINGS, assert_refused, call, flags_of
 from errors import UserError
@@ -152,6 +155,37 @@ def test_a_kill_before_config_json_is_repaired(trained, tmp_path):
         with weights.starting_in(tmp_path / "a", file, settings_of_file):
             config = tmp_path / "a/config.json"
             assert (json.loads(config.read_text()) if config.exists() else None) == written
+
+
+def test_a_command_that_is_refused_takes_nothing_from_one_that_trains(trained, tmp_path):
+    """Both find no run. The first one begins to train, and the second one fails because that has the lock."""
+    file, savedir = trained / "weights.npz", tmp_path / "a"
+    with weights.starting_in(savedir, file, None), contextlib.ExitStack() as first:
+        with pytest.raises(UserError, match="refused"), weights.starting_in(savedir, file, None):
+            first.enter_context(files.locked(savedir / weights.LOCK, "is training"))
+            raise UserError("refused")
+        assert {path.name for path in savedir.iterdir()} == {weights.START, weights.LOCK}
+    with pytest.raises(UserError, match="later"), weights.starting_in(tmp_path / "b", file, None):
+        with pytest.raises(UserError, match="refused"), weights.starting_in(tmp_path / "b", file, None):
+            raise UserError("refused")
+        (tmp_path / "b" / weights.START).unlink(missing_ok=True)
+        main.refuse_remains(tmp_path / "b", from_weights=False)
+        with pytest.raises(UserError, match=r"another command has removed .*start\.npz: give this command again"):
+            main.refuse_remains(tmp_path / "b", from_weights=True)
+        raise UserError("later")
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_copy_of_an_interrupted_start_is_not_used_in_silence(trained, tmp_path):
+    savedir = tmp_path / "a"
+    with weights.starting_in(savedir, trained / "weights.npz", None):
+        pass  # killed here
+    data_dir = json.loads((trained / "config.json").read_text())["data_dir"]
+    flags = ("--savedir", savedir, "--data_dir", data_dir, *flags_of(SETTINGS))
+    assert_refused(call("main.py", *flags, "--n_train_iters", 0), "has start.npz and no config.json", "choose another")
+    words = "start.npz is of another file of weights: remove it"
+    assert_refused(call("main.py", *flags, "--weights", trained / "whole.npz"), words)
+    assert [path.name for path in savedir.iterdir()] == [weights.START]
 
 
 def test_the_file_is_written_whole_or_not_at_all(trained, tmp_path):
