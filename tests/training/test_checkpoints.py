@@ -83,7 +83,7 @@ def test_a_folder_that_lost_its_config_is_no_empty_one(run, data_dir, resumes):
     """Its logs would be emptied, or its checkpoints trained on under other settings."""
     (run / "config.json").unlink()
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    flags = ("--savedir", run, "--data_dir", data_dir, *FLAGS, *["--resume"] * resumes)
+    flags = ("--savedir", run, "--data_dir", data_dir, *FLAGS, "--n_train_iters", 61, *["--resume"] * resumes)
     assert_refused(call("main.py", *flags), "has checkpoints and no config.json", "choose another --savedir")
     shutil.rmtree(run / "checkpoints")
     for name in ("meta_train.log", "meta_train.csv"):
