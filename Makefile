@@ -10,7 +10,7 @@ BIN = .venv/bin
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
 		{ echo "Python 3.10 to 3.13 is needed: run make PYTHON=python3.12 $(MAKECMDGOALS), for example" >&2; exit 2; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 

@@ -22,6 +22,7 @@ is written completely or not at all. Wrong input ends with one sentence and exit
 import argparse
 import errno
 import os
+import re
 import sys
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
@@ -33,7 +34,7 @@ from settings import CommandLine, Settings, by_owners, setting, to_path
 from sources.arrays import checksum, making, read_manifest
 from sources.backbone import DOWNLOADED
 from sources.class_split import WAY
-from sources.maker import Variant, is_tfds
+from sources.maker import FROM_TFDS, TFDS, Variant, is_tfds
 from sources.pictures import first_few
 from sources.table import MAKERS, YOUR_IMAGES
 
@@ -117,6 +118,9 @@ def refuse_other_settings(target: Path, manifest: dict, asked: dict[str, object]
             f"{target} holds {held}, made from {manifest['source']['given']}: choose another name, or make it again "
             f"with --force"
         )
+    given = manifest["source"]["given"]
+    if asked.get("source") and target.name not in MAKERS and not is_same_source(str(asked["source"]), given):
+        raise UserError(f"{target} was made from {given}: choose another name, or make it again with --force")
     for name in ("split_file", "features", "backbone_weights"):
         file = asked.get(name)
         if file and checksum(file)["sha256"] not in [one["sha256"] for one in manifest["source"]["files"]]:
@@ -132,6 +136,17 @@ def refuse_other_settings(target: Path, manifest: dict, asked: dict[str, object]
         raise UserError(f"{target} was made with a file of weights: give it as --backbone_weights, or add --force")
 
 
+def is_same_source(asked: str, given: str) -> bool:
+    """True if a --source is what a manifest says that the dataset was made from. A relative path of another working
+    folder is the same if its last part is."""
+    if is_tfds(Path(asked)) or given.startswith(FROM_TFDS):
+        name = given.removeprefix(FROM_TFDS)
+        return is_tfds(Path(asked)) and re.split("[:/]", asked.removeprefix(TFDS))[0] == re.split("[:/]", name)[0]
+    if os.path.exists(given):
+        return os.path.realpath(asked) == os.path.realpath(given)
+    return Path(asked).name == Path(given).name
+
+
 def obtain(request: Request) -> tuple[dict, str]:
     """Make the dataset, check it, or leave it alone -> its manifest, and a remark on what was done."""
     target, variant, settings, force, verify = request
@@ -144,7 +159,7 @@ def obtain(request: Request) -> tuple[dict, str]:
     source = getattr(settings, "source", None)
     if source and not is_tfds(source) and Path(os.path.realpath(source)).is_relative_to(os.path.realpath(target)):
         raise UserError(f"--source {source} would be replaced by the dataset: move it elsewhere")
-    with making(target) as folder:
+    with making(target, replace=force) as folder:
         return variant.make(folder, target, settings), ""
 
 

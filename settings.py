@@ -146,7 +146,7 @@ class CommandLine(Parser):
         known, unknown = self.parse_known_args(argv)
         flags = vars(known)
         for name, value in flags.items():
-            if value == []:  # argparse's value of --flag=--
+            if value in ([], "--", ["--"]):  # argparse's values of --flag=--, in older and newer versions
                 self.error(f"argument --{name}: it is empty")
             if isinstance(value, list):  # argparse takes an unknown --flag=a b, with a space, for another value
                 unknown += [str(one) for one in value if str(one).startswith("--")]

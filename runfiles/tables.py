@@ -159,7 +159,7 @@ def tasks(outcome) -> str:
     rows = []
     for name, run in outcome.study.runs.items():
         if results := outcome.results(name):
-            values = np.array([result["accuracies"] for result in results.values()])
+            values = np.round([result["accuracies"] for result in results.values()], 3)  # as kept results are
             above = " / ".join(f"{100 * np.mean(values > bound):.1f}" for bound in (50, 80, 90))
             rows.append([run.title, len(results), over_seeds(values.mean(1)), f"{values.std(1).mean():.2f}", above])
     return markdown(["", "seeds", "accuracy", "std of tasks", "tasks above 50 / 80 / 90 %"], rows)

@@ -11,10 +11,19 @@ while [ $index -lt "$WORKERS" ]; do
   addresses="$addresses${addresses:+, }\"localhost:$((PORT + index))\""
   index=$((index + 1))
 done
-trap 'kill -INT $(jobs -p) 2>/dev/null' INT TERM
+pids=""
+trap : INT # a terminal sends Ctrl-C to the workers, too
+trap 'kill -TERM $pids 2>/dev/null || :' TERM
 while [ $index -gt 0 ]; do
   index=$((index - 1))
   export TF_CONFIG="{\"cluster\": {\"worker\": [$addresses]}, \"task\": {\"type\": \"worker\", \"index\": $index}}"
-  if [ $index -gt 0 ]; then "$PYTHON" main.py --mode meta_train "$@" & else "$PYTHON" main.py --mode meta_train "$@"; fi
+  "$PYTHON" main.py --mode meta_train "$@" &
+  pids="$pids $!"
 done
-wait
+code=0
+for pid in $pids; do
+  wait "$pid" && own=0 || own=$?
+  while kill -0 "$pid" 2>/dev/null; do wait "$pid" && own=0 || own=$?; done # a signal ends `wait`, not the worker
+  [ $own -eq 0 ] || code=$own
+done
+exit $code

@@ -46,7 +46,7 @@ def _members(path: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
     else:
         with tarfile.open(path) as archive:
             for member in archive:
-                if member.isfile():
+                if member.isfile() or member.islnk():  # a link to an earlier member has its content
                     yield member.name, member.size, partial(archive.extractfile, member)
 
 

@@ -119,13 +119,14 @@ def checksum(path: Path) -> dict:
 
 
 @contextmanager
-def making(target: Path) -> Iterator[Path]:
+def making(target: Path, replace: bool = True) -> Iterator[Path]:
     """Create a new folder beside `target` to write a dataset into; it replaces `target` if the block ends without an
     exception, and is deleted otherwise.
 
     The block ends with write_manifest, which also syncs the folder. Only one process at a time can make `target`; a
     later one cleans up after a process that was killed. UserError if another process is making it, or if `target` holds
-    files that get_data.py did not write: they are never deleted.
+    files that get_data.py did not write: they are never deleted. replace: False if `target` must not be a dataset that
+    another process has completed, or left, meanwhile.
     """
     target = Path(os.path.realpath(target))  # DATA_DIR/<dataset> may be a link to a larger disk
     if target.is_symlink():
@@ -138,6 +139,8 @@ def making(target: Path) -> Iterator[Path]:
     with locked(lock, f"is making {target}: wait for it"):
         try:
             _clean_up(target, new, old)
+            if not replace and (target / "manifest.json").exists():
+                raise UserError(f"{target} has become complete: give the same command again")
             new.mkdir()
             yield new
             if target.exists():
@@ -213,12 +216,13 @@ def check_manifest(manifest: dict) -> None:
     entries, shape, scale = manifest["splits"].values(), manifest["image_shape"], manifest["scale"]
     complete = manifest.keys() >= FIELDS and all(entry.keys() >= SPLIT_FIELDS for entry in entries)
     numbers, names = [*shape, manifest["rotations"]], [manifest["source"]["given"]]
+    complete &= {"train", "test"} <= manifest["splits"].keys() <= {"train", "val", "test"}
     for entry in entries:
         counts = entry["images_per_class"]
         counts = counts if isinstance(counts, list) else [counts] * entry["base_classes"]
         numbers += [*counts, entry["base_classes"], entry["classes"], entry["bytes"]]
         names += [entry["file"], entry["sha256"], *entry["names"]]
-        complete &= len(counts) == entry["base_classes"]
+        complete &= len(counts) == len(entry["names"]) == entry["base_classes"]
     fits = all(type(one) is int and one > 0 for one in numbers) and all(isinstance(one, str) for one in names)
     fits &= type(scale) in (int, float) and 0 < scale < math.inf and len(shape) == 3 and manifest["format"] == 1
     prepare, files = manifest.get("prepare"), [one["sha256"] for one in manifest["source"]["files"]]

@@ -20,7 +20,8 @@ from errors import UserError, reason, user_error
 from lazy import LazyModule
 from settings import setting
 from sources.arrays import checksum
-from sources.images import find_pictures, write_raw
+from sources.features import LARGEST
+from sources.images import SKIP_BAD, find_pictures, write_raw
 from sources.maker import SourceSettings, existing_path
 from sources.preparation import Preparation
 from sources.split_arrays import RAW, SplitSettings, write_dataset
@@ -109,9 +110,16 @@ class Backbone:
         return load_network(self.name, self.weights, self.weights_sha256, self.preparation.size)
 
     def embed(self, images: np.ndarray) -> np.ndarray:
-        """Return the vectors, float32 [n,D], of images that `preparation` has made, uint8 [n,size,size,3]."""
+        """Return the vectors, float32 [n,D], of images that `preparation` has made, uint8 [n,size,size,3]. UserError if
+        their numbers are too large or not finite."""
         model, preprocess = self.network
-        return np.asarray(model.predict_on_batch(preprocess(np.array(images, np.float32))), np.float32)
+        vectors = np.asarray(model.predict_on_batch(preprocess(np.array(images, np.float32))), np.float32)
+        if not (np.abs(vectors) <= LARGEST).all():
+            raise UserError(
+                f"the vectors of --backbone {self.name} are not finite, or above {LARGEST:g}: give other "
+                f"--backbone_weights"
+            )
+        return vectors
 
     def __call__(self, pictures: Iterable[Image.Image]) -> np.ndarray:
         """Return the vectors of pictures, float32 [n,D], with a progress bar. A picture is taken when it is needed, so
@@ -198,7 +206,7 @@ class BackboneSettings(SplitSettings, SourceSettings):
         existing_path,
         metavar="FILE",
     )
-    skip_bad: bool = setting(False, "leave out pictures that cannot be read, and count them in the manifest")
+    skip_bad: bool = setting(False, SKIP_BAD)
 
 
 def make_with_backbone(folder: Path, target: Path, settings: BackboneSettings) -> dict:
@@ -207,6 +215,7 @@ def make_with_backbone(folder: Path, target: Path, settings: BackboneSettings) -
     backbone = Backbone(settings.backbone, settings.backbone_weights)
     image_shape = backbone.image_shape  # builds the network: a fault is told before pictures are read
     pictures, split_by_class, origin = find_pictures(settings.source, settings.split_file)
+    settings.refuse_idle(bool(split_by_class))
     numbers, left_out = write_raw(
         folder / RAW, pictures, backbone.preparation, settings.skip_bad, backbone.embed, AT_ONCE
     )

@@ -16,7 +16,7 @@ from sources.arrays import checksum, write_manifest
 from sources.class_split import group_by_split, read_table
 from sources.folders import normalized
 from sources.images import Picture, list_folder, read_builder, write_raw
-from sources.maker import Maker, SourceSettings
+from sources.maker import FROM_TFDS, Maker, SourceSettings
 from sources.omniglot import OriginalsSettings, make_omniglot_by_table
 from sources.pictures import first_few
 from sources.preparation import Preparation
@@ -101,21 +101,21 @@ def make_benchmark(folder: Path, target: Path, settings: Settings, name: str) ->
     stored = prepare = Preparation(settings.size, benchmark.channels, invert=benchmark.channels == 1)
     if source:
         pictures, places, _, notes = list_folder(source)
-        pictures = [(normalized(label), reader) for label, reader in pictures]
+        pictures = [picture._replace(label=normalized(picture.label)) for picture in pictures]
         labels, origin = map(normalized, places), str(source)
         for note in notes:
             print(note, file=sys.stderr)
     else:
         with prepared_builder(benchmark.builder, OTHERWISE) as builder:
-            pictures, origin = read_builder(builder), f"tensorflow-datasets {builder.info.full_name}"
+            pictures, origin = read_builder(builder), f"{FROM_TFDS}{builder.info.full_name}"
             labels = builder.info.features["label"].names
         if benchmark.numbered:
             labels = sorted(split_by_class)
-            pictures = ((labels[int(number)], reader) for number, reader in pictures)
+            pictures = (picture._replace(label=labels[int(picture.label)]) for picture in pictures)
         stored = prepare._replace(invert=prepare.invert and not benchmark.bright_ink)
     refuse_other_classes(labels, split_by_class, origin, name)
     chosen = first_of_each(pictures, benchmark.most, len(split_by_class)) if benchmark.most else pictures
-    numbers, left_out = write_raw(folder / RAW, chosen, stored, settings.skip_bad)
+    numbers, left_out = write_raw(folder / RAW, chosen, stored, settings.skip_bad, copies=True)
     refuse_other_classes(numbers, split_by_class, origin, name)
     names = group_by_split(split_by_class, numbers)
     counts = write_splits(folder, names, numbers, prepare.image_shape)
@@ -143,11 +143,11 @@ def refuse_other_classes(labels: Iterable[str], wanted: Collection[str], origin:
 def first_of_each(pictures: Iterable[Picture], most: int, classes: int) -> Iterator[Picture]:
     """Yield the first `most` pictures of each class, and stop when this number of classes has so many."""
     counts, full = Counter(), 0
-    for label, reader in pictures:
-        if counts[label] < most:
-            counts[label] += 1
-            full += counts[label] == most
-            yield label, reader
+    for picture in pictures:
+        if counts[picture.label] < most:
+            counts[picture.label] += 1
+            full += counts[picture.label] == most
+            yield picture
         if full == classes:
             return
 

@@ -92,8 +92,10 @@ def _fetch(url: str, part: Path, note_path: Path, shape: tuple[int, ...], timeou
                 while len(header) < HEADER and (chunk := next(chunks, b"")):
                     header += chunk
                 size, chunks = 0, itertools.chain([header], chunks)
-                total = _total_bytes(header, reply.headers.get("Content-Length"), url, shape)
-                note = {"url": url, "validator": _validator(reply), "bytes": total}
+                packed = "Content-Encoding" in reply.headers  # then lengths and ranges are of the packed bytes
+                length = None if packed else reply.headers.get("Content-Length")
+                total = _total_bytes(header, length, url, shape)
+                note = {"url": url, "validator": None if packed else _validator(reply), "bytes": total}
                 part.write_bytes(b"")
                 sync(part)  # so that a power cut never leaves the old bytes beside the new note
                 write_atomically(note_path, json.dumps(note))
@@ -101,6 +103,16 @@ def _fetch(url: str, part: Path, note_path: Path, shape: tuple[int, ...], timeou
                 part.unlink(missing_ok=True)
                 raise Dropped("the server did not resume the file")
             size = _append(part, chunks, size, note)
+    except requests.exceptions.SSLError:
+        raise UserError(
+            f"could not download {url}: the server's certificate is not trusted; name a file of certificates in the "
+            f"environment's REQUESTS_CA_BUNDLE, or {OTHERWISE}"
+        ) from None
+    except requests.exceptions.ProxyError:
+        raise UserError(
+            f"could not download {url}: the proxy does not pass it on; correct HTTPS_PROXY or HTTP_PROXY in the "
+            f"environment, or {OTHERWISE}"
+        ) from None
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as fault:
         reason = system_error(fault) or "the connection dropped"
         reason = f"nothing arrived for {timeout:g} seconds" if "timed out" in reason else reason

@@ -32,6 +32,7 @@ class FeaturesSettings(SplitSettings):
 def make_from_features(folder: Path, target: Path, settings: FeaturesSettings) -> dict:
     """Make a dataset of vectors in `folder`; returns its manifest. UserError if the file or the table of the split is
     at fault."""
+    settings.refuse_idle(bool(settings.split_file))
     vectors, labels, files = read_features(settings.features)
     with open(folder / RAW, "wb") as raw:
         raw.write(vectors.data)
@@ -74,7 +75,11 @@ def read_features(file: Path) -> tuple[np.ndarray, list[str], list[str]]:
     labels = [normalized(str(label).strip()) for label in labels]
     if "" in labels:
         raise UserError(f"labels in {file} are empty in row {labels.index('')}: add the label, or leave the row out")
-    return vectors, labels, arrays["files"].tolist() if "files" in arrays else []
+    files, label_of = arrays["files"].tolist() if "files" in arrays else [], {}
+    for name, label in zip(files, labels, strict=False):
+        if label_of.setdefault(name, label) != label:
+            raise UserError(f"{file} has the picture {name} with the labels {label_of[name]} and {label}: keep one")
+    return vectors, labels, files
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -16,16 +18,24 @@ from errors import UserError
 from settings import setting, whole
 from sources.class_split import SPLITS, read_split, split_of
 from sources.folders import Walk, is_inner, normalized
-from sources.maker import TFDS, SourceSettings, is_tfds
-from sources.pictures import BadPicture, from_pillow, read, refusal, report
+from sources.maker import FROM_TFDS, TFDS, SourceSettings, is_tfds
+from sources.pictures import BadPicture, first_few, from_pillow, read, refusal, report
 from sources.preparation import Preparation
 from sources.split_arrays import RAW, SplitSettings, write_dataset
 from sources.tfds import one_sentence, prepared_builder
 
+SKIP_BAD = "leave out pictures that cannot be read or are in several classes, and count them in the manifest"
 LAYOUTS = "{source}/CLASS/*.jpg, or {source}/train, val and test with CLASS/*.jpg in each"
 OTHERWISE = "choose another from the catalogue of tensorflow-datasets, or give a folder of classes as --source"
 PIXELS = {("uint8", 1), ("uint8", 3), ("uint8", 4), ("uint16", 1)}  # types and numbers of channels that are read
-Picture = tuple[str, Callable[[], Image.Image]]  # its class, and a function that reads it or raises BadPicture
+
+
+class Picture(NamedTuple):
+    """A picture: its class, its name in messages, and a function that reads it or raises BadPicture."""
+
+    label: str
+    name: str
+    read: Callable[[], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class ImagesSettings(SplitSettings, SourceSettings):
     channels: int = setting(3, "3: colour; 1: grey", int, choices=(1, 3))
     invert: bool = setting(False, "make dark pixels bright, for ink on paper")
     rotations: int = setting(1, "4: every class becomes four, turned by quarter turns", int, choices=(1, 4))
-    skip_bad: bool = setting(False, "leave out pictures that cannot be read, and count them in the manifest")
+    skip_bad: bool = setting(False, SKIP_BAD)
 
 
 def make_images(folder: Path, target: Path, settings: ImagesSettings) -> dict:
@@ -44,6 +54,7 @@ def make_images(folder: Path, target: Path, settings: ImagesSettings) -> dict:
     """
     prepare = Preparation(settings.size, settings.channels, settings.invert)
     pictures, split_by_class, origin = find_pictures(settings.source, settings.split_file)
+    settings.refuse_idle(bool(split_by_class))
     numbers, left_out = write_raw(folder / RAW, pictures, prepare, settings.skip_bad)
     return write_dataset(
         folder, target, numbers, prepare.image_shape, np.uint8, settings, origin, split_by_class, settings.rotations,
@@ -59,7 +70,7 @@ def find_pictures(source: Path, table: Path | None) -> tuple[Iterable[Picture], 
     split} if the folders or the table decide it, and where they come from."""
     if is_tfds(source):
         with prepared_builder(str(source).removeprefix(TFDS), OTHERWISE) as builder:
-            return read_builder(builder), {}, f"tensorflow-datasets {builder.info.full_name}"
+            return read_builder(builder), {}, f"{FROM_TFDS}{builder.info.full_name}"
     pictures, split_by_class, notes = read_folder(source, table)
     for note in notes:
         print(note, file=sys.stderr)
@@ -75,8 +86,11 @@ def read_folder(source: Path, table: Path | None) -> tuple[list[Picture], dict[s
     several splits.
     """
     pictures, places, folders, notes = list_folder(source)
-    if table or not folders:
-        return pictures, read_split(table, places) if table else {}, notes
+    if table:
+        split_by_class = read_split(table, places)
+        return [picture for picture in pictures if picture.label in split_by_class], split_by_class, notes
+    if not folders:
+        return pictures, {}, notes
     repeated = [label for label, splits in places.items() if len(splits) > 1]
     untrained = [label for label, splits in places.items() if "train" not in splits]
     if repeated and untrained:
@@ -110,7 +124,7 @@ def list_folder(source: Path) -> tuple[list[Picture], dict[str, dict[str, str]],
         for name, file in walk.files_by_class(folder, LAYOUTS.format(source=source)):
             label = labels.setdefault(normalized(name), name)
             places.setdefault(label, {})[split] = folder.name
-            pictures.append((label, partial(read, file)))
+            pictures.append(Picture(label, str(file), partial(read, file)))
     return pictures, places, folders, walk.notes()
 
 
@@ -175,8 +189,9 @@ def read_builder(builder) -> Iterator[Picture]:
                     continue
                 pixels = example["image"]
                 pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-                reader = partial(from_pillow, Image.fromarray(pixels), f"image {number} of {name}'s {split}")
-                yield name_of(int(example["label"])), reader
+                where = f"image {number} of {name}'s {split}"
+                reader = partial(from_pillow, Image.fromarray(pixels), where)
+                yield Picture(name_of(int(example["label"])), where, reader)
     if unlabelled:
         print(f"{unlabelled} images of {name} have no label, and are left out")
 
@@ -191,21 +206,35 @@ def write_raw(
     skip_bad: bool,
     embed: Callable[[np.ndarray], np.ndarray] = np.asarray,
     at_once: int = 1,
+    copies: bool = False,
 ) -> tuple[dict[str, list[int]], int]:
     """Write the images one after the other -> {class: numbers of its images}, and how many pictures were left out.
 
-    embed: makes what is written of `at_once` images, uint8 [n,H,W,C] -> [n,...]. Memory holds one picture and so many
-    images. UserError if pictures cannot be read and skip_bad is not set; it names the first of them.
+    embed: makes what is written of `at_once` images, uint8 [n,H,W,C] -> [n,...]. copies: True if all pictures belong to
+    the dataset, even those that are alike; otherwise a picture is left out that its class has already, since it could
+    be in the support and in the query set of a task. Memory holds one picture and so many images. UserError if pictures
+    cannot be read, or are in several classes, and skip_bad is not set; it names the first of them.
     """
     numbers, labels, bad, images, count = {}, set(), [], [], 0
+    first, repeated = {}, []  # digest of an image -> its picture and number
     total = len(pictures) if isinstance(pictures, list) else None
     with open(path, "wb") as raw:
-        for label, reader in tqdm(pictures, total=total, unit="image", disable=None):
+        for label, name, reader in tqdm(pictures, total=total, unit="image", disable=None):
             labels.add(label)
             try:
                 image = prepare(reader())
             except BadPicture as fault:
                 bad.append(fault)
+                continue
+            before = first.setdefault(hashlib.sha256(image.tobytes()).digest(), (label, name, count))
+            if not copies and before[2] < count:
+                if before[0] == label:
+                    repeated.append(name)
+                    continue
+                bad.append(BadPicture(name, f"is a copy of {before[1]}, in another class"))
+                if before[2] in numbers[before[0]]:
+                    numbers[before[0]].remove(before[2])
+                    bad.append(BadPicture(before[1], f"is in the class {label}, too"))
                 continue
             images.append(image)
             numbers.setdefault(label, []).append(count)
@@ -217,8 +246,10 @@ def write_raw(
             raw.write(embed(np.array(images)).tobytes())
     if bad and not skip_bad:
         raise UserError(refusal(bad))
-    if lost := labels - numbers.keys():
+    if lost := labels - {label for label, own in numbers.items() if own}:
         raise UserError(f"no picture of the class {min(lost)} can be read, so remove its folder: {report(bad)}")
     if bad:
         print(f"note: left out: {report(bad)}", file=sys.stderr)
-    return numbers, len(bad)
+    if repeated:
+        print(f"note: left out copies of pictures of the same class: {first_few(repeated)}", file=sys.stderr)
+    return numbers, len(bad) + len(repeated)

@@ -11,6 +11,7 @@ from settings import Settings, setting, to_path, whole
 from sources.preparation import Preparation
 
 TFDS = "tfds:"  # start of a --source that names a dataset of tensorflow-datasets
+FROM_TFDS = "tensorflow-datasets "  # start of the source in a manifest
 
 
 class Variant(NamedTuple):

@@ -83,8 +83,8 @@ def note_on_others(files: Sequence[Path]) -> str:
 
 
 def report(faults: Sequence[BadPicture]) -> str:
-    """Say how many pictures cannot be read, and why the first of them cannot."""
-    return f"{len(faults)} {plural(faults, 'picture')} cannot be read: {first_few(faults, '; ')}"
+    """Say how many pictures cannot be used, and why the first of them cannot."""
+    return f"{len(faults)} {plural(faults, 'picture')} cannot be used: {first_few(faults, '; ')}"
 
 
 def plural(things: Sequence, noun: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from errors import UserError
 from settings import Settings, setting, to_number, whole
 from sources.arrays import Names, array_writer, checksum, write_manifest
 from sources.class_split import DEFAULT_SHARES, WAY, assign_at_random, group_by_split, read_split
@@ -44,6 +45,14 @@ class SplitSettings(Settings):
         existing_path,
         metavar="FILE",
     )
+
+    def refuse_idle(self, decided: bool) -> None:
+        """Raise UserError for flags of the random assignment that have no effect. decided: True if the folders or the
+        table assign the classes."""
+        for name in ("shares", "split_seed"):
+            if decided and getattr(self, name) != getattr(SplitSettings, name):
+                what = "--split_file" if self.split_file else "the folders train, val and test"
+                raise UserError(f"--{name} has no effect, because {what} assign the classes: leave it out")
 
 
 def write_dataset(

@@ -218,7 +218,8 @@ class Server(ThreadingHTTPServer):
     port is taken."""
 
     def __init__(self, backend: Backend, port: int, hosts: Sequence[str] = ()):
-        self.backend, self.token, self.hosts = backend, secrets.token_hex(16), hosts
+        self.backend, self.hosts = backend, hosts
+        self.token, self.nonce = secrets.token_hex(16), secrets.token_hex(16)  # of requests; of the page's parts
         try:
             super().__init__((ADDRESS, port), Handler)
         except OSError as fault:
@@ -243,15 +244,17 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.FORBIDDEN, FOREIGN)
         elif self.path == "/":
             facts = {"token": server.token, "classes": CLASSES, "side": SIDE, "examples": bool(server.backend.split)}
-            page = PAGE.read_text(encoding="utf-8").replace("FACTS", json.dumps(facts)).replace("NONCE", server.token)
+            page = PAGE.read_text(encoding="utf-8").replace("FACTS", json.dumps(facts)).replace("NONCE", server.nonce)
             self._answer(HTTPStatus.OK, page.encode(), "text/html; charset=utf-8")
         else:
             self._refuse(HTTPStatus.NOT_FOUND, "the only page is /")
 
     def do_POST(self) -> None:
         length, token = self.headers.get("Content-Length", ""), self.headers.get("X-Token", "").encode()
-        if not self._is_own() or not secrets.compare_digest(token, self.server.token.encode()):
+        if not self._is_own():
             self._refuse(HTTPStatus.FORBIDDEN, FOREIGN)
+        elif not secrets.compare_digest(token, self.server.token.encode()):
+            self._refuse(HTTPStatus.FORBIDDEN, "this page is not of the program that runs now: reload it")
         elif not length.isdecimal():
             self._refuse(HTTPStatus.LENGTH_REQUIRED, "the request does not say its length")
         elif len(length) > 12 or int(length) > LARGEST:  # int refuses thousands of digits
@@ -296,8 +299,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: HTTPStatus, content: bytes, kind: str) -> None:
         self.send_response(status)
-        token = self.server.token
-        policy = f"default-src 'none'; script-src 'nonce-{token}'; style-src 'nonce-{token}'; img-src data:; "
+        nonce = self.server.nonce
+        policy = f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; "
         policy += "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         headers = {"Content-Type": kind, "Content-Length": str(len(content)), "Content-Security-Policy": policy}
         headers |= {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}

@@ -17,6 +17,7 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # the servers of tests
 ROOT = Path(__file__).resolve().parent.parent
 
 # A net and a task small enough that a subprocess spends its time on starting TensorFlow.

@@ -66,7 +66,18 @@ def copy_tree(target: Path) -> None:
     if not (ROOT / ".git").exists():
         shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(".venv"), dirs_exist_ok=True)
         return
-    command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    command = [
+        "git",
+        "-c",
+        f"safe.directory={ROOT}",
+        "-C",
+        str(ROOT),
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+        "-z",
+    ]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():

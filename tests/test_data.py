@@ -207,8 +207,8 @@ def edited(dataset, entry, value):
 WRONG_ENTRIES = {
     "image_shape": (None, [28, 28], [28, 28, "1"], [0, 28, 1]), "scale": ("0.0039", 0, float("inf"), None),
     "rotations": (0, 1.5), "source": (None, {}, {"given": "", "files": [1]}), "prepare": ([], {"size": "28"}),
-    "splits": ([], {"train": None}), "base_classes": ("100",), "images_per_class": (None, [20, 20], ["20"] * 100),
-    "names": (3, [1] * 100), "sha256": (None,), "file": (None,),
+    "splits": ([], {}, {"train": None}), "base_classes": ("100",), "images_per_class": (None, [20, 20], ["20"] * 100),
+    "names": (3, [1] * 100, ["a"]), "sha256": (None,), "file": (None,),
 }  # fmt: skip
 WRONG = [(entry, value) for entry, values in WRONG_ENTRIES.items() for value in values]
 

@@ -314,6 +314,7 @@ def test_it_stops_after_seconds_or_a_signal_with_the_weights_saved(program, data
     words = command(program, data_dir, file, "--n_train_iters", 10**6, "--save_every", 0.2)
     process = subprocess.Popen(words, cwd=ROOT, env=QUICK, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while weights.read(file).about["iteration"] == first:
+        assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)

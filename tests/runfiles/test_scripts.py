@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 
 import pytest
 
@@ -103,6 +104,34 @@ def test_demo_shows_the_pretrained_pair(commands):
         "get_data.py --dataset glyphs",
         "plot.py --savedir results/demo/maml results/demo/metadrop --figures boundary features histogram --format png",
     ]
+
+
+def test_a_stop_reaches_all_workers_and_is_waited_for(tmp_path):
+    stub, log = tmp_path / "stub", tmp_path / "calls"
+    stub.write_text(
+        "#!/bin/sh\ntrap 'sleep 0.3; echo stopped >> \"$CALLS\"; exit 130' TERM\n"
+        'echo up >> "$CALLS"\nfor i in $(seq 300); do sleep 0.1; done\n'
+    )
+    stub.chmod(0o755)
+    log.touch()
+    environment = os.environ | {"PYTHON": str(stub), "CALLS": str(log)}
+    with subprocess.Popen(["sh", str(ROOT / "runfiles/workers.sh"), "--way", "5"], env=environment) as script:
+        while log.read_text().split() != ["up"] * 2:
+            assert script.poll() is None
+            time.sleep(0.02)
+        script.terminate()
+        assert script.wait(20) == 130
+    assert log.read_text().split() == ["up"] * 2 + ["stopped"] * 2
+
+
+def test_a_worker_that_fails_is_the_scripts_failure(tmp_path):
+    stub = tmp_path / "stub"
+    stub.write_text('#!/bin/sh\ncase $TF_CONFIG in *"\\"index\\": 1"*) exit 2;; esac\n')
+    stub.chmod(0o755)
+    done = subprocess.run(
+        ["sh", str(ROOT / "runfiles/workers.sh")], env=os.environ | {"PYTHON": str(stub)}, check=False
+    )
+    assert done.returncode == 2
 
 
 def test_workers_are_told_of_each_other(commands):

@@ -35,6 +35,22 @@ def test_a_file_of_absurd_size_is_not_read(tmp_path):
             read_tables(source)
 
 
+def test_a_link_in_a_tar_is_the_file_that_it_links(tmp_path):
+    """GNU tar writes the second name of a file as a link."""
+    (tmp_path / "first.csv").write_bytes(b"content")
+    (tmp_path / "second.csv").hardlink_to(tmp_path / "first.csv")
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        archive.add(tmp_path / "first.csv", "first.csv")
+        archive.add(tmp_path / "second.csv", "second.csv")
+    found = archives.contents(tmp_path / "x.tar", lambda name: True)
+    assert {name: content for name, content, _ in found} == dict.fromkeys(("first.csv", "second.csv"), b"content")
+    member = tarfile.TarInfo("lost.csv")
+    member.type, member.linkname = tarfile.LNKTYPE, "nowhere.csv"
+    (tmp_path / "x.tar").write_bytes(member.tobuf() + bytes(1024))
+    with pytest.raises(UserError, match="not a whole zip or tar archive"):
+        list(archives.contents(tmp_path / "x.tar", lambda name: True))
+
+
 def test_a_file_that_is_larger_than_it_says(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "LARGEST", 1 << 20)
     zip_that_declares(tmp_path / "x.zip", 10, bytes(1 << 22))

@@ -5,6 +5,7 @@ import inspect
 import json
 import shutil
 import warnings
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -99,6 +100,15 @@ def test_a_vector_is_the_networks_output_for_the_preprocessed_picture(weights, m
     np.testing.assert_allclose(vectors, expected, rtol=1e-3, atol=1e-5)
     assert np.ptp(expected, 0).max() > 0.1
     assert Backbone(NAME, weights)([]).shape == (0, 1024)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -1e16])
+def test_vectors_that_no_learner_could_take_are_refused(number, monkeypatch):
+    """Those of a network whose training diverged."""
+    network = SimpleNamespace(predict_on_batch=lambda x: np.array([[1.0, number]])), lambda x: x
+    monkeypatch.setattr(study, "load_network", lambda *_: network)
+    with pytest.raises(UserError, match=r"are not finite, or above 1e\+15: give other --backbone_weights"):
+        Backbone(NAME).embed(np.zeros((1, 224, 224, 3), np.uint8))
 
 
 def test_a_picture_is_taken_when_it_is_needed(weights, monkeypatch):

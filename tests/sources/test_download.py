@@ -5,6 +5,7 @@ import time
 from functools import partial
 
 import pytest
+import requests
 
 import files
 from errors import UserError
@@ -23,6 +24,8 @@ fetch = partial(download.download, shape=SHAPE, retries=5, timeout=60, wait=0.00
         (["no length"], [False]),
         (["in chunks"], [False]),
         (["no ETag"], [False]),
+        (["packs"], [False]),
+        (["packs, drops", "well"], [False, False]),
         (["drops", "drops", "well"], [False, True, True]),
         (["drops, no length", "no length"], [False, True]),
         (["drops, no ETag", "well"], [False, False]),
@@ -72,6 +75,24 @@ def test_a_download_gives_up_with_a_sentence(tmp_path, manner, words):
     with serve(BODY, manner) as server, pytest.raises(UserError, match=words):
         fetch(f"{server.url}/x.npy", tmp_path / "x.npy", retries=2, timeout=0.1)
     assert not (tmp_path / "x.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("SSLError", "certificate is not trusted; name a file of .* REQUESTS_CA_BUNDLE"), ("ProxyError", "HTTPS_PROXY")],
+)
+def test_a_certificate_or_a_proxy_is_at_fault_at_once(kind, words, tmp_path, monkeypatch):
+    """requests calls both of them connection errors, which are tried again."""
+    asked = []
+
+    def get(*_, **__):
+        asked.append(1)
+        raise getattr(requests.exceptions, kind)("Max retries exceeded with url: / (Caused by ...)")
+
+    monkeypatch.setattr(requests, "get", get)
+    with pytest.raises(UserError, match=words):
+        fetch("https://localhost/x.npy", tmp_path / "x.npy")
+    assert len(asked) == 1
 
 
 def test_a_download_of_another_array_is_refused_at_its_beginning(tmp_path):

@@ -94,6 +94,7 @@ WITH_INFINITY[7, 2] = np.inf
         ({"labels": np.ones(len(LABELS), int)}, ["only one class, 1"]),
         ({"labels": np.where(np.arange(len(LABELS)) == 4, " ", LABELS)}, ["labels", "are empty in row 4"]),
         ({"files": np.arange(len(LABELS))}, ["files", "int64", "strings"]),
+        ({"files": np.array(["a.jpg"] * len(LABELS))}, ["has the picture a.jpg with the labels", "keep one"]),
         ({"features": WITH_INFINITY}, ["not finite, or above 1e+15, in 1 row", "row 7"]),
         ({"features": rows()[0] * 1e300}, ["in 38 rows"]),
         ({"features": rows()[0] * 1e20}, ["in 38 rows"]),

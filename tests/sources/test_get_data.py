@@ -272,7 +272,7 @@ def test_another_disks_fault_has_another_remedy(tmp_path, monkeypatch):
 def test_what_a_dataset_was_made_with_is_not_another_flags(tmp_path):
     manifest = {
         "split_seed": 3, "rotations": 4, "image_shape": [28, 28, 1], "shares": [0.6, 0.2, 0.2],
-        "prepare": {"size": 28, "channels": 1, "invert": True}, "source": {"files": []},
+        "prepare": {"size": 28, "channels": 1, "invert": True}, "source": {"given": "", "files": []},
     }  # fmt: skip
     same = {"seed": 3, "split_seed": 3, "rotations": 4, "size": 28, "shares": [0.6, 0.2, 0.2], "channels": 1,
             "invert": True}  # fmt: skip
@@ -286,6 +286,39 @@ def test_what_a_dataset_was_made_with_is_not_another_flags(tmp_path):
     (table := tmp_path / "split.csv").write_text("class,split\n")
     with pytest.raises(get_data.UserError, match="another --split_file"):
         get_data.refuse_other_settings(tmp_path, manifest, {"split_file": table})
+
+
+def test_another_source_is_another_dataset(tmp_path, monkeypatch):
+    """The same folder may have several names, and may be named from another working folder."""
+    for name in ("a/pictures", "b/pictures", "b/others"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to("a/pictures")
+    monkeypatch.chdir(tmp_path)
+    manifest = {"split_seed": 0, "rotations": 1, "image_shape": [28, 28, 1]}
+    for given, asked, same in (
+        ("a/pictures", tmp_path / "a/pictures", True), ("a/pictures", "link", True),
+        ("a/pictures", "b/pictures", False), ("nowhere/pictures", "b/pictures", True),
+        ("nowhere/pictures", "b/others", False), ("tensorflow-datasets pets:4.0.0", "tfds:pets", True),
+        ("tensorflow-datasets pets/all:4.0.0", "tfds:pets/all", True), ("a/pictures", "tfds:pets", False),
+        ("tensorflow-datasets pets:4", "tfds:pet", False), ("tensorflow-datasets pets:4", "a/pictures", False),
+    ):  # fmt: skip
+        made, asked = manifest | {"source": {"given": given, "files": []}}, {"source": Path(asked)}
+        if same:
+            get_data.refuse_other_settings(tmp_path / "mine", made, asked)
+        else:
+            with pytest.raises(get_data.UserError, match=r"was made from .*: choose another name, or make it again"):
+                get_data.refuse_other_settings(tmp_path / "mine", made, asked)
+        get_data.refuse_other_settings(tmp_path / "omniglot", made, asked)  # the same data from anywhere
+
+
+def test_a_dataset_that_another_process_completes_meanwhile_is_not_replaced(tmp_path):
+    """So is one that a killed --force had moved away."""
+    made = command("--dataset", "glyphs", "--data_dir", tmp_path)
+    assert made.returncode == 0, made.stderr
+    (tmp_path / "glyphs").rename(tmp_path / ".glyphs.old")
+    done = command("--dataset", "glyphs", "--data_dir", tmp_path, "--seed", 5)
+    assert_refused(done, "has become complete: give the same command again")
+    assert_refused(command("--dataset", "glyphs", "--data_dir", tmp_path, "--seed", 5), "has --seed 0, not 5")
 
 
 def test_a_source_in_what_is_to_be_replaced_stays(tmp_path):

@@ -17,6 +17,7 @@ import data
 import get_data
 from conftest import ROOT, assert_refused, call
 from errors import UserError
+from get_data import images_per_class
 from sources import class_split, images, pictures
 from sources.class_split import assign_at_random
 from sources.preparation import Preparation
@@ -167,7 +168,7 @@ def test_classes_of_unequal_numbers_are_kept_and_a_run_uses_them(tmp_path):
 def read(root, table=None):
     """The classes of a folder's pictures, in order, the split of each class, and the notes."""
     pictures, dealt, notes = images.read_folder(root, table)
-    return [label for label, _ in pictures], dealt, " ".join(notes)
+    return [picture.label for picture in pictures], dealt, " ".join(notes)
 
 
 def touch(root, *names):
@@ -251,6 +252,9 @@ def test_a_table_deals_the_classes_and_leaves_out_others(tmp_path):
     table = tmp_path / "split.csv"
     table.write_text("\ufeffsplit,class\ntest, b\ntrain,d\ntrain,a\nval,  e\n", encoding="utf-8")  # as Excel does
     flags = ("--size", 16, "--split_file", table)
+    (tmp_path / "in/c/000.png").write_bytes(b"damaged")  # of a class that is left out
+    assert_refused(get(tmp_path / "in", tmp_path, *flags, "--shares", "1,1,1"), "--shares has no effect, because --spl")
+    assert_refused(get(tmp_path / "in", tmp_path, *flags, "--split_seed", 1), "--split_seed has no effect")
     assert get(tmp_path / "in", tmp_path, *flags).returncode == 0
     made = manifest(tmp_path)
     assert {split: entry["names"] for split, entry in made["splits"].items()} == {
@@ -351,7 +355,8 @@ def test_files_that_are_no_images_are_listed_and_refused_or_left_out(tmp_path):
     (folder / "text.jpg").write_text("I am no image")
     (folder / "notes.txt").write_text("nor am I")
     (folder / "empty.png").write_bytes(b"")
-    (folder / "png.jpg").write_bytes(whole)  # misnamed, and an image
+    (folder / "001.png").rename(folder / "png.jpg")  # misnamed, and an image
+    (folder / "zcopy.png").write_bytes(whole)
     (folder / ".DS_Store").write_bytes(b"x")
     (folder / "Thumbs.db").write_bytes(b"x")
     (folder / "desktop.ini").write_bytes(b"x")
@@ -362,18 +367,38 @@ def test_files_that_are_no_images_are_listed_and_refused_or_left_out(tmp_path):
     with open(folder / "huge.png", "wb") as file:
         file.truncate(pictures.LARGEST + 1)
     done = get(tmp_path / "in", tmp_path, "--size", 20)
-    assert_refused(done, "5 pictures cannot be read", "gone.png cannot be read (No such file", "--skip_bad")
+    assert_refused(done, "5 pictures cannot be used", "gone.png cannot be read (No such file", "--skip_bad")
     assert not (tmp_path / "mine").exists()
     done = get(tmp_path / "in", tmp_path, "--size", 20, "--skip_bad")
-    assert done.returncode == 0 and "5 pictures left out" in done.stdout
+    assert done.returncode == 0 and "6 pictures left out" in done.stdout
+    copies = f"note: left out copies of pictures of the same class: {folder / 'zcopy.png'}\n"
+    assert copies in done.stderr
     made = manifest(tmp_path)
-    assert made["left_out"] == 5
+    assert made["left_out"] == 6
     counts = {}
     for entry in made["splits"].values():
         numbers = entry["images_per_class"]
         numbers = numbers if isinstance(numbers, list) else [numbers] * entry["base_classes"]
         counts |= dict(zip(entry["names"], numbers, strict=True))
-    assert counts == {"a": 4, "b": 2, "c": 2}
+    assert counts == {"a": 3, "b": 2, "c": 2}
+
+
+def test_a_picture_in_two_classes_is_refused_or_left_out_of_both(tmp_path):
+    """It could be in train and in test. A third copy, in the first class, has no picture to be a copy of."""
+    lay(tmp_path / "in", {"a": 3, "b": 3, "c": 3})
+    twin = (tmp_path / "in/a/001.png").read_bytes()
+    for name in ("b/copy.png", "c/copy.png", "a/later.png"):
+        (tmp_path / "in" / name).write_bytes(twin)
+    done = get(tmp_path / "in", tmp_path, "--size", 20)
+    assert_refused(done, "3 pictures cannot be used", "b/copy.png is a copy of", "a/001.png, in another class")
+    assert "a/001.png is in the class b, too" in done.stderr and not (tmp_path / "mine").exists()
+    done = get(tmp_path / "in", tmp_path, "--size", 20, "--skip_bad")
+    assert done.returncode == 0 and "4 pictures left out" in done.stdout, done.stderr
+    assert {
+        name: count
+        for entry in manifest(tmp_path)["splits"].values()
+        for name, count in zip(entry["names"], images_per_class(entry), strict=True)
+    } == {"a": 2, "b": 3, "c": 3}
 
 
 def test_pictures_in_wrong_places_are_refused(tmp_path):
@@ -476,9 +501,9 @@ def test_images_without_a_label_are_left_out_and_grey_ones_are_read(kind, monkey
     train, test = zip(stored, [0, -1, 1], strict=False), zip(stored[3:], [-1, 0], strict=True)
     builder = builder_of(tfds.features.Image(shape=(8, 8, 1), dtype=kind), label, train=train, test=test)
     pictures = list(images.read_builder(builder))
-    assert [label for label, _ in pictures] == ["first", "first", "last"]  # test comes first
-    for (_, reader), number in zip(pictures, (4, 0, 2), strict=True):
-        np.testing.assert_array_equal(Preparation(8, 1)(reader()), grey[number])
+    assert [picture.label for picture in pictures] == ["first", "first", "last"]  # test comes first
+    for one, number in zip(pictures, (4, 0, 2), strict=True):
+        np.testing.assert_array_equal(Preparation(8, 1)(one.read()), grey[number])
     assert "2 images of own/1.0.0 have no label" in capsys.readouterr().out
 
 
@@ -526,7 +551,7 @@ def test_a_name_that_is_none_and_a_set_without_labels_are_refused(tmp_path, monk
 
 @pytest.mark.slow
 def test_ten_thousand_files_take_no_more_memory_than_a_hundred(tmp_path):
-    Image.fromarray(picture(64)).save(tmp_path / "one.png")
+    pixels = picture(64)
     script = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
     script += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     peaks = []
@@ -535,7 +560,8 @@ def test_ten_thousand_files_take_no_more_memory_than_a_hundred(tmp_path):
         for c in range(20):
             (folder / f"c{c}").mkdir(parents=True)
         for i in range(files):
-            os.link(tmp_path / "one.png", folder / f"c{i % 20}" / f"{i}.png")
+            pixels[:8], pixels[8:16] = i % 256, i // 256  # no copies
+            Image.fromarray(pixels).save(folder / f"c{i % 20}" / f"{i}.png")
         words = [sys.executable, "-c", script, sys.executable, ROOT / "get_data.py", "--dataset", f"of{files}"]
         words += ["--source", folder, "--data_dir", tmp_path]
         done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=True)

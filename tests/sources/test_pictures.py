@@ -262,7 +262,7 @@ def test_all_faults_are_in_one_sentence_unless_they_may_be_left_out(tmp_path):
     good, faults = pictures.readable(files, skip_bad=True)
     assert good == files[-1:] and len(faults) == 7
     with pytest.raises(
-        UserError, match=r"^7 pictures cannot be read: .*bad0\.png .*bad4\.png .* and 2 more: .*skip_bad"
+        UserError, match=r"^7 pictures cannot be used: .*bad0\.png .*bad4\.png .* and 2 more: .*skip_bad"
     ):
         pictures.readable(files, skip_bad=False)
     assert pictures.readable(files[-1:], skip_bad=False) == (files[-1:], [])

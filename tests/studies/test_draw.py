@@ -199,7 +199,8 @@ def test_the_page_is_served_and_takes_nothing_from_elsewhere(server):
     answer, content = ask(server, "GET", "/")
     page, policy = content.decode(), answer.headers["Content-Security-Policy"]
     assert answer.status == 200 and server.token in page
-    assert "FACTS" not in page and "NONCE" not in page
+    assert "FACTS" not in page and "NONCE" not in page and server.token not in policy
+    assert all(f'{tag} nonce="{server.nonce}"' in page for tag in ("style", "script")) and server.nonce in policy
     assert "default-src 'none'" in policy and "connect-src 'self'" in policy
     assert not re.search(r"https?://|src=\"(?!data)|@import", page)
     assert ask(server, "GET", "/other")[0].status == 404
@@ -289,7 +290,9 @@ def test_browsers_leave_out_port_80(server):
 
 def test_a_foreign_page_does_not_get_the_token(server):
     answer, content = ask(server, "GET", "/", Host="evil.example")
-    assert answer.status == 403 and server.token.encode() not in content
+    assert answer.status == 403 and server.token.encode() not in content and server.token not in str(answer.headers)
+    answer, content = ask(server, X_Token="an earlier program's")
+    assert answer.status == 403 and b"reload it" in content and b"--host" not in content
 
 
 # ---- the command

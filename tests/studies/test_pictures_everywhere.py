@@ -29,9 +29,9 @@ def encoded(kind, image=None, **options):
 @pytest.fixture
 def folders(tmp_path):
     """Two classes of two pictures, and a query picture."""
-    for name in ("in/a/1.png", "in/a/2.png", "in/b/1.png", "in/b/2.png", "query/q.png"):
+    for colour, name in enumerate(("in/a/1.png", "in/a/2.png", "in/b/1.png", "in/b/2.png", "query/q.png")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(encoded("PNG"))
+        (tmp_path / name).write_bytes(encoded("PNG", Image.new("RGB", (60, 40), (50 * colour, 0, 0))))
     return tmp_path
 
 
@@ -59,8 +59,8 @@ def test_a_file_is_refused_in_one_sentence_everywhere(name, folders):
     bad = folders / "in/a/bad.png"
     bad.write_bytes(content)
     sentence = f"{bad} {words}" if words.startswith("is") else words
-    assert_refused(get(folders), "1 picture cannot be read: ", sentence, "--skip_bad")
-    assert_refused(classify(folders), "1 picture cannot be read: ", sentence, "--skip_bad")
+    assert_refused(get(folders), "1 picture cannot be used: ", sentence, "--skip_bad")
+    assert_refused(classify(folders), "1 picture cannot be used: ", sentence, "--skip_bad")
     with pytest.raises(ValueError, match=re.escape(words)):
         picture_of(bad)
     if name != "no picture":
@@ -77,7 +77,7 @@ def test_what_is_bad_is_left_out_and_named_everywhere(folders):
         (folders / f"in/a/bad{i}.jpg").write_bytes(WRONG["cut"][0])
     done = get(folders, "--skip_bad", "--size", 16)
     assert done.returncode == 0 and "6 pictures left out" in done.stdout
-    said = r"note: left out: 6 pictures cannot be read: \S+/bad0\.jpg is cut short .*; \S+/bad4\.jpg .* and 1 more$"
+    said = r"note: left out: 6 pictures cannot be used: \S+/bad0\.jpg is cut short .*; \S+/bad4\.jpg .* and 1 more$"
     assert re.search(said, done.stderr, re.MULTILINE)
     (folders / "query/cut.gif").write_bytes(encoded("GIF")[:40])
     done = classify(folders, "--skip_bad")

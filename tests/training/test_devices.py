@@ -61,7 +61,7 @@ def test_freed_memory_is_used_again():
 )  # fmt: skip
 def test_cores_are_limited_by_the_quota_of_a_container(groups, written, wanted, monkeypatch, tmp_path):
     """The system files are made up, for both versions of control groups."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)  # macOS has none
     system = {f"sys/fs/cgroup/{name}": text for name, text in written.items()} | {"proc/self/cgroup": groups}
     for name, text in system.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
