@@ -206,7 +206,7 @@ def test_a_savedir_without_what_is_asked_for_is_one_sentence(tmp_path):
     (tmp_path / "empty").mkdir()
     assert_refused(call("plot.py", "--savedir", tmp_path / "empty"), "there is no run in")
     d = write_run(tmp_path / "a", "maml")
-    assert_refused(call("plot.py", "--savedir", d, "--figures", "features"), "nothing is perturbed")
+    assert_refused(call("plot.py", "--savedir", d, "--figures", "features"), "no noise perturbs its images")
     bare = write_run(tmp_path / "bare", layers=())
     assert_refused(call("plot.py", "--savedir", bare, "--figures", "features"), "Meta-dropout has no layer maps")
     for file, figure, remedy in (

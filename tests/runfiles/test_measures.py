@@ -250,7 +250,7 @@ def test_wrong_input_is_refused_in_a_sentence(data_dir, tmp_path):
         (other / file.name).symlink_to(file)
     manifest = json.loads((other / "manifest.json").read_text())
     (other / "manifest.json").unlink()
-    manifest["splits"]["test"]["sha256"] = "0" * 64
+    manifest["scale"] *= 2
     (other / "manifest.json").write_text(json.dumps(manifest))
     assert_refused(refused(*here, "--weights", SHIPPED, "--data_dir", tmp_path / "data"), "other data than the run")
     assert not (tmp_path / "new").exists()

@@ -831,5 +831,5 @@ def test_what_cannot_be_classified_is_refused(folders):
     assert_refused(classify(folders), "bad.png is damaged, or of a kind")
     shutil.rmtree(folders / "support" / "two")
     shutil.rmtree(folders / "support" / "3")
-    assert_refused(classify(folders), "greater than one")
+    assert_refused(classify(folders), "are of one class")
     assert not (folders / "out").exists()

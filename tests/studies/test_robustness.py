@@ -416,7 +416,7 @@ def test_a_run_of_one_range_refuses_data_of_another(trained, tmp_path):
     run = Config.read(trained)
     adversarial = dataclasses.replace(run, training=dataclasses.replace(run.training, adversarial="linf:0.1"))
     told = dataclasses.replace(run, facts=run.facts | {"range": known})
-    with mock.patch.object(main.data, "load", lambda *_: other):
+    with mock.patch.object(main.data, "load", lambda *_, **__: other):
         main.load_data(run, "test", bounded="an attack")
         main.load_data(dataclasses.replace(adversarial, facts={}), "train")  # a new run
         for settings in (adversarial, told):
