@@ -22,7 +22,6 @@ is written completely or not at all. Wrong input ends with one sentence and exit
 import argparse
 import errno
 import os
-import re
 import sys
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
@@ -139,9 +138,9 @@ def refuse_other_settings(target: Path, manifest: dict, asked: dict[str, object]
 def is_same_source(asked: str, given: str) -> bool:
     """True if a --source is what a manifest says that the dataset was made from. A relative path of another working
     folder is the same if its last part is."""
-    if is_tfds(Path(asked)) or given.startswith(FROM_TFDS):
-        name = given.removeprefix(FROM_TFDS)
-        return is_tfds(Path(asked)) and re.split("[:/]", asked.removeprefix(TFDS))[0] == re.split("[:/]", name)[0]
+    if is_tfds(asked) or given.startswith(FROM_TFDS):
+        name, wanted = (text.partition(":")[0] for text in (given.removeprefix(FROM_TFDS), asked.removeprefix(TFDS)))
+        return is_tfds(asked) and f"{name}/".startswith(f"{wanted}/")  # versions may differ
     if os.path.exists(given):
         return os.path.realpath(asked) == os.path.realpath(given)
     return Path(asked).name == Path(given).name

@@ -382,7 +382,7 @@ def start_from(file: Path, savedir: Path, mode: str, flags: dict) -> contextlib.
     """Start a run in savedir from a weights file, in a `with` block. This changes `flags`.
 
     A file with Adam's slots is resumed by meta_train. A file without them starts a new run, with the file's settings
-    where no flag overrides them.
+    where no flag overrides them. meta_train finds the file in flags["weights"].
     """
     content, config = weights_file.read(file), Config.read(file)
     new = mode == "meta_train" and not content.state

@@ -181,7 +181,7 @@ def by_owners(owners: Mapping[str, Iterable[dataclasses.Field]]) -> dict[tuple[s
 
 # ---- readers: from a flag's text to its value
 
-FLOAT32 = 3.4e38  # larger numbers would be infinite on the device
+LARGEST = 3.4e38  # larger numbers are infinite in float32
 
 
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
@@ -209,16 +209,16 @@ def to_number(text: str) -> float:
 def positive(text: str) -> float:
     """Read a number above 0 that float32 can hold."""
     value = to_number(text)
-    if not 0 < value < FLOAT32:
-        raise argparse.ArgumentTypeError(f"must be a number above 0 and below {FLOAT32:g}, not {text!r}")
+    if not 0 < value < LARGEST:
+        raise argparse.ArgumentTypeError(f"must be a number above 0 and below {LARGEST:g}, not {text!r}")
     return value
 
 
 def not_negative(text: str) -> float:
     """Read a number of at least 0 that float32 can hold."""
     value = to_number(text)
-    if not 0 <= value < FLOAT32:
-        raise argparse.ArgumentTypeError(f"must be a number of at least 0 and below {FLOAT32:g}, not {text!r}")
+    if not 0 <= value < LARGEST:
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0 and below {LARGEST:g}, not {text!r}")
     return value
 
 

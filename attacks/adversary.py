@@ -20,8 +20,8 @@ class Adversary(NamedTuple):
     network's inputs; eps is for images in [0, 1].
 
     Sources: Madry et al. (attacks/methods.py); for query images after adaptation, Goldblum, Fowl and Goldstein,
-    "Adversarially Robust Few-Shot Learning: A Meta-Learning Approach", NeurIPS 2020, whose code takes
-    one step as long as the ball's radius for MAML, and seven steps of a quarter of it for the other learners.
+    "Adversarially Robust Few-Shot Learning: A Meta-Learning Approach", NeurIPS 2020, whose code takes one step as long
+    as the ball's radius for MAML, and seven steps of a quarter of it for the other learners.
     """
 
     norm: str

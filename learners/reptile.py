@@ -10,6 +10,7 @@ import layers
 import optimizers
 from attacks import Adversary
 from lazy import tf
+from learners import heads
 from model import MAML, Episode, theta_name
 from parameters import Parameter, Params, conv_net, offsets, zeros
 from perturbations.draws import UNPERTURBED_SUPPORT, Noise
@@ -133,10 +134,10 @@ class Reptile(MAML):
         order = tf.argsort(noise(0, "dense", tf.TensorShape([tasks, passes, images])))
         places = tf.reshape(tf.reshape(order, [tasks, -1])[:, : steps * size], [tasks, steps, size])
         shares = layers.image_shares(y, layers.class_shares(y))
-        own = None if shares is None else shares * tf.math.count_nonzero(shares, dtype=shares.dtype)
+        importance = None if shares is None else heads.image_weights(x, shares)
 
         def step(state: State, places: tf.Tensor) -> State:
-            weights = None if own is None else tf.gather(own, places)
+            weights = None if importance is None else tf.gather(importance, places)
             return self.inner_step(state, tf.gather(x, places, batch_dims=1), tf.gather(y, places), weights)
 
         starts = {name: tf.broadcast_to(value, [tasks, *value.shape]) for name, value in params.items()}

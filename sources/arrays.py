@@ -215,7 +215,8 @@ def check_manifest(manifest: dict) -> None:
     kind."""
     entries, shape, scale = manifest["splits"].values(), manifest["image_shape"], manifest["scale"]
     complete = manifest.keys() >= FIELDS and all(entry.keys() >= SPLIT_FIELDS for entry in entries)
-    numbers, names = [*shape, manifest["rotations"]], [manifest["source"]["given"]]
+    numbers, source = [*shape, manifest["rotations"]], manifest["source"]
+    names = [source["given"], *(one["sha256"] for one in source["files"])]
     complete &= {"train", "test"} <= manifest["splits"].keys() <= {"train", "val", "test"}
     for entry in entries:
         counts = entry["images_per_class"]
@@ -225,8 +226,8 @@ def check_manifest(manifest: dict) -> None:
         complete &= len(counts) == len(entry["names"]) == entry["base_classes"]
     fits = all(type(one) is int and one > 0 for one in numbers) and all(isinstance(one, str) for one in names)
     fits &= type(scale) in (int, float) and 0 < scale < math.inf and len(shape) == 3 and manifest["format"] == 1
-    prepare, files = manifest.get("prepare"), [one["sha256"] for one in manifest["source"]["files"]]
-    if not (complete and fits and files is not None and (prepare is None or can_be_preparation(prepare))):
+    prepare = manifest.get("prepare")
+    if not (complete and fits and (prepare is None or can_be_preparation(prepare))):
         raise ValueError
 
 

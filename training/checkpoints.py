@@ -67,8 +67,7 @@ class TrainingState:
             paths = [path for path in list_checkpoints(folder) if path.name != name] + [folder / name]
             write_atomically(folder / "checkpoint", list_for_tensorflow(paths[-KEEP[kind] :]))
             for path in paths[: -KEEP[kind]]:
-                for file in sorted(folder.glob(f"{path.name}.*"), reverse=True):  # the index first
-                    file.unlink()
+                delete_checkpoint(path)
 
     def describe_last(self) -> str:
         paths = list_checkpoints(self.folders["last"])
@@ -97,8 +96,7 @@ class TrainingState:
         higher --n_train_iters, and by a session that was killed."""
         for path in list_checkpoints(self.folders["best"]) if self.writes else ():
             if int(path.name[5:]) > last:
-                for file in sorted(path.parent.glob(f"{path.name}.*"), reverse=True):  # the index first
-                    file.unlink()
+                delete_checkpoint(path)
                 (path.parent / "checkpoint").unlink(missing_ok=True)
                 self.best.assign([-1, -1])
                 print(f"{path} is past --n_train_iters {last}: the search for the best starts again")
@@ -200,6 +198,12 @@ def list_checkpoints(folder: Path) -> list[Path]:
     so that a checkpoint with an index is complete."""
     paths = [path.with_suffix("") for path in folder.glob("ckpt-*.index") if path.stem[5:].isdecimal()]
     return sorted(paths, key=lambda path: int(path.name[5:]))
+
+
+def delete_checkpoint(path: Path) -> None:
+    """Delete the files of a checkpoint, the index first, so that a kill leaves no index without its data."""
+    for file in sorted(path.parent.glob(f"{path.name}.*"), reverse=True):
+        file.unlink()
 
 
 def list_for_tensorflow(paths: list[Path]) -> str:

@@ -300,6 +300,8 @@ def test_another_source_is_another_dataset(tmp_path, monkeypatch):
         ("a/pictures", "b/pictures", False), ("nowhere/pictures", "b/pictures", True),
         ("nowhere/pictures", "b/others", False), ("tensorflow-datasets pets:4.0.0", "tfds:pets", True),
         ("tensorflow-datasets pets/all:4.0.0", "tfds:pets/all", True), ("a/pictures", "tfds:pets", False),
+        ("tensorflow-datasets pets/all:4.0.0", "tfds:pets", True),
+        ("tensorflow-datasets pets/a:4.0.0", "tfds:pets/b", False),
         ("tensorflow-datasets pets:4", "tfds:pet", False), ("tensorflow-datasets pets:4", "a/pictures", False),
     ):  # fmt: skip
         made, asked = manifest | {"source": {"given": given, "files": []}}, {"source": Path(asked)}
