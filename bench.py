@@ -2,8 +2,9 @@
 
 It times main.py's own compiled step, on episodes of random pixels or, with --data_dir, of a dataset's training
 classes. gflops counts the multiplications and additions of convolutions and matrix products, without those of an
---adversarial attack; matmul_gflops is the rate of a float32 4096 x 4096 matrix product in the same process, to compare
-machines by. peak_mb is the whole process's memory. --profile adds `profile`: core_ms, the milliseconds of the kernels
+--adversarial attack; it is null where a loop has some (Reptile's tests), because the graph does not say how often the
+loop runs. matmul_gflops is the rate of a float32 4096 x 4096 matrix product in the same process, to compare machines
+by. peak_mb is the whole process's memory. --profile adds `profile`: core_ms, the milliseconds of the kernels
 of one more iteration, summed over the threads that call kernels (the rest of step_ms x threads is scheduling and
 waiting); its parts by kind of kernel (`other`: reductions and copies, for example; the kernels of an XLA program are
 not told apart), by layer and by pass; and the types of kernels that take the most. `support backward` is the inner
@@ -88,9 +89,14 @@ def read_command(argv: list[str] | None = None) -> tuple[str, bool, BenchSetting
     line = CommandLine(main.place_of(mode, chosen), "bench.py", description, epilog)
     line.add("bench.py", [*(one for one in fields(main.CommandSettings) if one.name == "mode"), *fields(BenchSettings)])
     training = UpdateSettings if mode == "meta_train" else None
-    add_flags(line, chosen, training, ("legacy_shared_classes",))
+    add_flags(line, chosen, training)
     flags = line.read(argv)
     own, config, on_dataset = BenchSettings.of(flags), Config.of_flags(flags), "data_dir" in flags
+    idle = {"iterations"} if own.export else {"legacy_shared_classes"}
+    if mode == "meta_train" and not own.export:
+        idle.add("n_test_mc_samp")
+    if idle := sorted(idle & flags.keys()):
+        raise UserError(f"--{idle[0]} changes nothing that is measured or exported: leave it out")
     if mode != "meta_train" and (own.check or own.export):
         raise UserError("--check and --export need the training step: leave --mode out")
     if on_dataset and own.size:
@@ -105,6 +111,8 @@ def read_command(argv: list[str] | None = None) -> tuple[str, bool, BenchSetting
         if config.own().get("remat"):
             raise UserError("--remat computes passes again under no name of theirs: leave it or --profile out")
     if own.export:
+        if not on_dataset:
+            raise UserError("--export needs the dataset that the run trains on: give its --data_dir")
         if config.run.jit == "off":
             raise UserError("--export writes an XLA program: leave --jit off out")
         config = config.with_run(jit="on")
@@ -129,8 +137,9 @@ def load_splits(on_dataset: bool, own: BenchSettings, config: Config) -> tuple[d
     return split, split, {"data_sha256": None}
 
 
-def count_flops(outputs) -> int:
-    """Count the multiplications and additions of the convolutions and matrix products that `outputs` depend on."""
+def count_flops(outputs) -> int | None:
+    """Count the multiplications and additions of the convolutions and matrix products that `outputs` depend on. Return
+    None if a loop has some, because the graph does not tell how often it runs."""
     seen, stack, total = set(), [t.op for t in outputs], 0
     while stack:
         op = stack.pop()
@@ -138,6 +147,10 @@ def count_flops(outputs) -> int:
             continue
         seen.add(op.name)
         stack += [t.op for t in op.inputs] + list(op.control_inputs)
+        if op.type in ("While", "StatelessWhile"):
+            body = op.graph._get_function(op.get_attr("body").name).graph
+            if count_flops([t for one in body.get_operations() for t in one.outputs]) != 0:
+                return None
         out = op.outputs[0].shape if op.outputs else None
         if op.type == "Conv2D":
             total += 2 * out.num_elements() * int(np.prod(op.inputs[1].shape[:3]))
@@ -152,8 +165,9 @@ def count_flops(outputs) -> int:
     return total
 
 
-def task_flops(engine: Engine, image_shape: tuple[int, int, int], samples: int | None) -> int:
-    """Return the work of one task of a training iteration, or of a test episode with `samples` noise samples.
+def task_flops(engine: Engine, image_shape: tuple[int, int, int], samples: int | None) -> int | None:
+    """Return the work of one task of a training iteration, or of a test episode with `samples` noise samples; None if
+    `count_flops` cannot count it.
 
     Work is linear in the images' channels. It is counted for two numbers of channels at which the first layer takes no
     shortcut, because the work that a shortcut adds is not the network's.
@@ -163,6 +177,8 @@ def task_flops(engine: Engine, image_shape: tuple[int, int, int], samples: int |
     for channels in (layers.FEW, layers.FEW + 1):
         learner.image_shape = (*size, channels)
         counts.append(count_flops(traced_task(learner, engine.shot, engine.query, samples).outputs))
+    if None in counts:
+        return None
     return counts[0] + (counts[1] - counts[0]) * (depth - layers.FEW)
 
 
@@ -270,15 +286,17 @@ def time_run(engine: Engine, mode: str, split: data.Split, samples: int, iterati
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     median = statistics.median(seconds[2:])
     image_shape = split.pixels.shape[-3:]
-    work = engine.metabatch * task_flops(engine, image_shape, samples if mode == "meta_test" else None)
+    work = task_flops(engine, image_shape, samples if mode == "meta_test" else None)
+    gflop = None if work is None else engine.metabatch * work / 1e9
     return {
         "ms_per_step": round(1e3 * median, 1),
+        "iterations": iterations,
         "tasks_per_s": round(engine.metabatch / median, 2),
-        "gflops": round(work / median / 1e9, 2),
+        "gflops": gflop and round(gflop / median, 2),
         "matmul_gflops": round(matmul_gflops(engine.parallel), 1),
         "peak_mb": round(peak),
         "compile_s": round(seconds[0] - median, 1),
-        "gflop_per_step": round(work / 1e9, 4),
+        "gflop_per_step": gflop and round(gflop, 4),
         "ms_fastest": round(1e3 * min(seconds[2:]), 1),
     }
 
@@ -294,7 +312,7 @@ def profile(engine: Engine, step: Callable[[], object]) -> dict:
 def bench() -> int:
     mode, on_dataset, own, config = read_command()
     split, test, facts = load_splits(on_dataset, own, config)
-    machine = main.start(config.run, distribute=True)
+    machine = main.start(config.run, distribute=not (own.export or own.check))  # these are of one device
     if own.profile and machine.gpu:
         raise UserError("--profile times the kernels of a CPU: give --gpu_id -1 or leave --profile out")
     config = config.with_facts(train_classes=split.classes)

@@ -102,7 +102,8 @@ def explanation(fault: Exception) -> str | None:
         return f"cannot read or write {str(fault.filename or 'the disk')[:200]}: {fault.strerror}{remedy}"
     if isinstance(fault, MemoryError):
         return f"this machine does not have enough memory: {fault}"
-    if type(fault).__name__ == "ResourceExhaustedError":  # TensorFlow's, which is not imported here
+    # TensorFlow's and JAX's, which are not imported here
+    if type(fault).__name__ == "ResourceExhaustedError" or str(fault).startswith("RESOURCE_EXHAUSTED"):
         return (
             "the device does not have enough memory: give fewer pictures or classes, lower --metabatch, or train with "
             "--remat"

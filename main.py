@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import data
 import files
-from errors import UserError, run
+from errors import UserError, run, user_error
 from lazy import LazyModule
 from learners import LEARNERS, make
 from model import Learner
@@ -345,8 +345,9 @@ def attack(savedir: Path, flags: dict) -> int:
 
 def config_of_surrogate(config: Config, surrogate: str) -> Config:
     """Return the settings of an attack's surrogate run. Raise UserError if it cannot be tested on the same tasks."""
-    shared = ("way", "shot", "query", "seed", "metabatch", "precision", "data_dir", "dataset", "split")
-    other = config_of_test(Path(surrogate), {name: getattr(config.run, name) for name in shared})
+    shared = ("way", "shot", "query", "seed", "metabatch", "precision", "jit", "data_dir", "dataset", "split")
+    with user_error(f"--surrogate {surrogate} cannot be used for these tasks", "choose another run", UserError):
+        other = config_of_test(Path(surrogate), {name: getattr(config.run, name) for name in shared})
     if len({one.facts.get("data_sha256") for one in (config, other)} - {None}) > 1:
         raise UserError(f"--surrogate {surrogate} was trained on other data: choose another run")
     return other

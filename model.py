@@ -91,9 +91,9 @@ class Learner:
       minibatch      None if a training task is an episode; else it is a minibatch of so many of the training images
       optimizer      how the outer loop moves the parameters (optimizers.py), and `outer_rate`, how far
     and has `parameters`, `adapt` and `classify`. The constructor's other arguments are attributes too: image_shape
-    (H, W, C), channels of a convolution, way, perturbation, bf16 (True: factors of convolutions and matrix products
-    are rounded to bfloat16), jit (True: XLA compiles it) and train_classes, the number of training classes (0 if it is
-    unknown).
+    (H, W, C), channels of a convolution, way, perturbation, bf16 (True: factors and results of convolutions and matrix
+    products are rounded to bfloat16), jit (True: XLA compiles it) and train_classes, the number of training classes (0
+    if it is unknown).
 
     `adapt` and `classify` return a penalty beside their output, [T] nats or 0.0: in meta-training the outer loss is the
     query set's cross entropy plus both penalties.
@@ -131,6 +131,11 @@ class Learner:
         self.image_shape, self.channels, self.way = tuple(image_shape), channels, way
         self.perturbation, self.bf16, self.jit, self.train_classes = perturbation, bf16, jit, train_classes
         self.settings = self.settings_class(**settings)
+
+    @property
+    def unused_step(self) -> int:
+        """A number of a step, for noise that no adaptation draws. One without inner steps draws as step 0."""
+        return max(self.n_steps, 1)
 
     def parameters(self) -> dict[str, Parameter]:
         """Return the shape and the initializer of every meta-learned parameter, by name; the perturbation's too."""

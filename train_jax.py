@@ -28,12 +28,19 @@ from training.config import Config
 from training.intervals import mean_and_interval
 from training.xla_programs import EXACT, TEST_SEED, program_file, read_description, relative_error
 
+NO_JAX = "install one that is tested, with Python 3.11 or newer: pip install 'jax>=0.10'"
 PRINT_EVERY = 10  # seconds between lines of progress
 CHECK_SECONDS = 5  # --check measures iterations for so long, and at least ten
-# Settings that may differ between the program and the weights: lengths and frequencies, and what old weights lack.
-MAY_DIFFER = {
-    "n_train_iters", "save_freq", "val_every", "n_val_tasks", "collapse_every", "n_test_mc_samp", "remat", "prepare",
-}  # fmt: skip
+# Settings that may differ between the program and the weights: lengths and frequencies.
+MAY_DIFFER = {"n_train_iters", "save_freq", "val_every", "n_val_tasks", "collapse_every", "n_test_mc_samp", "remat"}
+TRAINING = (
+    "weights",
+    "n_train_iters",
+    "seconds",
+    "save_every",
+    "n_test_iters",
+    "test_every",
+)  # flags that --check has no use for
 
 
 def parser() -> Parser:
@@ -43,10 +50,19 @@ def parser() -> Parser:
     add("--program", type=to_path, required=True, metavar="P", help="the folder that bench.py --export P wrote")
     add("--weights", type=to_path, metavar="FILE", help="the weights file to write, and to continue from if it exists")
     check = "do not train; print the error of the first iteration's meta-gradient against float64 (for a program of "
-    add("--check", action="store_true", help=f"{check}bench.py --export P --check), and the time of an iteration")
+    add(
+        "--check",
+        action="store_true",
+        help=f"{check}bench.py --export P --check --data_dir DIR), and the time of an iteration",
+    )
     add("--data_dir", type=path_text, default="data", metavar="DIR", help="folder of the datasets (default: data)")
-    add("--n_train_iters", type=whole(0), metavar="N", help="train to this iteration (default: the program's)")
-    add("--seconds", type=positive, metavar="S", help="stop after S seconds of training, with the weights saved")
+    add(
+        "--n_train_iters",
+        type=whole(0),
+        metavar="N",
+        help="train to this iteration (default: the length of FILE's run)",
+    )
+    add("--seconds", type=positive, metavar="S", help="stop S seconds after the start, tests included, and save")
     add("--save_every", type=positive, default=120.0, metavar="S", help="save every S seconds (default: 120)")
     add("--n_test_iters", type=whole(0), default=0, metavar="N", help="then test on N episodes (default: 0)")
     add("--test_every", type=whole(1), metavar="N", help="test every N iterations, too; the file keeps all results")
@@ -54,27 +70,42 @@ def parser() -> Parser:
 
 
 def main() -> int:
-    args = parser().parse_args()
+    p = parser()
+    args = p.parse_args()
     description = read_description(args.program)
     settings = description["settings"]
     if args.check:
+        if idle := [name for name in TRAINING if getattr(args, name) != p.get_default(name)]:
+            raise UserError(f"--check does not train: leave --{idle[0]} out")
         print(json.dumps(check(args.program, description, load_splits(args.data_dir, settings))))
         return 0
     if not args.weights:
         raise UserError("--weights is missing: name the weights file to write, or to continue from")
     if args.test_every and not args.n_test_iters:
         raise UserError("--test_every needs the number of test episodes: add --n_test_iters")
-    saved = read_weights(args.weights, args.program, settings)
-    jax_run = JaxRun(args.program, description, args.weights, saved, load_splits(args.data_dir, settings))
-    last = settings["n_train_iters"] if args.n_train_iters is None else args.n_train_iters
-    if last < (done := jax_run.iteration):
-        raise UserError(f"{args.weights} is at iteration {done} already, past --n_train_iters {last}: choose more")
+    begin(args, settings)
+    splits = load_splits(args.data_dir, settings)
     with user_error(f"cannot make the folder of --weights {args.weights}", "choose another", OSError):
         args.weights.parent.mkdir(parents=True, exist_ok=True)
     refuse_unwritable(args.weights.parent)
     lock = args.weights.with_name(f".{args.weights.name}.lock")
     with locked(lock, f"writes {args.weights}: wait for it, or choose another file"), Stop() as stop:
-        return train_and_test(jax_run, args, last, stop)
+        saved, last = begin(args, settings)  # again: the process that held the lock may have moved the weights on
+        return train_and_test(JaxRun(args.program, description, args.weights, saved, splits), args, last, stop)
+
+
+def begin(args: argparse.Namespace, settings: dict) -> tuple[weights.Weights, int]:
+    """Return the weights to train on, and the last iteration. Raise UserError where they do not fit each other."""
+    saved, last = read_weights(args.weights, args.program, settings), args.n_train_iters
+    if not args.weights.exists():
+        if last is None:
+            raise UserError("--n_train_iters is missing: give the last iteration of the training")
+        saved.about["settings"]["n_train_iters"] = last
+    elif last is None:
+        last = saved.about["settings"]["n_train_iters"]
+    if last < (done := saved.about["iteration"]):
+        raise UserError(f"{args.weights} is at iteration {done} already, past --n_train_iters {last}: choose more")
+    return saved, last
 
 
 def read_weights(path: Path, folder: Path, settings: dict) -> weights.Weights:
@@ -86,9 +117,11 @@ def read_weights(path: Path, folder: Path, settings: dict) -> weights.Weights:
     saved = weights.read(source)
     if not saved.state:
         raise UserError(f"{path} has no slots of Adam: write it with main.py --mode weights --slots")
-    trained = Config.read(source).values() | saved.about["settings"]  # files of earlier versions have fewer settings
+    # A file of an earlier version has fewer settings, which have defaults, and fewer facts of the data, which have none
+    # and follow from the data's digest.
+    trained = Config.read(source).values() | saved.about["settings"]
     for name, value in settings.items():
-        other = trained.get(name)
+        other = trained.get(name, value)
         if name not in MAY_DIFFER and other != value:
             raise UserError(f"{path} is of a run with {name} {other}, but {folder} has {value}: export another program")
     return saved
@@ -112,8 +145,8 @@ def train_and_test(jax_run: JaxRun, args: argparse.Namespace, last: int, stop: S
                 end = time.time() + (args.seconds or math.inf)
             if not jax_run.train(iteration, last, end, args.save_every, stop):
                 return 130 if stop.asked else 0
-        tested = [test["iteration"] for test in jax_run.saved.about.get("tests", [])]
-        if args.n_test_iters and (iteration == last or iteration not in tested):
+        kept = [(test["iteration"], test["episodes"]) for test in jax_run.saved.about.get("tests", [])]
+        if args.n_test_iters and (iteration == last or (iteration, args.n_test_iters) not in kept):
             numbers = jax_run.test(args.n_test_iters, stop)
             if len(numbers["accuracy"]) < args.n_test_iters:
                 print("interrupted: the test was not written", file=sys.stderr)
@@ -133,17 +166,23 @@ class Program:
     stay on the device. It has the pixels of its split there, too."""
 
     def __init__(self, folder: Path, name: str, description: dict, split: data.Split):
-        with user_error("JAX cannot be imported", "install it, for example with pip install jax", ImportError):
+        with user_error("this JAX cannot be used", NO_JAX, ImportError, AttributeError):
             import jax
             from jax._src.lib import xla_client  # JAX has no public way to compile a serialized HLO module
+
+            to_mlir = xla_client._xla.mlir.xla_computation_to_mlir_module
+        with user_error("JAX finds no device", "mend its driver, or set JAX_PLATFORMS=cpu", RuntimeError):
+            self.device = jax.devices()[0]
         self.name, self.settings, self.split = name, description["settings"], split
         self.arguments, self.results = description[name]["arguments"], description[name]["results"]
         path = program_file(folder, name)
         with user_error(f"{path} is missing or damaged", "copy the folder again", OSError, EOFError, zlib.error):
             computation = xla_client.XlaComputation(gzip.decompress(path.read_bytes()))
-        module = xla_client._xla.mlir.xla_computation_to_mlir_module(computation)
-        self.device, options = jax.devices()[0], xla_client.CompileOptions()
-        self.executable = self.device.client.compile_and_load(module, [self.device], options)
+        start = time.perf_counter()
+        with user_error("this JAX cannot compile a program", NO_JAX, AttributeError, TypeError):
+            options = xla_client.CompileOptions()
+            self.executable = self.device.client.compile_and_load(to_mlir(computation), [self.device], options)
+        self.compile_s = time.perf_counter() - start
         self.pixels = self.put(np.asarray(split.pixels))
 
     def put(self, array: np.ndarray):
@@ -284,12 +323,13 @@ def check(folder: Path, description: dict, splits: dict[str, data.Split]) -> dic
     iteration's meta-gradient and loss against float64. Raise UserError where the folder lacks exact.npz."""
     path, initial = folder / EXACT, folder / weights.NAME
     if not path.is_file():
-        raise UserError(f"there is no {path}: write it with bench.py --export P --check, where TensorFlow is installed")
+        raise UserError(
+            f"there is no {path}: write it with bench.py --export P --check --data_dir DIR, where there is TensorFlow"
+        )
     with user_error(f"{path} is damaged", "copy the folder again", Exception), np.load(path) as file:  # of many kinds
         moment, loss = file["m"], file["loss"]
-    start = time.perf_counter()
     jax_run = JaxRun(folder, description, initial, weights.read(initial), splits)
-    report = {"device": jax_run.device_name, "compile_s": round(time.perf_counter() - start, 1)}
+    report = {"device": jax_run.device_name, "compile_s": round(jax_run.program("train").compile_s, 1)}
     jax_run.update(0)
     report["gradient_error"] = relative_error(np.asarray(jax_run.variables["adam/m"]), moment)
     report["loss_error"] = abs(float(jax_run.loss) / float(loss) - 1)
@@ -297,7 +337,7 @@ def check(folder: Path, description: dict, splits: dict[str, data.Split]) -> dic
     while iterations < 10 or time.perf_counter() - start < CHECK_SECONDS:
         iterations, before = iterations + 1, jax_run.loss
         jax_run.update(iterations)
-        float(before)  # waits for the iteration before this one: the device is at most one behind, as in training
+        float(before)  # waits for the iteration before this one, so that the device is at most one behind
     float(jax_run.loss)
     report["ms_per_iteration"] = round(1e3 * (time.perf_counter() - start) / iterations, 2)
     return report

@@ -156,8 +156,7 @@ class DeterministicFactor(Perturbation):
     def parameters(self, image_shape, channels):
         return conv_blocks("phi", image_shape, channels)
 
-    def factor(self, params, theta, layer, x, mu, draw):
-        return self.elementwise(params, layer, mu.shape, draw)(tf.ones_like(mu), x)
+    factor = LearnedNoise.factor
 
     def elementwise(self, params, layer, shape, draw):
         return Elementwise(gated, (kernel_and_bias(params, f"phi/{layer}"),))

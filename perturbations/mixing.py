@@ -69,7 +69,7 @@ class Mixup(Perturbation):
     def mixture(self, draw: Draw, rows: int) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the matrices that mix the `rows` images of each noise sample of a pass, [T,samples,rows,rows], and the
         number of the layer at which they are mixed, [T,samples]."""
-        # One draw for all: a draw of another shape would have the same first numbers.
+        # One draw for all: two draws with the same key would share random bits.
         z = draw("conv1", [None, draw.samples, 2 + rows])
         uniform = 0.5 * (1 + tf.math.erf(z[..., :2] * np.sqrt(0.5)))
         share = beta_quantile(self.alpha, uniform[..., 0])[..., None, None]

@@ -122,15 +122,18 @@ class ShownLearner:
     def _adapt_steps(self, x_s):
         """Adapt to the images x_s [1,CLASSES,H,W,C]: return the results before the first inner step and after each; and
         the factors of the first layer's map, mean over channels, without noise and with one draw of it,
-        [2,CLASSES,H,W], or None if the learner multiplies by nothing."""
+        [2,CLASSES,H,W], or None if no noise multiplies it."""
         learner, params = self.learner, self.params
         noise = task_noise(tf.constant([[0, 0]]))
         steps = learner.trajectory(params, x_s, model.labels_of(x_s, CLASSES), noise, SAMPLES)
-        factors = []
-        for draw in (UNPERTURBED, Draw(noise, learner.n_steps, TRAINING_SUPPORT)):  # noise that no inner step draws
-            maps = learner.maps(params, steps[-1], x_s, draw) if learner.inspectable else {}
-            factors += [factor[0] for _, factor in list(maps.values())[:1] if factor is not None]
-        return steps, tf.reduce_mean(tf.stack(factors), -1) if len(factors) == 2 else None
+        if not learner.inspectable or TRAINING_SUPPORT not in learner.perturbation.random_in:
+            return steps, None
+        draws = UNPERTURBED, Draw(noise, learner.unused_step, TRAINING_SUPPORT)
+        plain, noisy = (next(iter(learner.maps(params, steps[-1], x_s, draw).values()))[1] for draw in draws)
+        if noisy is None:
+            return steps, None
+        plain = tf.ones_like(noisy) if plain is None else plain  # it multiplies nothing where there is no noise
+        return steps, tf.reduce_mean(tf.stack([plain[0], noisy[0]]), -1)
 
     def _classify_steps(self, steps, x_s, x_q):
         # batch norm takes its statistics from the support set, as in Classifier

@@ -84,8 +84,7 @@ class Exporter:
         engine, learner = self.engine, self.learner
         x_s, x_q = engine.images(self.split, pixels, classes, images)
         noise = task_noise(fold(engine.stream_seed("test"), index)[None])
-        # Noise that no inner step draws, because none has this number; it is the same in every snapshot.
-        draw = Draw(noise, learner.n_steps, TRAINING_SUPPORT, self.copies)
+        draw = Draw(noise, learner.unused_step, TRAINING_SUPPORT, self.copies)  # the same noise in every snapshot
         params = learner.narrow(read(engine.params), self.way)
         steps = learner.trajectory(params, x_s, model.labels(self.way, engine.shot), noise, self.samples)
         snapshots = [self.snapshot(params, adapted, x_s, x_q, draw) for adapted in steps]

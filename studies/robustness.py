@@ -84,7 +84,11 @@ class AttackSettings(MetaTestSettings):
         "pgd: projected gradient descent; square: a random search without gradients, for linf",
         choices=attacks.METHODS,
     )
-    norm: str = setting("linf", "norm of a perturbation", choices=attacks.NORMS)
+    norm: str = setting(
+        "linf",
+        "norm of a perturbation; l1: steps on the pixels with the largest gradients; l1_dense: along the gradient",
+        choices=attacks.NORMS,
+    )
     eps: tuple[float, ...] | None = setting(
         None,
         "largest norms of a perturbation, for pixels mapped onto [0, 1] (default: the paper's, for linf 0 0.02 .. 0.1)",
@@ -119,7 +123,8 @@ class AttackSettings(MetaTestSettings):
     )
     surrogate: str | None = setting(
         None,
-        "run that pgd takes gradients from, in place of --savedir: another learner, or the same run with other noise",
+        "run that pgd takes gradients from, in place of --savedir: another learner, or the same run with other noise; "
+        "--checkpoint chooses its checkpoint, too",
         path_text,
         metavar="D2",
     )
@@ -132,7 +137,7 @@ class AttackSettings(MetaTestSettings):
         return Attack(
             method=self.attack_method,
             norm=self.norm,
-            eps=self.eps or tuple(attacks.NORMS[self.norm].budgets),
+            eps=tuple(map(float, self.eps or attacks.NORMS[self.norm].budgets)),
             steps=self.attack_steps,
             step=self.attack_step or attacks.MADRY / self.attack_steps,
             start=self.attack_start,
@@ -332,5 +337,6 @@ def print_table(result: dict) -> None:
     print("eps      accuracy +- 95 % interval over episodes")
     for eps, accuracy, interval in zip(result["eps"], result["accuracy"], result["interval95"], strict=True):
         print(f"{eps:<7g}  {accuracy:.2f} +- {interval:.2f}")
-    text = "clean images: margin {margin:.2f}; norm of the gradient L1 {gradient_l1:.2g}, L2 {gradient_l2:.2g}; none: "
-    print(text.format(**result["clean"]) + f"{100 * result['clean']['gradient_gone']:.1f} %")
+    text = "clean images: margin {margin:.2f}; norm of the gradient L1 {gradient_l1:.2g}, L2 {gradient_l2:.2g}"
+    gone = f"{100 * result['clean']['gradient_gone']:.1f} %"
+    print(f"{text.format(**result['clean'])}; images without a gradient: {gone}")

@@ -10,7 +10,8 @@ import tensorflow as tf
 
 import bench
 import learners
-from conftest import call
+from conftest import assert_refused, call
+from errors import UserError
 from training import passes, steps
 
 
@@ -39,12 +40,24 @@ def test_the_line_leaves_the_compiled_steps_out(mode, monkeypatch):
 
     monkeypatch.setattr(bench, "time_steps", times)
     monkeypatch.setattr(bench, "task_flops", lambda engine, shape, samples: {None: 3e9, 7: 1e9}[samples])
-    monkeypatch.setattr(bench, "matmul_gflops", lambda parallel: 50.0 * parallel)
+    memory = types.SimpleNamespace(ru_maxrss=3 * 2**20)  # in KiB on Linux, in bytes on a Mac
+    monkeypatch.setattr(bench.sys, "platform", "linux")
+    monkeypatch.setattr(bench.resource, "getrusage", lambda _: memory)
+
+    def matmul_gflops(parallel):
+        memory.ru_maxrss = 9 * 2**20  # its matrices are not the step's
+        return 50.0 * parallel
+
+    monkeypatch.setattr(bench, "matmul_gflops", matmul_gflops)
     line = bench.time_run(engine, mode, split, 7, 5)
     work = 12 if mode == "meta_train" else 4  # billions, of four tasks
     assert (line["ms_per_step"], line["ms_fastest"], line["compile_s"]) == (300, 100, 8.7)
     assert line["tasks_per_s"] == 13.33 and line["gflop_per_step"] == work
     assert line["gflops"] == round(work / 0.3, 2) and line["matmul_gflops"] == 100
+    assert (line["peak_mb"], line["iterations"]) == (3 * 2**10, 5)
+    monkeypatch.setattr(bench, "task_flops", lambda *_: None)
+    line = bench.time_run(engine, mode, split, 7, 5)
+    assert line["gflops"] is line["gflop_per_step"] is None and line["tasks_per_s"] == 13.33
     assert calls == ([(i,) for i in range(7)] if mode == "meta_train" else [(4 * i, 4) for i in range(7)])
 
 
@@ -90,6 +103,45 @@ def test_the_work_of_a_task_is_its_formula():
     assert bench.task_flops(engine, (16, 16, 1), 1) == 15 * convolutions + 2 * 9 * 8 * 3
 
 
+def test_work_in_a_loop_is_not_counted():
+    """The graph does not say how often the loop runs. A loop without products counts as nothing."""
+
+    def count(body):
+        def f(x):
+            return [x @ x, tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, body(y)), (0, x))[1]]
+
+        return bench.count_flops(tf.function(f, autograph=False).get_concrete_function(tf.TensorSpec((4, 4))).outputs)
+
+    assert count(tf.exp) == 2 * 4**3 and count(lambda y: y @ y) is None
+    learner = learners.make("reptile", image_shape=(16, 16, 1), channels=8, way=3, n_test_steps=2)
+    engine = steps.Engine(learner, shot=2, query=3, metabatch=1, seed=0)
+    assert bench.task_flops(engine, (16, 16, 1), 1) is None
+
+
+def test_idle_flags_are_refused(tmp_path):
+    assert_refused(call("bench.py", "--export", tmp_path / "p"), "--export needs the dataset", "--data_dir")
+    export = "--export", tmp_path / "p", "--data_dir", tmp_path
+    assert_refused(call("bench.py", *export, "--iterations", 3), "--iterations changes nothing")
+    assert_refused(call("bench.py", "--legacy_shared_classes"), "--legacy_shared_classes changes nothing")
+    assert_refused(call("bench.py", "--n_test_mc_samp", 3), "--n_test_mc_samp changes nothing")
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize(("flags", "distribute"), [((), True), (("--check",), False), (("--export", "p"), False)])
+def test_a_check_and_an_export_are_of_one_device(flags, distribute, monkeypatch):
+    """Several devices share a metabatch inside of tf.distribute alone: outside each would take its share for all."""
+    seen = []
+
+    def start(run, distribute):
+        seen.append(distribute)
+        raise UserError("it has started")
+
+    monkeypatch.setattr(bench.main, "start", start)
+    monkeypatch.setattr(bench, "load_splits", lambda *_: (None, None, {}))
+    assert_refused(call("bench.py", *flags, *(["--data_dir", "data"] if flags else [])), "it has started")
+    assert seen == [distribute]
+
+
 def test_the_work_of_a_minibatch_is_its_formula():
     """Of the baseline: each convolution, and its gradients by the kernel and by the input, except by the images; the
     same of the linear classifier of 5 classes. --shot and --query have no part in it."""
@@ -127,7 +179,7 @@ def test_a_profile_has_the_time_of_every_pass(mode, monkeypatch):
     monkeypatch.setattr(bench, "matmul_gflops", lambda parallel: 1.0)
     monkeypatch.setattr(bench, "task_flops", lambda *_: 1e9)
     flags = "--mode", mode, "--way", 5, "--metabatch", 1, "--n_steps", 1, "--channels", 8, "--iterations", 1
-    done = call("bench.py", *flags, "--n_test_mc_samp", 1, "--profile")
+    done = call("bench.py", *flags, "--profile")
     assert done.returncode == 0, done.stderr
     profile = json.loads(done.stdout)["profile"]
     wanted = {name for name in passes.PASSES if mode == "meta_train" or not name.startswith(("meta", "query backward"))}

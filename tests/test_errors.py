@@ -40,6 +40,7 @@ class ResourceExhaustedError(Exception):
             "error: cannot read or write /a/b: Permission denied: change its permissions, or choose another one\n",
         ),
         (OSError(errno.EIO, "Input/output error"), 2, "error: cannot read or write the disk: Input/output error\n"),
+        (RuntimeError("RESOURCE_EXHAUSTED: out of memory"), 2, "error: the device does not have enough memory: give"),
     ],
 )
 def test_a_fault_is_one_sentence_and_an_exit_code(fault, code, words, capsys):

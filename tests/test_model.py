@@ -80,7 +80,7 @@ def test_all_tasks_in_one_call_is_one_task_at_a_time(name, meta_gradient):
 
 @pytest.mark.slow
 def test_fused_batch_norm_in_float32_is_the_formula_in_float64():
-    """Its second derivative; tests/test_engine.py has the published gradient."""
+    """Its second derivative; tests/test_parity.py has the published gradient."""
     params, x_s, x_q, seeds = inputs("metadrop")
     learner = learner_of("metadrop", "exact")
     decided(lambda *x: learner.evaluate(params, model.make_episode(*x, WAY), noise_of(seeds))["loss"], x_s, x_q)

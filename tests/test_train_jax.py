@@ -57,6 +57,20 @@ def test_a_program_multiplies_bfloat16_on_any_processor(monkeypatch):
     assert re.search(r"bf16\S* dot\(", xla_client.XlaComputation(hlo).as_hlo_text())
 
 
+def test_a_program_of_float32_lets_no_gpu_round_to_tf32():
+    from jax._src.lib import xla_client
+
+    def step(x, w, k):
+        x = layers.conv(x, k, tf.zeros([1, 4]))
+        return {"y": layers.dense(tf.reshape(x, [1, 5, -1]), w, tf.zeros([1, 2]))}
+
+    shapes = {"x": [1, 5, 16, 16, 3], "k": [1, 3, 3, 3, 4], "w": [1, 1024, 2]}
+    hlo, _ = compile_step(step, {name: tf.ones(shape) for name, shape in shapes.items()})
+    lines = xla_client.XlaComputation(hlo).as_hlo_text().splitlines()
+    products = [line for line in lines if re.search(r" (dot|convolution)\(", line)]
+    assert len(products) == 2 and all("operand_precision={highest,highest}" in line for line in products), products
+
+
 class Stub(train_jax.Program):
     """A program that computes nothing and keeps its arguments. In training iteration 1 is not finite; a test's loss is
     the number of its episode."""
@@ -184,6 +198,9 @@ def test_a_device_is_checked_against_float64(program, data_dir, tmp_path):
     (other / "exact.npz").unlink()
     assert_refused(check(other), "bench.py --export P --check")
     assert_refused(call_jax(program, data_dir), "--weights is missing")
+    assert_refused(
+        call_jax(program, data_dir, "--check", "--seconds", 3), "--check does not train: leave --seconds out"
+    )
 
 
 def test_the_whole_run_is_like_tensorflows(trained, theirs):
@@ -206,6 +223,68 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(program, data_dir, train
     for mine, cut in ((one.params, other.params), (one.slots, other.slots)):
         for name in mine:
             np.testing.assert_array_equal(mine[name], cut[name], err_msg=name)
+
+
+def test_a_run_has_the_length_that_it_began_with(program, data_dir, trained, tmp_path, monkeypatch):
+    """The same command without --n_train_iters continues to it, and so does TensorFlow."""
+    monkeypatch.setattr(train_jax, "Program", Stub)
+    assert weights.read(trained[0]).about["settings"]["n_train_iters"] == 30
+    file = tmp_path / "w.npz"
+    assert_refused(call_jax(program, data_dir, "--weights", file), "--n_train_iters is missing")
+    assert not list(tmp_path.iterdir())
+    assert call_jax(program, data_dir, "--weights", file, "--n_train_iters", 0).returncode == 0
+    about = weights.read(file).about
+    assert about["settings"]["n_train_iters"] == about["iteration"] == 0
+    done = call_jax(program, data_dir, "--weights", file, "--n_test_iters", 2)
+    assert done.returncode == 0 and "iterations" not in done.stdout, done.stdout
+
+
+def test_a_run_that_waits_for_another_continues_from_where_that_one_ended(program, data_dir, tmp_path, monkeypatch):
+    """The other one saves between this one's first look at the file and its lock."""
+    monkeypatch.setattr(train_jax, "Program", Stub)
+    file, state = tmp_path / "w.npz", weights.read(program / "weights.npz")
+    weights.write(file, state)
+    real = train_jax.load_splits
+
+    def meanwhile(*args):
+        moved = {"next": np.int64(8), "reported": np.int64(7)}
+        weights.write(file, dataclasses.replace(state, about=state.about | {"iteration": 7}, state=state.state | moved))
+        return real(*args)
+
+    monkeypatch.setattr(train_jax, "load_splits", meanwhile)
+    done = call_jax(program, data_dir, "--weights", file, "--n_train_iters", 9)
+    assert done.returncode == 0 and "iterations 8 to 9" in done.stdout, done.stderr
+    assert_refused(call_jax(program, data_dir, "--weights", file, "--n_train_iters", 6), "at iteration")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (ImportError("no JAX"), "this JAX cannot be used (no JAX): install one that is tested"),
+        (AttributeError("_xla"), "this JAX cannot be used (_xla): install one"),
+    ],
+)
+def test_another_jax_is_one_sentence(fault, words, program, data_dir, tmp_path, monkeypatch):
+    import jax._src.lib
+
+    class Other:
+        def __getattr__(self, name):
+            raise fault
+
+    monkeypatch.setattr(jax._src.lib, "xla_client", Other())
+    done = call_jax(program, data_dir, "--weights", tmp_path / "w.npz", "--n_train_iters", 0)
+    assert_refused(done, words, "pip install 'jax>=0.10'")
+
+
+def test_no_device_is_one_sentence(program, data_dir, tmp_path, monkeypatch):
+    import jax
+
+    def devices():
+        raise RuntimeError("Unable to initialize backend 'cuda'")
+
+    monkeypatch.setattr(jax, "devices", devices)
+    done = call_jax(program, data_dir, "--weights", tmp_path / "w.npz", "--n_train_iters", 0)
+    assert_refused(done, "JAX finds no device (Unable to initialize", "JAX_PLATFORMS=cpu")
 
 
 def test_the_file_keeps_the_tests_of_test_every(program, data_dir, trained):
@@ -296,14 +375,19 @@ def test_tensorflow_tests_the_file_with_the_same_result_and_trains_on(program, d
 
 
 def test_it_continues_from_tensorflows_weights(program, data_dir, theirs, tmp_path):
-    """It keeps the settings that the file has and the program lacks: the length of the run, and what trained it."""
-    file = Path(shutil.copy(theirs / "weights.npz", tmp_path / "w.npz"))
+    """It keeps the settings that the file has and the program lacks, the length of the run and what trained it, and
+    the best checkpoint."""
+    file, state = tmp_path / "w.npz", weights.read(theirs / "weights.npz")
+    best = {name: value + 1 for name, value in state.params.items()}
+    weights.write(file, dataclasses.replace(state, best=best, state=state.state | {"best": np.array([0.5, 20.0])}))
     settings = weights.read(file).about["settings"]
     assert settings["n_train_iters"] == 30 and settings["sessions"]
     done = run(program, data_dir, file, "--n_train_iters", 31)
     assert done.returncode == 0 and "iterations 31 to 31" in done.stdout, done.stderr
-    after = weights.read(file).about
-    assert after["iteration"] == 31 and after["settings"] == settings
+    after = weights.read(file)
+    assert after.about["iteration"] == 31 and after.about["settings"] == settings
+    assert after.state["best"].tolist() == [0.5, 20]
+    assert all((after.best[name] == value).all() for name, value in best.items())
 
 
 def test_it_stops_after_seconds_or_a_signal_with_the_weights_saved(program, data_dir, tmp_path):
@@ -345,9 +429,11 @@ def test_weights_of_another_run_are_refused(setting, value, words, program, tmp_
 
 @pytest.mark.parametrize("name", ["maml", "metadrop"])
 def test_it_continues_from_the_pretrained_weights(name, program):
-    """They lack `prepare`, which programs have now."""
+    """They lack facts of the data that programs have now; here they are those of a program of other data."""
     file = ROOT / f"pretrained/omniglot_20way_1shot_{name}.npz"
-    settings = weights.read(file).about["settings"] | {"prepare": {"size": 28, "channels": 1, "invert": True}}
+    own = weights.read(file).about["settings"]
+    settings = train_jax.read_description(program)["settings"] | own
+    assert {"prepare", "brightness", "train_classes"} <= settings.keys() - own.keys()
     assert train_jax.read_weights(file, program, settings).about["iteration"] == 5000
 
 
@@ -364,10 +450,12 @@ def test_missing_or_wrong_input_is_one_sentence(program, data_dir, trained, tmp_
     weights.write(tmp_path / "other.npz", dataclasses.replace(state, about=state.about | {"settings": {"way": "x"}}))
     assert_refused(run(program, data_dir, tmp_path / "other.npz"), "other.npz")
     with files.locked(tmp_path / ".locked.npz.lock", ""):
-        assert_refused(run(program, data_dir, tmp_path / "locked.npz"), "writes", "wait for it, or choose another file")
+        done = run(program, data_dir, tmp_path / "locked.npz", "--n_train_iters", 0)
+        assert_refused(done, "writes", "wait for it, or choose another file")
     made = call("get_data.py", "--dataset", "glyphs", "--data_dir", tmp_path / "data", "--seed", 1)
     assert made.returncode == 0
-    assert_refused(run(program, tmp_path / "data", tmp_path / "w.npz"), "other data than the program was made for")
+    done = run(program, tmp_path / "data", tmp_path / "w.npz", "--n_train_iters", 0)
+    assert_refused(done, "other data than the program was made for")
     assert not (tmp_path / "w.npz").exists()
     (tmp_path / "program.json").write_text('{"format": 1}')
     with pytest.raises(UserError, match="its version is 1"):
@@ -400,6 +488,11 @@ def test_a_failed_export_leaves_no_description(program, data_dir, tmp_path, monk
     assert_refused(done, "cannot write into", "choose another --export")
     assert not (other / "program.json").exists() and (other / "train.hlo.gz").exists()
     assert_refused(call_jax(other, data_dir, "--weights", tmp_path / "w.npz"), "bench.py --export")
+
+
+def test_the_loss_of_a_check_is_float64(program):
+    with np.load(program / "exact.npz") as file:
+        assert file["loss"].dtype == np.float64
 
 
 def test_the_description_names_all_arrays(program):

@@ -87,7 +87,7 @@ class RunSettings(Settings):
     )
     precision: str = setting(
         "float32",
-        "precision of convolutions and matrix products; tf32: on GPUs that have it; bf16: their factors in bfloat16",
+        "precision of convolutions and matrix products; tf32: on GPUs that have it; bf16: of factors and results",
         choices=PRECISIONS,
         overridable_in=("test",),
     )
@@ -149,8 +149,8 @@ class UpdateSettings(Settings):
     )
     adversarial: str | None = setting(
         None,
-        "train on query images that are attacked after adaptation, in a ball of this norm and radius, as in linf:0.02, "
-        "for images in [0, 1]",
+        "train on query images that are attacked after adaptation, in a ball of this norm (linf, l2, l1, l1_dense) and "
+        "radius, as in linf:0.02, for images in [0, 1]",
         norm_and_radius,
         metavar="NORM:EPS",
     )

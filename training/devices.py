@@ -91,7 +91,8 @@ def set_up(gpu_id: str | None, metabatch: int, precision: str, distribute: bool)
         strategy = tf.distribute.MirroredStrategy()
     else:
         strategy = tf.distribute.get_strategy()
-    return Devices(describe_devices(tf, gpus, cores), bool(gpus), parallel, strategy, workers == 1, index == 0)
+    name = describe_devices(tf, gpus if distribute else gpus[:1], cores)
+    return Devices(name, bool(gpus), parallel, strategy, workers == 1, index == 0)
 
 
 def usable_cores(root: Path = Path("/")) -> int:

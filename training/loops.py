@@ -163,7 +163,7 @@ class Training:
         try:
             yield
         except tf.errors.OpError as fault:
-            if self.alone:
+            if self.alone or isinstance(fault, tf.errors.ResourceExhaustedError):  # this process's own memory
                 raise
             raise UserError(
                 f"iteration {i}: another worker ended ({type(fault).__name__}); start all of them again with "

@@ -131,7 +131,19 @@ def read_attack(path: Path) -> dict:
         if len({len(attack[name]) for name in ("accuracies", "accuracy", "interval95", "eps")}) > 1:
             raise ValueError("its lists have different lengths")
         attack["settings"]["attack"]["norm"]
+        attack["attack"] = comparable_attack(attack)
         attack["eps"] = np.asarray(attack["eps"], np.float64).tolist()
+    return attack
+
+
+def comparable_attack(result: dict) -> dict:
+    """Return the settings of a result's attack with a name in place of its surrogate's settings: `itself`, if each run
+    is its own surrogate with other noise."""
+    attack = dict(result["settings"]["attack"])
+    if surrogate := attack.get("surrogate"):
+        digest, attack["surrogate_draws"] = surrogate["weights_sha256"], surrogate["draws"]
+        of_itself = digest == result["weights_sha256"]
+        attack["surrogate"] = "itself" if of_itself else f"{surrogate['model']} {digest[:12]}"
     return attack
 
 
@@ -219,14 +231,14 @@ def compare(savedirs: list[Path], attacks: bool = False) -> int:
                 f"{savedirs[0]} and {savedir} were tested on different episodes: test both with the same --dataset, "
                 f"--way, --shot, --query, --n_test_iters and --seed"
             )
-        if attacks and test["settings"]["attack"] != tests[0]["settings"]["attack"]:
+        if attacks and test["attack"] != tests[0]["attack"]:
             raise UserError(f"{savedirs[0]} and {savedir} were attacked differently: attack both with the same flags")
     episodes = tests[0]["accuracies"].shape[-1]
     classes = next((test["classes"] for test in tests if "classes" in test), None)  # the episodes are the same
     header = f"{episodes} test episodes, accuracy and difference in percent, 95 % intervals over episodes"
     print(header if classes is None else f"{header}; classes: also over other test classes")
     if attacks:
-        print(", ".join(f"{name} {value}" for name, value in tests[0]["settings"]["attack"].items() if name != "eps"))
+        print(", ".join(f"{name} {value}" for name, value in tests[0]["attack"].items() if name != "eps"))
         for i, eps in enumerate(tests[0]["eps"]):
             names = ("accuracy", "interval95", "accuracies")
             print(f"eps {eps:g}")

@@ -85,7 +85,7 @@ def write(
         (folder / EXACT).unlink(missing_ok=True)
         if exact is not None:
             _, moments, _ = engine.update(params, train_arguments["adam"], exact, engine.meta_lr)
-            np.savez(folder / EXACT, m=moments["m"].numpy(), loss=exact.loss.numpy().astype(np.float32))
+            np.savez(folder / EXACT, m=moments["m"].numpy(), loss=exact.loss.numpy())
         write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Every learner of the table, with every perturbation that it takes, keeps the contract of learners/base.py."""
+"""Every learner of the table, with every perturbation that it takes, keeps the contract of model.py."""
 
 import numpy as np
 import pytest
@@ -115,6 +115,31 @@ def test_the_contract_is_kept(name, perturbation, image_shape):
     for layer, (block_map, factor) in seen["maps"].items():
         assert layer in seen["activations"] and block_map.shape[:2] == (TASKS, 3 * WAY * QUERY)
         assert factor is None or factor.shape == block_map.shape
+
+
+@pytest.mark.parametrize(
+    ("name", "perturbation"), [(name, kind) for name, taken in TAKEN.items() for kind in taken if kind != "mask"]
+)
+def test_no_adaptation_draws_the_noise_of_the_unused_step(name, perturbation):
+    """Exports and the page to draw on show noise that the learner has not adapted to. (A mask is its task's.)"""
+    own = {"n_steps": 2} if "n_steps" in own_settings(name) else {}
+    own |= {"n_test_steps": 2} if "n_test_steps" in own_settings(name) else {}
+    learner = learners.make(name, perturbation, image_shape=VECTOR, channels=3, way=WAY, **own)
+    params, noise, drawn = learner.init(0), task_noise(tf.constant([[1, 2]])), set()
+
+    def recorded(step, layer, shape):
+        drawn.add(step)
+        return noise(step, layer, shape)
+
+    @tf.function(autograph=False)
+    def adapt(x):
+        for training in (False, True):
+            learner.adapt(params, x, model.labels(WAY, SHOT), recorded, 2 - training, training)
+        return 0
+
+    adapt(tf.ones([1, WAY * SHOT, *VECTOR]))
+    assert learner.unused_step not in drawn
+    assert drawn or not learner.perturbation.random_in & {TEST_SUPPORT, TRAINING_SUPPORT}
 
 
 @pytest.mark.parametrize("name", TAKEN)

@@ -170,7 +170,7 @@ def variance(maps):
 @pytest.mark.usefixtures("rewritten_graphs")
 @pytest.mark.parametrize("name", [*NAMES, "maml"])
 def test_float32_fused_and_under_xla_is_the_formula_in_float64(name):
-    """As in tests/test_engine.py, with more channels, two exact inner steps and large parameters, each on its own."""
+    """With more channels, two exact inner steps and large parameters, each on its own."""
 
     def gradient(dtype, at_once, jit=False, run=graph):
         learner = make(name, "mask", mask_rates=RATES, channels=8, jit=jit)

@@ -19,6 +19,21 @@ def noise(seed=5):
     return draws.task_noise(tf.constant([[seed, task] for task in range(TASKS)]), "float64")
 
 
+@pytest.mark.parametrize("name", [name for name, kind in PERTURBATIONS.items() if "block" in kind.hooks])
+@pytest.mark.parametrize("where", [draws.TRAINING_SUPPORT, draws.TEST_QUERY])
+def test_the_factor_that_figures_show_is_what_multiplies_the_convolution(name, where):
+    perturbation, rng = PERTURBATIONS[name](), np.random.default_rng(4)
+    declared = perturbation.parameters(SHAPE, CHANNELS)
+    params = {key: tf.constant(0.4 * rng.standard_normal(p.shape)) for key, p in declared.items()}
+    x, mu = (tf.constant(rng.random((TASKS, IMAGES, 16, 18, depth))) for depth in (2, CHANNELS))
+    draw = draws.Draw(noise(), 1, where)
+    factor = perturbation.factor(params, {}, "conv1", x, mu, draw)
+    assert (factor is None) == (name in ("weight", "additive", "parameters"))
+    if factor is not None:
+        output, _ = perturbation.block(params, {}, "conv1", x, mu, draw)
+        np.testing.assert_allclose(tf.broadcast_to(factor, mu.shape) * mu, output, rtol=1e-9)
+
+
 @pytest.fixture
 def kind(request):
     """Return a perturbation, large parameters of it, input and output of a block, and of the head."""

@@ -13,12 +13,15 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image, ImageDraw
 
 import data
+import learners
 from conftest import ROOT, assert_refused, call, flags_of
 from errors import UserError
 from sources.preparation import Preparation
@@ -64,6 +67,20 @@ def test_a_picture_comes_from_a_png_and_from_nothing_else():
                   study.PREFIX + base64.b64encode(jpeg.getvalue()).decode(), huge, BLANK[:-40]):  # fmt: skip
         with pytest.raises(UserError):
             study.picture_of(wrong)
+
+
+@pytest.mark.parametrize(("name", "perturbation"), [("maml", "information_dropout"), ("maml", "deterministic")])
+def test_maps_are_of_noise_that_multiplies(name, perturbation, monkeypatch):
+    """A factor of 1 where there is no noise; a factor without noise has no maps."""
+    own = {"image_shape": (16, 16, 1), "channels": 3, "way": study.CLASSES, "n_steps": 1}
+    learner = learners.make(name, perturbation, **own)
+    shown = SimpleNamespace(learner=learner, params=learner.init(0))
+    x_s = tf.random.stateless_uniform([1, study.CLASSES, 16, 16, 1], [1, 2])
+    _, factors = tf.function(lambda x: study.ShownLearner._adapt_steps(shown, x), autograph=False)(x_s)
+    if perturbation == "deterministic":
+        assert factors is None
+    else:
+        assert (factors[0].numpy() == 1).all() and factors[1].numpy().std() > 0.01
 
 
 def test_a_learner_is_shown_before_and_after_each_step_with_its_noise(data_dir):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -20,7 +21,7 @@ import layers
 import learners
 import main
 import model
-from conftest import ROOT, SMALL, assert_refused, call
+from conftest import ROOT, SETTINGS, SMALL, assert_refused, call, flags_of
 from declared import own_settings
 from errors import UserError
 from perturbations.draws import task_noise
@@ -138,12 +139,13 @@ def test_tasks_and_restarts_have_starts_of_their_own():
     assert (np.abs(more - worst).max((-3, -2, -1)) > 1e-3).any()
 
 
-def test_a_step_from_the_clean_image_is_a_share_of_the_radius_up_the_loss_that_is_asked_for():
+@pytest.mark.parametrize("threat", ["joint", "single"])
+def test_a_step_from_the_clean_image_is_a_share_of_the_radius_up_the_loss_that_is_asked_for(threat):
     """Of L_inf, by the signs of the gradient; a place that is no worse than the clean image is not shown."""
     e, split = make("protonet")
     places = []
     for loss in ("cross_entropy", "margin"):
-        attack = study.Attack("pgd", "linf", (0.1, 0.2), 1, 0.25, "clean", 1, "joint", loss)
+        attack = study.Attack("pgd", "linf", (0.1, 0.2), 1, 0.25, "clean", 1, threat, loss)
         _, (worst,), _, _, (clean,) = study.attack_step(e, split, 1, attack)(0, 1)
         for radius, images in zip(attack.eps, worst, strict=True):
             sizes = np.abs(images - clean).reshape(6, -1)
@@ -167,19 +169,62 @@ def test_an_attack_up_the_losses_of_those_that_remain_goes_other_ways():
     assert np.abs(one[1][0] - other[1][0]).max() > 0.01
 
 
-def test_a_surrogate_of_other_noise_guides_and_the_run_itself_decides():
+@pytest.mark.parametrize("threat", attacks.THREATS)
+def test_a_surrogate_of_other_noise_guides_and_the_run_itself_decides(threat):
     """A learner without noise is itself its own surrogate; the gradients of one with noise are those of other draws."""
+    attack = dataclasses.replace(ATTACK, threat=threat)
     for kind, same in ((WITHOUT_NOISE, True), (NOISY, False)):
         e, split = make(*kind)
-        own, places = study.attack_step(e, split, 1, ATTACK)(0, 1), []
+        own, places = study.attack_step(e, split, 1, attack)(0, 1), []
         for draws in (1, 2):
             surrogate = study.Surrogate(e, None, {}, draws)
-            lost, worst, label, *_ = study.attack_step(e, split, 1, ATTACK, surrogate)(0, 1)
+            lost, worst, label, *_ = study.attack_step(e, split, 1, attack, surrogate)(0, 1)
             assert (np.abs(worst - own[1]).max() < 1e-6) == same
             assert ((label != np.repeat(np.arange(3), 2)) == lost).all()  # what the run itself takes them for
             assert (lost[:, 0] == own[0][:, 0]).all()
             places.append(worst)
         assert (np.abs(places[0] - places[1]).max() < 1e-6) == same
+
+
+def test_both_runs_adapt_with_as_many_samples_and_take_inputs_of_the_range(monkeypatch):
+    e, split = make(*NOISY)
+    split, calls = dataclasses.replace(split, declared=Range(-1, 3)), []
+    real = study.classifier
+
+    def classifier(engine, x_s, seeds, samples, inputs=study.UNIT):
+        calls.append((samples, inputs))
+        return real(engine, x_s, seeds, samples, inputs)
+
+    monkeypatch.setattr(study, "classifier", classifier)
+    study.attack_step(e, split, 3, dataclasses.replace(ATTACK, steps=1), study.Surrogate(e, None, {}, 1))(0, 1)
+    assert calls and set(calls) == {(3, Range(-1, 3))}
+
+
+def test_the_flags_of_an_attack_reach_its_step(trained, tmp_path, monkeypatch):
+    """The noise samples; the surrogate's checkpoint, which --checkpoint chooses, too."""
+    loaded = []
+
+    def attack_step(engine, split, samples, attack, surrogate=None):
+        raise UserError(f"{samples} samples, {surrogate.draws} draws, radii {attack.eps}")
+
+    def load_parameters(engine, savedir, checkpoint):
+        loaded.append((savedir, checkpoint))
+
+    monkeypatch.setattr(study, "attack_step", attack_step)
+    monkeypatch.setattr(study, "load_parameters", load_parameters)
+    other = Path(shutil.copytree(trained, tmp_path / "other"))
+    shutil.copytree(trained / "checkpoints/last", tmp_path / "run/checkpoints/best")
+    shutil.copytree(trained, tmp_path / "run", dirs_exist_ok=True)
+    flags = ("--savedir", tmp_path / "run", *FLAGS, "--surrogate", other, "--surrogate_draws", 2)
+    done = call("main.py", *flags, "--n_test_mc_samp", 7, "--checkpoint", "best")
+    assert_refused(done, "7 samples, 2 draws, radii (0.0, 0.1)")
+    assert loaded == [(other, "best")]
+
+
+def test_whole_radii_are_the_same_attack_as_the_defaults():
+    """The result's file is named by a digest of a JSON text, in which 0 and 0.0 differ."""
+    flags = study.AttackSettings(eps=(0.0, 0.02, 0.04, 0.06, 0.08, 0.1)).attack(), study.AttackSettings().attack()
+    assert len({json.dumps(one.identity()) for one in flags}) == 1
 
 
 def test_several_tasks_and_draws_are_each_what_it_is_alone():
@@ -314,11 +359,12 @@ def test_an_interrupted_attack_goes_on_to_the_same_result(trained):
     assert not part.exists()
 
 
-def write_attack(savedir, accuracies, **attack):
+def write_attack(savedir, accuracies, weights="w", **attack):
     savedir.mkdir()
     accuracies = np.array(accuracies, float)
     content = {"eps": [0, 0.1], "accuracies": accuracies.tolist(), "accuracy": accuracies.mean(-1).tolist()}
     content |= {"interval95": [1, 2], "episodes_sha256": "a", "settings": {"attack": {"norm": "linf"} | attack}}
+    content |= {"weights_sha256": weights}
     (savedir / study.JSON).write_text(json.dumps(content))
 
 
@@ -339,6 +385,16 @@ def test_attacks_are_compared_episode_by_episode(tmp_path):
     assert_refused(compare(), "--mode attack --savedir")
     b.rmdir()
     write_attack(b, [[91, 81], [45, 55]], steps=7)
+    assert_refused(compare(), "were attacked differently")
+    for names, words in (("ab", "surrogate itself, surrogate_draws 3"), ("cc", "surrogate maml c, surrogate_draws 3")):
+        for savedir, weights, digest in zip((a, b), "ab", names, strict=True):
+            shutil.rmtree(savedir)
+            surrogate = {"model": "maml", "weights_sha256": digest, "draws": 3}
+            write_attack(savedir, [[90, 80], [40, 20]], weights, surrogate=surrogate)
+        done = compare()
+        assert done.returncode == 0 and words in done.stdout, done.stderr + done.stdout
+    shutil.rmtree(b)
+    write_attack(b, [[90, 80], [40, 20]], "b", surrogate=surrogate | {"weights_sha256": "d"})
     assert_refused(compare(), "were attacked differently")
     (b / study.JSON).write_text('{"accuracies": [[1]]}')
     assert_refused(compare(), "cannot be read")
@@ -439,6 +495,8 @@ def test_a_mistyped_attack_is_refused(trained, tmp_path):
     assert_refused(call("main.py", *square, "--norm", "l2"), "--norm linf")
     assert_refused(call("main.py", *square, "--attack_loss", "margin"), "--attack_loss needs a gradient-based attack")
     assert_refused(call("main.py", *square, "--surrogate", trained), "--surrogate needs a gradient-based attack")
+    assert_refused(call("main.py", *square, "--attack_start", "clean"), "--attack_start needs a gradient-based attack")
+    assert_refused(call("main.py", *square, "--attack_step", 0.1), "--attack_step needs a gradient-based attack")
     assert_refused(
         call("main.py", *square, "--threat", "remaining"), "--threat remaining needs a gradient-based attack"
     )
@@ -483,7 +541,19 @@ def test_a_surrogate_of_other_tasks_is_refused(trained, data_dir, tmp_path):
     flags = ("--model", "maml", "--n_steps", 0, "--n_train_iters", 0, "--val_every", 0, "--way", 4)
     other = tmp_path / "other"
     assert call("main.py", "--savedir", other, "--data_dir", data_dir, *SMALL, *flags).returncode == 0
-    assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--surrogate", other), "contradicts the run")
+    done = call("main.py", "--savedir", trained, *FLAGS, "--surrogate", other)
+    assert_refused(done, f"--surrogate {other} cannot be used for these tasks (--way 3", "choose another run")
+
+
+def test_the_surrogate_is_compiled_as_the_run_is(trained, data_dir, tmp_path):
+    """XLA cannot compile scikit-learn's logistic regression."""
+    other = tmp_path / "other"
+    settings = {name: value for name, value in SETTINGS.items() if name != "n_steps"}
+    settings |= {"model": "baseline", "head": "logistic", "n_train_iters": 0, "val_every": 0, "batch": 6}
+    made = call("main.py", "--savedir", other, "--data_dir", data_dir, *flags_of(settings))
+    assert made.returncode == 0, made.stderr
+    done = call("main.py", "--savedir", trained, *FLAGS, "--surrogate", other, "--jit", "on")
+    assert_refused(done, "XLA cannot compile that: give --jit off")
 
 
 def test_a_surrogate_of_other_data_is_refused(trained, tmp_path):

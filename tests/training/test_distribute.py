@@ -152,7 +152,7 @@ split = data.Split(np.random.default_rng(0).integers(0, 256, (6, 5, 16, 16, 1), 
 name, perturbation, own = {own}
 runs = []
 for strategy in (None, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
-    learner = learners.make(name, perturbation, image_shape=(16, 16, 1), channels=3, way=3, **own)
+    learner = learners.make(name, perturbation, image_shape=(16, 16, 1), channels=3, way=3, jit={jit}, **own)
     made = steps.Engine(learner, shot=1, query=2, metabatch=4, seed=3, strategy=strategy)
     step = made.train_step(split)
     losses = [float(made.run_step(step, split, i)[0]) for i in range(3)]
@@ -163,12 +163,16 @@ print(max(np.abs(np.subtract(a, b)).max() for a, b in zip(*runs)))
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "own", [("metadrop", "noise", {"n_steps": 1, "inner_lr": 0.4}), ("metanet_original", "mask", {})]
+    ("own", "jit"),
+    [
+        (("metadrop", "noise", {"n_steps": 1, "inner_lr": 0.4}), False),
+        (("metadrop", "noise", {"n_steps": 1, "inner_lr": 0.4}), True),  # as on GPUs
+        (("metanet_original", "mask", {}), False),
+    ],
 )
-def test_two_devices_of_one_process_train_as_one(own):
+def test_two_devices_of_one_process_train_as_one(own, jit):
     """Parameters, running averages among them, and Adam's slots."""
-    done = subprocess.run(
-        [sys.executable, "-c", MIRRORED.replace("{own}", repr(own))], cwd=ROOT, capture_output=True, text=True
-    )
+    program = MIRRORED.replace("{own}", repr(own)).replace("{jit}", repr(jit))
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert float(done.stdout) < 1e-6
