@@ -13,7 +13,9 @@ that prints it or, of somebody else's number, its source; sign = "-" where the s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import re
 import shlex
@@ -26,7 +28,7 @@ from PIL import Image
 from records import KEPT, ROOT, Record, rounded
 
 from errors import UserError, user_error
-from files import write_if_changed
+from files import write_atomically, write_if_changed
 
 try:
     import tomllib
@@ -81,9 +83,11 @@ def figure(study: Study, name: str, found: list[Outcome], file: Path) -> None:
         raise UserError(f"{study.name} has no figure {name}: choose one of {', '.join(study.figures) or 'none'}")
     drawing, digest = drawn(study, name, found)
     if file.suffix != ".png" or digest_of(file) != digest:
-        image = drawing()
+        image, content = drawing(), io.BytesIO()
+        more = {"metadata": {DIGEST: digest}} if file.suffix == ".png" else {}
         with user_error(f"{file} cannot be written", "choose .png, .pdf or .svg", ValueError):
-            image.savefig(file, dpi=110, **({"metadata": {DIGEST: digest}} if file.suffix == ".png" else {}))
+            image.savefig(content, format=file.suffix[1:], dpi=110, **more)
+        write_atomically(file, content.getvalue())
 
 
 def drawn(study: Study, name: str, found: list[Outcome]) -> tuple[Callable, str]:
@@ -96,18 +100,17 @@ def drawn(study: Study, name: str, found: list[Outcome]) -> tuple[Callable, str]
 
 
 def digest_of(file: Path) -> str | None:
-    """Return the digest of the numbers that a PNG shows; None if there is no file."""
-    if not file.exists():
-        return None
-    with Image.open(file) as image:
+    """Return the digest of the numbers that a PNG shows; None if there is no file, or another one."""
+    with contextlib.suppress(OSError, AttributeError), Image.open(file) as image:
         return image.text.get(DIGEST)
 
 
 def run_command(words: str, found: Found) -> str:
     """Return what `study.py` prints with these words: a table or a cell."""
-    name, action, *what = shlex.split(words)
-    text = table(STUDIES[name], what[0], found[name])
-    return cell(text, *what[1:]) if action == "cell" else text
+    with user_error(f"{PROGRAM}{words} prints nothing", "correct it", KeyError, IndexError, TypeError, ValueError):
+        name, action, *what = shlex.split(words)
+        text = table(STUDIES[name], what[0], found[name])
+        return cell(text, *what[1:]) if action == "cell" else text
 
 
 def anew(text: str, found: Found) -> str:
@@ -147,7 +150,7 @@ def wrong_numbers(found: Found) -> Iterator[str]:
     entries = tomllib.loads(NUMBERS.read_text(encoding="utf-8"))["number"]
     texts = {str(path.relative_to(ROOT)): sentences(path) for path in files()}
     for entry in entries:
-        if entry["value"] not in entry["sentence"] or entry["sentence"] not in texts[entry["file"]]:
+        if entry["value"] not in entry["sentence"] or entry["sentence"] not in texts.get(entry["file"], ""):
             yield f"{entry['file']} has no sentence {entry['sentence']!r} with {entry['value']}"
         if "command" not in entry:
             continue

@@ -24,9 +24,13 @@ from lazy import LazyModule
 from learners import classes_for
 from perturbations.base import Perturbation
 from studies.robustness import AttackSettings
+from training import weights as weights_file
 from training.config import Config
 from training.loops import MetaTestSettings
 from training.test_results import time_of
+
+# Settings that do not distinguish the runs of a study of unfinished ones: their length, and samples of validations.
+FREE_OF_UNFINISHED = ("n_train_iters", "n_test_mc_samp")
 
 
 class Job(NamedTuple):
@@ -67,6 +71,19 @@ def config_of(words: str) -> Config:
     return Config.read(flags["weights"][0]) if "weights" in flags else Config.of_flags(flags)
 
 
+@lru_cache
+def digest_of(file: str) -> str:
+    """Return the digest of the weights in a file."""
+    return weights_file.read(Path(file)).about["weights_sha256"]
+
+
+def digest_of_start(study: Study, record: Record) -> str | None:
+    """Return the digest of a record's weights, if a run of the study begins with them and the record's does not go on
+    with their training; else None. A run from the beginning may have the same settings."""
+    digests = {digest_of(run.weights) for run in study.runs.values() if run.weights}
+    return record.weights_sha256 if not record.curve and record.weights_sha256 in digests else None
+
+
 class Outcome:
     """The records of a study's runs on one kind of machine and one version of the data.
 
@@ -80,7 +97,7 @@ class Outcome:
         self.study, self.machine = study, machine
         self.records = {}
         for record in records:
-            before = self.records.get(key := self._key(record.settings))
+            before = self.records.get(key := self._key(record.settings, digest_of_start(study, record)))
             self.records[key] = self._better(before, record) if before else record
         self.validations = {name: self._validations(name) for name in study.runs}
         self.chosen = {name: self._choose(name) for name in study.runs}
@@ -102,26 +119,31 @@ class Outcome:
         failed = [one for one in combinations(run) if (record := self.find(name, first, one)) and record.failure]
         if not found or len(found) + len(failed) < len(combinations(run)):
             return None
-        return dict(zip(run.choose, max(found, key=found.get), strict=True))
+        return dict(zip(run.choose, max(found, key=lambda values: found[values][0]), strict=True))
 
     def _better(self, one: Record, other: Record) -> Record:
-        """Return the one of two trainings with the same settings that is shown: a complete one, the one with more of
-        the study's results, the later one. An unfinished training and its continuation are united."""
-        if self.study.unfinished and any(not record.curve or record.curve["iter"][0] for record in (one, other)):
+        """Return the one of two trainings with the same settings that is shown: a complete one (in a study of
+        unfinished runs the one with the latest test), the one with more of the study's results, the later one. An
+        unfinished training and its continuation elsewhere, whose curve begins later, are united, as are tests of one
+        training's weights."""
+        begins = [record.curve["iter"][0] if record.curve else None for record in (one, other)]
+        if self.study.unfinished and (any(begins) or begins == [None, None]):
             return unite(one, other)
 
         def worth(record: Record) -> tuple:
             found = sum(find_result(test, record) is not None for test in self.study.tests.values())
-            return record.complete, found, record.trained
+            return record.last_tested if self.study.unfinished else record.complete, found, record.trained
 
         return max(other, one, key=worth)
 
-    def _key(self, settings: tuple) -> tuple:
-        return tuple(pair for pair in settings if not (self.study.unfinished and pair[0] == "n_train_iters"))
+    def _key(self, settings: tuple, weights: str | None) -> tuple:
+        free = FREE_OF_UNFINISHED if self.study.unfinished else ()
+        return weights, *(pair for pair in settings if pair[0] not in free)
 
     def find(self, name: str, seed: int, values: dict[str, str]) -> Record | None:
         """Return the record of a run, even of one whose training is not complete; None if there is none."""
-        return self.records.get(self._key(comparable(config_of(self.study.training(name, seed, values)).values())))
+        settings, file = config_of(self.study.training(name, seed, values)).values(), self.study.runs[name].weights
+        return self.records.get(self._key(comparable(settings), file and digest_of(file)))
 
     def record(self, name: str, seed: int, values: dict[str, str] | None) -> Record | None:
         """Return the record of a run; None if there is none, if its training is not complete, or without values."""
@@ -273,10 +295,14 @@ def here(study: Study, records: list[Record], data: Mapping[str, str] = MappingP
     """Return the outcome of the runs that this machine can go on with: those on its disk, and others that this kind of
     machine has made. data: the digests of the datasets that are here; runs on other versions of them do not count."""
     records = [record for record in records if data.get(record.config["dataset"], record.data) == record.data]
-    on_disk = {record.settings for record in records if record.savedir}
+
+    def identity(record: Record) -> tuple:
+        return record.settings, digest_of_start(study, record)
+
+    on_disk = {identity(record) for record in records if record.savedir}
     usable = [
         record
         for record in records
-        if record.savedir or (record.settings not in on_disk and record.machine == this_machine())
+        if record.savedir or (identity(record) not in on_disk and record.machine == this_machine())
     ]
     return Outcome(study, usable, this_machine())

@@ -32,7 +32,7 @@ def numbers_of_differences(outcome) -> dict:
         if results:
             rows[name] = {
                 "title": run.title,
-                "differences": [b["accuracy"] - a["accuracy"] for a, b in shared(plain, results)],
+                "differences": [b["accuracy"] - a["accuracy"] for a, b in shared(plain, results).values()],
                 "loss": float(np.mean(losses)) if losses else None,
                 "validation": float(np.mean(validations)) if validations else None,
                 "baseline": name == study.baseline,

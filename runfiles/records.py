@@ -32,8 +32,8 @@ from training.devices import describe_devices  # noqa: E402
 from training.test_results import COLLAPSE_CSV, DAMAGE, identity_of, read_collapse, read_json  # noqa: E402
 
 KEPT = ROOT / "docs/results"
-# Settings that decide neither the weights of a run nor its results, or that are compared by themselves.
-FREE = ("gpu_id", "jit", "data_dir", "save_freq", "collapse_every", "n_test_mc_samp")
+# Settings that do not distinguish runs: they change nothing, or (gpu_id, jit) the rounding alone.
+FREE = ("gpu_id", "jit", "data_dir", "save_freq", "collapse_every")
 PARTS = ("config", "curve", "results", "collapse", "failure")  # of a line in a kept file
 FAILURE = "study.failure"  # file in the savedir of a run whose training diverged: what it said
 LEFT_OUT = ("losses",)  # of each episode: long, and no table needs them
@@ -88,6 +88,18 @@ class Record:
     def iteration(self) -> int:
         """The last iteration in the curve; -1 without a curve."""
         return int(self.curve["iter"][-1]) if self.curve else -1
+
+    @property
+    def last_tested(self) -> int:
+        """The last iteration that a test has met; -1 without tests."""
+        return max((result.get("iteration") or -1 for result in self.results), default=-1)
+
+    @cached_property
+    def weights_sha256(self) -> str | None:
+        """The digest of the weights that were tested, or that a run which is not trained here begins with."""
+        if self.savedir and (self.savedir / weights.START).exists():
+            return weights.read(self.savedir / weights.START).about["weights_sha256"]
+        return next((result["weights_sha256"] for result in self.results if "weights_sha256" in result), None)
 
     @property
     def complete(self) -> bool:
@@ -200,7 +212,8 @@ def unite(one: Record, other: Record) -> Record:
     longer = max(other, one, key=lambda record: record.iteration)
     found = (record.savedir for record in (other, one) if record.savedir and record.iteration == longer.iteration)
     curve, savedir = joined(one.curve, other.curve), next(found, None)
-    return replace(longer, curve=curve, results=list(results.values()), savedir=savedir)
+    collapse = longer.collapse or one.collapse or other.collapse
+    return replace(longer, curve=curve, results=list(results.values()), collapse=collapse, savedir=savedir)
 
 
 def joined(one: dict, other: dict) -> dict:

@@ -10,7 +10,8 @@
 
 The runs are in results/NAME, a core each; the same command resumes them after Ctrl-C, SIGTERM or a crash. Tables and
 figures show the runs in results/ and those in docs/results/NAME.jsonl.xz, one set for each kind of machine. Flags after
--- are main.py's, for all runs; these runs are in a folder of results/NAME that is named after the flags.
+-- are main.py's, for the trainings and tests that know them; new runs are in a folder of results/NAME that is named
+after the flags.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def main() -> int:
         return 0
     if args.name not in STUDIES:
         raise UserError(f"there is no study {args.name}: choose one of {', '.join(STUDIES)}")
-    study = with_flags(STUDIES[args.name], words[end + 1 :])
+    study, args.flags = with_flags(STUDIES[args.name], words[end + 1 :]), words[end + 1 :]
+    if args.seeds and (missing := set(args.seeds) - {seed for seed, _ in study.pairs()}):
+        raise UserError(f"{study.name} has no run with the seed {min(missing)}: leave --seeds out, or choose others")
     return ACTIONS[args.action](study, args)
 
 
@@ -67,31 +70,26 @@ def parser() -> Parser:
 
 
 def with_flags(study: Study, words: list[str]) -> Study:
-    """Return the study with further flags of main.py: each for all trainings, if it is one of theirs, and for the tests
-    that know it. Raise UserError for a flag that only some of the trainings know, or neither a training nor a test."""
-    flags = []
-    for word in words:
-        if word.startswith("--") or not flags:
-            flags.append(word)
-        else:
-            flags[-1] += f" {shlex.quote(word)}"
-    runs = [run.flags for run in study.runs.values() if not run.weights]
-    to_train, to_test = [], {name: [] for name in study.tests}
-    for flag in flags:
-        knowing = sum(is_known(f"--mode meta_train {run} {flag}") for run in runs)
-        if 0 < knowing < len(runs):
-            raise UserError(
-                f"{flag} is a flag of {knowing} of the {len(runs)} runs of {study.name}: leave it out, or train those "
-                f"runs with main.py"
-            )
-        to_train += [flag] * bool(knowing)
-        tests = [name for name, test in study.tests.items() if is_known(f"{test.flags} {flag}")]
-        for name in tests:
-            to_test[name].append(flag)
-        if not knowing and not tests:
-            raise UserError(f"{flag} is no flag of the trainings and tests of {study.name}: see main.py --help")
-    tests = {name: replace(test, flags=" ".join([test.flags, *to_test[name]])) for name, test in study.tests.items()}
-    return replace(study, train=" ".join([study.train, *to_train]), tests=tests)
+    """Return the study with further flags of main.py: each for the trainings and for the tests that know it, in place
+    of what these have. Raise UserError for a flag that none knows, and for one whose values the study chooses."""
+    flags, used = re.split(r" (?=--)", shlex.join(words)) if words else [], set()
+    chosen = {"seed", "data_dir", "savedir"}.union(*(run.choose for run in study.runs.values()))
+    if mine := [flag for flag in flags if flag.split()[0].removeprefix("--") in chosen]:
+        raise UserError(f"{mine[0]} after -- cannot change what {study.name} sets itself: leave it out")
+
+    def with_known(before: str, context: str = "") -> str:
+        known = [flag for flag in flags if is_known(f"{context} {before} {flag}")]
+        used.update(known)
+        return " ".join([before, *known])
+
+    training = f"--mode meta_train {study.train}"
+    runs = {
+        n: run if run.weights else replace(run, flags=with_known(run.flags, training)) for n, run in study.runs.items()
+    }
+    tests = {name: replace(test, flags=with_known(test.flags)) for name, test in study.tests.items()}
+    if idle := [flag for flag in flags if flag not in used]:
+        raise UserError(f"{idle[0]} is no flag of the trainings and tests of {study.name}: see main.py --help")
+    return replace(study, runs=runs, tests=tests)
 
 
 LOCK = "study.lock"  # in the folder of the runs: one study at a time uses the cores
@@ -111,12 +109,13 @@ def make_rounds(study: Study, args: argparse.Namespace) -> int:
     """Make what is missing, round by round, since choices and attacks need earlier runs; keep the results after each
     round. Raise UserError if runs failed, when the others are made."""
     before, failed = None, []
-    flags = re.sub(r"[^\w.]+", "_", study.train.removeprefix(STUDIES[study.name].train)).strip("_")
-    folder = args.results / study.name / flags[:100]
+    folder = args.results / study.name / re.sub(r"[^\w.]+", "_", " ".join(args.flags)).strip("_")[:100]
     while True:
         jobs = here(study, read_all(args.results, args.kept), present(study, args)).jobs(folder, args.seeds)
         jobs = [job for job in jobs if job.savedir not in failed]
         if not jobs:
+            if before is None:
+                keep_results(study, args)  # it was stopped after its last run, or its runs were copied here
             break
         if jobs == before:
             raise RuntimeError(f"{jobs[0].savedir} was made, and is still missing: {jobs[0].commands[0]}")

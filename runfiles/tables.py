@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from records import Record, last_validation
 
+from errors import UserError
 from figures.run import has_query_loss
 from main import make_learner
 from studies.robustness import CLEAN
@@ -36,11 +37,12 @@ def accuracies(results: dict[int, dict]) -> list[float]:
     return [result["accuracy"] for result in results.values()]
 
 
-def shared(one: dict[int, dict], other: dict[int, dict]) -> list[tuple[dict, dict]]:
-    """Return the results of two runs with the same seed. ValueError if their test episodes differ."""
-    pairs = [(one[seed], other[seed]) for seed in sorted(one.keys() & other.keys())]
-    if any(a["episodes_sha256"] != b["episodes_sha256"] for a, b in pairs):
-        raise ValueError("these runs were tested on different episodes")
+def shared(one: dict[int, dict], other: dict[int, dict]) -> dict[int, tuple[dict, dict]]:
+    """Return the pairs of results of two runs, by the seeds that both have. Raise UserError if their test episodes
+    differ."""
+    pairs = {seed: (one[seed], other[seed]) for seed in sorted(one.keys() & other.keys())}
+    if any(a["episodes_sha256"] != b["episodes_sha256"] for a, b in pairs.values()):
+        raise UserError("these runs were tested on different episodes: test all of them on the same data again")
     return pairs
 
 
@@ -51,7 +53,7 @@ def difference(one: dict[int, dict], other: dict[int, dict]) -> list[str]:
     """Return the cells of the paired difference other - one: its mean over the seeds that both have, each seed's with
     its interval over the episodes, and the half-width over the test classes of the seeds' mean, if the tests have
     recorded their classes. Empty cells if there are no such seeds."""
-    both = shared(one, other)
+    both = list(shared(one, other).values())
     if not both:
         return ["", "", ""]
     pairs = [[np.array(result["accuracies"]) / 100 for result in pair] for pair in both]
@@ -130,7 +132,7 @@ def strengths(outcome) -> str:
     rows = []
     for name, run in outcome.study.runs.items():
         if run.choose and (found := outcome.validations[name]):
-            best = max(found, key=found.get)
+            best = max(found, key=lambda values: found[values][0])
             cells = [f"{', '.join(v)}: {'**' * (v == best)}{a:.2f}{'**' * (v == best)}" for v, (a, _) in found.items()]
             rows.append([run.title, ", ".join(run.choose), " / ".join(cells)])
     return markdown(["", "strength", "validation accuracy by strength, %"], rows)
@@ -168,29 +170,41 @@ def tasks(outcome) -> str:
 # ---- attacks
 
 
-def at(result: dict, eps: float) -> np.ndarray:
-    """Return the accuracies of an attack's episodes at a radius."""
-    return np.array(result["accuracies"][result["eps"].index(eps)])
-
-
 def heads(places: tuple[tuple[str, float], ...]) -> list[str]:
     """Return the heads of the columns of attacks and radii."""
     return ["", "seeds", *(f"{test} {eps:g}" if eps else "clean" for test, eps in places)]
+
+
+def attacked(outcome, names: tuple[str, ...], test: str, eps: float, of: str = "accuracies") -> dict[int, np.ndarray]:
+    """Return the accuracies of an attack's episodes at a radius, by seed; of two runs the paired differences, the first
+    one minus the second. A seed without this radius is left out. of: "accuracy" takes the mean, which is kept with more
+    digits."""
+
+    def at(result: dict) -> np.ndarray:
+        return np.array(result[of][result["eps"].index(eps)])
+
+    found = [{seed: one for seed, one in outcome.results(name, test).items() if eps in one["eps"]} for name in names]
+    if len(found) == 1:
+        return {seed: at(one) for seed, one in found[0].items()}
+    return {seed: at(one) - at(other) for seed, (one, other) in shared(*found).items()}
+
+
+def estimate(values: Iterable[np.ndarray], sign: str = "", single: bool = True) -> str:
+    """Return mean and 95 % interval of percents, an array per seed: over the seeds or, of one seed, over its episodes
+    (without an interval, unless `single`). Empty without a seed."""
+    values = list(values)
+    if len(values) != 1 or not single:
+        return over_seeds([one.mean() for one in values], sign) if values else ""
+    mean, half = mean_and_interval(values[0] / 100)
+    return f"{mean:{sign}.2f} ± {half:.2f}"
 
 
 def by_radius(*places: tuple[str, float]) -> Callable:
     """Return a table of accuracies: a row per run, and a column per attack and radius."""
 
     def table(outcome) -> str:
-        rows = []
-        for name, run in outcome.study.runs.items():
-            values = [
-                [one["accuracy"][one["eps"].index(eps)] for one in outcome.results(name, test).values()]
-                for test, eps in places
-            ]
-            if any(values):
-                rows.append([run.title, max(map(len, values)), *(over_seeds(of) if of else "" for of in values)])
-        return markdown(heads(places), rows)
+        titles = {run.title: (name,) for name, run in outcome.study.runs.items()}
+        return of_attacks(outcome, titles, places)
 
     return table
 
@@ -198,25 +212,19 @@ def by_radius(*places: tuple[str, float]) -> Callable:
 def leads(pairs: dict[str, tuple[str, str]], *places: tuple[str, float]) -> Callable:
     """Return a table of paired differences of two runs, a column per attack and radius: over seeds or, of a single
     seed, over its episodes. pairs: the first run and the one that is subtracted, by the row's title."""
+    return lambda outcome: of_attacks(outcome, pairs, places)
 
-    def table(outcome) -> str:
-        rows = []
-        for title, (one, other) in pairs.items():
-            cells, most = [], 0
-            for test, eps in places:
-                both = shared(outcome.results(other, test), outcome.results(one, test))
-                differences = [at(b, eps) - at(a, eps) for a, b in both]
-                most = max(most, len(both))
-                if len(both) > 1:
-                    cells.append(over_seeds([values.mean() for values in differences], "+"))
-                else:
-                    single = [mean_and_interval(values / 100) for values in differences]
-                    cells.append("".join(f"{mean:+.2f} ± {half:.2f}" for mean, half in single))
-            if most:
-                rows.append([title, most, *cells])
-        return markdown(heads(places), rows)
 
-    return table
+def of_attacks(outcome, titles: dict[str, tuple[str, ...]], places: tuple[tuple[str, float], ...]) -> str:
+    """Return a table with a row for each run, or pair of runs that are subtracted, by title."""
+    rows = []
+    for title, names in titles.items():
+        paired = len(names) > 1
+        columns = [attacked(outcome, names, *place, "accuracies" if paired else "accuracy") for place in places]
+        if any(columns):
+            cells = [estimate(of.values(), "+" * paired, single=paired) for of in columns]
+            rows.append([title, max(map(len, columns)), *cells])
+    return markdown(heads(places), rows)
 
 
 LEADS = {"Meta-dropout - MAML": ("maml", "metadrop"), "the same, exact gradients": ("maml_exact", "metadrop_exact")}
@@ -230,11 +238,14 @@ def attacks(outcome) -> str:
     for test, declared in outcome.study.tests.items():
         if declared.seeds:
             continue
-        by_run = {name: outcome.results(name, test) for name in names}
-        radii = sorted({eps for of in by_run.values() for one in of.values() for eps in one["eps"] if eps})
+        radii = sorted(
+            {eps for name in names for one in outcome.results(name, test).values() for eps in one["eps"]} - {0}
+        )
         for eps in radii if declared.runs else [eps for eps in radii if eps in (0.06, 0.1)]:
-            here = {n: {s: at(r, eps) for s, r in of.items()} for n, of in by_run.items()}
+            here = {name: attacked(outcome, (name,), test, eps) for name in names}
             rows.append([test, f"{eps:g}", *attack_cells(here)])
+            for pair in LEADS.values():
+                attacked(outcome, pair, test, eps)  # refuses attacks on different episodes
             for name, of_seed in here.items() if eps == 0.1 else ():
                 for seed, values in of_seed.items():
                     strongest.setdefault(name, {}).setdefault(seed, []).append(values)
@@ -247,14 +258,9 @@ def attacks(outcome) -> str:
 
 def attack_cells(by_run: dict[str, dict[int, np.ndarray]]) -> list[str]:
     """Return the cells of `attacks` for the episodes' accuracies by run and seed."""
-    cells = []
-    for name in [name for pair in LEADS.values() for name in pair]:
-        of_seed = by_run.get(name)
-        cells.append(over_seeds([values.mean() for values in of_seed.values()]) if of_seed else "")
-    for one, other in LEADS.values():
-        a, b = by_run.get(one, {}), by_run.get(other, {})
-        leads = [(b[seed] - a[seed]).mean() for seed in sorted(a.keys() & b.keys())]
-        cells.append(over_seeds(leads, "+") if leads else "")
+    cells = [estimate(by_run.get(name, {}).values(), single=False) for pair in LEADS.values() for name in pair]
+    for a, b in ([by_run.get(name, {}) for name in pair] for pair in LEADS.values()):
+        cells.append(estimate([b[seed] - a[seed] for seed in sorted(a.keys() & b.keys())], "+", single=False))
     return cells
 
 
@@ -274,11 +280,7 @@ def clean(outcome) -> str:
 def over_tasks(values: list[list[float]]) -> str:
     """Return mean and 95 % interval of percents [seeds][tasks]: over the seeds, or over the tasks of a single seed. A
     difference, which can be negative, has a sign."""
-    sign = "+" if np.min(values) < 0 else ""
-    if len(values) > 1:
-        return over_seeds(np.mean(values, 1), sign)
-    mean, half = mean_and_interval(np.array(values[0]) / 100)
-    return f"{mean:{sign}.2f} ± {half:.2f}"
+    return estimate(map(np.array, values), "+" if np.min(values) < 0 else "")
 
 
 def measured(test: str, title: str, *others: str, only: str = "", columns: tuple[str, ...] = ()) -> Callable:

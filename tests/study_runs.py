@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from catalogue import Run, Study, Test
-from outcomes import Outcome, config_of, outcomes, parse
+from outcomes import Outcome, config_of, digest_of, outcomes, parse
 from records import Record
 
 from studies.robustness import CLEAN, AttackSettings
@@ -36,7 +36,9 @@ def made(study, name, seed=0, accuracies=None, *, test="test", values=None, devi
     config = config_of(study.training(name, seed, values or {})).to_json()
     config |= {"data_sha256": data, "sessions": [{"device": device, "time": more.pop("time", "2026-01-01")}]}
     config |= more.pop("config", {})
-    own = more.pop("curve", curve(config["n_train_iters"]))
+    weights = study.runs[name].weights
+    own = more.pop("curve", {} if weights else curve(config["n_train_iters"]))
+    more = {"weights_sha256": digest_of(weights)} | more if weights else more
     record = Record(config, own, [], savedir=more.pop("savedir", None))
     return record if accuracies is None else with_result(record, study.tests[test].flags, accuracies, **more)
 

@@ -1,5 +1,7 @@
 """The tables, figures and numbers of the documents are those of the kept results."""
 
+import io
+
 import documents
 import pytest
 from catalogue import STUDIES
@@ -134,6 +136,21 @@ def test_a_figure_that_shows_these_numbers_is_not_drawn_again(house, monkeypatch
     Image.new("L", (1, 1)).save(file)  # without a digest
     documents.figure(GRADIENTS, "curves", found, file)
     assert Image.open(file).size > (99, 99) and documents.digest_of(file) == digest
+    jpeg = io.BytesIO()
+    Image.new("L", (1, 1)).save(jpeg, "JPEG")
+    for content in (b"", file.read_bytes()[:40], jpeg.getvalue()):
+        file.write_bytes(content)
+        documents.figure(GRADIENTS, "curves", found, file)
+        assert documents.digest_of(file) == digest
+    assert [path.name for path in house.glob("*f.png*")] == ["f.png"]
+
+
+@pytest.mark.parametrize("words", ["stepz table pairs", "gradients table", "gradients", "gradients cell pairs"])
+def test_a_mistyped_block_is_named(words, house):
+    text = (house / "README.md").read_text()
+    (house / "README.md").write_text(f"{text}<!-- python runfiles/study.py {words} -->\n<!-- end -->\n")
+    write_all(pair())
+    assert f"python runfiles/study.py {words} prints nothing" in (house / "README.md").read_text()
 
 
 def test_each_kind_of_machine_and_version_of_the_data_has_its_own_table():

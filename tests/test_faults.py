@@ -1,6 +1,10 @@
 """The lists of planted faults: each can be planted, and its tests are there. tests/faults.py plants them."""
 
+import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +28,18 @@ def test_each_fault_can_be_planted_and_its_tests_are_there(name):
             file, _, function = test.partition("[")[0].partition("::")
             text = (ROOT / "tests" / file).read_text(encoding="utf-8")
             assert re.search(rf"^def {re.escape(function)}\(", text, re.MULTILINE), (fault.name, test)
+
+
+def test_no_fault_is_an_undefined_name(tmp_path):
+    """Any test would catch that."""
+    for number, fault in enumerate(LISTED):
+        if fault.file.endswith(".py"):
+            content = faults.planted(fault, (ROOT / fault.file).read_text(encoding="utf-8"))
+            (tmp_path / f"{number}.py").write_text(content, encoding="utf-8")
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "--output-format", "json"]
+    done = subprocess.run([*command, "--no-cache", tmp_path], capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert not [(LISTED[int(Path(one["filename"]).stem)].name, one["message"]) for one in found]
 
 
 def test_a_test_that_lets_its_fault_pass_is_named():

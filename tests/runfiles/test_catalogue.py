@@ -40,13 +40,19 @@ def test_a_studys_flags_are_main_pys_and_its_parts_name_its_runs(study):
         assert outcomes.is_known(test.flags)
 
 
+def weights_of(study, name) -> dict:
+    """Return the entry of a result that says which file's weights were tested; none of a run that is trained."""
+    weights = study.runs[name].weights
+    return {"weights_sha256": outcomes.digest_of(weights)} if weights else {}
+
+
 @pytest.mark.parametrize("study", [study for study in STUDIES.values() if study.runs], ids=lambda study: study.name)
 def test_without_results_a_table_or_figure_is_a_sentence_and_with_some_there_is_no_traceback(study):
     """A single test of a single run, or of all of them, is enough to look at every table and figure."""
     every = [made(study, name, seed, values=outcomes.combinations(study.runs[name])[0]) for seed, name in study.pairs()]
     tested = [
-        with_result(record, test.flags, [[5.0] * 2] * 6 if "attack" in test.flags else [5.0] * 2)
-        for record in every
+        with_result(record, test.flags, [[5.0] * 2] * 6 if "attack" in test.flags else [5.0] * 2, **facts)
+        for record, facts in zip(every, [weights_of(study, name) for _, name in study.pairs()], strict=True)
         for test in study.tests.values()
         if "collapse" not in test.flags
     ]

@@ -17,7 +17,7 @@ import pytest
 import tables
 from catalogue import Run, Study, drawings, pictures, rejection
 from measures import MEASURES, Measure
-from outcomes import config_of, find_result, outcomes, program_of
+from outcomes import config_of, digest_of, find_result, outcomes, program_of
 from PIL import Image, ImageDraw
 from records import Record, read_savedir
 from sklearn.base import ClassifierMixin
@@ -268,8 +268,9 @@ def record(study, name, seed, results, digest="d"):
         settings = measures.MeasureSettings.of(measures.read_command(study.tests[test].flags.split()))
         facts = settings.facts(training.run.dataset)
         facts["settings"] |= {"data_sha256": f"digest of {facts['settings']['dataset']}", "device": "CPU"}
+        facts["weights_sha256"] = digest_of(study.runs[name].weights)
         made.append({"mode": "measure", "values": values, "provenance": {"device": "A chip"}} | facts)
-    return Record(config, {"iter": [800], "val_acc": [None], "val_ci95": [None]}, made)
+    return Record(config, {}, made)
 
 
 @pytest.mark.parametrize("change", ["measure", "dataset", "way", "tasks", "n_test_mc_samp", "mode"])

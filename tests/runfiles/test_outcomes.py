@@ -10,7 +10,9 @@ from catalogue import Test as Asked
 from outcomes import Outcome, find_result, here, last_validation, outcomes
 from records import this_machine
 
+from conftest import ROOT
 from study_runs import CHIP, OTHER_CHIP, SMALL, curve, made, shown, with_result
+from training.weights import read as read_file
 
 HERE = f"CPU, 64 cores of {this_machine()}"
 DROP, TEST = "metadrop", SMALL.tests["test"].flags
@@ -32,8 +34,9 @@ def test_runs_of_other_machines_or_data_are_never_paired(other):
     assert all(0 in shown(SMALL, same).results(name) for name in ("maml", DROP))
 
 
-SAME = {"gpu_id": "1", "jit": "on", "save_freq": 7, "data_dir": "e", "collapse_every": 7, "n_test_mc_samp": 7}
+SAME = {"gpu_id": "1", "jit": "on", "save_freq": 7, "data_dir": "e", "collapse_every": 7}
 OTHER = {
+    "n_test_mc_samp": 7,  # of validations
     "inner_lr": 0.2,
     "n_train_iters": 700,
     "seed": 1,
@@ -178,9 +181,10 @@ def test_the_validation_classes_choose_when_all_values_are_trained():
     assert outcome.chosen["vib"] == {"vib_beta": "1e-2"} and set(outcome.runs["vib"]) == {0, 1}
     assert all(run.config["vib_beta"] == 0.01 for run in outcome.runs["vib"].values())
     assert outcome.validations["vib"] == {("1e-3",): (80, 1), ("1e-2",): (90, 1)}
-    assert Outcome(SMALL, [of_vib("1e-2"), of_vib("1e-3")], "").chosen["vib"] == {
-        "vib_beta": "1e-3"
-    }  # alike: the first
+    wider = curve(800)
+    wider["val_ci95"] = [9 * one if one else one for one in wider["val_ci95"]]
+    alike = Outcome(SMALL, [of_vib("1e-2", curve=wider), of_vib("1e-3")], "")
+    assert alike.chosen["vib"] == {"vib_beta": "1e-3"}  # the first, whatever the intervals
 
 
 # ---- what is still to be made
@@ -251,21 +255,36 @@ def test_a_run_on_the_disk_is_gone_on_with_even_if_more_of_it_is_kept():
 
 
 def test_a_run_of_weights_is_tested_and_not_trained(tmp_path):
-    from conftest import ROOT
-
     weights = f"{ROOT}/pretrained/glyphs_10way_1shot_maml.npz"
     study = replace(SMALL, runs={"shipped": Run("Shipped", weights=weights)}, tests={"test": Asked(TEST)})
     (job,) = here(study, []).jobs(tmp_path, seeds=(0,))
     assert (job.savedir, job.commands) == (tmp_path / "shipped_0", [[*TEST.split(), "--weights", weights]])
-    done = made(study, "shipped", 0, [1], savedir=tmp_path / "x", curve={})
+    digest = read_file(Path(weights)).about["weights_sha256"]
+    done = made(study, "shipped", 0, [1], savedir=tmp_path / "x", curve={}, weights_sha256=digest)
     assert here(study, [done]).jobs(tmp_path, seeds=(0,)) == []
+
+
+def test_a_run_from_the_beginning_is_not_that_of_weights_with_its_settings(tmp_path):
+    """Neither is found in place of the other, whichever is on the disk and whichever is kept."""
+    weights = f"{ROOT}/pretrained/glyphs_10way_1shot_maml.npz"
+    shipped = replace(SMALL, runs={"shipped": Run("Shipped", weights=weights)}, tests={"test": Asked(TEST)})
+    digest = read_file(Path(weights)).about["weights_sha256"]
+    tested = made(shipped, "shipped", 0, [1], curve={}, device=HERE, weights_sha256=digest)
+    begun = made(shipped, "shipped", 0, [2], savedir=tmp_path / "mine", curve=curve(100), device=HERE)
+    other = replace(tested, savedir=tmp_path / "z", results=[tested.results[0] | {"weights_sha256": "of others"}])
+    for records in ([tested, begun], [begun, tested], [other, tested]):
+        outcome = here(shipped, records)
+        assert outcome.results("shipped")[0]["accuracy"] == 1 and outcome.jobs(tmp_path, seeds=(0,)) == []
+    for records in ([begun], [other]):
+        assert [job.savedir for job in here(shipped, records).jobs(tmp_path, seeds=(0,))] == [tmp_path / "shipped_0"]
 
 
 def test_an_unfinished_run_may_be_continued_on_any_machine():
     """The tests of a file of weights, and the curve and the test of the run that continued from it elsewhere."""
     flags = table1.tests["test"].flags
     file = with_result(made(table1, "maml_omni_1shot", curve={}, device=OTHER_CHIP), flags, [50], iteration=500)
-    further = with_result(made(table1, "maml_omni_1shot", curve=curve(800)), flags, [60], iteration=800)
+    rest = {name: column[1:] for name, column in curve(800).items()}
+    further = with_result(made(table1, "maml_omni_1shot", curve=rest), flags, [60], iteration=800)
     (outcome,) = outcomes(table1, [file, further])
     (record,) = outcome.runs["maml_omni_1shot"].values()
     assert list(outcome.by_iteration("maml_omni_1shot")) == [500, 800]
@@ -274,4 +293,9 @@ def test_an_unfinished_run_may_be_continued_on_any_machine():
     assert outcome.results("maml_omni_1shot")[0]["accuracy"] == 60
     other = made(table1, "maml_omni_1shot", 0, [70], curve=curve(900), time="2026-02-01")  # from the beginning
     (record,) = Outcome(table1, [further, other], "").runs["maml_omni_1shot"].values()
-    assert record == other
+    assert len(record.results) == 2  # the continuation of one of the two
+    mine = with_result(made(table1, "maml_omni_1shot", curve=curve(800)), flags, [40], iteration=400)
+    for least, most in ((400, 500), (800, 800)):  # each training by itself, and the one that is further
+        one = replace(mine, results=[mine.results[0] | {"iteration": least}])
+        (record,) = Outcome(table1, [file, one], "").runs["maml_omni_1shot"].values()
+        assert [result["iteration"] for result in record.results] == [most]

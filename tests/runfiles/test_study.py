@@ -157,11 +157,36 @@ def test_flags_reach_the_trainings_and_tests_that_know_them(laboratory, tmp_path
     assert len(before) == 7 and all(path.read_bytes() == content for path, content in before.items())
     train, test = laboratory.made[0]["maml_0"]
     assert [train, test] == [
-        f"{first['maml_0'][0].replace(' --model', ' --n_train_iters 700 --gpu_id -1 --save_freq 7 --model')}",
+        f"{first['maml_0'][0].replace(' --seed', ' --n_train_iters 700 --gpu_id -1 --save_freq 7 --seed')}",
         f"{first['maml_0'][1]} --gpu_id -1",
     ]
     assert laboratory.made[0]["metadrop_1"][2].endswith("--eps 0.1 --restarts 2 --gpu_id -1 --eps 0.3")
+    assert (tmp_path / "results/small/n_train_iters_700_restarts_2_gpu_id_1_save_freq_7_eps_0.3/maml_0").is_dir()
     assert (tmp_path / "kept/small.jsonl.xz").read_bytes() == kept
+
+
+def test_flags_replace_those_that_a_run_has_and_leave_the_others_alone():
+    masks = study.with_flags(STUDIES["masks"], ["--n_train_iters", "10", "--mask_rates", "0.1,0.1,0.1"])
+    maml, masked = (config_of(masks.training(name, 0, {})) for name in ("embedding", "embedding_mask"))
+    assert maml.training.n_train_iters == masked.training.n_train_iters == 10
+    assert list(masked.perturbation.mask_rates) == [0.1, 0.1, 0.1]
+
+
+def test_results_that_are_there_are_kept_even_if_nothing_is_missing(laboratory, tmp_path):
+    assert laboratory("small").returncode == 0
+    (tmp_path / "kept/small.jsonl.xz").unlink()
+    laboratory.made.clear()
+    assert laboratory("small").returncode == 0 and not laboratory.made
+    assert len(read_kept(tmp_path / "kept/small.jsonl.xz")) == 7
+
+
+def test_a_radius_that_was_not_attacked_is_an_empty_cell(laboratory, tmp_path):
+    record = made(STUDIES["robustness"], "maml", 0)
+    flags = STUDIES["robustness"].tests["joint"].flags
+    write(with_result(record, f"{flags} --eps 0.06", [[40, 60]]), tmp_path / "results/any")
+    done = laboratory("robustness", "table", "linf", "--", "--eps", "0.06")
+    assert done.returncode == 0, done.stderr
+    assert cells(done.stdout)[1][:5] == ["MAML", "1", "", "50.00", ""]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +206,9 @@ def test_flags_reach_the_trainings_and_tests_that_know_them(laboratory, tmp_path
         (["rates", "figure", "--out", "f.png"], "rates has no figure"),
         (["gradients", "table", "--", "--n_trane_iters", "5"], "--n_trane_iters 5 is no flag of the trainings"),
         (["gradients", "--", "5"], "5 is no flag of the trainings and tests of gradients"),
-        (["small", "--", "--vib_beta", "1e-5"], "--vib_beta 1e-5 is a flag of 1 of the 3 runs of small: leave it out"),
+        (["small", "--", "--vib_beta", "1e-5"], "--vib_beta 1e-5 after -- cannot change what small sets itself"),
+        (["small", "--", "--data_dir", "d"], "--data_dir d after -- cannot change"),
+        (["small", "--seeds", "0", "7"], "small has no run with the seed 7"),
         (["table1"], "the runs of table1 are made by scripts, runfiles/*.sh: start those"),
         (["gradients", "--", "--way", "one"], "--way one is no flag"),
     ],

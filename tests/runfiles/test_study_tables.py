@@ -23,6 +23,7 @@ from catalogue import (
     table1,
 )
 
+from errors import UserError
 from studies.robustness import CLEAN
 from study_runs import cells, curve, made, shown, with_result
 from training import intervals
@@ -64,7 +65,7 @@ def test_pairs_have_the_seeds_that_both_runs_share():
         ["exact", "2", f"MAML, exact gradient {PAIRED[0]}", f"Meta-dropout, exact gradient {PAIRED[1]}", *PAIRED[2:]],
     ]
     records[0] = made(study, "maml_exact", 3, [1, 2], episodes_sha256="b")
-    with pytest.raises(ValueError, match="tested on different episodes"):
+    with pytest.raises(UserError, match="tested on different episodes"):
         rows(study, "pairs", records[:1] + records[3:])
 
 

@@ -259,7 +259,7 @@ def test_the_numbers_of_an_attack_are_means_and_intervals_by_radius(capsys):
     assert capsys.readouterr().out.splitlines()[1:] == [
         "0        70.00 +- 18.48",
         "0.1      40.00 +- 16.00",
-        "clean images: margin 3.00; norm of the gradient L1 30, L2 2; none: 50.0 %",
+        "clean images: margin 3.00; norm of the gradient L1 30, L2 2; images without a gradient: 50.0 %",
     ]
 
 
