@@ -202,10 +202,11 @@ def gather(pixels, classes, images, rotations: int, scale: float, shot: int, cou
     return support, tf.reshape(x[:, :, shot:], [tasks, way * (n - shot), *x.shape[3:]])
 
 
-def check_episode(split: Split, name: str, way: int, shot: int, query: int) -> None:
-    """Raise UserError if the `name` split has too few classes, or too few images in a class, for an episode."""
+def check_episode(split: Split, name: str, way: int, shot: int, query: int, flag: str = "way") -> None:
+    """Raise UserError if the `name` split has too few classes, or too few images in a class, for an episode. flag: the
+    one that gives `way`."""
     if way > split.classes:
-        raise UserError(f"--way {way} is more than the {split.classes} {name} classes: give a smaller one")
+        raise UserError(f"--{flag} {way} is more than the {split.classes} {name} classes: give a smaller one")
     least = split.images_per_class.min()
     if shot + query > least:
         have = f"the {name} classes have" if split.counts is None else f"one of the {name} classes has"

@@ -44,6 +44,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
+        self._negative_number_matcher = re.compile(r"-\.?\d")  # argparse's does not know -1e-3
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
@@ -75,7 +76,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         sys.stdout.reconfigure(errors="backslashreplace")  # like stderr: a file name may not be UTF-8
     try:
         code = main()
-        sys.stdout.flush()
+        flush()
     except BrokenPipeError:  # the reader has enough, as `head` has: exit as other programs do
         code = 128 + signal.SIGPIPE
     except KeyboardInterrupt:
@@ -87,10 +88,16 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         print(f"error: {sentence}", file=sys.stderr)
         code = 2
     try:
-        sys.stdout.flush()
+        flush()
     except OSError:  # discard the rest of the output: Python would try again, and exit with another code
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def flush() -> None:
+    """Write what is printed so far, unless standard output was closed."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def explanation(fault: Exception) -> str | None:

@@ -110,7 +110,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
         file = open(path, "ab+")  # noqa: SIM115 (closed below)
     with file:
         try:
-            if not os.environ.get("NO_LOCK"):
+            if os.environ.get("NO_LOCK", "0") in ("", "0"):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)

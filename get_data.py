@@ -19,30 +19,23 @@ them: pixel = stored * scale, and class rotations * b + r is base class b turned
 is written completely or not at all. Wrong input ends with one sentence and exit code 2.
 """
 
-import argparse
 import errno
 import os
 import sys
+from collections.abc import Collection
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
 from errors import UserError, run
 from parameters import is_vector
-from settings import CommandLine, Settings, by_owners, setting, to_path
+from settings import CommandLine, Settings, by_owners, folder_name, setting, to_path
 from sources.arrays import checksum, making, read_manifest
 from sources.backbone import DOWNLOADED
 from sources.class_split import WAY
 from sources.maker import FROM_TFDS, TFDS, Variant, is_tfds
 from sources.pictures import first_few
 from sources.table import MAKERS, YOUR_IMAGES
-
-
-def folder_name(text: str) -> str:
-    """Read a dataset's name from a flag."""
-    if not text or Path(text).name != text or text.startswith("."):
-        raise argparse.ArgumentTypeError(f"must be a name for a folder below --data_dir, not {text!r}")
-    return text
 
 
 @dataclass(frozen=True)
@@ -107,8 +100,11 @@ def deciding_flags() -> list[Field]:
     return list({one.name: one for maker in makers for one in maker.flags() if one.name in names}.values())
 
 
-def refuse_other_settings(target: Path, manifest: dict, asked: dict[str, object]) -> None:
-    """Raise UserError if the manifest shows that the existing dataset was made with other settings."""
+def refuse_other_settings(
+    target: Path, manifest: dict, asked: dict[str, object], changed: Collection[str] = ()
+) -> None:
+    """Raise UserError if the manifest shows that the existing dataset was made with other settings. changed: the names
+    of those that do not have their defaults."""
     prepare = manifest.get("prepare") or {}
     present_kind = "backbone" if "backbone" in prepare else "features" if is_vector(manifest["image_shape"]) else None
     if present_kind != next((name for name in ("features", "backbone") if name in asked), None):
@@ -131,6 +127,15 @@ def refuse_other_settings(target: Path, manifest: dict, asked: dict[str, object]
     for name, present in present_settings.items():
         if None not in (present, asked.get(name)) and present != asked[name]:
             raise UserError(f"{target} has --{name} {present}, not {asked[name]}: make it again with --force")
+    if (
+        manifest["split_seed"] is None
+        and target.name not in MAKERS
+        and (idle := {"split_seed", "shares"} & set(changed))
+    ):
+        raise UserError(
+            f"{target} was not split at random, so --{min(idle)} cannot apply: make it again with --force, and without "
+            f"--split_file and folders named train and test"
+        )
     if "backbone" in asked and not asked.get("backbone_weights") and prepare["weights"] != DOWNLOADED:
         raise UserError(f"{target} was made with a file of weights: give it as --backbone_weights, or add --force")
 
@@ -153,7 +158,8 @@ def obtain(request: Request) -> tuple[dict, str]:
         return read_manifest(target, MAKERS, checksums=True), "; checksums agree"
     if (target / "manifest.json").is_file() and not force:
         manifest = read_manifest(target, MAKERS)
-        refuse_other_settings(target, manifest, settings.values())
+        changed = {one.name for one in fields(settings) if getattr(settings, one.name) != one.default}
+        refuse_other_settings(target, manifest, settings.values(), changed)
         return manifest, f"; it is complete, made from {manifest['source']['given']} (--force makes it again)"
     source = getattr(settings, "source", None)
     if source and not is_tfds(source) and Path(os.path.realpath(source)).is_relative_to(os.path.realpath(target)):

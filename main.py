@@ -45,13 +45,15 @@ def load_data(config: Config, *used: str, bounded: str | None = None) -> tuple[d
     the data that the run was trained on.
     """
     run = config.run
-    dataset = data.load(run.data_dir, run.dataset, run.split == "background", MAKERS, checksums=True)
+    began = "data_sha256" in config.facts
+    elsewhere = ", or, for the same data in another folder, give that as --data_dir" * began
+    with more_to_do(elsewhere):
+        dataset = data.load(run.data_dir, run.dataset, run.split == "background", MAKERS, checksums=True)
     if config.facts.get("data_sha256") not in (None, dataset.sha256):
         raise UserError(
             f"{run.data_dir}/{dataset.name} holds other data than the run was trained on (other checksums): "
             f"give the folder of the run's data as --data_dir"
         )
-    began = "data_sha256" in config.facts
     known = config.facts.get("range", list(UNIT) if began and config.training.adversarial else None)
     if known and dataset.range and known != list(dataset.range):
         raise UserError(
@@ -60,11 +62,22 @@ def load_data(config: Config, *used: str, bounded: str | None = None) -> tuple[d
         )
     splits = data.splits_of(dataset, run.train_split)
     for name in splits.keys() & set(used):
-        way = config.train_way if name == "train" else run.way
-        data.check_episode(splits[name], name, way, run.shot, run.query)
+        own = name == "train" and config.train_way != run.way
+        way, flag = (config.train_way, "train_way") if own else (run.way, "way")
+        with more_to_do(", and train a run for that" * (began and name == "test")):
+            data.check_episode(splits[name], name, way, run.shot, run.query, flag)
         if what := "--adversarial" if config.training.adversarial and name == "train" else bounded:
             data.check_range(splits[name], name, what)
     return dataset, splits
+
+
+@contextlib.contextmanager
+def more_to_do(remedy: str):
+    """In a `with` block add this to the message of a UserError."""
+    try:
+        yield
+    except UserError as fault:
+        raise UserError(f"{fault}{remedy}") from fault
 
 
 def start(run: RunSettings, distribute: bool = False) -> devices.Devices:
@@ -98,7 +111,7 @@ def build_engine(config: Config, image_shape: tuple[int, int, int], machine: dev
     if run.metabatch % replicas:
         raise UserError(
             f"--metabatch {run.metabatch} cannot be shared evenly by {replicas} devices: "
-            f"choose a multiple of {replicas}"
+            f"choose a multiple of {replicas}, or one device with --gpu_id"
         )
     learner = make_learner(config, image_shape, machine.gpu)
     if config.training.adversarial and not learner.has_query_loss:
@@ -153,6 +166,7 @@ def refuse_remains(savedir: Path, from_weights: bool) -> None:
 
 def meta_train(savedir: Path, flags: dict) -> int:
     """Train a learner, and write D/config.json, checkpoints and logs."""
+    refuse_unknown("meta_train", flags)
     # Every worker reads savedir; worker 0 writes into it after all of them have started.
     resume = StartSettings.of(flags).resume
     config = config_of_training(savedir, flags, resume)
@@ -164,6 +178,10 @@ def meta_train(savedir: Path, flags: dict) -> int:
     config = config.with_facts(**dataset.facts, train_classes=splits["train"].classes)
     engine = build_engine(config, dataset.image_shape, machine)
     refuse_idle_perturbation(engine.learner)
+    if run.legacy_shared_classes and engine.learner.minibatch:
+        raise UserError(f"--legacy_shared_classes needs episodes, and {run.model} trains on minibatches: leave it out")
+    if training.collapse_every:
+        collapse_study.refuse_uninspectable(engine)
     print(f"device: {machine.name}")
     entries = config.to_json()
     sessions = entries.pop("sessions", [])
@@ -251,6 +269,7 @@ def config_of_test(savedir: Path, flags: Mapping, mode: str = "a test", one_by_o
     are computed one by one, with the run's --way."""
     trained = Config.read(savedir).for_a_test()
     tested = trained.merged(flags, test_places(trained.run.model, one_by_one), f"it cannot be changed in {mode}")
+    tested.refuse_idle(flags)
     return tested.with_run(metabatch=1) if one_by_one else tested
 
 
@@ -272,6 +291,7 @@ class TestSettings(loops.MetaTestSettings):
 
 def meta_test(savedir: Path, flags: dict) -> int:
     """Test a run, and write D/meta_test.log and D/meta_test.json."""
+    refuse_unknown("meta_test", flags)
     settings, trained = TestSettings.of(flags), Config.read(savedir)
     other = flags.get("dataset", trained.run.dataset) != trained.run.dataset
     if settings.across and not other:
@@ -304,6 +324,7 @@ def config_across(savedir: Path, flags: Mapping) -> Config:
 
 def export(savedir: Path, flags: dict) -> int:
     """Write the features, maps and noise of test tasks into D/export.npz, for plot.py."""
+    refuse_unknown("export", flags)
     settings = export_study.ExportSettings.of(flags)
     flags = {name: value for name, value in flags.items() if name != "way"}
     config = config_of_test(savedir, flags, "an export", one_by_one=True)
@@ -322,6 +343,7 @@ def export(savedir: Path, flags: dict) -> int:
 
 def collapse(savedir: Path, flags: dict) -> int:
     """Measure neural collapse over test tasks, and write D/collapse.json."""
+    refuse_unknown("collapse", flags)
     settings = loops.MetaTestSettings.of(flags)
     config = config_of_test(savedir, flags, "collapse", one_by_one=True)
     engine, split, described, _ = build(config, config.run.way)
@@ -330,6 +352,7 @@ def collapse(savedir: Path, flags: dict) -> int:
 
 def attack(savedir: Path, flags: dict) -> int:
     """Attack the query images of test tasks, and write D/attack.json."""
+    refuse_unknown("attack", flags)
     config, settings = config_of_test(savedir, flags), robustness.AttackSettings.of(flags)
     settings.refuse_idle(flags)
     other = config_of_surrogate(config, settings.surrogate) if settings.surrogate else None
@@ -446,6 +469,13 @@ MODES = {
 }
 
 
+def refuse_unknown(mode: str, flags: Mapping) -> None:
+    """Raise UserError for a flag that a mode does not know. The command line has refused it before; Python has not."""
+    known = run_config.all_names() | {one.name for one in fields(MODES[mode].settings())} | {"weights"}
+    if unknown := sorted(flags.keys() - known):
+        raise UserError(f"--mode {mode} has no flag {unknown[0]}: see python main.py --mode {mode} --help")
+
+
 # ---- the command line
 
 
@@ -533,6 +563,8 @@ def main() -> int:
         return call(savedirs + files, flags)
     if not savedirs:
         raise UserError("--savedir is missing: name the folder of the run, for example --savedir results/first")
+    if savedirs[0].is_file():
+        raise UserError(f"--savedir {savedirs[0]} is a file: give it as --weights, and a new folder as --savedir")
     for flag, runs in (("savedir", savedirs), ("weights", files)):
         if len(runs) > 1:
             raise UserError(f"--mode {mode} takes one --{flag}, not {len(runs)}")

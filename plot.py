@@ -74,7 +74,7 @@ def parser() -> Parser:
     p = Parser(prog="plot.py", description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[1])
     p.add_argument("--savedir", nargs="+", action="extend", type=to_path, default=[], metavar="D",
                    help="folders of runs, drawn side by side; the figures go to plot/ in the first")  # fmt: skip
-    p.add_argument("--figures", nargs="+", choices=list(FIGURES), metavar="NAME",
+    p.add_argument("--figures", nargs="+", action="extend", choices=list(FIGURES), metavar="NAME",
                    help=f"any of {', '.join(FIGURES)} (default: all that the runs have the files for)")  # fmt: skip
     p.add_argument("--tasks", nargs="+", type=whole(0), metavar="N", help="exported tasks (default: the first three)")
     p.add_argument("--classes", nargs=2, type=whole(0), metavar=("A", "B"),

@@ -48,13 +48,19 @@ def setting(
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The base class of all settings. Raise ValueError for a value that no flag could give; a list becomes a tuple."""
+    """The base class of all settings. Raise ValueError for a value that no flag could give. A list becomes a tuple, a
+    number of numpy's one of Python's, and a path the text that its flag would give."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
+            if field.metadata["reader"] is path_text and isinstance(value, str | Path) and str(value):
+                value = path_text(str(value))
+            elif callable(getattr(value, "item", None)) and getattr(value, "shape", None) == ():
+                value = value.item()  # a number of numpy's, which JSON does not know
+            elif isinstance(value, list):
+                value = tuple(value)
+            object.__setattr__(self, field.name, value)
             if not accepts(field, value):
                 choices = field.metadata["choices"]
                 wanted = f"one of {', '.join(map(str, choices))}" if choices else field.metadata["help"]
@@ -64,6 +70,10 @@ class Settings:
     def of(cls, values: Mapping[str, Any]) -> Self:
         """Make an instance: each field gets its value from `values`, or its default."""
         return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
+
+    def idle(self) -> set[str]:
+        """Return the names of the settings that do nothing beside the values of the others."""
+        return set()
 
     def values(self) -> dict[str, Any]:
         """The settings by name, with tuples as the lists that JSON has."""
@@ -132,6 +142,8 @@ class CommandLine(Parser):
             else:
                 metavar = rules["metavar"] or getattr(rules["reader"], "metavar", None)
                 kind = {"type": rules["reader"], "metavar": metavar} | {k: rules[k] for k in ("choices", "nargs")}
+                if rules["nargs"] and rules["reader"] in (path_text, to_path):
+                    kind["action"] = "extend"  # a repeated flag adds folders or files
             names = [f"--{name}" for name in (field.name, rules["alias"]) if name]
             group.add_argument(*names, dest=field.name, help=text, **kind)
             if rules["shorthand"]:
@@ -151,7 +163,10 @@ class CommandLine(Parser):
             if isinstance(value, list):  # argparse takes an unknown --flag=a b, with a space, for another value
                 unknown += [str(one) for one in value if str(one).startswith("--")]
         if unknown and all_known:
-            self.error(f"{unknown[0].partition('=')[0]} is not a flag of {self.place}: leave it out")
+            word = unknown[0].partition("=")[0]
+            if not word.startswith("--"):
+                self.error(f"{word!r} belongs to no flag: write --NAME {word}, for example --savedir D or --mode MODE")
+            self.error(f"{word} is not a flag of {self.place}: leave it out")
         for flag in self.shorthands.keys() & flags.keys():
             del flags[flag]
             name, value = self.shorthands[flag]
@@ -160,9 +175,11 @@ class CommandLine(Parser):
         return flags
 
 
-def by_owners(owners: Mapping[str, Iterable[dataclasses.Field]]) -> dict[tuple[str, ...], list[dataclasses.Field]]:
+def by_owners(
+    owners: Mapping[str, Iterable[dataclasses.Field]], of_run: bool = False
+) -> dict[tuple[str, ...], list[dataclasses.Field]]:
     """Group the owners' fields by the names of all owners that have them, for --help. Of fields with the same name the
-    first one is taken; if their defaults differ, its help says them all."""
+    first one is taken; if their defaults differ, its help says them all, unless the defaults are those `of_run`."""
     by_name = {}
     for owner, declared in owners.items():
         for field in declared:
@@ -172,7 +189,7 @@ def by_owners(owners: Mapping[str, Iterable[dataclasses.Field]]) -> dict[tuple[s
         field, defaults = next(iter(declared.values())), {owner: one.default for owner, one in declared.items()}
         if any(default != field.default for default in defaults.values()):
             text = ", ".join(f"{default} for {owner}" for owner, default in defaults.items())
-            metadata = field.metadata | {"help": f"{field.metadata['help']} (default: {text})"}
+            metadata = field.metadata | {"help": field.metadata["help"] + f" (default: {text})" * (not of_run)}
             field = dataclasses.field(default=None, metadata=metadata)
             field.name = name
         groups.setdefault(tuple(declared), []).append(field)
@@ -233,6 +250,13 @@ def path_text(text: str) -> str:
 def to_path(text: str) -> Path:
     """Read a path as `path_text` does."""
     return Path(path_text(text))
+
+
+def folder_name(text: str) -> str:
+    """Read a dataset's name."""
+    if not text or Path(text).name != text or text.startswith("."):
+        raise argparse.ArgumentTypeError(f"must be a dataset's name, the folder's below --data_dir, not {text!r}")
+    return text
 
 
 positive.metavar = not_negative.metavar = "X"

@@ -105,7 +105,7 @@ def open_runs(savedirs: list[Path]) -> list[Run]:
     runs = [Run(savedir, test_results.read_config(savedir, ["model"])) for savedir in savedirs]
     names = [describe(run.config) for run in runs]
     for run, name in zip(runs, names, strict=True):
-        run.name = f"{name} ({run.savedir.name})" if names.count(name) > 1 else name
+        run.name = f"{name} ({run.savedir.resolve().name})" if names.count(name) > 1 else name
     if len({run.name for run in runs}) < len(runs):
         for run in runs:
             run.name = str(run.savedir)

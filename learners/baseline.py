@@ -50,6 +50,11 @@ class HeadSettings(Settings):
     finetune_steps: int = setting(100, "gradient steps of --head finetune", whole(0), overridable_in=["test"])
     finetune_lr: float = setting(0.1, "step size of --head finetune", positive, overridable_in=["test"])
 
+    def idle(self) -> set[str]:
+        used = {"logistic": {"head_penalty"}, "ridge": {"head_penalty", "head_scale"}, "nearest": {"head_scale"}}
+        every = {"head_penalty", "head_scale", "finetune_steps", "finetune_lr"}
+        return every - used.get(self.head, every - {"head_penalty"})
+
 
 class FixedFeatures(Learner):
     """A linear classifier of features that no task adapts; a subclass computes the features in `embed`.
@@ -111,7 +116,7 @@ class Nearest(FixedFeatures):
     Revisiting Nearest-Neighbor Classification for Few-Shot Learning" (2019), L2N.
     """
 
-    run_defaults = {"n_train_iters": 0}
+    run_defaults, has_query_loss = {"n_train_iters": 0}, False
 
     def parameters(self) -> dict[str, Parameter]:
         return {}

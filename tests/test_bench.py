@@ -55,10 +55,10 @@ def test_the_line_leaves_the_compiled_steps_out(mode, monkeypatch):
     assert line["tasks_per_s"] == 13.33 and line["gflop_per_step"] == work
     assert line["gflops"] == round(work / 0.3, 2) and line["matmul_gflops"] == 100
     assert (line["peak_mb"], line["iterations"]) == (3 * 2**10, 5)
+    assert calls == ([(i,) for i in range(7)] if mode == "meta_train" else [(4 * i, 4) for i in range(7)])
     monkeypatch.setattr(bench, "task_flops", lambda *_: None)
     line = bench.time_run(engine, mode, split, 7, 5)
     assert line["gflops"] is line["gflop_per_step"] is None and line["tasks_per_s"] == 13.33
-    assert calls == ([(i,) for i in range(7)] if mode == "meta_train" else [(4 * i, 4) for i in range(7)])
 
 
 def test_steps_are_timed_one_by_one(monkeypatch):

@@ -58,6 +58,21 @@ def test_a_command_exits_with_its_code(capsys):
     assert run(lambda: None, capsys) == (None, "") and run(lambda: 130, capsys) == (130, "")
 
 
+def test_a_command_ends_well_where_nobody_listens(monkeypatch):
+    """Python has no sys.stdout where a job closes it."""
+    monkeypatch.setattr(errors.sys, "stdout", None)
+    with pytest.raises(SystemExit) as exited:
+        errors.run(lambda: 0)
+    assert exited.value.code == 0
+
+
+@pytest.mark.parametrize("text", ["-1", "-0.5", "-.5", "-1e-3"])
+def test_a_negative_number_is_a_value(text):
+    parser = errors.Parser()
+    parser.add_argument("--rate", type=float)
+    assert parser.parse_args(["--rate", text]).rate == float(text)
+
+
 def test_options_are_not_abbreviated(capsys):
     parser = errors.Parser(prog="main.py")
     parser.add_argument("--savedir")

@@ -138,6 +138,13 @@ def test_a_lock_names_the_process_that_holds_it(tmp_path):
         assert str(refused.value).endswith(f"({shlex.join(words)}) waits")
 
 
+@pytest.mark.parametrize("value", ["", "0"])
+def test_no_lock_0_locks(value, monkeypatch, tmp_path):
+    monkeypatch.setenv("NO_LOCK", value)
+    with files.locked(tmp_path / "lock", ""), open(tmp_path / "lock") as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_refused_unless_no_lock_is_set(number, monkeypatch, tmp_path):
     monkeypatch.delenv("NO_LOCK", raising=False)

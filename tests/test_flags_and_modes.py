@@ -562,7 +562,7 @@ def test_a_surrogate_meets_the_tasks_of_the_attacked_run(greys, tmp_path):
     assert {name: getattr(found.run, name) for name in others} == others
     for changed in ({"way": 4}, {"dataset": "omniglot"}, {"split": "background"}):
         run = dataclasses.replace(attacked.run, **changed)
-        with pytest.raises(UserError, match="contradicts the run"):
+        with pytest.raises(UserError, match=r"cannot be used for these tasks .*contradicts the run"):
             main.config_of_surrogate(dataclasses.replace(attacked, run=run), str(tmp_path / "a"))
     with pytest.raises(UserError, match="was trained on other data"):
         main.config_of_surrogate(attacked, str(tmp_path / "b"))
@@ -583,7 +583,7 @@ def test_training_tasks_of_more_classes_than_there_are_are_refused(greys, tmp_pa
     """A Prototypical Network's may have more classes than its tests."""
     flags = small(model="protonet", n_steps=None, train_way=25)
     refused = call("main.py", "--savedir", tmp_path / "a", "--data_dir", greys, *flags)
-    assert_refused(refused, "--way 25 is more than the 24 train classes")
+    assert_refused(refused, "--train_way 25 is more than the 24 train classes")
 
 
 @pytest.mark.parametrize("mode", ["classify", "draw"])
@@ -596,6 +596,34 @@ def test_a_mode_that_uses_a_run_computes_where_it_is_told(mode):
 
 def test_the_shipped_runs_are_two_that_are_there():
     assert len(set(main.SHIPPED)) == 2 and all(path.is_file() for path in main.SHIPPED)
+
+
+def test_a_repeated_flag_adds_folders(tmp_path):
+    assert main.read_command(["--mode", "compare", "--savedir", "a", "--savedir", "b", "c"])["savedir"] == [
+        "a",
+        "b",
+        "c",
+    ]
+    words = "--mode", "meta_test", "--savedir", tmp_path / "a", "--savedir", tmp_path / "b"
+    assert_refused(call("main.py", *words), "--mode meta_test takes one --savedir, not 2")
+
+
+@pytest.mark.parametrize("words", [["meta_test", "--savedir", "a"], ["--savedir", "a", "-mode", "meta_test"]])
+def test_a_word_without_a_flag_is_told_what_it_lacks(words):
+    assert_refused(call("main.py", *words), "belongs to no flag: write --NAME", "--mode MODE")
+
+
+@pytest.mark.parametrize("mode", ["meta_train", "meta_test", "export", "collapse", "attack"])
+def test_a_mistyped_flag_from_python_is_refused(mode, tmp_path):
+    with pytest.raises(UserError, match=f"--mode {mode} has no flag n_train_iter: see"):
+        main.MODES[mode].call(tmp_path, {"n_train_iter": 5})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_no_savedir():
+    for mode in ("meta_test", "weights", "meta_train"):
+        done = call("main.py", "--mode", mode, "--savedir", main.SHIPPED[0])
+        assert_refused(done, "is a file: give it as --weights, and a new folder as --savedir")
 
 
 def test_a_mode_takes_one_run(tmp_path):

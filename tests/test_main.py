@@ -78,6 +78,14 @@ def tested(run) -> Path:
     return run
 
 
+def test_data_that_moved_are_asked_for(run, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text()) | {"data_dir": "/home/somebody/data"}
+    (copy / "config.json").write_text(json.dumps(config))
+    done = call("main.py", "--mode", "meta_test", "--savedir", copy, "--n_test_iters", 2)
+    assert_refused(done, "there is no dataset in /home/somebody/data", "in another folder, give that as --data_dir")
+
+
 def test_meta_train_leaves_the_logs_of_the_reference(run):
     log = (run / "meta_train.log").read_text()
     assert "inner_lr: 0.1\n" in log and "n_train_iters: 120\n" in log
@@ -155,7 +163,7 @@ def test_meta_test_writes_its_result(tested):
     assert wide == f"interval over test classes : +- {result['interval95_classes']:f}"
     assert result["interval95_classes"] == pytest.approx(over_classes(accs / 100, result["classes"]))
     assert np.shape(result["classes"]) == (7, result["settings"]["way"])
-    assert not (tested / "meta_test.part.json").exists()
+    assert not list((tested / "tests").glob("*.part"))
 
 
 def again(tested, tmp_path, *flags) -> tuple[dict, dict]:

@@ -269,6 +269,18 @@ def test_settings_are_checked_wherever_they_come_from():
         Steps().steps = 1
 
 
+def test_numbers_of_numpy_and_paths_are_taken_as_their_flags_would_give_them(tmp_path, monkeypatch):
+    """From Python. JSON knows no numbers of numpy's."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    flags = {"way": np.int64(5), "inner_lr": np.float64(0.25), "data_dir": tmp_path, "model": "maml"}
+    config = Config.of_flags(flags)
+    assert json.loads(json.dumps(config.to_json()))["inner_lr"] == 0.25 and type(config.run.way) is int
+    assert config.run.data_dir == str(tmp_path)
+    assert Config.of_flags({"data_dir": "~/data"}).run.data_dir == str(tmp_path / "data")
+    with pytest.raises(UserError, match="way cannot be 1 "):
+        Config.of_flags({"way": np.int64(1)})
+
+
 def test_a_flag_is_declared_once_and_takes_its_default_and_another_value():
     for mode in main.MODES:
         for name, field in declared.fields_of(mode).items():
@@ -306,7 +318,7 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
             assert str(value) == f"{tmp_path}/x", (program, action.dest)
             paths.add(action.dest)
     assert paths >= {"savedir", "weights", "data_dir", "surrogate", "support", "pictures", "out", "program"}, paths
-    assert bench.read_command(["--export", "~/x"])[2].export == tmp_path / "x"
+    assert bench.read_command(["--export", "~/x", "--data_dir", "d"])[2].export == tmp_path / "x"
     asked = get_data.parse(["--dataset=mine", "--source=~/x", "--data_dir=~/d", "--split_file=~/x"])
     assert asked.target == tmp_path / "d/mine"
     assert asked.settings.source == asked.settings.split_file == tmp_path / "x"

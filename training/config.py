@@ -14,7 +14,7 @@ from errors import UserError
 from learners import LEARNERS, classes_for
 from perturbations import PERTURBATIONS
 from ranges import can_be_range
-from settings import CommandLine, Settings, by_owners, path_text, positive, setting, short, whole
+from settings import CommandLine, Settings, by_owners, folder_name, path_text, positive, setting, short, whole
 from sources.preparation import can_be_preparation
 from training import test_results, weights
 from training.devices import PRECISIONS
@@ -53,13 +53,6 @@ def norm_and_radius(text: str) -> str:
     return text
 
 
-def folder_name(text: str) -> str:
-    """Read a dataset's name."""
-    if not text or Path(text).name != text:
-        raise argparse.ArgumentTypeError(f"must be a dataset's name, the folder's below --data_dir, not {text!r}")
-    return text
-
-
 @dataclass(frozen=True)
 class RunSettings(Settings):
     """Device, data, tasks and learner."""
@@ -73,7 +66,7 @@ class RunSettings(Settings):
     )
     gpu_id: str | None = setting(
         None,
-        "GPU to use, or several to share a metabatch: 0,1; -1 for none (default: CUDA_VISIBLE_DEVICES, or 0)",
+        "GPU to use, or in training several, as in 0,1; -1 for none (default: CUDA_VISIBLE_DEVICES, or 0)",
         gpus,
         overridable_in=("test", "resume"),
         reset_for_test=True,
@@ -277,6 +270,12 @@ class Config:
                 raise UserError(f"--{one.name} {flag} contradicts the run, which has {values[one.name]}: {remedy}")
         return self.of_flags(values | flags, self.facts)
 
+    def refuse_idle(self, flags: Mapping) -> None:
+        """Raise UserError if a flag of the learner or of the perturbation does nothing beside their other settings."""
+        for part in (self.learner, self.perturbation):
+            if idle := sorted(part.idle() & flags.keys()):
+                raise UserError(f"--{idle[0]} does nothing here, because of other settings (see --help): leave it out")
+
     def own(self) -> dict:
         """Return the settings of the learner and of the perturbation, by name."""
         return self.learner.values() | self.perturbation.values()
@@ -356,5 +355,5 @@ def add_flags(
         add("its perturbation", fields(perturbation.settings_class))
         return
     for option, owners in own_fields().items():
-        for names, declared in by_owners(owners).items():
+        for names, declared in by_owners(owners, bool(of_run)).items():
             add(f"{option} {' or '.join(names)}", declared)

@@ -74,7 +74,7 @@ def set_up(gpu_id: str | None, metabatch: int, precision: str, distribute: bool)
         gpus = tf.config.list_physical_devices("GPU")
     if gpu_id not in (None, "-1") and len(gpus) < len(gpu_id.split(",")):
         usable = f"only {len(gpus)} of these" if gpus else "none of these"
-        remedy = NO_CUDA if has_nvidia_gpu() and not gpus else "choose others, or leave --gpu_id out"
+        remedy = NO_CUDA if has_nvidia_gpu() and not gpus else "give others, or -1 for the CPU"
         raise UserError(f"--gpu_id {gpu_id}: TensorFlow can use {usable}: {remedy}")
     cores = usable_cores()
     # Also where processes share the metabatch: the number of threads decides how sums are rounded.

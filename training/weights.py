@@ -185,6 +185,7 @@ def starting_in(savedir: Path, path: Path, settings: dict | None) -> Iterator[No
     if not started and start.exists():
         raise UserError(f"{start} is of another file of weights: remove it, or choose another --savedir")
     before = {file.name for file in savedir.iterdir()} if savedir.exists() else None
+    parents = [folder for folder in savedir.parents if not folder.exists()]
     savedir.mkdir(parents=True, exist_ok=True)
     wrote = [LOCK] * (LOCK not in (before or ()))
     try:
@@ -201,8 +202,8 @@ def starting_in(savedir: Path, path: Path, settings: dict | None) -> Iterator[No
             if {file.name for file in savedir.iterdir()} - (before or set()) <= set(wrote):
                 for name in wrote:
                     (savedir / name).unlink(missing_ok=True)
-                if before is None:
-                    savedir.rmdir()
+                for folder in [savedir, *parents] if before is None else ():
+                    folder.rmdir()
         raise
 
 

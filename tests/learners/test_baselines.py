@@ -9,9 +9,11 @@ import tensorflow as tf
 import data
 import layers
 import learners
+import main
 import model
 import numerics
 from conftest import assert_refused, call, flags_of
+from errors import UserError
 from learners import heads
 from model import Episode
 from perturbations.draws import task_noise
@@ -254,6 +256,28 @@ def test_the_baseline_is_trained_on_minibatches_and_tested_with_every_head(data_
     bench = RUN | {"data_dir": data_dir, "model": "baseline", "n_val_tasks": None}
     exported = call("bench.py", *flags_of(bench), "--export", tmp_path / "x")
     assert_refused(exported, "--model baseline is trained on minibatches: train it with main.py")
+
+
+@pytest.mark.parametrize(
+    ("head", "idle"),
+    [
+        ("nearest", ["head_penalty", "finetune_steps", "finetune_lr"]),
+        ("logistic", ["head_scale", "finetune_steps", "finetune_lr"]),
+        ("ridge", ["finetune_steps", "finetune_lr"]),
+        ("finetune", ["head_penalty"]),
+    ],
+)
+def test_flags_that_a_head_does_not_use_are_refused(head, idle, tmp_path):
+    """They would make a second result of the same test."""
+    own = {"dataset": "glyphs", "way": 3, "shot": 1, "query": 2, "seed": 0, "model": "nearest"}
+    (tmp_path / "config.json").write_text(json.dumps(own))
+    names = ["head_penalty", "head_scale", "finetune_steps", "finetune_lr"]
+    for name in names:
+        if name in idle:
+            with pytest.raises(UserError, match=f"--{name} does nothing here"):
+                main.config_of_test(tmp_path, {"head": head, name: 3})
+        else:
+            assert main.config_of_test(tmp_path, {"head": head, name: 3}).own()[name] == 3
 
 
 def test_what_needs_no_training_is_tested_and_compared_as_every_run(data_dir, tmp_path):

@@ -288,6 +288,18 @@ def test_what_a_dataset_was_made_with_is_not_another_flags(tmp_path):
         get_data.refuse_other_settings(tmp_path, manifest, {"split_file": table})
 
 
+def test_a_split_that_was_given_is_none_of_a_seed(tmp_path):
+    """A table of classes, or folders, made it: a seed or shares that are asked for now did not."""
+    manifest = {"split_seed": None, "shares": None, "rotations": 1, "image_shape": [28, 28, 1]}
+    manifest |= {"source": {"given": "", "files": []}}
+    asked = {"split_seed": 7, "shares": [0.5, 0.2, 0.3]}
+    get_data.refuse_other_settings(tmp_path / "mine", manifest, asked)  # their defaults
+    for name in asked:
+        with pytest.raises(get_data.UserError, match=f"not split at random, so --{name} cannot apply"):
+            get_data.refuse_other_settings(tmp_path / "mine", manifest, asked, {name, "size"})
+    get_data.refuse_other_settings(tmp_path / "mine", manifest | {"split_seed": 7}, {"split_seed": 7}, {"split_seed"})
+
+
 def test_another_source_is_another_dataset(tmp_path, monkeypatch):
     """The same folder may have several names, and may be named from another working folder."""
     for name in ("a/pictures", "b/pictures", "b/others"):

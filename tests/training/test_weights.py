@@ -138,6 +138,12 @@ def test_other_shapes_are_refused_and_nothing_is_left(trained, data_dir, tmp_pat
     assert not (tmp_path / "a").exists()
 
 
+def test_a_refused_start_leaves_no_folder(trained, data_dir, tmp_path):
+    words = "--weights", trained / "weights.npz", "--savedir", tmp_path / "a/b/run", "--data_dir", tmp_path
+    assert call("main.py", "--mode", "meta_test", *words).returncode == 2
+    assert not (tmp_path / "a").exists()
+
+
 def test_other_data_are_refused(trained, tmp_path):
     made = call("get_data.py", "--dataset", "glyphs", "--data_dir", tmp_path / "data", "--seed", 1)
     assert made.returncode == 0
