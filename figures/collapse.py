@@ -63,9 +63,11 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
         spread = f"{MEAN} training tasks of the last measured iteration"
         tested = {name: [row for row in rows if row["iter"] == rows[-1]["iter"]] for name, rows in watched.items()}
     features = {name: layers_of(rows)[-2] for name, rows in tested.items()}
-    caption = f"NC1 to NC4 of the features by inner steps; {spread}.{note_on_zeros(tested)}"
+    shown = {name: select(rows, layer=features[name]) for name, rows in tested.items()}
+    caption = f"NC1 to NC4 of the features by inner steps; {spread}.{note_on_zeros(shown)}"
     section.add("collapse_steps", caption, by_step(tested, features))
     caption = f"NC1, NC2 and NC4 of the query set by layer (outputs of the blocks after pooling); {spread}."
+    caption += note_on_zeros({name: select(rows, set="query") for name, rows in tested.items()})
     section.add("collapse_layers", caption, by_layer(tested, "query"))
     advance()
 
@@ -81,11 +83,13 @@ def draw_iterations(section: Section, watched: dict[str, Rows]) -> None:
         ("logits", "query", logits, "logits of the query set"),
     ):
         caption = f"Traces of the covariances within and between classes, and their shares: {kind}; {spread}."
-        section.add(f"collapse_traces_{name}", caption + note_on_zeros(watched), traces(watched, part, layers))
+        shown = {run: select(rows, set=part, layer=layers[run]) for run, rows in watched.items()}
+        section.add(f"collapse_traces_{name}", caption + note_on_zeros(shown), traces(watched, part, layers))
     for part in ("query", "support"):
         caption = f"NC1 to NC4 of the features of the {part} set by meta-iterations; {spread}."
+        shown = {run: select(rows, set=part, layer=features[run]) for run, rows in watched.items()}
         section.add(
-            f"collapse_iterations_{part}", caption + note_on_zeros(watched), by_iteration(watched, part, features)
+            f"collapse_iterations_{part}", caption + note_on_zeros(shown), by_iteration(watched, part, features)
         )
 
 
@@ -105,7 +109,10 @@ def traces(runs: dict[str, Rows], part: str, layers: dict[str, str]) -> Figure:
     for (upper, lower), (title, (_, place)) in zip(axes.T, MODELS.items(), strict=True):
         for colour, name, rows in coloured(runs):
             for row in (shown := select(rows, set=part, layer=layers[name], **place)):
-                row["share_between"] = 1 - row["share_within"]
+                spreads = {
+                    name.replace("within", "between"): row[name] for name in row if name.startswith("share_within_")
+                }
+                row.update(spreads, share_between=1 - row["share_within"])
             for which, style in zip(("within", "between"), TRACES.values(), strict=True):
                 for ax, measure in ((upper, f"trace_{which}"), (lower, f"share_{which}")):
                     draw_measure(ax, shown, measure, "iter", color=colour, linestyle=style)

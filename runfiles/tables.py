@@ -339,9 +339,9 @@ def collapse(outcome) -> str:
             for row in result["rows"]:
                 if row["layer"] == features and row["step"] in (min(steps), max(steps)):
                     when = "before" if row["step"] == min(steps) else "after"
-                    cells = [with_interval(row[key], row[f"{key}_ci95"]) for key in FEATURES.values()]
+                    cells = [with_interval(row[key], row.get(f"{key}_ci95")) for key in FEATURES.values()]
                     rows.append([f"{row['set']}, {when}", f"{run.title}, seed {seed}", *cells])
-    return markdown(["", "", *FEATURES], sorted(rows, key=lambda row: row[0]))
+    return markdown(["", "", *FEATURES], sorted(rows, key=lambda row: row[0].replace("before", "")))  # before it first
 
 
 def with_interval(mean: float | None, half: float | None) -> str:

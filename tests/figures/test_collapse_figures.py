@@ -200,12 +200,18 @@ def test_a_caption_says_that_zeros_are_not_on_logarithmic_axes(captions):
     names = {"watched": ("collapse_traces_support", "collapse_iterations_query"), "tested": ("collapse_steps",)}
     for kind in (None, *kinds):
         rows = {one: [row.copy() for row in own] for one, own in kinds.items()}
-        if kind:
-            rows[kind][-1]["nc1"] = 0.0
+        for row in rows[kind] if kind else ():
+            row["nc1"] = 0.0
         asked = captions(one=rows)
         for other, figures in names.items():
             for figure in figures:
                 assert ("Zeros (one row per class" in asked[figure][0]) == (other == kind), (kind, figure)
+    rows = {one: [row.copy() for row in own] for one, own in kinds.items()}
+    for row in rows["tested"]:
+        if row["layer"] == "logits":
+            row["nc1"] = 0.0
+    asked = captions(one=rows)  # of rows that another figure draws
+    assert "Zeros" not in asked["collapse_steps"][0] and "Zeros" in asked["collapse_layers"][0]
 
 
 def test_a_caption_says_what_is_drawn_of_runs_that_were_watched_alone(captions):
