@@ -87,9 +87,9 @@ def square(
     or below x, and keep it if that raises the image's margin. `step` is ignored.
 
     The first perturbation is stripes. The squares first cover `share` of the image, and shrink by the source's
-    schedule. Lost images do not change any more in a
-    restart, and are clean in later ones; the authors' code does not query them again. If images are attacked
-    together, an image's margin depends on the others: it is compared with the margin at the last accepted square.
+    schedule. Lost images do not change any more in a restart, and are clean in later ones; the authors' code does not
+    query them again. If images are attacked together, an image's margin depends on the others: it is compared with the
+    margin at the last accepted square.
 
     Differs from the authors' code, github.com/max-andr/square-attack: there, share is 0.05, and 0.8 for MNIST, which
     resembles Omniglot; here a square may be as large as the image, and may change nothing.

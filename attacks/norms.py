@@ -55,8 +55,8 @@ def along_gradient(order: float) -> Callable:
 
 
 def sparse_direction(g, x):
-    """Return a step along the signs of an image's largest gradients, a hundredth of all, but not of pixels
-    at the edge of [0, 1] that would leave it."""
+    """Return a step along the signs of an image's largest gradients, a hundredth of all, but not of pixels at the edge
+    of [0, 1] that would leave it."""
     outward = ((x <= 0) & (g < 0)) | ((x >= 1) & (g > 0))
     g = tf.where(outward, tf.zeros_like(g), g)
     chosen = max(1, round(SPARSE * g.shape[-1]))
