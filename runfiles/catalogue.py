@@ -145,9 +145,15 @@ regularisers = Study(
     runs=PAIR | {name: perturbed(title, name) for name, title in ABLATIONS.items()} | REGULARISERS | LEARNERS,
     tests=TESTED,
     baseline="maml",
-    tables={"accuracy": tables.differences, "strengths": tables.strengths},
+    tables={
+        "accuracy": tables.differences,
+        "strengths": tables.strengths,
+        "parts": tables.pairs({
+            ABLATIONS[name]: ("metadrop", name) for name in ("deterministic", "variance", "parameters", "fixed")
+        }),
+    },
     figures={"accuracy": plots.differences},
-)
+)  # fmt: skip
 
 exact = Study(
     name="exact",
@@ -170,6 +176,7 @@ gradients = Study(
     tests=TESTED,
     tables={"pairs": tables.pairs({
         "published": ("maml", "metadrop"), "exact": ("maml_exact", "metadrop_exact"),
+        "each with its better gradient": ("maml_exact", "metadrop"),
         "MAML, published and exact": ("maml", "maml_exact"),
         "Meta-dropout, published and exact": ("metadrop", "metadrop_exact"),
     })},
