@@ -564,7 +564,7 @@ def main() -> int:
     if not savedirs:
         raise UserError("--savedir is missing: name the folder of the run, for example --savedir results/first")
     if savedirs[0].is_file():
-        raise UserError(f"--savedir {savedirs[0]} is a file: give it as --weights, and a new folder as --savedir")
+        raise UserError(f"--savedir {savedirs[0]} is a file: name a folder, and give a file of weights as --weights")
     for flag, runs in (("savedir", savedirs), ("weights", files)):
         if len(runs) > 1:
             raise UserError(f"--mode {mode} takes one --{flag}, not {len(runs)}")

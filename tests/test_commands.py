@@ -124,7 +124,7 @@ def test_every_command_has_the_flags_of_its_program(page, tmp_path, monkeypatch)
 # ---- the commands that can run in seconds
 
 SLOW = r"--backbone|results/mini|results/photos|--mode draw"
-NOT_HERE = r"--dataset (omniglot|mimgnet|cifar_fs|cub|eurosat)"  # get_data.py would download them
+NOT_HERE = r"--dataset (omniglot|mimgnet|cifar_fs|cub|eurosat|flowers)"  # get_data.py would download them
 SHORT = {
     "meta_train": "--n_train_iters 1 --val_every 0",
     "meta_test": "--n_test_iters 2",

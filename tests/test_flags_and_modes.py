@@ -623,7 +623,7 @@ def test_a_mistyped_flag_from_python_is_refused(mode, tmp_path):
 def test_a_file_is_no_savedir():
     for mode in ("meta_test", "weights", "meta_train"):
         done = call("main.py", "--mode", mode, "--savedir", main.SHIPPED[0])
-        assert_refused(done, "is a file: give it as --weights, and a new folder as --savedir")
+        assert_refused(done, "is a file: name a folder, and give a file of weights as --weights")
 
 
 def test_a_mode_takes_one_run(tmp_path):

@@ -516,8 +516,8 @@ def test_places_that_cannot_be_are_one_sentence(tmp_path, monkeypatch):
         (("--savedir", "a", "--data_dir", ""), "--data_dir: it is empty"),
         (("--mode", "attack", "--savedir", "a", "--surrogate", ""), "--surrogate: it is empty"),
         (("--mode", "meta_test", "--savedir", "a" * 300), "File name too long"),
-        (("--mode", "meta_test", "--savedir", tmp_path / "file", "--weights", shipped),
-         "Not a directory"),
+        (("--mode", "meta_test", "--savedir", tmp_path / "file", "--weights", shipped), "file: name a folder"),
+        (("--mode", "meta_test", "--savedir", tmp_path / "file/run", "--weights", shipped), "Not a directory"),
         (("--savedir", "a", "--adversarial_steps", 3), "--adversarial_steps needs an attack"),
         (("--savedir", "a", "--meta_lr", "inf"), "must be a number above 0"),
     ):  # fmt: skip

@@ -150,8 +150,9 @@ class Engine:
         split: without its pixels, which are an argument. `training_inputs` returns the other arguments. Each of several
         replicas computes its share of the tasks, and all take the same step.
         """
-        values = read(params)
-        mean = self.mean_gradient(split, values, pixels, classes, images, seed)
+        tasks, values = self.share_of(classes, images, seed), read(params)
+        sums = self.over_tasks(*self.gradient_of(split, values, pixels))(tasks)
+        mean = self.mean_of(values, sums)
         new_params, new_slots, finite = self.update(values, read(slots), mean, rate)
         for variables, new in ((params, new_params), (slots, new_slots)):
             for name, variable in variables.items():

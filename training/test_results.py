@@ -141,9 +141,9 @@ def comparable_attack(result: dict) -> dict:
     is its own surrogate with other noise."""
     attack = dict(result["settings"]["attack"])
     if surrogate := attack.get("surrogate"):
-        digest, attack["surrogate_draws"] = surrogate["weights_sha256"], surrogate["draws"]
-        of_itself = digest == result["weights_sha256"]
-        attack["surrogate"] = "itself" if of_itself else f"{surrogate['model']} {digest[:12]}"
+        digest, attack["surrogate_draws"] = surrogate.get("weights_sha256", ""), surrogate.get("draws")
+        of_itself = digest == result.get("weights_sha256")
+        attack["surrogate"] = "itself" if of_itself else f"{surrogate.get('model')} {digest[:12]}"
     return attack
 
 

@@ -422,7 +422,7 @@ def test_pictures_in_wrong_places_are_refused(tmp_path):
 def test_the_command_line_of_ones_own_images(tmp_path):
     lay(tmp_path / "in", {"a": 1, "b": 1})
     assert_refused(call("get_data.py", "--dataset", "mine", "--data_dir", tmp_path), "give the --source of your own")
-    assert_refused(get(tmp_path / "in", tmp_path, name="../mine"), "must be a name for a folder")
+    assert_refused(get(tmp_path / "in", tmp_path, name="../mine"), "must be a dataset's name")
     assert_refused(get("tfds:mnist", tmp_path, name="omniglot"), "choose another name than omniglot")
     assert_refused(get(tmp_path / "in", tmp_path, "--channels", 2), "--channels")
     assert_refused(get(tmp_path / "in", tmp_path, "--size", 1), "--size")

@@ -95,7 +95,7 @@ def test_a_missing_gpu_is_refused_and_not_replaced_by_the_cpu(data_dir, tmp_path
     flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, *settings)
     for gpus in ("7", "0", "0,1"):
         refused = call("main.py", *flags, "--gpu_id", gpus)
-        assert_refused(refused, f"--gpu_id {gpus}: TensorFlow can use none of these: choose others, or leave --gpu_id")
+        assert_refused(refused, f"--gpu_id {gpus}: TensorFlow can use none of these: give others, or -1 for the CPU")
     monkeypatch.setattr(devices, "has_nvidia_gpu", lambda: True)
     assert_refused(call("main.py", *flags, "--gpu_id", 0), "install CUDA's libraries with: .venv/bin/pip install")
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["the only GPU"])
