@@ -312,7 +312,7 @@ def profile(engine: Engine, step: Callable[[], object]) -> dict:
 def bench() -> int:
     mode, on_dataset, own, config = read_command()
     split, test, facts = load_splits(on_dataset, own, config)
-    machine = main.start(config.run, distribute=not (own.export or own.check))  # these are of one device
+    machine = main.start(config.run, distribute=not (own.export or own.check))  # an export and a check use one device
     if own.profile and machine.gpu:
         raise UserError("--profile times the kernels of a CPU: give --gpu_id -1 or leave --profile out")
     config = config.with_facts(train_classes=split.classes)

@@ -63,12 +63,10 @@ def draw(runs: list[Run], section: Section, selection: Selection, advance: Calla
         spread = f"{MEAN} training tasks of the last measured iteration"
         tested = {name: [row for row in rows if row["iter"] == rows[-1]["iter"]] for name, rows in watched.items()}
     features = {name: layers_of(rows)[-2] for name, rows in tested.items()}
-    shown = {name: select(rows, layer=features[name]) for name, rows in tested.items()}
-    caption = f"NC1 to NC4 of the features by inner steps; {spread}.{note_on_zeros(shown)}"
+    caption = f"NC1 to NC4 of the features by inner steps; {spread}.{note_on_zeros(tested, features)}"
     section.add("collapse_steps", caption, by_step(tested, features))
     caption = f"NC1, NC2 and NC4 of the query set by layer (outputs of the blocks after pooling); {spread}."
-    caption += note_on_zeros({name: select(rows, set="query") for name, rows in tested.items()})
-    section.add("collapse_layers", caption, by_layer(tested, "query"))
+    section.add("collapse_layers", caption + note_on_zeros(tested, set="query"), by_layer(tested, "query"))
     advance()
 
 
@@ -83,19 +81,19 @@ def draw_iterations(section: Section, watched: dict[str, Rows]) -> None:
         ("logits", "query", logits, "logits of the query set"),
     ):
         caption = f"Traces of the covariances within and between classes, and their shares: {kind}; {spread}."
-        shown = {run: select(rows, set=part, layer=layers[run]) for run, rows in watched.items()}
-        section.add(f"collapse_traces_{name}", caption + note_on_zeros(shown), traces(watched, part, layers))
+        caption += note_on_zeros(watched, layers, set=part)
+        section.add(f"collapse_traces_{name}", caption, traces(watched, part, layers))
     for part in ("query", "support"):
         caption = f"NC1 to NC4 of the features of the {part} set by meta-iterations; {spread}."
-        shown = {run: select(rows, set=part, layer=features[run]) for run, rows in watched.items()}
-        section.add(
-            f"collapse_iterations_{part}", caption + note_on_zeros(shown), by_iteration(watched, part, features)
-        )
+        caption += note_on_zeros(watched, features, set=part)
+        section.add(f"collapse_iterations_{part}", caption, by_iteration(watched, part, features))
 
 
-def note_on_zeros(runs: dict[str, Rows]) -> str:
-    """Return a sentence if a measure that has a logarithmic axis is 0 in a row."""
-    zeros = any(row[name] == 0 for rows in runs.values() for row in rows for name in LOGARITHMIC)
+def note_on_zeros(runs: dict[str, Rows], layers: dict[str, str] | None = None, **place) -> str:
+    """Return a sentence if a measure that has a logarithmic axis is 0 in a row of this place, and of these layers, {run
+    name: layer}."""
+    shown = (select(rows, **place, **({"layer": layers[run]} if layers else {})) for run, rows in runs.items())
+    zeros = any(row[name] == 0 for rows in shown for row in rows for name in LOGARITHMIC)
     return " Zeros (one row per class has no variance within classes) are not on logarithmic axes." * zeros
 
 

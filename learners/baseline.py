@@ -51,9 +51,7 @@ class HeadSettings(Settings):
     finetune_lr: float = setting(0.1, "step size of --head finetune", positive, overridable_in=["test"])
 
     def idle(self) -> set[str]:
-        used = {"logistic": {"head_penalty"}, "ridge": {"head_penalty", "head_scale"}, "nearest": {"head_scale"}}
-        every = {"head_penalty", "head_scale", "finetune_steps", "finetune_lr"}
-        return every - used.get(self.head, every - {"head_penalty"})
+        return set().union(*heads.HEADS.values()) - heads.HEADS[self.head]
 
 
 class FixedFeatures(Learner):

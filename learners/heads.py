@@ -120,4 +120,8 @@ def unit(x: tf.Tensor, axis: int = -1) -> tf.Tensor:
     return tf.math.l2_normalize(x, axis, epsilon=1e-24)
 
 
-HEADS = ("nearest", "logistic", "ridge", "finetune")
+# The heads of --head, and the settings that each uses (learners/baseline.py).
+HEADS = {
+    "nearest": {"head_scale"}, "logistic": {"head_penalty"}, "ridge": {"head_penalty", "head_scale"},
+    "finetune": {"head_scale", "finetune_steps", "finetune_lr"},
+}  # fmt: skip

@@ -81,7 +81,9 @@ def digest_of_start(study: Study, record: Record) -> str | None:
     """Return the digest of a record's weights, if a run of the study begins with them and the record's does not go on
     with their training; else None. A run from the beginning may have the same settings."""
     digests = {digest_of(run.weights) for run in study.runs.values() if run.weights}
-    return record.weights_sha256 if not record.curve and record.weights_sha256 in digests else None
+    if record.curve or not digests:  # then no file needs to be read
+        return None
+    return record.weights_sha256 if record.weights_sha256 in digests else None
 
 
 class Outcome:

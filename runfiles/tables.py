@@ -245,7 +245,7 @@ def attacks(outcome) -> str:
             here = {name: attacked(outcome, (name,), test, eps) for name in names}
             rows.append([test, f"{eps:g}", *attack_cells(here)])
             for pair in LEADS.values():
-                attacked(outcome, pair, test, eps)  # refuses attacks on different episodes
+                shared(*(outcome.results(name, test) for name in pair))  # refuses attacks on different episodes
             for name, of_seed in here.items() if eps == 0.1 else ():
                 for seed, values in of_seed.items():
                     strongest.setdefault(name, {}).setdefault(seed, []).append(values)
@@ -341,7 +341,7 @@ def collapse(outcome) -> str:
                     when = "before" if row["step"] == min(steps) else "after"
                     cells = [with_interval(row[key], row.get(f"{key}_ci95")) for key in FEATURES.values()]
                     rows.append([f"{row['set']}, {when}", f"{run.title}, seed {seed}", *cells])
-    return markdown(["", "", *FEATURES], sorted(rows, key=lambda row: row[0].replace("before", "")))  # before it first
+    return markdown(["", "", *FEATURES], sorted(rows, key=lambda row: (row[0].split(",")[0], "after" in row[0])))
 
 
 def with_interval(mean: float | None, half: float | None) -> str:
