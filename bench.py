@@ -10,8 +10,8 @@ waiting); its parts by kind of kernel (`other`: reductions and copies, for examp
 not told apart), by layer and by pass; and the types of kernels that take the most. `support backward` is the inner
 gradient. The meta-gradient is `query backward` and what goes through the support set's passes. The passes of an attack
 are the query set's. The pass `other` is what belongs to no layer: losses, for example, and sums of gradients.
-copy_gb_per_s is the rate at which as many threads read float32 numbers and write their doubles, to compare element-wise
-kernels by.
+copy_gb_per_s is the rate at which `threads` threads read float32 numbers and write twice their values, to compare
+element-wise kernels by.
 """
 
 from __future__ import annotations
@@ -100,21 +100,21 @@ def read_command(argv: list[str] | None = None) -> tuple[str, bool, BenchSetting
     if mode != "meta_train" and (own.check or own.export):
         raise UserError("--check and --export need the training step: leave --mode out")
     if on_dataset and own.size:
-        raise UserError("--size sets the size of random pixels: leave it or --data_dir out")
+        raise UserError("--size is for random pixels, --data_dir for a dataset: drop one of them")
     if not on_dataset and (idle := {"train_split", "split"} & flags.keys()):
         raise UserError(f"--{min(idle)} needs a dataset: give its --data_dir, or leave it out")
     if own.profile:
         if own.export:
             raise UserError("--profile times an iteration, and --export none: leave one of them out")
         if config.run.jit == "on":
-            raise UserError("one XLA program has no passes that --profile could time: leave --jit on or --profile out")
+            raise UserError("--profile cannot time the passes of one XLA program: drop --profile or --jit on")
         if config.own().get("remat"):
-            raise UserError("--remat computes passes again under no name of theirs: leave it or --profile out")
+            raise UserError("--profile cannot name the passes that --remat repeats: drop one of them")
     if own.export:
         if not on_dataset:
             raise UserError("--export needs the dataset that the run trains on: give its --data_dir")
         if config.run.jit == "off":
-            raise UserError("--export writes an XLA program: leave --jit off out")
+            raise UserError("--export writes an XLA program: drop --jit off")
         config = config.with_run(jit="on")
     run = config.run
     if not on_dataset and (max(run.way, config.train_way) > CLASSES or run.shot + run.query > IMAGES):

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from lazy import tf
 
-FEW = 8  # `conv` and `conv_batch_norm` take shortcuts for fewer input channels, which are faster on a CPU
+FEW = 8  # for fewer input channels `conv` and `conv_batch_norm` take shortcuts, which are faster on a CPU
 EPSILON = 1e-3  # contrib batch_norm's default in the TF1 code; it matters where the weights' std is 0.02
 GAINED_EPSILON = 1e-5  # PyTorch's, where there is a gain
-# Coefficients, from the highest power's, of the polynomial of degree 8 that is next to log(1 + x) / x in [0, 1]: its
-# largest relative error, 3.0e-8, is the smallest that such a polynomial can have.
+# Coefficients, the highest power's first, of the minimax polynomial of degree 8 of log(1 + x) / x in [0, 1]: its
+# largest relative error, 3.0e-8, is the smallest that a polynomial of this degree can have.
 LOG1P = [0.00523260521, -0.029504882, 0.0782253712, -0.136631966, 0.191059836, -0.248429763, 0.333190961]
 LOG1P += [-0.499994931, 0.99999997]
 
@@ -51,9 +51,9 @@ def freed_with_graph(results):
 
 
 def recomputed(f: Callable) -> Callable:
-    """Return f, computed again when its results are differentiated, in place of keeping its intermediate tensors: less
-    memory, more time. f takes and returns any structures (tf.nest). Its results can be differentiated once, by the
-    tensors in its arguments alone: what is differentiated has to be an argument and no variable from outside."""
+    """Return f with rematerialization: intermediate tensors are not kept, but computed again when the results of f are
+    differentiated. This takes less memory and more time. f takes and returns any structures (tf.nest). Its results can
+    be differentiated once, with respect to the tensors in its arguments, and to no variable from outside."""
 
     def call(*arguments):
         leaves = tf.nest.flatten(arguments)
@@ -76,8 +76,8 @@ def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
 
 @functools.cache
 def has_bfloat16() -> bool:
-    """Return True if this machine multiplies bfloat16 by itself: a GPU does, and a processor whose flags say so, unless
-    ONEDNN_MAX_CPU_ISA forbids its instructions to oneDNN."""
+    """Return True if this machine has bfloat16 instructions: a GPU has them, and so has a processor whose flags say so,
+    unless ONEDNN_MAX_CPU_ISA is set, which may forbid oneDNN to use them."""
     native = {"avx512_bf16", "amx_bf16"} & processor_flags() and "ONEDNN_MAX_CPU_ISA" not in os.environ
     return bool(native or tf.config.list_physical_devices("GPU"))
 
@@ -162,8 +162,8 @@ def conv(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
 
 @custom_gradient
 def convolve(x, w):
-    """x [N,H,W,C], w [3,3,C,D] -> [N,H,W,D]. The gradient by x is written as a convolution, whose kernel is faster on a
-    CPU."""
+    """x [N,H,W,C], w [3,3,C,D] -> [N,H,W,D]. The gradient with respect to x is written as a convolution, whose
+    kernel is faster on a CPU."""
     y = product(lambda x, w: tf.nn.conv2d(x, w, 1, "SAME"), x, w)
     back = convolve_to_few if x.shape[-1] < FEW and x.dtype != tf.bfloat16 else convolve
     return y, lambda dy: (back(dy, turned(w)), kernel_gradient(x, dy))
@@ -188,7 +188,7 @@ def kernel_gradient(x, dy):
 
 
 def turned(w):
-    """Kernel of the convolution that is the gradient by the input: [3,3,C,D] -> [3,3,D,C]."""
+    """Return the kernel of the convolution that is the gradient with respect to the input: [3,3,C,D] -> [3,3,D,C]."""
     return tf.transpose(tf.reverse(w, [0, 1]), [0, 1, 3, 2])
 
 
@@ -426,7 +426,7 @@ def max_pool(x: tf.Tensor) -> tf.Tensor:
 def windows(x: tf.Tensor) -> tuple[tf.Tensor, Callable, Callable]:
     """Return the maxima [T,N,H//2,W//2,C] of the 2x2 windows of x [T,N,H,W,C] (or x, if its maps are single pixels),
     and two functions. `spread` puts the numbers of such a map where the maxima are (the first of equal ones), and 0
-    elsewhere; `gather` takes them back.
+    elsewhere; `gather` returns the numbers that another map of the shape of x has at these places.
 
     TensorFlow's kernel for the derivative is three times as slow on a CPU; XLA has no deterministic one, and rounds the
     second derivative to bfloat16 (4 % off). The derivative of tf.reduce_max compares the elements with the maximum: XLA
@@ -511,7 +511,8 @@ def masked(x: tf.Tensor, mask: tf.Tensor | None) -> tf.Tensor:
 
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, class_shares: tf.Tensor | None = None) -> tf.Tensor:
     """Cross entropy (nats) of each task, the mean over its rows: logits [T,N,K], labels [N,K] or [T,N,K], which may be
-    mixed -> [T]. class_shares [K]: the sum in which a label of class c has the weight class_shares[c] instead."""
+    mixed -> [T]. class_shares [K]: in place of the mean, return the sum in which a label of class c has the weight
+    class_shares[c]."""
     if class_shares is None:
         return tf.reduce_mean(cross_entropies(logits, labels), -1)
     # TensorFlow's own cross entropy has a wrong gradient for a row whose labels do not have the sum 1.

@@ -1,4 +1,4 @@
-"""The paper: what a learner is, and MAML, which a perturbation of its support pass makes Meta-dropout.
+"""The paper: what a learner is, MAML, and Meta-dropout: MAML with a perturbation of its support pass.
 
 Source of the equations: Lee, Nam, Yang and Hwang, "Meta Dropout: Learning to Perturb Latent Features for
 Generalization", ICLR 2020, and its TF1 code. Shapes: T tasks, S support and Q query images, M noise samples.
@@ -88,7 +88,7 @@ class Learner:
       run_defaults   the defaults of a run's settings that are different for this learner
       has_query_loss False if meta-training has no loss of query images, which could then not be attacked
       n_steps        its number of inner steps in testing, 0 if it has none
-      minibatch      None if a training task is an episode; else it is a minibatch of so many of the training images
+      minibatch      None if a training task is an episode; else the number of training images in a task
       optimizer      how the outer loop moves the parameters (optimizers.py), and `outer_rate`, how far
     and has `parameters`, `adapt` and `classify`. The constructor's other arguments are attributes too: image_shape
     (H, W, C), channels of a convolution, way, perturbation, bf16 (True: factors and results of convolutions and matrix
@@ -98,8 +98,8 @@ class Learner:
     `adapt` and `classify` return a penalty beside their output, [T] nats or 0.0: in meta-training the outer loss is the
     query set's cross entropy plus both penalties.
 
-    A parameter that is declared with trained=False is a running average. The optimizer leaves it alone: its gradient is
-    that of a penalty (layers.running_average_penalty): its distance from the statistics of the batch.
+    A parameter that is declared with trained=False is a running average. The optimizer does not move it. A
+    penalty (layers.running_average_penalty) makes its gradient the difference from the batch's statistics.
     """
 
     settings_class: type[Settings] = Settings
@@ -134,7 +134,7 @@ class Learner:
 
     @property
     def unused_step(self) -> int:
-        """A number of a step, for noise that no adaptation draws. One without inner steps draws as step 0."""
+        """A step number whose noise no adaptation draws. Without inner steps an adaptation draws step 0's."""
         return max(self.n_steps, 1)
 
     def parameters(self) -> dict[str, Parameter]:
@@ -163,8 +163,8 @@ class Learner:
     def meta_gradient(
         self, params: Params, episode: Episode, noise: Noise, adversary: Adversary | None = None
     ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor | None]]:
-        """Return `measure`'s numbers of the query sets, and the gradient by every parameter, summed over the tasks;
-        None where a parameter has no effect. By default this is the derivative of the outer loss.
+        """Return `measure`'s numbers of the query sets, and the gradient with respect to every parameter, summed over
+        the tasks; None where a parameter has no effect. By default this is the derivative of the outer loss.
 
         adversary: perturbs the query images after adaptation.
         """
@@ -251,8 +251,7 @@ class MAMLSettings(Settings):
     inner_lr: float = setting(0.1, "step size of the inner loop", positive, overridable_in=["test"])
     adapt: str = setting(
         "all",
-        "what the inner steps adapt: all of theta; its head alone, on features that stay (ANIL); its body alone, under "
-        "a head that stays (BOIL)",
+        "weights that the inner steps adapt: all; head: the last layer alone (ANIL); body: all others (BOIL)",
         choices=["all", "head", "body"],
     )
     meta_gradient: str = setting(
@@ -276,8 +275,8 @@ class MAML(Learner):
     inner_lr: step size of the inner loop. meta_gradient: `published` holds batch norm's backward pass constant when
     the inner gradient is differentiated, `exact` is the full second order, `first_order` none. remat: keep no maps of
     the inner steps; the backward pass computes them again. bf16: parameters, batch norm and losses stay float32.
-    Only theta is adapted; phi and batch norm's offsets are not. Of theta, adapt `head` leaves the convolutions as they
-    are (ANIL: Raghu, Raghu, Bengio and Vinyals, ICLR 2020), and `body` the head (BOIL: Oh, Yoo, Kim and Yun, ICLR
+    Only theta is adapted; phi and batch norm's offsets are not. With adapt `head` the convolutions are not adapted
+    (ANIL: Raghu, Raghu, Bengio and Vinyals, ICLR 2020), with `body` the head is not (BOIL: Oh, Yoo, Kim and Yun, ICLR
     2021, whose code adapts batch norm's gain and offset with the body). The inner loss is the support set's cross
     entropy and the perturbation's penalty.
     """
@@ -438,8 +437,8 @@ class MAML(Learner):
         return self.perturbation.labels(y, self.query_draw(noise))
 
     def untrained(self) -> list[str]:
-        """Return the names of the parameters that act through the support set's gradients alone, where these are
-        constants to the outer loss, or where there is no inner step: the graph of one step has no gradient by them."""
+        """Return the names of the parameters that act through the support set's gradients alone, if the outer loss
+        takes these as constants or if there is no inner step. They have no gradient in the graph of one step."""
         if self.n_steps and self.settings.meta_gradient != "first_order":
             return []
         one = copy.copy(self)

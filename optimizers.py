@@ -28,7 +28,7 @@ def clip(gradient: tf.Tensor, norm: float | None) -> tf.Tensor:
 
 
 def adam(gradient: tf.Tensor, slots: Slots, rate) -> tuple[tf.Tensor, Slots]:
-    """Adam (Kingma and Ba, ICLR 2015) in Keras' formula, whose own cannot be applied as a pure function."""
+    """Adam (Kingma and Ba, ICLR 2015) by the formula of Keras, whose own class is no pure function."""
     t = slots["t"] + 1
     m = slots["m"] + (gradient - slots["m"]) * (1 - BETA_1)
     v = slots["v"] + (tf.square(gradient) - slots["v"]) * (1 - BETA_2)

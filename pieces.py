@@ -36,12 +36,12 @@ def largest_divisor(n: int, most: int) -> int:
 
 
 def block(x, weights: tuple, form: Elementwise, beta, samples: int = 1, training: bool = False) -> tf.Tensor:
-    """max_pool(relu(batch_norm(form(conv(x)))), each noise sample normalised by its own statistics. It is made to be
-    differentiated once; a second derivative is slow, and holds nothing constant.
+    """Return max_pool(relu(batch_norm(form(conv(x))))), each noise sample normalised by its own statistics.
+    Differentiate it only once: a second derivative is slow, and holds no backward pass constant.
 
     x [1,N,H,W,C], sample-major -> [1,N,H//2,W//2,D]. weights: w and b as `layers.conv` takes them for one task. beta:
     batch norm's offset, [D] or [samples,1,1,1,D]. training: True if all weights are trained; then all convolutions are
-    computed as one, which is faster, but has no gradient by some of the weights alone.
+    computed as one, which is faster, but has no gradient with respect to some of the weights alone.
     """
     kernels = [(tf.reshape(w, w.shape[-4:]), tf.reshape(b, [-1])) for w, b in (weights, *form.kernels)]
     if training:
@@ -107,7 +107,7 @@ def normalised(
             offset, dmaxima = rstd * dy_mean - mean * slope, tf.reshape(rstd * dy, [1, -1, *dy.shape[2:]])
 
             def gradient_of_piece(i, by_weights: bool):
-                """Return the gradients by the weights, or by a piece of the inputs."""
+                """Return the gradients with respect to the weights, or to a piece of the inputs."""
                 here = [[tf.identity(t) for t in ts] for ts in (piece(inputs, i), weights)]
                 ys = convolve(*here[0], *here[1])
                 line = of_sample(slope, i), of_sample(offset, i)
@@ -135,10 +135,10 @@ def normalised(
 
 @functools.lru_cache(maxsize=32)
 def programs(f: Callable, depth: int) -> tuple[Callable, Callable, Callable]:
-    """Return what XLA computes of a piece, three compiled functions, which all blocks with the same f share: the
-    element-wise function of the convolutions ys and of maps; what is kept of its result; and the gradients by ys.
+    """Return three functions that XLA compiles, shared by all blocks with the same f: f of the convolutions ys and of
+    maps; the windows' maxima, the mean and the variance of its result; the gradients with respect to ys.
 
-    Two are for the forward pass, because in one XLA would compute f again for each consumer.
+    The forward pass takes two, because in one XLA would compute f again for each result.
     """
 
     def combined(ys, maps):
@@ -149,7 +149,7 @@ def programs(f: Callable, depth: int) -> tuple[Callable, Callable, Callable]:
         return maxima_of(z), mean, layers.group_mean(tf.math.squared_difference(z, mean))
 
     def by_convolutions(ys, maps, dmaxima, slope, offset):
-        """The maxima have a gradient, and so have the statistics, whose gradient is linear in z."""
+        """Return the gradients with respect to ys, through the maxima and (linear in z) the statistics."""
         z = combined(ys, maps)
         return tf.gradients(z, ys, spread(z, dmaxima) - (z * slope + offset))
 

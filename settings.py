@@ -39,17 +39,17 @@ def setting(
     reader: turns the flag's text into the value, or raises argparse.ArgumentTypeError. metavar: stands for the value in
     --help (None: the reader's). nargs: argparse's. alias: another name of the flag. shorthand: another flag, without a
     value, and the value of this one that it stands for.
-    Rules for a setting in config.json (training/config.py): overridable_in: where it may differ from the trained run's:
-    in a "test", in a "resume", or in a test "at_any_way", of a learner that allows this; reset_for_test: a test starts
-    with the default, not with the run's; training_only: no other mode uses it.
+    Rules for a setting in config.json (training/config.py): overridable_in: where it may differ from the trained run:
+    in a "test", in a "resume", or "at_any_way" (a test of a learner with `any_way`); reset_for_test: a test starts
+    with the default, not with the run's value; training_only: no other mode uses it.
     """
     return dataclasses.field(default=default, metadata={k: v for k, v in locals().items() if k != "default"})
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The base class of all settings. Raise ValueError for a value that no flag could give. A list becomes a tuple, a
-    number of numpy's one of Python's, and a path the text that its flag would give."""
+    """The base class of all settings. It raises ValueError for a value that no flag could give, and turns a list into a
+    tuple, a numpy scalar into a Python number, and a path into the text of its flag."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -72,7 +72,7 @@ class Settings:
         return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values})
 
     def idle(self) -> set[str]:
-        """Return the names of the settings that do nothing beside the values of the others."""
+        """Return the names of the settings that have no effect with the values of the other settings."""
         return set()
 
     def values(self) -> dict[str, Any]:
@@ -126,9 +126,9 @@ class CommandLine(Parser):
         of_run: Collection[str] = (),
         defaults: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Add a flag for each field, in a group of --help. of_run: the flags override a trained run's settings in these
-        places (`setting`), so that --help shows neither flags that contradict every other run nor most defaults.
-        defaults: the defaults that --help shows in place of the fields'."""
+        """Add a flag for each field, in a group of --help. of_run: the places (`setting`) where flags override a
+        trained run's settings; --help then hides the flags that may not differ from the run there, and the defaults
+        that the run replaces. defaults: the defaults that --help shows in place of the fields'."""
         group = self.add_argument_group(title.rstrip("."))
         for field in fields:
             rules, default = field.metadata, defaults.get(field.name, field.default)
@@ -178,8 +178,8 @@ class CommandLine(Parser):
 def by_owners(
     owners: Mapping[str, Iterable[dataclasses.Field]], of_run: bool = False
 ) -> dict[tuple[str, ...], list[dataclasses.Field]]:
-    """Group the owners' fields by the names of all owners that have them, for --help. Of fields with the same name the
-    first one is taken; if their defaults differ, its help says them all, unless the defaults are those `of_run`."""
+    """Group the owners' fields by the names of all owners that have them, for --help. If fields have the same name,
+    take the first one; if their defaults differ, its help lists them, unless `of_run`: the run has the values."""
     by_name = {}
     for owner, declared in owners.items():
         for field in declared:

@@ -42,7 +42,7 @@ def project_onto_l1(d, eps):
     descending = tf.sort(tf.abs(d), direction="DESCENDING")
     surplus = tf.cumsum(descending, -1) - eps
     count = tf.cast(tf.range(1, d.shape[-1] + 1), d.dtype)
-    # With j values above 0 left, the amount is surplus_j / j; the right j is the last with its smallest value left.
+    # If j values stay above 0, the amount is surplus_j / j; the right j is the largest at which the j-th does.
     left = tf.reduce_sum(tf.cast(descending * count > surplus, tf.int32), -1, keepdims=True)
     last = tf.maximum(left - 1, 0)
     amount = tf.gather(surplus, last, batch_dims=1) / tf.cast(last + 1, d.dtype)

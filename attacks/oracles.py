@@ -12,7 +12,7 @@ import layers
 from lazy import tf
 
 # A function of images [T,Q,H,W,C], and of the images lost so far [T,Q] (or None), that returns logits [T,Q,way] and the
-# gradient of the images' losses by the images.
+# gradient of the images' losses with respect to the images.
 Oracle = Callable
 
 # The threat models: `joint_oracle`, the same with `remaining`, and `single_oracle`. The texts end a figure's title.
@@ -34,7 +34,7 @@ LOSSES = {"cross_entropy": layers.cross_entropies, "margin": margin}  # of each 
 
 
 def mean_gradient(losses, x):
-    """Return the gradient by x [T,...] of the losses [K*T,N] of K noise draws, averaged over the draws."""
+    """Return the gradient, with respect to x [T,...], of the losses [K*T,N] of K noise draws, their mean over draws."""
     return tf.gradients(losses, x)[0] / (losses.shape[0] // x.shape[0])
 
 

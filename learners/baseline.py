@@ -39,8 +39,8 @@ class HeadSettings(Settings):
     )
     head_penalty: float = setting(
         1.0,
-        "penalty: ridge regression adds it times the squared weights to the sum of the images' losses, logistic "
-        "regression half of that",
+        "L2 penalty P: --head ridge adds P times the squared weights to the sum of the images' losses, logistic P / 2 "
+        "times",
         positive,
         overridable_in=["test"],
     )
@@ -60,7 +60,7 @@ class FixedFeatures(Learner):
     A feature vector is divided by its length. head: `nearest`: the class whose mean feature vector is nearest;
     `logistic`: logistic regression; `ridge`: ridge regression of the labels; `finetune`: a cosine classifier
     (learners/heads.py has the sources). head_penalty: weight of the squared weights of logistic and ridge regression.
-    head_scale: factor of the logits of the other three: it has no effect on predictions, except through the steps of
+    head_scale: factor of the logits of all heads but `logistic`: it changes no prediction, except through the steps of
     `finetune`. finetune_steps, finetune_lr: number and size of those steps.
     """
 

@@ -18,14 +18,18 @@ from lazy import LazyModule, tf
 linear_model = LazyModule("sklearn.linear_model")
 Head: TypeAlias = "tuple[tf.Tensor, tf.Tensor]"
 MOMENTUM = 0.9  # of the steps of `cosine`
+SMALLEST = 1e-6  # penalty of `ridge`, of the mean square of its inputs: ten times float32's precision
 
 
 def of_means(means: tf.Tensor) -> Head:
     """Return the head that gives an embedding h the class with the nearest of the class means mu [T,way,D].
 
-    Its logits are 2 mu . h - |mu|^2 = |h|^2 - |h - mu|^2, and |h|^2 is the same for all classes.
+    Its logits are |h - m|^2 - |h - mu|^2 = 2 (mu - m) . h - (mu - m) . (mu + m), with the mean m of the class means.
+    Without m the logits would be the same but for a number that all classes share; where the class means are close
+    together and far from 0, float32 would then round the differences away.
     """
-    return 2 * tf.linalg.matrix_transpose(means), -tf.reduce_sum(tf.square(means), -1)
+    m = tf.reduce_mean(means, 1, keepdims=True)
+    return 2 * tf.linalg.matrix_transpose(means - m), -tf.reduce_sum((means - m) * (means + m), -1)
 
 
 def image_weights(h: tf.Tensor, shares: tf.Tensor | None) -> tf.Tensor:
@@ -42,14 +46,16 @@ def ridge(h: tf.Tensor, y: tf.Tensor, shares: tf.Tensor | None, penalty) -> Head
 
     Source: Bertinetto, Henriques, Torr and Vedaldi, "Meta-learning with differentiable closed-form solvers" (ICLR
     2019), equations 4 and 6. The number of equations to solve is that of the images or that of the numbers in an
-    embedding, whichever is smaller. penalty: above 0.
+    embedding, whichever is smaller. penalty: above 0; one that float32 could not tell from 0 is raised to SMALLEST
+    times the mean of the diagonal of the equations' matrix.
     """
     tasks, images, numbers = h.shape
     root = tf.sqrt(image_weights(h, shares))[:, None]
     x = tf.concat([h, tf.ones([tasks, images, 1], h.dtype)], -1) * root
     few = images <= numbers + 1
     gram = tf.matmul(x, x, transpose_a=not few, transpose_b=few)
-    gram += penalty * tf.eye(gram.shape[-1], dtype=h.dtype)
+    least = SMALLEST * tf.linalg.trace(gram) / gram.shape[-1]
+    gram += tf.maximum(penalty, least)[:, None, None] * tf.eye(gram.shape[-1], dtype=h.dtype)
     target = tf.broadcast_to(root * y, [tasks, *y.shape])
     if few:
         solution = tf.matmul(x, tf.linalg.solve(gram, target), transpose_a=True)
@@ -64,7 +70,8 @@ def logistic(h: tf.Tensor, y: tf.Tensor, shares: tf.Tensor | None, penalty: floa
         sum over images of S * share * cross entropy  +  penalty / 2 * |W|^2.
 
     Source: Tian, Wang, Krishnan, Tenenbaum and Isola, "Rethinking Few-Shot Image Classification: A Good Embedding Is
-    All You Need?" (ECCV 2020), who take penalty 1. The head has no gradient with respect to h.
+    All You Need?" (ECCV 2020), who take penalty 1, but five augmented copies of each support image: as much as penalty
+    0.2 here. The head has no gradient with respect to h.
     """
     tasks, _, numbers = h.shape
     one_task, weights = functools.partial(fitted, penalty=penalty), image_weights(h, shares)
@@ -77,7 +84,7 @@ def fitted(h: np.ndarray, y: np.ndarray, weights: np.ndarray, penalty: float) ->
     """Return the weights and, in the last row, the biases [D+1,way] of `logistic` for one task's h [S,D]."""
     weighed = weights > 0  # scikit-learn would take a class from an image without weight, too
     two = y.shape[1] == 2  # scikit-learn has one logit, the second class's less the first one's: W is [-w, w] / 2
-    model = linear_model.LogisticRegression(C=(2 if two else 1) / penalty, max_iter=1000)
+    model = linear_model.LogisticRegression(C=(2 if two else 1) / penalty, max_iter=1000, tol=1e-6)
     weights = weights[weighed].astype(np.float64)
     model.fit(h[weighed].astype(np.float64), y[weighed].argmax(-1), sample_weight=weights)
     head = np.concatenate([model.coef_.T, model.intercept_[None]])
@@ -96,7 +103,7 @@ def cosine(h: tf.Tensor, y: tf.Tensor, class_shares, start: tf.Tensor, scale: fl
 
     Differs from the source: a step takes the whole support set, and not four of its images; the lengths of the weights
     have no effect on the logits, and do not decay (the source learns a length for each class, and its scale is 2); the
-    network that computes h was not trained with a cosine classifier.
+    network that computes h was not trained with a cosine classifier, and the baseline's h is centred.
     """
 
     def gradient(w):
@@ -116,7 +123,7 @@ def cosine(h: tf.Tensor, y: tf.Tensor, class_shares, start: tf.Tensor, scale: fl
 
 
 def unit(x: tf.Tensor, axis: int = -1) -> tf.Tensor:
-    """Return x divided by its Euclidean length along the axis; 0 where x is 0."""
+    """Return x divided by its Euclidean length along the axis, or by 1e-12 if it is shorter than that."""
     return tf.math.l2_normalize(x, axis, epsilon=1e-24)
 
 

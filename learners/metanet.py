@@ -62,7 +62,8 @@ class MetaNetwork(Learner):
     any_way = inspectable = True
 
     def running_step(self, tasks: int) -> float:
-        """A task's gradient is the sum over its passes. Each pass moves an average by MOMENTUM, one after the other."""
+        """Return the factor for passes that move an average one after the other, each by MOMENTUM. A task's gradient is
+        the sum over its PASSES passes."""
         return (1 - (1 - MOMENTUM) ** (PASSES * tasks)) / PASSES
 
     def head_parameters(self) -> dict[str, Parameter]:

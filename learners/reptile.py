@@ -99,8 +99,8 @@ class Reptile(MAML):
         return (1 - keep**tasks) / (1 - keep)
 
     def meta_gradient(self, params: Params, episode: Episode, noise: Noise, adversary: Adversary | None = None):
-        """Return the mean loss and accuracy of the minibatches, each before its step, and how far every parameter is
-        from where the inner loops end, summed over the tasks."""
+        """Return the mean loss and accuracy of the minibatches, each before its step, and every parameter minus its
+        value at the end of the inner loop, summed over the tasks."""
         x = tf.concat([episode.support, episode.query], 1)
         y = tf.concat([episode.support_labels, episode.query_labels], 0)
         start, step, minibatches = self.inner_loop(params, x, y, noise, training=True)

@@ -51,7 +51,7 @@ class FixedNoise(LearnedNoise):
     support.
     """
 
-    summary = "as Meta-dropout's before training, not learned"
+    summary = "Meta-dropout's noise as it is before training, not learned"
 
     def parameters(self, image_shape, channels):
         return {}

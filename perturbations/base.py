@@ -106,6 +106,6 @@ class Perturbation:
         return y
 
     def factor(self, params: Params, theta: Params, layer: str, x, mu, draw: Draw) -> tf.Tensor | None:
-        """Return the factor by which `block` multiplies `mu` [T,N,H,W,C], to which it broadcasts; None if it does not
-        multiply. Figures show it."""
+        """Return the factor that `block` multiplies `mu` [T,N,H,W,C] by, broadcastable to it; None if `block` does not
+        multiply. Figures show the factor."""
         return None

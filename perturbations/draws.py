@@ -126,7 +126,7 @@ class Draw:
 
 
 def no_noise(step, layer, shape):
-    raise ValueError("the pass over a test's query set has no noise")
+    raise ValueError("this pass has no noise: it cannot draw numbers")
 
 
 UNPERTURBED = Draw(no_noise, 0, TEST_QUERY)  # of a pass over a test's query set, or over any images without noise

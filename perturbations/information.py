@@ -16,7 +16,7 @@ from settings import Settings, not_negative, positive, setting
 
 @dataclass(frozen=True)
 class VIBSettings(Settings):
-    vib_beta: float = setting(1e-3, "price of a nat in the bottleneck of vib", not_negative)
+    vib_beta: float = setting(1e-3, "weight of vib's KL divergence in the loss", not_negative)
 
 
 class VIB(Perturbation):
@@ -61,7 +61,7 @@ class VIB(Perturbation):
 
 @dataclass(frozen=True)
 class InformationDropoutSettings(Settings):
-    information_beta: float = setting(6e-5, "price of a nat in information_dropout's noise", not_negative)
+    information_beta: float = setting(6e-5, "weight of information_dropout's KL divergence in the loss", not_negative)
     information_max_alpha: float = setting(0.7, "largest size of information_dropout's noise", positive)
 
 

@@ -29,7 +29,7 @@ def rates(text: str) -> list[float]:
 class MaskSettings(Settings):
     mask_rates: tuple[float, ...] = setting(
         (0.05, 0.1, 0.15),
-        "shares that a mask takes away in blocks 1, 2, 3, and perhaps 4",
+        "dropout rates of a mask in blocks 1, 2, 3, and perhaps 4",
         rates,
         metavar="P,P,P[,P]",
     )
@@ -48,7 +48,7 @@ class Mask(Perturbation):
     ordinary dropout, a mask per image and pass.
     """
 
-    summary = "of activations, the same for all of a task's images, in training only"
+    summary = "Bernoulli mask of activations, the same for all of a task's images, in training only"
     settings_class = MaskSettings
     settings: MaskSettings
     hooks = frozenset({"mask"})

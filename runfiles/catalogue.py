@@ -23,7 +23,7 @@ class Run:
 
     choose: flags and the values to try. The first seed trains each combination, the validation classes choose one, and
     only that one is tested and trained with the other seeds. baseline: the run that this one is paired with, if it is
-    not the study's. other: the run whose gradients attacks on this one take. seeds: if they are not the study's.
+    not the study's. other: the surrogate run of attacks on this one. seeds: if they are not the study's.
     weights: a file of weights in place of a training.
     """
 

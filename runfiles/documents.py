@@ -8,7 +8,8 @@ A block of Markdown between two comments is the output of a command:
 
 A figure's comment names its file with --out; the file holds a digest of the numbers that it shows. Numbers in sentences
 are in docs/results/numbers.toml: the file, the sentence or a part of it, the number as it stands there, and the command
-that prints it or, of somebody else's number, its source; sign = "-" where the sentence says "behind" of a negative one.
+that prints it, or the source of another author's number. sign = "-": the number is negative, and the sentence says
+"behind" in place of the minus.
 """
 
 from __future__ import annotations

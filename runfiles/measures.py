@@ -84,8 +84,8 @@ def measure_support_sets(classifier: Classifier, pictures: Pictures) -> Values:
 
 
 def measure_leave_one_out(classifier: Classifier, pictures: Pictures) -> Values:
-    """Accuracy by leave-one-out, on other pictures with one support picture less of each class, and on these with
-    all."""
+    """Accuracy by leave-one-out; on other pictures, with one support picture less of each class; and on other pictures,
+    with all support pictures."""
     others = numbered(pictures, (OTHERS,) * WAY, IMAGES - OTHERS)
     for shots in SHOTS:
         fewer, support = (numbered(pictures, (number,) * WAY) for number in (shots - 1, shots))
@@ -107,8 +107,8 @@ def scores(found: Predictions) -> dict[str, np.ndarray]:
 
 
 def measure_rejection(classifier: Classifier, pictures: Pictures) -> Values:
-    """How well the pictures of classes without support pictures, the second half, are rejected: by score, and by the
-    similarity's threshold."""
+    """Rejection of pictures of classes without support pictures, the second half: by score, and by a threshold of the
+    similarity."""
     way = len(pictures) // 2
     classifier.set_params(reject=0)
     for shots in KNOWN_SHOTS:

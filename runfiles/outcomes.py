@@ -29,8 +29,8 @@ from training.config import Config
 from training.loops import MetaTestSettings
 from training.test_results import time_of
 
-# Settings that do not distinguish the runs of a study of unfinished ones: their length, and samples of validations.
-FREE_OF_UNFINISHED = ("n_train_iters", "n_test_mc_samp")
+# Settings that do not distinguish the runs of a study of unfinished ones: their length, and those of validations.
+FREE_OF_UNFINISHED = ("n_train_iters", "n_test_mc_samp", "val_every", "n_val_tasks")
 
 
 class Job(NamedTuple):
@@ -78,8 +78,8 @@ def digest_of(file: str) -> str:
 
 
 def digest_of_start(study: Study, record: Record) -> str | None:
-    """Return the digest of a record's weights, if a run of the study begins with them and the record's does not go on
-    with their training; else None. A run from the beginning may have the same settings."""
+    """Return the digest of a record's weights, if a run of the study begins with them and the record's run was not
+    trained further; else None. It tells this run from a trained one with the same settings."""
     digests = {digest_of(run.weights) for run in study.runs.values() if run.weights}
     if record.curve or not digests:  # then no file needs to be read
         return None
@@ -124,12 +124,13 @@ class Outcome:
         return dict(zip(run.choose, max(found, key=lambda values: found[values][0]), strict=True))
 
     def _better(self, one: Record, other: Record) -> Record:
-        """Return the one of two trainings with the same settings that is shown: a complete one (in a study of
-        unfinished runs the one with the latest test), the one with more of the study's results, the later one. An
-        unfinished training and its continuation elsewhere, whose curve begins later, are united, as are tests of one
-        training's weights."""
+        """Return the one of two trainings with the same settings that is shown: first a complete one (in a study of
+        unfinished runs the one with the latest test), then the one with more of the study's results, then the later
+        one. In a study of unfinished runs, unite the two if the curve of one begins later (it was continued elsewhere),
+        if neither has a curve, or if they began at the same time."""
         begins = [record.curve["iter"][0] if record.curve else None for record in (one, other)]
-        if self.study.unfinished and (any(begins) or begins == [None, None]):
+        same = bool(one.trained) and one.trained == other.trained
+        if self.study.unfinished and (same or (any(begins) or begins == [None, None])):
             return unite(one, other)
 
         def worth(record: Record) -> tuple:

@@ -172,8 +172,8 @@ def draw(study: Study, args: argparse.Namespace) -> int:
 
 
 def keep_results(study: Study, args: argparse.Namespace) -> int:
-    """Write the study's results into its kept file, with those that it holds already and those of the kept files that
-    are named; not those of other flags."""
+    """Write the study's results, but no results of other flags, into its kept file, with the results that the file has
+    already and those of the kept files that the command names."""
     path, declared = args.kept / f"{study.name}.jsonl.xz", STUDIES[study.name]
     others = [to_path(name) for name in args.what] if args.action == "keep" else []
     if missing := [file for file in others if not file.is_file()]:

@@ -50,9 +50,9 @@ DIFFERENCE = ("by seed", "over classes")  # the columns of `difference` after th
 
 
 def difference(one: dict[int, dict], other: dict[int, dict]) -> list[str]:
-    """Return the cells of the paired difference other - one: its mean over the seeds that both have, each seed's with
-    its interval over the episodes, and the half-width over the test classes of the seeds' mean, if the tests have
-    recorded their classes. Empty cells if there are no such seeds."""
+    """Return the cells of the paired difference other - one over the seeds that both have: the mean over the seeds;
+    each seed's mean with its interval over the episodes; and, if the tests recorded their classes, the half-width over
+    test classes of the mean over the seeds. The cells are empty if there is no such seed."""
     both = list(shared(one, other).values())
     if not both:
         return ["", "", ""]
@@ -107,7 +107,7 @@ def differences(outcome, tests: tuple[str, ...] = ("test",)) -> str:
         cells += [mean_of(map(training_loss, of_training), ".3f")]
         cells += [mean_of([(last_validation(record) or [None])[0] for record in of_training], ".2f")]
         rows.append([*cells, len(results), over_seeds(accuracies(results)), *paired])
-    baseline = f"from {study.runs[study.baseline].title}" if study.baseline else "from the same without"
+    baseline = f"from {study.runs[study.baseline].title}" if study.baseline else "from the run without a mask"
     columns = ["", "strength", "parameters", "training loss", "validation", "seeds", "accuracy", baseline, *DIFFERENCE]
     used = [i for i in range(len(columns)) if i == 0 or any(str(row[i]) for row in rows)]
     return markdown([columns[i] for i in used], ([row[i] for i in used] for row in rows))

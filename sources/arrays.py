@@ -125,8 +125,8 @@ def making(target: Path, replace: bool = True) -> Iterator[Path]:
 
     The block ends with write_manifest, which also syncs the folder. Only one process at a time can make `target`; a
     later one cleans up after a process that was killed. UserError if another process is making it, or if `target` holds
-    files that get_data.py did not write: they are never deleted. replace: False if `target` must not be a dataset that
-    another process has completed, or left, meanwhile.
+    files that get_data.py did not write: they are never deleted. replace: if False, raise UserError if another process
+    has completed `target` meanwhile.
     """
     target = Path(os.path.realpath(target))  # DATA_DIR/<dataset> may be a link to a larger disk
     if target.is_symlink():

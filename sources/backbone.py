@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import functools
+import hashlib
 import inspect
 import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -165,6 +167,7 @@ def load_network(name: str, weights: Path | None, sha256: str, size: int) -> tup
                 f"as --backbone_weights"
             ) from fault
     else:
+        refuse_keras_efficientnet(name, weights, inspect.getmodule(constructor))
         model = constructor(weights=None, **settings)
         try:
             with warnings.catch_warnings(record=True) as warned:
@@ -178,6 +181,18 @@ def load_network(name: str, weights: Path | None, sha256: str, size: int) -> tup
                 f"its classifier (include_top=False), as .weights.h5 or .h5"
             ) from fault
     return model, inspect.getmodule(constructor).preprocess_input
+
+
+def refuse_keras_efficientnet(name: str, weights: Path, module: ModuleType) -> None:
+    """Raise UserError if the file has Keras' own weights of EfficientNetB0 to B7. Keras scales the images for its own
+    download, but not for a file, which would give wrong vectors. module: Keras', of the network."""
+    own = {digest for both in getattr(module, "WEIGHTS_HASHES", {}).values() for digest in both}
+    if name.startswith("EfficientNetB") and hashlib.md5(weights.read_bytes()).hexdigest() in own:
+        place = f"~/.keras/models/{name.lower()}_notop.h5"
+        raise UserError(
+            f"Keras scales the images for its own weights of {name} only if it loads them itself: move {weights} to "
+            f"{place}, and leave --backbone_weights out"
+        )
 
 
 # ---- datasets

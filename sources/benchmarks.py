@@ -68,6 +68,9 @@ BENCHMARKS = {
     ),
     "flowers": Benchmark("Oxford flowers", "oxford_flowers102", 84, 3, OURS, "none stated", 344_878_000),
     "dtd": Benchmark("Describable textures", "dtd", 84, 3, OURS, "for research", 625_239_812),
+    "aircraft": Benchmark(
+        "FGVC-Aircraft", "visual_domain_decathlon/aircraft", 84, 3, OURS, "non-commercial research", 429_854_759
+    ),
     "eurosat": Benchmark("EuroSAT", "eurosat/rgb", 64, 3, OURS, "MIT", 94_280_567),
     "plant_village": Benchmark("PlantVillage", "plant_village", 84, 3, OURS, "CC0 1.0", 868_032_562),
     "quickdraw": Benchmark(

@@ -1,4 +1,4 @@
-"""Test a run on another dataset than it was trained on (meta_test --across): does that dataset suit the run?"""
+"""Check that another dataset suits a trained run, for meta_test --across."""
 
 from __future__ import annotations
 

@@ -158,11 +158,13 @@ def classify(run: Path | None, settings: ClassifySettings) -> int:
         print(f"{sizes}: {out} and {page_file}, {order}")
         print(*remarks, sep="\n", end="\n" * bool(remarks), flush=True)
         if settings.folds and not stop.asked:
-            remarks.append(leave_out(classifier, settings.folds, labels, left_out, stop))
+            with messages(remarks, "support"):
+                remarks.append(leave_out(classifier, settings.folds, labels, left_out, stop))
             print(remarks[-1])
             write(by_class_file, table_by_class(left_out, classes, settings.reject is not None))
             if settings.baseline and not stop.asked:
-                remarks.append(compared(classifier, settings.folds, labels, left_out, stop))
+                with messages(remarks, "support"):
+                    remarks.append(compared(classifier, settings.folds, labels, left_out, stop))
                 print(remarks[-1])
             write_page()
             print(f"by class: {by_class_file}", flush=True)

@@ -2,7 +2,7 @@
 
 A measurement has a row for each set (support, query), each snapshot of the adaptation (0: before it; n: after the n-th
 inner step) and each layer (every block's pooled output, the features last, and then the logits). As in testing, the
-features are not perturbed, and learned noise perturbs the adaptation but masks do not.
+features are not perturbed, and the adaptation has the perturbation that it has in a test.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from settings import Settings, path_text, setting, whole
 from sources.pictures import decode
 from sources.preparation import Preparation
 from studies.trained import Trained
-from training.config import gpus
+from training.config import Config, gpus
 
 ADDRESS, CLASSES = "127.0.0.1", 5
 PAGE = Path(__file__).with_name("draw.html")
@@ -94,6 +94,8 @@ class ShownLearner:
     """A trained learner that the page shows. Raise UserError if it cannot take CLASSES classes."""
 
     def __init__(self, run: Path):
+        if "backbone" in (Config.read(run).facts.get("prepare") or {}):
+            raise UserError(f"{run} was trained on vectors of photographs, and this page shows drawings: leave it out")
         trained = Trained.read(run, "last")
         config = self.config = trained.config
         self.title = LEARNERS[config["model"]].title

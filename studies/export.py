@@ -33,7 +33,7 @@ class ExportSettings(CheckpointSettings):
     way: int = setting(2, "classes per task", whole(2, 100_000))
     export_tasks: int = setting(10, "test tasks", whole(1))
     export_samples: int = setting(10, "perturbed copies of a support image's features", whole(1))
-    export_images: int = setting(2, "support images per task for which lower layers' maps are exported", whole(1))
+    export_images: int = setting(2, "support images per task whose maps are exported", whole(1))
     export_channels: int = setting(6, "channels of those maps, evenly spread", whole(1))
 
 

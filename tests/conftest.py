@@ -17,6 +17,8 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+for name in ("TF_CONFIG", "TF_XLA_FLAGS", "NO_LOCK", "WORKERS", "PORT", "TRAIN_FLAGS", "TEST_FLAGS"):
+    os.environ.pop(name, None)  # the program and its scripts read them
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # the servers of tests
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -60,26 +60,25 @@ def planted(fault: Fault, content: str) -> str:
     return content.replace(fault.old, fault.new)
 
 
+def tracked(*also: str) -> list[str] | None:
+    """Return the names of the files that git tracks, and of those of these flags of ls-files. None: there is no git,
+    this is no repository, or one that git does not trust because another user owns it."""
+    command = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), "ls-files", "--cached", "-z", *also]
+    if not ((ROOT / ".git").exists() and shutil.which("git")):
+        return None
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    return None if listed.returncode else [*filter(None, listed.stdout.split("\0"))]
+
+
 def copy_tree(target: Path) -> None:
-    """Copy what git tracks, and what it does not ignore: what is edited later does not matter to this run. Of a tree
-    that is no git repository, copy everything but the environment."""
-    if not (ROOT / ".git").exists():
-        shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(".venv"), dirs_exist_ok=True)
+    """Copy what git tracks, and what it does not ignore: what is edited later does not matter to this run. If git does
+    not say that, copy everything but what a user adds."""
+    listed = tracked("--others", "--exclude-standard")
+    if listed is None:
+        added = {".venv", ".git", "data", "results"}
+        shutil.copytree(ROOT, target, ignore=lambda at, _: added if at == str(ROOT) else (), dirs_exist_ok=True)
         return
-    command = [
-        "git",
-        "-c",
-        f"safe.directory={ROOT}",
-        "-C",
-        str(ROOT),
-        "ls-files",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-        "-z",
-    ]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, listed.split("\0")):
+    for name in listed:
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+import faults
 from conftest import ROOT
 
 STEPS = re.findall(r"^([A-Z]+) (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
@@ -32,10 +33,8 @@ def test_the_python_is_one_that_the_project_takes():
 
 
 def test_no_file_of_the_program_is_left_out():
-    if not (shutil.which("git") and (ROOT / ".git").exists()):
+    if (tracked := faults.tracked()) is None:
         pytest.skip("git lists the files of the program")
-    command = ["git", "-c", f"safe.directory={ROOT}", "ls-files"]
-    tracked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     lines = (ROOT / ".dockerignore").read_text().split()
     everywhere = {line.removeprefix("**/") for line in lines if line.startswith("**/")}
     assert len(tracked) > 200

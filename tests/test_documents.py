@@ -1,6 +1,7 @@
 """The tables, figures and numbers of the documents are those of the kept results."""
 
 import io
+import re
 
 import documents
 import pytest
@@ -9,9 +10,16 @@ from documents import cell, plain, stale, write_all
 from PIL import Image, PngImagePlugin
 from records import read_all
 
+from conftest import ROOT
 from errors import UserError
 from study_runs import OTHER_CHIP, made
 
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "pretrained/README.md",
+]
 GRADIENTS = STUDIES["gradients"]
 README = """# Title
 <!-- python runfiles/study.py gradients table pairs -->
@@ -30,6 +38,24 @@ ROW = "| published | 1 | MAML 50.00 | Meta-dropout 45.00 | -5.00 | -5.00 ± 0.00
 def test_the_documents_show_the_kept_results():
     """`make docs` writes the tables and figures anew, and names the numbers in sentences that differ."""
     assert [*stale(read_all(None))] == []
+
+
+def anchor_of(heading):
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w -]", "", heading.replace("`", "").strip().lower()).replace(" ", "-")
+
+
+def anchors(page):
+    return {anchor_of(line.lstrip("#")) for line in page.read_text("utf-8").splitlines() if line.startswith("#")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.relative_to(ROOT).as_posix() for page in PAGES])
+def test_links_lead_to_files_and_to_headings(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        place, _, anchor = link.partition("#")
+        if not place.startswith(("http://", "https://")):
+            target = page.parent / place if place else page
+            assert target.exists() and (not anchor or anchor in anchors(target)), link
 
 
 def pair(accuracy=45, **more):

@@ -286,8 +286,8 @@ def test_bench_refuses_what_it_does_not_use():
         (("--train_split", "trainval"), "--train_split needs a dataset"),
         (("--mode", "meta_test", "--check"), "--check and --export need the training step"),
         (("--profile", "--export", "a"), "--profile times an iteration, and --export none"),
-        (("--profile", "--jit", "on"), "one XLA program has no passes that --profile could time: leave --jit on"),
-        (("--profile", "--remat"), "--remat computes passes again under no name of theirs"),
+        (("--profile", "--jit", "on"), "--profile cannot time the passes of one XLA program: drop"),
+        (("--profile", "--remat"), "--profile cannot name the passes that --remat repeats"),
     ):
         assert_refused(call("bench.py", *flags), words)
 

@@ -128,7 +128,7 @@ def test_interrupted_saves_and_goes_on(run, data_dir, tmp_path):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=150)
     assert process.returncode == 130 and "interrupted and saved after iteration" in stderr, stderr
     assert "Traceback" not in stderr
     done = cli("main.py", "--savedir", tmp_path / "a", "--resume")  # config.json says the rest
@@ -255,7 +255,7 @@ def test_results_say_what_made_them(tested, tmp_path):
     assert made["tensorflow"].startswith("2.") and "--n_test_iters 7" in made["command"] and "CPU" in made["device"]
     version = re.search(r'version = "(.*)"', (ROOT / "pyproject.toml").read_text())[1]
     assert made["program"].startswith(version) and made["time"].startswith("20")
-    if (ROOT / ".git").exists():
+    if (ROOT / ".git").exists() and shutil.which("git"):
         head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
         assert not head or f"git {head[:12]}" in made["program"]  # git lists no folder of another user's
     assert result["settings"]["data_sha256"] == config["data_sha256"] and len(config["data_sha256"]) == 64
@@ -394,7 +394,7 @@ def test_bench_prints_one_json_line(small_yardstick):
     line = json.loads(done.stdout)
     numbers = ("ms_per_step", "tasks_per_s", "gflops", "matmul_gflops", "peak_mb", "compile_s")
     assert all(line[k] > 0 for k in numbers) and len(done.stdout.strip().splitlines()) == 1
-    assert line["tasks_per_s"] == pytest.approx(2e3 / line["ms_per_step"], rel=0.02)
+    assert line["ms_per_step"] == pytest.approx(2e3 / line["tasks_per_s"], abs=0.06)  # it has one digit after the point
     assert line["device"].startswith("CPU, ")
 
 

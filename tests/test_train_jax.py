@@ -401,7 +401,7 @@ def test_it_stops_after_seconds_or_a_signal_with_the_weights_saved(program, data
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=150)
     assert process.returncode == 130 and "saved after iteration" in stderr and "Traceback" not in stderr
     assert weights.read(file).about["iteration"] == int(stderr.split("iteration ")[-1].split(";")[0])
 

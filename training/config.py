@@ -19,9 +19,9 @@ from sources.preparation import can_be_preparation
 from training import test_results, weights
 from training.devices import PRECISIONS
 
-# What config.json has to hold; a setting that is newer than the run has its default.
+# The entries that config.json must have; for a setting that it lacks, the default is taken.
 REQUIRED = ("dataset", "model", "way", "shot", "query", "seed")
-# What config.json holds besides the settings: True for a value that it can have.
+# The other entries of config.json, besides settings; each function returns True for a value that the entry can have.
 FACTS = {
     "train_classes": lambda value: type(value) is int and value > 0,
     "data_sha256": lambda value: value is None or isinstance(value, str),
@@ -59,7 +59,8 @@ class RunSettings(Settings):
 
     seed: int = setting(
         0,
-        "seed of weights, episodes and noise; in meta_test of test episodes and noise, the same for every learner",
+        "seed of weights, episodes and noise; a test takes the default, not the run's, so that all runs get the same "
+        "test episodes",
         whole(0),
         overridable_in=("test",),
         reset_for_test=True,

@@ -22,7 +22,7 @@ from files import parse_json
 
 FLOAT32, TF32, BF16 = PRECISIONS = ("float32", "tf32", "bf16")
 INSTRUCTIONS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # the processor's flag and the name; the first one counts
-# For glibc's mallopt: large blocks come from the heap, freed memory stays in it, it grows by 64 MB, there is one.
+# For glibc's mallopt: large blocks come from the heap, which keeps freed memory and grows by 64 MB; one arena.
 MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**26), "M_ARENA_MAX": (-8, 1)}
 STARTUP_TIMEOUT = 300  # seconds that a worker waits for the others
 WATCHDOG = """

@@ -1,8 +1,8 @@
 """The time of one step by pass, layer and kind of kernel, from the events of TensorFlow's profiler.
 
 The names of a step's operations say where they belong (perturbations/draws.py, Draw.scope). `support/conv1/...` is of a
-forward pass. `gradients_2/support/conv1/...` is of its gradient, the inner one or, where `gradients_2` is the scope of
-the meta-gradient, that one. `gradients_5/gradients_2/support/conv1/...` is of the inner gradient's gradient.
+forward pass. `gradients_2/support/conv1/...` is of its gradient: the meta-gradient if `gradients_2` is a scope of it,
+else the inner gradient. `gradients_5/gradients_2/support/conv1/...` is of the inner gradient's gradient.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Event(NamedTuple):
 
 
 def own_times(events: Iterable[Event]) -> list[tuple[Event, float]]:
-    """Return each operation with the ms of its own: without those of operations that ran inside it, on its thread.
+    """Return each operation with its self time in ms: without that of the operations inside it, on its thread.
 
     An XLA kernel is a part of the operation around it. On another thread, where none is around it, it is a kernel of
     the call that was then open.
@@ -82,9 +82,9 @@ def own_times(events: Iterable[Event]) -> list[tuple[Event, float]]:
 
 
 def gradients_of(op: str) -> tuple[str, int]:
-    """Return the path of the first `gradients` scope in an operation's name ("" if there is none), and the number of
-    gradients that it is of. A loop repeats its own scopes in the names of its operations, and behind a layer's name are
-    the scopes of a layer that computes its own gradient by tf.gradients: neither is one more gradient."""
+    """Return the path of the first `gradients` scope in an operation's name ("" if there is none), and the order of
+    the derivative: the number of different `gradients` scopes before the layer's name. (A loop repeats its scopes, and
+    those after the layer's name are of a layer that computes its gradient by tf.gradients.)"""
     place = PLACE.search(op)
     scopes = op[: place.start() + 1] if place else op
     first = GRADIENTS.search(scopes)

@@ -93,8 +93,7 @@ class Engine:
     ) -> dict[str, tf.Tensor]:
         """Return what `train_step`'s function takes in this iteration: the classes and images of its metabatch as
         `episode` draws them, its seed, the outer step size `rate` (None: meta_lr), and whether this process was asked
-        to stop. Of a learner that is trained on minibatches, classes and images are as `data.sample_minibatches` draws
-        them."""
+        to stop. For a learner that is trained on minibatches, `data.sample_minibatches` draws classes and images."""
         if self.learner.minibatch:
             numbers = self.seed, iteration, self.metabatch, self.learner.minibatch
             classes, images = data.sample_minibatches(split, *numbers)
@@ -201,7 +200,8 @@ class Engine:
         self, params: Params, slots: optimizers.Slots, mean: MetaGradient, rate
     ) -> tuple[Params, optimizers.Slots, tf.Tensor]:
         """Return the parameters and slots after a step of the size `rate` along the clipped meta-gradient, and whether
-        all numbers are finite. A running average moves as far as the passes of the metabatch move it on average."""
+        all numbers are finite. A running average moves by its mean distance from the statistics of the metabatch times
+        `Learner.running_step`."""
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(x)) for x in tf.nest.flatten(mean)])
         gradient = optimizers.clip(tf.cast(flat(mean.gradients.values()), tf.float32), self.clip_norm)
         step, slots = self.learner.optimizer(gradient, slots, rate)

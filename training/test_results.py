@@ -202,8 +202,8 @@ def read_collapse(savedir: Path) -> dict[str, list[dict]]:
                 tables |= {kind: parsed} if (parsed := [parse_row(row) for row in rows]) else {}
     if not tables:
         raise UserError(
-            f"there is no neural collapse in {savedir}: run main.py --mode collapse --savedir {savedir}, or train with "
-            f"--collapse_every 100"
+            f"there is no measurement of neural collapse in {savedir}: run main.py --mode collapse --savedir "
+            f"{savedir}, or train with --collapse_every 100"
         )
     return tables
 

@@ -4,10 +4,10 @@ Version 1, numpy.load(allow_pickle=False) reads it:
 
     format          int64, 1
     about           str, JSON: settings (those of config.json, with the dataset's digest), checkpoint and iteration,
-                    weights_sha256 (the same as in results), provenance, and test: accuracy and its 95 % interval in
-                    percent, episodes and noise samples of the latest test of these weights, if there was one;
-                    tests: the same of earlier iterations, with their `iteration`, and trained_on, the device (both by
-                    train_jax.py, which leaves checkpoint and provenance out)
+                    weights_sha256 (the same as in results), program (version and commit), and test: accuracy and its
+                    95 % interval in percent, episodes and noise samples of the latest test of these weights, if there
+                    was one; tests: the same of earlier iterations, with their `iteration`, and trained_on, the device
+                    (both by train_jax.py, which leaves checkpoint and program out)
     params/NAME     float32, each parameter
     adam/m, adam/v  float32 [trained parameters], and adam/t [], Adam's slots; optional, together with the next two
     state/NAME      next [], secs [], window [3], best [2], reported []: as in a checkpoint (TrainingState), so that

@@ -88,9 +88,10 @@ def test_a_browser_loads_every_picture_of_the_page(page, tmp_path):
     wrapper = page.with_name("in_a_browser.html")
     wrapper.write_text(page.read_text().replace("</body>", report + "</body>"))
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    flags += " --disable-component-update --disable-sync --window-size=800,600 --dump-dom"
+    flags += " --disable-component-update --disable-sync --disable-dev-shm-usage --window-size=800,600 --dump-dom"
     command = [BROWSER, *flags.split(), f"--user-data-dir={tmp_path}", wrapper.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    home = os.environ | dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"), str(tmp_path))
+    done = subprocess.run(command, env=home, capture_output=True, text=True, timeout=150, check=False)
     wrapper.unlink()
     loaded = re.findall(r"\[(\S+) (\d+)x(\d+)\]", done.stdout)
     assert len(loaded) == 7, done.stdout + done.stderr

@@ -138,7 +138,7 @@ def test_what_there_is_is_drawn_and_what_is_missing_is_said(recorded, tmp_path):
         f"there is no {runs[3] / export_format.NAME}: run main.py --mode export",
         f"there is no {runs[0] / 'meta_train.csv'}: run main.py --mode meta_train",
         f"there is no {runs[0] / 'meta_test.json'}: run main.py --mode meta_test",
-        f"there is no neural collapse in {runs[2]}: run main.py --mode collapse",
+        f"there is no measurement of neural collapse in {runs[2]}: run main.py --mode collapse",
     ):
         assert sentence in said and f"Not drawn: {sentence}" in text
     assert "MAML has no stochastic features" in text

@@ -35,7 +35,7 @@ def test_logits_are_the_negative_squared_distances_from_the_class_means():
     h_s, h_q = (learner.features(params, None, x).numpy() for x in (x_s, x_q))
     centres = h_s.reshape(TASKS, WAY, SHOT, -1).mean(2)
     distances = np.square(h_q[:, :, None] - centres[:, None]).sum(-1)
-    expected = -distances + np.square(h_q).sum(-1, keepdims=True)
+    expected = np.square(h_q - centres.mean(1, keepdims=True)).sum(-1, keepdims=True) - distances
     np.testing.assert_allclose(logits, expected, rtol=1e-9, atol=1e-12)
     np.testing.assert_array_equal(np.argmax(logits, -1), distances.argmin(-1))
 
@@ -77,7 +77,7 @@ def test_support_and_query_set_are_normalised_as_it_is_told(normalise):
             h_s, h_q = numpy_embedding(params, s), numpy_embedding(params, q)
         means = h_s.reshape(WAY, SHOT, -1).mean(1)
         distances = np.square(h_q[:, None] - means).sum(-1)
-        expected = np.square(h_q).sum(-1, keepdims=True) - distances
+        expected = np.square(h_q - means.mean(0)).sum(-1, keepdims=True) - distances
         np.testing.assert_allclose(found[t], expected, rtol=1e-9, atol=1e-11)
         assert np.abs(of_half[t] - found[t]).max() > 1e-3
     alone, _ = learner.classify(params, adapted, x_q[:, : WAY * QUERY // 2], shares=tf.constant(half[half > 0]))

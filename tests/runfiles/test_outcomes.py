@@ -59,7 +59,7 @@ def test_a_run_that_is_not_complete_is_not_shown():
     assert outcome.find("maml", 0, {}) == record and not outcome.runs["maml"] and not outcome.of_study()
     unfinished = replace(SMALL, unfinished=True)
     assert shown(unfinished, [record]).runs["maml"] == {0: record}
-    further = made(SMALL, "maml", 0, [1], config={"n_train_iters": 900})
+    further = made(SMALL, "maml", 0, [1], config={"n_train_iters": 900, "val_every": 600, "n_val_tasks": 7})
     assert shown(unfinished, [further]).runs["maml"] == {0: further}
 
 
@@ -282,7 +282,8 @@ def test_a_run_from_the_beginning_is_not_that_of_weights_with_its_settings(tmp_p
 def test_an_unfinished_run_may_be_continued_on_any_machine():
     """The tests of a file of weights, and the curve and the test of the run that continued from it elsewhere."""
     flags = table1.tests["test"].flags
-    file = with_result(made(table1, "maml_omni_1shot", curve={}, device=OTHER_CHIP), flags, [50], iteration=500)
+    file = made(table1, "maml_omni_1shot", curve={}, device=OTHER_CHIP, time="")
+    file = with_result(file, flags, [50], iteration=500)
     rest = {name: column[1:] for name, column in curve(800).items()}
     further = with_result(made(table1, "maml_omni_1shot", curve=rest), flags, [60], iteration=800)
     (outcome,) = outcomes(table1, [file, further])
@@ -299,3 +300,6 @@ def test_an_unfinished_run_may_be_continued_on_any_machine():
         one = replace(mine, results=[mine.results[0] | {"iteration": least}])
         (record,) = Outcome(table1, [file, one], "").runs["maml_omni_1shot"].values()
         assert [result["iteration"] for result in record.results] == [most]
+    tested = with_result(made(table1, "maml_omni_1shot", curve={}, device=OTHER_CHIP), flags, [45], iteration=800)
+    (record,) = Outcome(table1, [mine, tested], "").runs["maml_omni_1shot"].values()  # of one training
+    assert record.curve == mine.curve and [result["iteration"] for result in record.results] == [400, 800]

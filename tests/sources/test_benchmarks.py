@@ -21,8 +21,8 @@ from sources.class_split import assign_at_random, read_table
 REAL = Path(os.environ.get("OMNIGLOT", "no folder"))  # a folder with the official archives
 SIZES = {
     "cifar_fs": (64, 16, 20), "fc100": (60, 20, 20), "cub": (100, 50, 50), "omniglot_vinyals": (1028, 172, 423),
-    "flowers": (65, 17, 20), "dtd": (30, 8, 9), "eurosat": (5, 0, 5), "plant_village": (24, 6, 8),
-    "quickdraw": (221, 55, 69),
+    "flowers": (65, 17, 20), "dtd": (30, 8, 9), "aircraft": (64, 16, 20), "eurosat": (5, 0, 5),
+    "plant_village": (24, 6, 8), "quickdraw": (221, 55, 69),
 }  # fmt: skip
 OF_IMAGES = [name for name, benchmark in BENCHMARKS.items() if not benchmark.omniglot]
 
