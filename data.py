@@ -71,7 +71,8 @@ class Split:
         return self.visible(np.rot90(self.all_images[self.images_per_class[:base].sum() + number], turns))
 
     def visible(self, pixels: np.ndarray) -> np.ndarray:
-        """Map pixels to uint8, 0 to 255 over the range of the network's inputs. UserError if that range is unknown."""
+        """Map pixels to uint8, 0 to 255 over the range of the network's inputs. Raise UserError if that range is
+        unknown."""
         return np.rint(255 * known_range(self, "drawing an image").unit(pixels * self.scale)).astype(np.uint8)
 
 
@@ -227,8 +228,8 @@ def check_range(split: Split, name: str, user: str) -> None:
 
 
 def known_range(split: Split, user: str) -> Range:
-    """Return the range of the network's inputs. UserError if it is unknown, or if the inputs are vectors; it says that
-    `user` needs the range."""
+    """Return the range of the network's inputs. Raise UserError if it is unknown, or if the inputs are vectors; it says
+    that `user` needs the range."""
     if is_vector(split.pixels.shape[-3:]):
         raise UserError(f"{user} is for images, and this dataset holds vectors: take a dataset of images")
     if split.range is None:
@@ -259,7 +260,7 @@ def digest(manifest: dict) -> str:
 
 def regroup_by_alphabet(splits: dict[str, Split], where: str) -> dict[str, Split]:
     """Return Omniglot's original two sets, upright: the background alphabets as train, the evaluation alphabets as
-    test; characters are sorted by name, alphabet/characterNN. UserError if some are missing in `where`."""
+    test; characters are sorted by name, alphabet/characterNN. Raise UserError if some are missing in `where`."""
     places = {name: (split, number) for split in splits for number, name in enumerate(splits[split].names)}
     regrouped = {}
     for split, size in zip(("train", "test"), PARTS.values(), strict=True):

@@ -123,8 +123,8 @@ class Learner:
         train_classes: int = 0,
         **settings: object,
     ):
-        """ValueError if a setting has a value that its flag could not have, if images are smaller than 16 x 16 and no
-        vectors, and if the perturbation needs a hook that this learner does not call."""
+        """Raise ValueError if a setting has a value that its flag could not have, if images are smaller than 16 x 16
+        and no vectors, and if the perturbation needs a hook that this learner does not call."""
         check_size(image_shape)
         if missing := perturbation.hooks - self.hooks:
             raise ValueError(f"{type(self).__name__} has no {min(missing)} that could be perturbed")

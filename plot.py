@@ -108,7 +108,7 @@ def check_flags(args: argparse.Namespace) -> None:
 def gather(runs: list[Run], wanted: list[str], required: bool) -> tuple[dict[str, list[Run]], dict[str, list[str]]]:
     """Return {figure: runs that have its data}, and {reason: figures that lack a run}.
 
-    UserError if there is nothing to draw or, with `required`, if a run lacks the data of a figure.
+    Raise UserError if there is nothing to draw or, with `required`, if a run lacks the data of a figure.
     """
     ready, faults = {name: [] for name in wanted}, {}
     for name, members in ready.items():
@@ -128,7 +128,8 @@ def gather(runs: list[Run], wanted: list[str], required: bool) -> tuple[dict[str
 
 
 def select(args: argparse.Namespace, exports: list[Run]) -> Selection:
-    """Return the selection that the flags make, without repetitions. UserError if an export lacks a part of it."""
+    """Return the selection that the flags make, without repetitions. Raise UserError if an export lacks a part of
+    it."""
     names = ("tasks", "classes", "layers", "channels")
     chosen = {name: tuple(dict.fromkeys(value)) for name in names if (value := getattr(args, name))}
     selection = Selection(**chosen, seed=args.seed or 0)

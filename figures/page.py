@@ -53,14 +53,14 @@ class Page:
         self.sections = {title: Section(title, kinds, dpi) for title in titles}
 
     def make_folder(self) -> None:
-        """Make the folder before the figures are drawn. UserError if nothing can be written into it."""
+        """Make the folder before the figures are drawn. Raise UserError if nothing can be written into it."""
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.folder).close()
 
     def finish(self, title: str, settings: dict[str, dict], flags: dict[str, Iterable]) -> Path:
         """Write all files and return the path of index.html. settings: {run name: settings}. flags: {flag: values} that
-        the figures were drawn with. UserError if a file cannot be written."""
+        the figures were drawn with. Raise UserError if a file cannot be written."""
         sections = [section for section in self.sections.values() if section.parts]
         command = ", ".join(f"{flag} {' '.join(map(str, values))}" for flag, values in flags.items())
         text = PAGE.format(

@@ -18,7 +18,7 @@ COLOURS = 255  # of a gif, taken from its first frame; the last of the 256 place
 def still(fig: Figure, kind: str, dpi: int) -> bytes:
     """Return the figure as png, pdf or svg; the same figure gives the same bytes.
 
-    UserError if it has more pixels than a png can have.
+    Raise UserError if it has more pixels than a png can have.
     """
     width, height = (round(dpi * inches) for inches in fig.get_size_inches())
     if max(width, height) >= PNG_LIMIT:

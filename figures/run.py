@@ -100,7 +100,7 @@ class Run:
 def open_runs(savedirs: list[Path]) -> list[Run]:
     """Return the runs in these folders, with distinct names: `describe` and, if runs share that, the folder's name.
 
-    UserError if a folder holds no run.
+    Raise UserError if a folder holds no run.
     """
     runs = [Run(savedir, test_results.read_config(savedir, ["model"])) for savedir in savedirs]
     names = [describe(run.config) for run in runs]
@@ -149,8 +149,8 @@ def refuse_other_tasks(first: Run, other: Run) -> None:
 
 
 def read_curves(savedir: Path) -> dict[str, np.ndarray]:
-    """Return the columns [rows] of meta_train.csv by name, with NaN for an empty cell. UserError if it is missing or
-    damaged."""
+    """Return the columns [rows] of meta_train.csv by name, with NaN for an empty cell. Raise UserError if it is missing
+    or damaged."""
     path, line = savedir / "meta_train.csv", 0
     if not path.is_file():
         raise UserError(f"there is no {path}: run main.py --mode meta_train --savedir {savedir} first")

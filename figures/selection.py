@@ -21,7 +21,7 @@ class Selection:
 
     def complete(self, runs: list[Run]) -> "Selection":
         """Return the selection with tasks filled in: by default the first three that all exports hold. Layers and
-        channels are chosen for each run later. UserError if an export lacks something that is selected."""
+        channels are chosen for each run later. Raise UserError if an export lacks something that is selected."""
         tasks = self.tasks or tuple(range(min(3, *(len(run.export["classes"]) for run in runs))))
         for run in runs:
             count, way = run.export["classes"].shape
@@ -42,7 +42,7 @@ class Selection:
 def pick_layers(export: dict, wanted: tuple[str, ...]) -> list[str]:
     """Return the wanted layers, by default the first two; none if the export has no maps.
 
-    UserError if a layer was not exported.
+    Raise UserError if a layer was not exported.
     """
     layers = export_format.layers(export)
     if not wanted or not layers:
@@ -55,7 +55,7 @@ def pick_layers(export: dict, wanted: tuple[str, ...]) -> list[str]:
 def pick_channels(export: dict, layer: str, wanted: tuple[int, ...]) -> list[int]:
     """Return the wanted channels, by default the 3 with the most varied maps, as indices into map_channels.
 
-    UserError if a channel was not exported.
+    Raise UserError if a channel was not exported.
     """
     channels = export["map_channels"].tolist()
     if not wanted:

@@ -128,8 +128,8 @@ class MetaNetwork(Learner):
         return layers.dense(layers.rounded(rows(output), self.bf16), *kernel_and_bias(params, "dense"))
 
     def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False):
-        """Return the classifier of the support set, from the mean over `samples` passes if these differ. ValueError if
-        labels are not one-hot, or if a class has no image (the original would put e in its place)."""
+        """Return the classifier of the support set, from the mean over `samples` passes if these differ. Raise
+        ValueError if labels are not one-hot, or if a class has no image (the original would put e in its place)."""
         if (known := tf.get_static_value(y)) is not None:
             if not (np.isin(known, (0, 1)).all() and (known.sum(1) == 1).all()):
                 raise ValueError("the labels are not one-hot")

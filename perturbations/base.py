@@ -68,7 +68,7 @@ class Perturbation:
             cls.elementwise = Perturbation.elementwise  # an inherited form would not be that of the new block
 
     def __init__(self, **settings: object):
-        """ValueError if a setting has a value that its flag could not have."""
+        """Raise ValueError if a setting has a value that its flag could not have."""
         self.settings = self.settings_class(**settings)
 
     def parameters(self, image_shape: tuple[int, int, int], channels: int) -> dict[str, Parameter]:

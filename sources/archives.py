@@ -16,8 +16,8 @@ LARGEST = 64 << 20  # bytes; far more than an image or a table of names needs
 def contents(path: Path, select: Callable[[str], object]) -> Iterator[tuple[str, bytes, object]]:
     """Yield (name, bytes, select(name)) for every file in a folder, a zip or a tar, unless select(name) is false.
 
-    Names have forward slashes; in a folder they begin with the folder's name. UserError if the archive is damaged or
-    none, or if a selected file has more than LARGEST bytes; such a file is not read.
+    Names have forward slashes; in a folder they begin with the folder's name. Raise UserError if the archive is damaged
+    or none, or if a selected file has more than LARGEST bytes; such a file is not read.
     """
     try:
         for name, size, open_file in _members(path):
@@ -56,7 +56,7 @@ def _raise(fault: OSError) -> NoReturn:
 
 
 def _read(stream: IO[bytes], size: int, name: str, where: Path) -> bytes:
-    """Read at most LARGEST + 1 bytes of a file. UserError if it has more than LARGEST, or says so."""
+    """Read at most LARGEST + 1 bytes of a file. Raise UserError if it has more than LARGEST, or says so."""
     if size > LARGEST or len(data := stream.read(LARGEST + 1)) > LARGEST:
         raise UserError(f"{name} in {where} has more than {LARGEST >> 20} MiB, too much for an image or a table")
     return data

@@ -60,7 +60,8 @@ def save(path: Path, images: np.ndarray) -> None:
 def open_npy(path: Path) -> np.ndarray:
     """Memory-map the array in an .npy file.
 
-    UserError if the file is missing, is no .npy file, holds no numbers, or has another size than its header declares.
+    Raise UserError if the file is missing, is no .npy file, holds no numbers, or has another size than its header
+    declares.
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}")
@@ -77,8 +78,8 @@ def open_npy(path: Path) -> np.ndarray:
 def npy_header(file: BinaryIO, where: str) -> tuple[tuple[int, ...], int]:
     """Read an .npy file's header -> the shape of its array, and the size in bytes that the whole file should have.
 
-    ValueError if the header is damaged or cut short. UserError if it is no .npy file, or holds no numbers. where: the
-    file's name in messages.
+    Raise ValueError if the header is damaged or cut short. Raise UserError if it is no .npy file, or holds no numbers.
+    where: the file's name in messages.
     """
     first_bytes = file.read(512)
     if re.match(rb"\s*(<!doctype html|<html|<\?xml|<head)", first_bytes, re.IGNORECASE):
@@ -124,9 +125,9 @@ def making(target: Path, replace: bool = True) -> Iterator[Path]:
     exception, and is deleted otherwise.
 
     The block ends with write_manifest, which also syncs the folder. Only one process at a time can make `target`; a
-    later one cleans up after a process that was killed. UserError if another process is making it, or if `target` holds
-    files that get_data.py did not write: they are never deleted. replace: if False, raise UserError if another process
-    has completed `target` meanwhile.
+    later one cleans up after a process that was killed. Raise UserError if another process is making it, or if `target`
+    holds files that get_data.py did not write: they are never deleted. replace: if False, raise UserError if another
+    process has completed `target` meanwhile.
     """
     target = Path(os.path.realpath(target))  # DATA_DIR/<dataset> may be a link to a larger disk
     if target.is_symlink():
@@ -170,7 +171,7 @@ def write_manifest(
     counts: dict[str, list[int]] | None = None,
     **facts: object,
 ) -> dict:
-    """Describe the splits' arrays in `folder` and write manifest.json, after all else; returns the manifest.
+    """Describe the splits' arrays in `folder` and write manifest.json, after all else; return the manifest.
 
     source: where the images come from, {"given", "files"}. rotations: the number of classes per base class.
     split_seed: None if nothing was shuffled or drawn. counts: split -> number of images per class; needed for arrays
@@ -235,7 +236,7 @@ def read_manifest(folder: Path, makers: Container[str] | None, checksums: bool =
     """Return a dataset's manifest after checking that its files are complete. checksums: check these too (slower).
 
     makers: the names of the datasets that get_data.py makes; messages have its command only for these (None: for all).
-    UserError if the manifest is missing or damaged, or if a file is missing or differs.
+    Raise UserError if the manifest is missing or damaged, or if a file is missing or differs.
     """
     path = folder / "manifest.json"
     known = makers is None or folder.name in makers

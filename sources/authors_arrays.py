@@ -20,7 +20,7 @@ def holds_authors_arrays(source: Path) -> bool:
 
 
 def make_from_arrays(folder: Path, target: Path, source: Path, shapes: Shapes, address: str | None = None) -> dict:
-    """Make a dataset in `folder` from the authors' arrays in the folder `source`; returns its manifest.
+    """Make a dataset in `folder` from the authors' arrays in the folder `source`; return its manifest.
 
     address: where they come from, for the manifest (default: source). UserError as in write_authors_arrays.
     """
@@ -65,7 +65,7 @@ def _factor_to_bytes(arrays: dict[str, np.ndarray], files: dict[str, Path]) -> t
     """Return the factor, 255 or 1, that makes every pixel a whole number in 0..255, or None if neither does; and the
     range from the smallest to the largest pixel.
 
-    Reads all pixels, one class at a time. UserError if one is not finite.
+    Read all pixels, one class at a time. Raise UserError if one is not finite.
     """
     factors, low, high = [255, 1], np.inf, -np.inf
     for split, array in arrays.items():

@@ -49,8 +49,8 @@ class Backbone:
     name: the network's name there, MobileNetV3Small for example. weights: a file (.weights.h5 or .h5) of the weights of
     the network without its classifier; None: the weights that Keras downloads, trained on ImageNet. Pictures are
     made upright, opaque and coloured (sources/pictures.py), squeezed into the square that the network takes by default,
-    and preprocessed as Keras says for this network. UserError if there is no such network, if its weights cannot be
-    downloaded, or if the file does not fit.
+    and preprocessed as Keras says for this network. Raise UserError if there is no such network, if its weights cannot
+    be downloaded, or if the file does not fit.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Backbone:
     @classmethod
     def of(cls, description: Mapping[str, object], weights: Path | None = None) -> Backbone:
         """Return the backbone with this `description`. weights: the file of its weights, if Keras did not download
-        them. UserError if the description names other weights."""
+        them. Raise UserError if the description names other weights."""
         backbone, wanted = cls(str(description["backbone"]), weights), description["weights"]
         if weights is None and wanted != DOWNLOADED:
             raise UserError(
@@ -112,8 +112,8 @@ class Backbone:
         return load_network(self.name, self.weights, self.weights_sha256, self.preparation.size)
 
     def embed(self, images: np.ndarray) -> np.ndarray:
-        """Return the vectors, float32 [n,D], of images that `preparation` has made, uint8 [n,size,size,3]. UserError if
-        their numbers are too large or not finite."""
+        """Return the vectors, float32 [n,D], of images that `preparation` has made, uint8 [n,size,size,3]. Raise
+        UserError if their numbers are too large or not finite."""
         model, preprocess = self.network
         vectors = np.asarray(model.predict_on_batch(preprocess(np.array(images, np.float32))), np.float32)
         if not (np.abs(vectors) <= LARGEST).all():
@@ -125,7 +125,7 @@ class Backbone:
 
     def __call__(self, pictures: Iterable[Image.Image]) -> np.ndarray:
         """Return the vectors of pictures, float32 [n,D], with a progress bar. A picture is taken when it is needed, so
-        that many do not have to fit into memory. BadPicture if a picture has an unknown range."""
+        that many do not have to fit into memory. Raise BadPicture if a picture has an unknown range."""
         vectors, waiting = [np.zeros((0, self.features), np.float32)], []
         for picture in tqdm(pictures, desc=self.name, unit="picture", disable=None, leave=False):
             waiting.append(self.preparation(picture))
@@ -142,7 +142,7 @@ class Backbone:
 
 
 def constructor_of(name: str):
-    """Return the constructor of a network of keras.applications. UserError if there is none of this name."""
+    """Return the constructor of a network of keras.applications. Raise UserError if there is none of this name."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     constructors = dict(inspect.getmembers(keras.applications, inspect.isfunction))
     if name not in constructors:
@@ -226,7 +226,8 @@ class BackboneSettings(SplitSettings, SourceSettings):
 
 def make_with_backbone(folder: Path, target: Path, settings: BackboneSettings) -> dict:
     """Make a dataset of vectors in `folder` from the pictures in `source`, a folder or tfds:NAME, as `make_images`
-    finds them; returns its manifest. UserError if the source, the table of the split or the network is at fault."""
+    finds them; return its manifest. Raise UserError if the source, the table of the split or the network is at
+    fault."""
     backbone = Backbone(settings.backbone, settings.backbone_weights)
     image_shape = backbone.image_shape  # builds the network: a fault is told before pictures are read
     pictures, split_by_class, origin = find_pictures(settings.source, settings.split_file)

@@ -30,8 +30,8 @@ def assign_at_random(labels: list[str], shares: list[float] | None, seed: int, r
     """Assign the classes to splits at random; train and test get at least one class.
 
     shares: None for DEFAULT_SHARES, adjusted: test and val each get at least the classes of an episode (half of all, if
-    there are too few), but val gets none if train would keep less than half of all. UserError if there is only one
-    class.
+    there are too few), but val gets none if train would keep less than half of all. Raise UserError if there is only
+    one class.
     """
     count = len(labels)
     if count < 2:
@@ -50,7 +50,7 @@ def assign_at_random(labels: list[str], shares: list[float] | None, seed: int, r
 
 
 def read_table(file: Path) -> Iterator[tuple[int, str, str]]:
-    """Yield (number of the line, split, class) of a table. UserError if it is not a table of SPLIT,CLASS."""
+    """Yield (number of the line, split, class) of a table. Raise UserError if it is not a table of SPLIT,CLASS."""
     for number, row in rows_of(file, ("split", "class")):
         split = split_of(row[0])
         if len(row) != 2 or not split:
@@ -59,7 +59,7 @@ def read_table(file: Path) -> Iterator[tuple[int, str, str]]:
 
 
 def read_split(file: Path, labels: Iterable[str]) -> dict[str, str]:
-    """Read a table -> {class: split}. UserError if it is not a table of SPLIT,CLASS, has a class that is not in
+    """Read a table -> {class: split}. Raise UserError if it is not a table of SPLIT,CLASS, has a class that is not in
     `labels`, has a class twice, or has no class for train or test."""
     split_by_class, known = {}, {normalized(label): label for label in labels}
     for number, split, name in read_table(file):
@@ -78,7 +78,7 @@ def read_split(file: Path, labels: Iterable[str]) -> dict[str, str]:
 
 
 def group_by_split(split_by_class: dict[str, str], labels: Iterable[str]) -> Names:
-    """Group the classes by split -> {split: its classes, sorted}. UserError if train or test has none."""
+    """Group the classes by split -> {split: its classes, sorted}. Raise UserError if train or test has none."""
     names = {split: sorted(label for label in labels if split_by_class.get(label) == split) for split in SPLITS}
     if missing := [split for split in ("train", "test") if not names[split]]:
         raise UserError(f"no {missing[0]} class has an image: give some images")

@@ -11,7 +11,7 @@ from errors import UserError
 
 def rows_of(file: Path, columns: tuple[str, ...]) -> list[tuple[int, list[str]]]:
     """Read a table -> for each row, the number of its line and its cells; blank rows and a header of these columns are
-    left out. UserError if it is not CSV.
+    left out. Raise UserError if it is not CSV.
 
     A byte order mark is ignored. Bytes that are not UTF-8 become the characters that Python puts for such bytes in
     names of files.

@@ -75,7 +75,8 @@ def download(url: str, path: Path, shape: tuple[int, ...], retries: int, timeout
 
 
 def _fetch(url: str, part: Path, note_path: Path, shape: tuple[int, ...], timeout: float) -> dict:
-    """Try once to complete `part`, resuming if that is safe; returns its note. Dropped or UserError if it fails."""
+    """Try once to complete `part`, resuming if that is safe; return its note. Raise Dropped or UserError if it
+    fails."""
     note = _read_note(note_path, url)
     size = _size(part) if note.get("validator") else 0  # without a validator, the server may have another file by now
     if size and size == note["bytes"]:
@@ -129,7 +130,8 @@ def _fetch(url: str, part: Path, note_path: Path, shape: tuple[int, ...], timeou
 
 
 def _append(part: Path, chunks: Iterable[bytes], size: int, note: dict) -> int:
-    """Append the chunks to `part`, which has `size` bytes; returns its new size. UserError if there are too many."""
+    """Append the chunks to `part`, which has `size` bytes; return its new size. Raise UserError if there are too
+    many."""
     progress = {"unit": "B", "unit_scale": True, "desc": part.stem, "disable": None}
     with open(part, "ab") as file, tqdm(total=note["bytes"], initial=size, **progress) as bar:
         for chunk in chunks:
@@ -145,7 +147,7 @@ def _append(part: Path, chunks: Iterable[bytes], size: int, note: dict) -> int:
 def _total_bytes(header: bytes, length: str | None, url: str, shape: tuple[int, ...]) -> int:
     """Return the file's size in bytes as its .npy header declares it. length: the server's Content-Length.
 
-    Dropped if too few bytes arrived. UserError if it is no .npy file, or has another shape or length.
+    Raise Dropped if too few bytes arrived. Raise UserError if it is no .npy file, or has another shape or length.
     """
     if not header:
         raise Dropped("nothing arrived")

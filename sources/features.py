@@ -30,8 +30,8 @@ class FeaturesSettings(SplitSettings):
 
 
 def make_from_features(folder: Path, target: Path, settings: FeaturesSettings) -> dict:
-    """Make a dataset of vectors in `folder`; returns its manifest. UserError if the file or the table of the split is
-    at fault."""
+    """Make a dataset of vectors in `folder`; return its manifest. Raise UserError if the file or the table of the
+    split is at fault."""
     settings.refuse_idle(bool(settings.split_file))
     vectors, labels, files = read_features(settings.features)
     with open(folder / RAW, "wb") as raw:
@@ -48,7 +48,8 @@ def make_from_features(folder: Path, target: Path, settings: FeaturesSettings) -
 
 def read_features(file: Path) -> tuple[np.ndarray, list[str], list[str]]:
     """Read a file of features -> vectors, float32 [n,D], the label of each vector, and the name of each vector's
-    picture (an empty list, if the file has no names). UserError if it is no such file; nothing in it is unpickled."""
+    picture (an empty list, if the file has no names). Raise UserError if it is no such file; nothing in it is
+    unpickled."""
     arrays = read_arrays(file)
     if missing := [name for name in ("features", "labels") if name not in arrays]:
         raise UserError(f"{file} has no array {missing[0]}: write it with {EXAMPLE}")
@@ -83,7 +84,7 @@ def read_features(file: Path) -> tuple[np.ndarray, list[str], list[str]]:
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:
-    """Return the arrays that an .npz file of features may have. UserError if they cannot be read."""
+    """Return the arrays that an .npz file of features may have. Raise UserError if they cannot be read."""
     if not zipfile.is_zipfile(file):
         raise UserError(f"{file} is not an .npz file: write it with {EXAMPLE}")
     try:

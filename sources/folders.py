@@ -90,8 +90,8 @@ class Walk:
     def files_by_class(self, folder: Path, layouts: str | None = None) -> list[tuple[str, Path]]:
         """Return (class, file) for all pictures in FOLDER/class/ or FOLDER/class/images/, by name.
 
-        layouts: the expected layouts, for messages. UserError if a picture lies elsewhere, if a class has no picture,
-        if two classes have the same name, or if two classes have links to the same picture.
+        layouts: the expected layouts, for messages. Raise UserError if a picture lies elsewhere, if a class has no
+        picture, if two classes have the same name, or if two classes have links to the same picture.
         """
         expected = f"expected: {layouts or f'{folder}/CLASS/*.jpg'}"
         places, files = self.entries(folder)

@@ -33,7 +33,7 @@ PEN = (1.5, 2.6)  # width of the pen, pixels
 
 
 def make_glyphs(folder: Path, target: Path, settings: SeedSettings) -> dict:
-    """Draw the glyphs into `folder`; returns its manifest."""
+    """Draw the glyphs into `folder`; return its manifest."""
     images = draw_glyphs(sum(SPLITS.values()), DRAWINGS, settings.seed)
     names, first = {}, 0
     for split, count in SPLITS.items():

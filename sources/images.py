@@ -48,9 +48,9 @@ class ImagesSettings(SplitSettings, SourceSettings):
 
 
 def make_images(folder: Path, target: Path, settings: ImagesSettings) -> dict:
-    """Make a dataset in `folder` from `source`, a folder (see `read_folder`) or tfds:NAME; returns its manifest.
+    """Make a dataset in `folder` from `source`, a folder (see `read_folder`) or tfds:NAME; return its manifest.
 
-    UserError if the source or the table of the split is at fault.
+    Raise UserError if the source or the table of the split is at fault.
     """
     prepare = Preparation(settings.size, settings.channels, settings.invert)
     pictures, split_by_class, origin = find_pictures(settings.source, settings.split_file)
@@ -82,8 +82,8 @@ def read_folder(source: Path, table: Path | None) -> tuple[list[Picture], dict[s
     pictures, {class: split} if the folders or a `table` (see `read_split`) decide it, and notes on the folders.
 
     If all classes of val and test are also in train, as in sets for ordinary classification, or if there is a table,
-    the pictures of a class are put together. UserError if a picture lies elsewhere, or if only some classes are in
-    several splits.
+    the pictures of a class are put together. Raise UserError if a picture lies elsewhere, or if only some classes are
+    in several splits.
     """
     pictures, places, folders, notes = list_folder(source)
     if table:
@@ -131,8 +131,8 @@ def list_folder(source: Path) -> tuple[list[Picture], dict[str, dict[str, str]],
 def split_folders(source: Path, walk: Walk) -> dict[str, Path]:
     """Return {split: folder of its classes}; empty if the folders in `source` are classes themselves.
 
-    Train and test are always there: without a test folder, the validation folder takes its place. UserError if folders
-    are neither splits nor classes.
+    Train and test are always there: without a test folder, the validation folder takes its place. Raise UserError if
+    folders are neither splits nor classes.
     """
     names, _ = walk.entries(source)
     named = [(split_of(folder.name), folder) for folder in names]
@@ -166,7 +166,8 @@ def holds_classes(folder: Path, walk: Walk) -> bool:
 
 
 def read_builder(builder) -> Iterator[Picture]:
-    """Yield the pictures in all splits of a builder. UserError unless its examples have an `image` and a `label`."""
+    """Yield the pictures in all splits of a builder. Raise UserError unless its examples have an `image` and a
+    `label`."""
     features, name = builder.info.features, builder.info.full_name
     if not hasattr(features, "keys") or not {"image", "label"} <= set(features.keys()):
         raise UserError(f"{name} has no images with labels: {OTHERWISE}")
@@ -212,8 +213,8 @@ def write_raw(
 
     embed: makes what is written of `at_once` images, uint8 [n,H,W,C] -> [n,...]. copies: True if all pictures belong to
     the dataset, even those that are alike; otherwise a picture is left out that its class has already, since it could
-    be in the support and in the query set of a task. Memory holds one picture and so many images. UserError if pictures
-    cannot be read, or are in several classes, and skip_bad is not set; it names the first of them.
+    be in the support and in the query set of a task. Memory holds one picture and so many images. Raise UserError if
+    pictures cannot be read, or are in several classes, and skip_bad is not set; it names the first of them.
     """
     numbers, labels, bad, images, count = {}, set(), [], [], 0
     first, repeated = {}, []  # digest of an image -> its picture and number

@@ -12,7 +12,8 @@ from sources.folders import identity, normalized
 
 def read_labels(file: Path) -> list[tuple[str, Path]]:
     """Read a table of FILE,LABEL, with a header or without -> (label, file) for each row. A relative path starts from
-    the table's folder. UserError if a row has no file or no label, if a file is not there, or if one is named twice."""
+    the table's folder. Raise UserError if a row has no file or no label, if a file is not there, or if one is named
+    twice."""
     labelled, lines = [], {}
     for number, row in rows_of(file, ("file", "label")):
         where = f"{file}, line {number}"

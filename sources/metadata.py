@@ -42,7 +42,7 @@ def strip_metadata(content: bytes) -> tuple[bytes, dict]:
 def _strip_png(content: bytes) -> tuple[bytes, dict]:
     """Return the PNG's chunks that decide pixels, and its facts: "exif", "depth" (bits per channel), "sbit"
     (significant bits of each channel), "transparency" (a grey level), and "pairs", True if the four bytes of a pixel
-    are two channels of 16 bits. ValueError if it is cut short or damaged."""
+    are two channels of 16 bits. Raise ValueError if it is cut short or damaged."""
     kept, facts, at, kind, depth, colour = [content[:8]], {"exif": b""}, 8, b"", 0, None
     while kind != b"IEND":
         length, kind = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]

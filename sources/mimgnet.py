@@ -57,7 +57,7 @@ class MimgnetSettings(Settings):
 
 
 def make_mimgnet(folder: Path, target: Path, settings: MimgnetSettings) -> dict:
-    """Download the authors' arrays, or a mirror's, and make miniImageNet in `folder`; returns its manifest.
+    """Download the authors' arrays, or a mirror's, and make miniImageNet in `folder`; return its manifest.
 
     The downloads stay in DATA_DIR/downloads. UserError as in download and write_authors_arrays.
     """
@@ -71,10 +71,10 @@ def make_mimgnet(folder: Path, target: Path, settings: MimgnetSettings) -> dict:
 
 
 def make_mimgnet_from_source(folder: Path, target: Path, settings: SourceSettings) -> dict:
-    """Make miniImageNet in `folder` from a --source; returns its manifest.
+    """Make miniImageNet in `folder` from a --source; return its manifest.
 
-    The source is a folder or an archive with tables and images, or a folder with one such archive. UserError if it is
-    none of these, or is damaged.
+    The source is a folder or an archive with tables and images, or a folder with one such archive. Raise UserError if
+    it is none of these, or is damaged.
     """
     originals = find_originals(settings.source)
     names = write_mimgnet(folder, originals)
@@ -100,8 +100,8 @@ def find_originals(source: Path) -> Path:
 def read_tables(source: Path, splits: dict[str, int] = SPLITS) -> dict[str, Classes]:
     """Read SPLIT.csv (filename,label) in a folder or an archive -> {split: {class: its images' file names}}.
 
-    splits: split -> number of classes. UserError if a table is missing or malformed, if the number of classes is wrong,
-    if classes differ in their numbers of images, if a file name is repeated, or if a class is in two tables.
+    splits: split -> number of classes. Raise UserError if a table is missing or malformed, if the number of classes is
+    wrong, if classes differ in their numbers of images, if a file name is repeated, or if a class is in two tables.
     """
     tables: dict[str, Classes] = {}
     images: set[str] = set()  # of all tables

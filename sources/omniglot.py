@@ -45,7 +45,7 @@ class OmniglotSettings(SeedSettings, OriginalsSettings):
 
 
 def make_omniglot(folder: Path, target: Path, settings: OmniglotSettings) -> dict:
-    """Make Omniglot in `folder` from its originals, or through tensorflow-datasets; returns its manifest.
+    """Make Omniglot in `folder` from its originals, or through tensorflow-datasets; return its manifest.
 
     UserError as in read_omniglot and fetch_omniglot.
     """
@@ -77,7 +77,7 @@ def read_omniglot(
     """Read the official archives or folders -> the characters, and the manifest's "source".
 
     source: a folder that holds images_background and images_evaluation, zipped or not, or one of these.
-    parts: the number of characters in each; drawings: the number per character. UserError if these differ.
+    parts: the number of characters in each; drawings: the number per character. Raise UserError if these differ.
     """
     characters, archives = {}, []
     folder = source.parent if source.name.removesuffix(".zip") in parts else source
@@ -105,7 +105,7 @@ def _read_part(path: Path, part: str, size: int, count: int, drawings: int) -> C
 
 
 def fetch_omniglot(size: int) -> tuple[Characters, dict]:
-    """Let tensorflow-datasets download Omniglot -> as read_omniglot. UserError if the download fails."""
+    """Let tensorflow-datasets download Omniglot -> as read_omniglot. Raise UserError if the download fails."""
     with prepared_builder("omniglot", OTHERWISE) as builder:
         import tensorflow_datasets as tfds  # prepared_builder has loaded it
 
@@ -126,7 +126,8 @@ def read_examples(examples: Iterable[dict], alphabet_name: Callable[[int], str],
 
 
 def shrink(original: np.ndarray, size: int, where: str) -> Drawing:
-    """Shrink an original, uint8 [105, 105], ink 0 on paper 255, to a drawing. UserError if it has another shape."""
+    """Shrink an original, uint8 [105, 105], ink 0 on paper 255, to a drawing. Raise UserError if it has another
+    shape."""
     if original.shape != (ORIGINAL_SIDE, ORIGINAL_SIDE):
         raise UserError(f"{where} is {original.shape} pixels, not 105 x 105: give the original Omniglot")
     ink = 255 - original

@@ -98,8 +98,8 @@ def first_few(things: Sequence, separator: str = ", ") -> str:
 
 
 def readable(files: Iterable[Path], skip_bad: bool) -> tuple[list[Path], list[BadPicture]]:
-    """Decode each file -> the files that can be read, and the faults of the others. UserError if there are faults and
-    skip_bad is not set."""
+    """Decode each file -> the files that can be read, and the faults of the others. Raise UserError if there are faults
+    and skip_bad is not set."""
     good, bad = [], []
     for file in tqdm(files, desc="check", unit="picture", disable=None, leave=False):
         try:
@@ -122,8 +122,8 @@ def refusal(faults: Sequence[BadPicture]) -> str:
 
 
 def read(file: Path, paper: Paper = WHITE) -> Image.Image:
-    """Read the picture in a file: upright, on paper where it is transparent, of mode "L" or "RGB". BadPicture if it is
-    missing, cut short, damaged, too large, or has numbers of an unknown range."""
+    """Read the picture in a file: upright, on paper where it is transparent, of mode "L" or "RGB". Raise BadPicture if
+    it is missing, cut short, damaged, too large, or has numbers of an unknown range."""
     if file.suffix.lower() in HEIC:
         raise BadPicture(str(file), NO_HEIC)
     if file.suffix and not is_picture_name(file):

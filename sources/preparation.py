@@ -32,7 +32,7 @@ class Preparation(NamedTuple):
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Make a picture upright and opaque (sources/pictures.py), convert it to grey or colour, resize it to the
-        square, and invert it -> uint8 [size,size,channels]. BadPicture if its range is unknown."""
+        square, and invert it -> uint8 [size,size,channels]. Raise BadPicture if its range is unknown."""
         image = pictures.from_pillow(image).convert(MODES[self.channels])
         if image.size != (self.size, self.size):
             image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)

@@ -68,11 +68,11 @@ def write_dataset(
     files: Sequence[Path] = (),
     **facts: object,
 ) -> dict:
-    """Write the splits' arrays and the manifest of the images in `folder`/RAW; returns the manifest.
+    """Write the splits' arrays and the manifest of the images in `folder`/RAW; return the manifest.
 
     numbers: class -> numbers of its images in RAW. split_by_class: class -> split; if it is empty, the settings
     decide. given: the source of the images. files: the manifest gets their checksums. facts: further entries of the
-    manifest. UserError if there are too few classes, or if settings.split_file does not fit them.
+    manifest. Raise UserError if there are too few classes, or if settings.split_file does not fit them.
     """
     table = settings.split_file
     if table and not split_by_class:

@@ -17,7 +17,7 @@ from sources.download import system_error
 def prepared_builder(name: str, otherwise: str) -> Iterator:
     """Yield tensorflow-datasets' builder of this name, after it has downloaded and prepared its dataset.
 
-    UserError if that fails, or if the `with` block fails to read the dataset; the message ends with `otherwise`.
+    Raise UserError if that fails, or if the `with` block fails to read the dataset; the message ends with `otherwise`.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # TensorFlow would take the GPU's memory to read some images
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
