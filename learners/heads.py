@@ -55,7 +55,7 @@ def ridge(h: tf.Tensor, y: tf.Tensor, shares: tf.Tensor | None, penalty) -> Head
     few = images <= numbers + 1
     gram = tf.matmul(x, x, transpose_a=not few, transpose_b=few)
     least = SMALLEST * tf.linalg.trace(gram) / gram.shape[-1]
-    gram += tf.maximum(penalty, least)[:, None, None] * tf.eye(gram.shape[-1], dtype=h.dtype)
+    gram += tf.maximum(least, penalty)[:, None, None] * tf.eye(gram.shape[-1], dtype=h.dtype)
     target = tf.broadcast_to(root * y, [tasks, *y.shape])
     if few:
         solution = tf.matmul(x, tf.linalg.solve(gram, target), transpose_a=True)

@@ -116,4 +116,4 @@ def test_training_has_as_many_classes_as_it_is_told_and_all_else_the_runs(data_d
     assert ways == {("train", 6), ("train", 3), ("val", 3), ("test", 3), ("test", 5)}  # train of 3: the collapse watch
     words = ("--savedir", tmp_path / "b", "--train_way", 2000)
     done = call("main.py", *words, *flags_of(SETTINGS | {"model": "protonet", "n_steps": None, "data_dir": data_dir}))
-    assert done.returncode == 2 and "--way 2000 is more than" in done.stderr
+    assert done.returncode == 2 and "--train_way 2000 is more than" in done.stderr
