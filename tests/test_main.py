@@ -408,6 +408,22 @@ def test_bench_checks_the_gradient(small_yardstick, data_dir):
     assert line["ms_per_step"] > 0
 
 
+@pytest.mark.parametrize("factor", [1, 4])
+def test_bench_check_measures_how_far_a_gradient_is_from_float64s(small_yardstick, monkeypatch, factor):
+    """Rounding may flip a maximum, which moves it by a third at most; one that is a quarter of float64's is 75 % off."""
+    exact = bench.exact_gradient
+
+    def scaled(*args):
+        mean = exact(*args)
+        return mean._replace(gradients={name: factor * one for name, one in mean.gradients.items()})
+
+    monkeypatch.setattr(bench, "exact_gradient", scaled)
+    flags = flags_of(SETTINGS | {"model": "protonet", "n_steps": None, "metabatch": 1})
+    done = call("bench.py", *flags, "--iterations", 1, "--check")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["gradient_error"] == pytest.approx(1 - 1 / factor, abs=0.35 / factor)
+
+
 @pytest.mark.slow
 def test_bench_exports_the_step(data_dir, tmp_path):
     done = call("bench.py", *SMALL, "--data_dir", data_dir, "--export", tmp_path / "step")

@@ -47,6 +47,7 @@ def watched(data_dir, tmp_path_factory):
         pytest.param("metadrop", "noise", marks=pytest.mark.slow),
         ("maml", "mask"),
         ("metanet_embedding", "mask"),
+        ("metanet_embedding", "information_dropout"),  # it has noise in tests
     ],
 )
 def test_what_is_measured_is_what_the_learner_does_in_testing(name, perturbation):
@@ -80,7 +81,8 @@ def test_what_is_measured_is_what_the_learner_does_in_testing(name, perturbation
     ):
         found = dict(zip(collapse_measures.NAMES, values[rows.index(("query", inner_steps, layer))], strict=True))
         for key, value in collapse_measures.measures(*material).items():
-            assert found[key] == pytest.approx(value, rel=1e-3, abs=1e-6), (layer, key)
+            tolerance = 1e-3 if layer == features else 0.03  # NC1 divides by the squares of small distances of logits
+            assert found[key] == pytest.approx(value, rel=tolerance, abs=1e-6), (layer, key)
     layers = 5 + (name == "metanet_embedding")
     assert len(rows) == len(set(rows)) == 2 * (inner_steps + 1) * layers
     assert np.isfinite(values[[r[2] == features for r in rows]]).all()
