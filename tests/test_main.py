@@ -410,7 +410,7 @@ def test_bench_checks_the_gradient(small_yardstick, data_dir):
 
 @pytest.mark.parametrize("factor", [1, 4])
 def test_bench_check_measures_how_far_a_gradient_is_from_float64s(small_yardstick, monkeypatch, factor):
-    """Rounding may flip a maximum, which moves it by a third at most; one that is a quarter of float64's is 75 % off."""
+    """Rounding may flip a maximum, which moves it by a third at most; a quarter of float64's is 75 % off."""
     exact = bench.exact_gradient
 
     def scaled(*args):
