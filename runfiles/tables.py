@@ -89,8 +89,8 @@ def mean_of(values: Iterable[float | None], form: str) -> str:
 
 
 def differences(outcome, tests: tuple[str, ...] = ("test",)) -> str:
-    """A row per run and test that it has had: strength, parameters, training loss, validation accuracy, test accuracy,
-    and the paired difference from the baseline. tests: the study's tests that are shown. A test is paired with the same
+    """A row per run and test that it has had: chosen value, parameters, training loss, validation accuracy, test
+    accuracy, and the paired difference from the baseline. tests: the study's tests that are shown. A test is paired with the same
     test of the baseline or, if it has not had that one, with its first test."""
     study, rows = outcome.study, []
     for name, test in itertools.product(study.runs, tests):
@@ -108,17 +108,17 @@ def differences(outcome, tests: tuple[str, ...] = ("test",)) -> str:
         cells += [mean_of([(last_validation(record) or [None])[0] for record in of_training], ".2f")]
         rows.append([*cells, len(results), over_seeds(accuracies(results)), *paired])
     baseline = f"from {study.runs[study.baseline].title}" if study.baseline else "from the run without a mask"
-    columns = ["", "strength", "parameters", "training loss", "validation", "seeds", "accuracy", baseline, *DIFFERENCE]
+    columns = ["", "chosen", "parameters", "training loss", "validation", "seeds", "accuracy", baseline, *DIFFERENCE]
     used = [i for i in range(len(columns)) if i == 0 or any(str(row[i]) for row in rows)]
     return markdown([columns[i] for i in used], ([row[i] for i in used] for row in rows))
 
 
 def budgets(outcome) -> str:
-    """A row per run: updates, images that were drawn for an update and for all of them, and the mean minutes that a
-    training took, with its validations; the machine did other things, too."""
+    """A row per run that was trained: updates, images that were drawn for an update and for all of them, and the mean
+    minutes that a training took, with its validations; the machine did other things, too."""
     rows = []
     for name, run in outcome.study.runs.items():
-        if trained := [record for record in outcome.runs[name].values() if record.curve]:
+        if trained := [record for record in outcome.runs[name].values() if record.iteration > 0]:
             config, updates = Config.of(trained[0].config), trained[0].iteration + 1
             images = getattr(config.learner, "batch", config.train_way * (config.run.shot + config.run.query))
             images *= config.run.metabatch
@@ -135,7 +135,7 @@ def strengths(outcome) -> str:
             best = max(found, key=lambda values: found[values][0])
             cells = [f"{', '.join(v)}: {'**' * (v == best)}{a:.2f}{'**' * (v == best)}" for v, (a, _) in found.items()]
             rows.append([run.title, ", ".join(run.choose), " / ".join(cells)])
-    return markdown(["", "strength", "validation accuracy by strength, %"], rows)
+    return markdown(["", "flag", "validation accuracy by value, %"], rows)
 
 
 def pairs(titles: dict[str, tuple[str, str]]) -> Callable:

@@ -89,7 +89,7 @@ def test_differences_are_from_the_baseline_by_seed_and_means_over_a_runs_own_see
         records[i] = replace(record, curve=curve(800, (loss, 2 * loss), validation))
     head, maml, weight = rows(study, "accuracy", records)
     # 1.5 times the means of 1, 2, 3 and of 5, 5, 9, 9. Of all seeds: 15, 60, 64 and 2, 98, 63, 70, with t of 2 and 3
-    # degrees of freedom. There is no strength to show.
+    # degrees of freedom. No value was chosen.
     wanted = ["", "parameters", "training loss", "validation", "seeds", "accuracy", "from MAML", "by seed"]
     assert head == wanted
     assert maml == ["MAML", "112,005", "3.000", "60.00", "3", "46.33 ± 67.59", "", ""]
@@ -111,7 +111,7 @@ def test_a_loss_that_is_not_of_mamls_kind_is_left_out_and_a_strength_is_shown():
         records += [made(regularisers, name, 0, [97], values={"mix_alpha": alpha}) for alpha in ("0.2", "1", "2")]
     found = {row[0]: row[1:4] for row in rows(regularisers, "accuracy", records)}
     assert found == {
-        "": ["strength", "parameters", "training loss"], "MAML": ["", "112,005", "1.000"],
+        "": ["chosen", "parameters", "training loss"], "MAML": ["", "112,005", "1.000"],
         "mixup, support": ["0.2", "112,005", "1.000"], "mixup, query": ["0.2", "112,005", ""],
         "Meta-SGD": ["", "223,754", ""], "Prototypical Network, trained 60-way": ["", "111,680", ""],
     }  # fmt: skip
@@ -152,8 +152,7 @@ def test_a_baseline_has_a_row_per_head_and_all_are_paired_with_the_test_of_maml(
     assert validations == {row[0]: own.get(row[0], "") for row in found}
     budgets = rows(study, "budgets", records)
     assert budgets[0] == ["", "updates", "images per update", "images", "minutes"]
-    assert budgets[2:] == [[title, "801", "320", "256,320", "1"] for title in ("Baseline", "MAML")]
-    assert budgets[1][:4] == ["Nearest mean in pixels", "1", "320", "320"]
+    assert budgets[1:] == [[title, "801", "320", "256,320", "1"] for title in ("Baseline", "MAML")]
 
 
 def test_strengths_show_the_first_seeds_validations_and_the_best():
@@ -164,7 +163,7 @@ def test_strengths_show_the_first_seeds_validations_and_the_best():
     ]
     records += [made(regularisers, "vib", 1, [9], values={"vib_beta": "1e-2"}, curve=curve(800, validation=0.99))]
     assert rows(regularisers, "strengths", records) == [
-        ["", "strength", "validation accuracy by strength, %"],
+        ["", "flag", "validation accuracy by value, %"],
         ["VIB", "vib_beta", "1e-4: 90.00 / 1e-3: **95.00** / 1e-2: 80.00"],
     ]
 
