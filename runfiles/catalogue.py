@@ -336,7 +336,7 @@ def baselines(name: str, question: str, time: str, task: str, shot: int, inner_l
             "budgets": tables.budgets,
             "strengths": tables.strengths,
         },
-        figures={"accuracy": plots.differences},
+        figures={"accuracy": plots.tests({"test": "test classes of the same dataset", "across": across}, ("nearest",))},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,6 +69,42 @@ def draw_differences(numbers: dict):
     return fig
 
 
+def numbers_of_tests(outcome, titles: dict[str, str], left_out: tuple[str, ...] = ()) -> dict:
+    """Return by test its title and, by run, the run's title and the differences of its accuracy in this test from the
+    baseline's in the same test, by seed (points). titles: of the tests. left_out: runs that are not shown."""
+    study, tests = outcome.study, {}
+    for test, title in titles.items():
+        plain, rows = outcome.results(study.baseline, test), {}
+        for name, run in study.runs.items():
+            pairs = shared(plain, outcome.results(name, test)).values() if name not in left_out else ()
+            if pairs and name != study.baseline:
+                rows[name] = {"title": run.title, "differences": [b["accuracy"] - a["accuracy"] for a, b in pairs]}
+        if rows:
+            tests[test] = {"title": title, "rows": rows}
+    return {"machine": outcome.machine, "baseline": study.runs[study.baseline].title, "tests": tests} if tests else {}
+
+
+def draw_tests(numbers: dict):
+    """Draw a panel per test: each run's differences from the baseline by seed, and their mean."""
+    from matplotlib.figure import Figure
+
+    from figures.style import BLUE
+
+    titles = {name: row["title"] for one in numbers["tests"].values() for name, row in one["rows"].items()}
+    fig = Figure(figsize=(10, 0.26 * len(titles) + 1.4))
+    panels = fig.subplots(1, len(numbers["tests"]), sharey=True, squeeze=False)[0]
+    for ax, one in zip(panels, numbers["tests"].values(), strict=True):
+        for place, name in enumerate(titles):
+            if row := one["rows"].get(name):
+                ax.plot(row["differences"], [place] * len(row["differences"]), "o", ms=3, color=BLUE, alpha=0.5)
+                ax.plot(np.mean(row["differences"]), place, "|", ms=12, mew=2, color=BLUE)
+        ax.axvline(0, color="grey", lw=0.8)
+        ax.set(title=one["title"], xlabel=f"difference from {numbers['baseline']} with the same seed (points)")
+    panels[0].set_yticks(range(len(titles)), [*titles.values()])
+    panels[0].set_ylim(len(titles) - 0.5, -0.5)
+    return fig
+
+
 def write_titles(ax, points: dict[str, tuple[float, float]]) -> None:
     """Write each title beside its point (x, y), at the first corner where it covers no other title or point."""
     from matplotlib.transforms import Bbox
@@ -129,6 +166,13 @@ def draw_curves(numbers: dict):
 
 
 differences = Plot(numbers_of_differences, draw_differences)
+
+
+def tests(titles: dict[str, str], left_out: tuple[str, ...] = ()) -> Plot:
+    """Return the figure of `numbers_of_tests` with these arguments."""
+    return Plot(partial(numbers_of_tests, titles=titles, left_out=left_out), draw_tests)
+
+
 curves = Plot(numbers_of_curves, draw_curves)
 
 

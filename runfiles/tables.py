@@ -90,8 +90,8 @@ def mean_of(values: Iterable[float | None], form: str) -> str:
 
 def differences(outcome, tests: tuple[str, ...] = ("test",)) -> str:
     """A row per run and test that it has had: chosen value, parameters, training loss, validation accuracy, test
-    accuracy, and the paired difference from the baseline. tests: the study's tests that are shown. A test is paired with the same
-    test of the baseline or, if it has not had that one, with its first test."""
+    accuracy, and the paired difference from the baseline. tests: the study's tests that are shown. A test is paired
+    with the same test of the baseline or, if it has not had that one, with its first test."""
     study, rows = outcome.study, []
     for name, test in itertools.product(study.runs, tests):
         run, results = study.runs[name], outcome.results(name, test)
