@@ -20,6 +20,11 @@ class Plot(NamedTuple):
     draw: Callable
 
 
+def paired(one: dict[int, dict], other: dict[int, dict]) -> list[float]:
+    """Return by seed the accuracy of `other` minus that of `one`, in points."""
+    return [b["accuracy"] - a["accuracy"] for a, b in shared(one, other).values()]
+
+
 def numbers_of_differences(outcome) -> dict:
     """Return by run: its title, the differences of its test accuracy from the baseline's by seed (points), its training
     loss (nats, or None) and its validation accuracy (percent)."""
@@ -33,7 +38,7 @@ def numbers_of_differences(outcome) -> dict:
         if results:
             rows[name] = {
                 "title": run.title,
-                "differences": [b["accuracy"] - a["accuracy"] for a, b in shared(plain, results).values()],
+                "differences": paired(plain, results),
                 "loss": float(np.mean(losses)) if losses else None,
                 "validation": float(np.mean(validations)) if validations else None,
                 "baseline": name == study.baseline,
@@ -76,9 +81,9 @@ def numbers_of_tests(outcome, titles: dict[str, str], left_out: tuple[str, ...] 
     for test, title in titles.items():
         plain, rows = outcome.results(study.baseline, test), {}
         for name, run in study.runs.items():
-            pairs = shared(plain, outcome.results(name, test)).values() if name not in left_out else ()
-            if pairs and name != study.baseline:
-                rows[name] = {"title": run.title, "differences": [b["accuracy"] - a["accuracy"] for a, b in pairs]}
+            found = [] if name in (study.baseline, *left_out) else paired(plain, outcome.results(name, test))
+            if found:
+                rows[name] = {"title": run.title, "differences": found}
         if rows:
             tests[test] = {"title": title, "rows": rows}
     return {"machine": outcome.machine, "baseline": study.runs[study.baseline].title, "tests": tests} if tests else {}
