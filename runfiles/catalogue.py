@@ -302,6 +302,10 @@ reptile = Study(
 
 
 HEADS = ("logistic", "ridge", "finetune")  # of the baselines, besides the nearest mean
+META_LEARNERS = {  # that the baseline is paired with, besides MAML
+    "metasgd": "Baseline - Meta-SGD", "metadrop": "Baseline - Meta-dropout",
+    "protonet": "Baseline - Prototypical Network", "ridge": "Baseline - R2-D2",
+}  # fmt: skip
 META_LR = {"meta_lr": ("3e-4", "1e-3", "3e-3")}
 
 
@@ -333,6 +337,7 @@ def baselines(name: str, question: str, time: str, task: str, shot: int, inner_l
         tables={
             "accuracy": partial(tables.differences, tests=("test", *heads)),
             "across": partial(tables.differences, tests=("across",)),
+            "pairs": tables.pairs({title: (name, "baseline") for name, title in META_LEARNERS.items()}),
             "budgets": tables.budgets,
             "strengths": tables.strengths,
         },
