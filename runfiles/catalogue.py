@@ -316,6 +316,8 @@ def baselines(name: str, question: str, time: str, task: str, shot: int, inner_l
     images, query = 5 * (shot + 15), f"--way 5 --shot {shot} --query 15 --metabatch 4"
     heads = {head: Test(f"{TESTED['test'].flags} --head {head}", runs=("nearest", "baseline")) for head in HEADS}
     heads["batch statistics"] = Test(f"{TESTED['test'].flags} --test_statistics batch", runs=("baseline",))
+    others = {"across": Test(f"{TESTED['test'].flags} --dataset {across} --across")}
+    others["with batch statistics"] = Test(f"{others['across'].flags} --test_statistics batch", runs=("baseline",))
     return Study(
         name=name,
         question=question,
@@ -332,11 +334,11 @@ def baselines(name: str, question: str, time: str, task: str, shot: int, inner_l
             "protonet": Run("Prototypical Network", "--model protonet", META_LR),
             "ridge": Run("Ridge regression (R2-D2)", "--model ridge", META_LR),
         },
-        tests=TESTED | heads | {"across": Test(f"{TESTED['test'].flags} --dataset {across} --across")},
+        tests=TESTED | heads | others,
         baseline="maml",
         tables={
             "accuracy": partial(tables.differences, tests=("test", *heads)),
-            "across": partial(tables.differences, tests=("across",)),
+            "across": partial(tables.differences, tests=tuple(others)),
             "pairs": tables.pairs({title: (name, "baseline") for name, title in META_LEARNERS.items()}),
             "budgets": tables.budgets,
             "strengths": tables.strengths,
