@@ -349,7 +349,7 @@ def baselines(name: str, question: str, time: str, task: str, shot: int, inner_l
 
 BENCHMARKS = "Learners that meta-learn, and baselines that do not, on as many training images: "
 baselines_omniglot = baselines(
-    "baselines_omniglot", f"{BENCHMARKS}Omniglot 5-way 1-shot, Vinyals' split", "an hour and a half on two cores",
+    "baselines_omniglot", f"{BENCHMARKS}Omniglot 5-way 1-shot, Vinyals' split", "two and a half hours on two cores",
     "--dataset omniglot_vinyals --n_train_iters 800", shot=1, inner_lr="0.1", across="glyphs",
 )  # fmt: skip
 baselines_1shot, baselines_5shot = (
