@@ -82,11 +82,10 @@ def logistic(h: tf.Tensor, y: tf.Tensor, shares: tf.Tensor | None, penalty: floa
 
 def fitted(h: np.ndarray, y: np.ndarray, weights: np.ndarray, penalty: float) -> np.ndarray:
     """Return the weights and, in the last row, the biases [D+1,way] of `logistic` for one task's h [S,D]."""
-    weighed = weights > 0  # scikit-learn would take a class from an image without weight, too
     two = y.shape[1] == 2  # scikit-learn has one logit, the second class's less the first one's: W is [-w, w] / 2
     model = linear_model.LogisticRegression(C=(2 if two else 1) / penalty, max_iter=1000, tol=1e-6)
-    weights = weights[weighed].astype(np.float64)
-    model.fit(h[weighed].astype(np.float64), y[weighed].argmax(-1), sample_weight=weights)
+    labels = y.argmax(-1)  # 0 for an image without weight, which has no effect
+    model.fit(h.astype(np.float64), labels, sample_weight=weights.astype(np.float64))
     head = np.concatenate([model.coef_.T, model.intercept_[None]])
     if two:
         head = head * [-0.5, 0.5]

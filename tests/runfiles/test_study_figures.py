@@ -71,8 +71,8 @@ def test_each_panel_of_tests_has_its_own_differences_from_the_baseline_in_the_sa
     for name, home, away in (("maml", (90, 91), (50, 52)), ("head", (92, 90), None), ("protonet", (93, 95), (49, 58)),
                              ("nearest", (40, 40), (30, 30))):  # fmt: skip
         for seed in (0, 1) if name != "nearest" else (0,):
-            values = {"meta_lr": "1e-3"} if name != "nearest" else {}
-            record = made(study, name, seed, [home[seed]], values=values, curve=curve(800))
+            trained = {"values": {"meta_lr": "1e-3"}, "curve": curve(800)} if name != "nearest" else {}
+            record = made(study, name, seed, [home[seed]], **trained)
             records.append(with_result(record, study.tests["across"].flags, [away[seed]]) if away else record)
     for name in ("maml", "head", "protonet"):
         records += [
