@@ -34,7 +34,7 @@ LOSSES = {"cross_entropy": layers.cross_entropies, "margin": margin}  # of each 
 
 
 def mean_gradient(losses, x):
-    """Return the gradient, with respect to x [T,...], of the losses [K*T,N] of K noise draws, their mean over draws."""
+    """Return the gradient of the losses [K*T,N] of K noise draws with respect to x [T,...], averaged over the draws."""
     return tf.gradients(losses, x)[0] / (losses.shape[0] // x.shape[0])
 
 

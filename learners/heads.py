@@ -18,7 +18,7 @@ from lazy import LazyModule, tf
 linear_model = LazyModule("sklearn.linear_model")
 Head: TypeAlias = "tuple[tf.Tensor, tf.Tensor]"
 MOMENTUM = 0.9  # of the steps of `cosine`
-SMALLEST = 1e-6  # penalty of `ridge`, of the mean square of its inputs: ten times float32's precision
+SMALLEST = 1e-6  # least penalty of `ridge`, as a share of the mean of its matrix's diagonal: ten times float32's eps
 
 
 def of_means(means: tf.Tensor) -> Head:
@@ -46,8 +46,8 @@ def ridge(h: tf.Tensor, y: tf.Tensor, shares: tf.Tensor | None, penalty) -> Head
 
     Source: Bertinetto, Henriques, Torr and Vedaldi, "Meta-learning with differentiable closed-form solvers" (ICLR
     2019), equations 4 and 6. The number of equations to solve is that of the images or that of the numbers in an
-    embedding, whichever is smaller. penalty: above 0; one that float32 could not tell from 0 is raised to SMALLEST
-    times the mean of the diagonal of the equations' matrix.
+    embedding, whichever is smaller. penalty: above 0; a smaller one than SMALLEST times the mean of the
+    diagonal of the equations' matrix is raised to that, because float32 could not tell it from 0.
     """
     tasks, images, numbers = h.shape
     root = tf.sqrt(image_weights(h, shares))[:, None]

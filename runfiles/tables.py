@@ -107,7 +107,7 @@ def differences(outcome, tests: tuple[str, ...] = ("test",)) -> str:
         cells += [mean_of(map(training_loss, of_training), ".3f")]
         cells += [mean_of([(last_validation(record) or [None])[0] for record in of_training], ".2f")]
         rows.append([*cells, len(results), over_seeds(accuracies(results)), *paired])
-    baseline = f"from {study.runs[study.baseline].title}" if study.baseline else "from the run without a mask"
+    baseline = f"from {study.runs[study.baseline].title}" if study.baseline else "from its baseline"
     columns = ["", "chosen", "parameters", "training loss", "validation", "seeds", "accuracy", baseline, *DIFFERENCE]
     used = [i for i in range(len(columns)) if i == 0 or any(str(row[i]) for row in rows)]
     return markdown([columns[i] for i in used], ([row[i] for i in used] for row in rows))

@@ -186,8 +186,8 @@ def load_network(name: str, weights: Path | None, sha256: str, size: int) -> tup
 def refuse_keras_efficientnet(name: str, weights: Path, module: ModuleType) -> None:
     """Raise UserError if the file has Keras' own weights of EfficientNetB0 to B7. Keras scales the images for its own
     download, but not for a file, which would give wrong vectors. module: Keras', of the network."""
-    own = {digest for both in getattr(module, "WEIGHTS_HASHES", {}).values() for digest in both}
-    if name.startswith("EfficientNetB") and hashlib.md5(weights.read_bytes()).hexdigest() in own:
+    _, own = getattr(module, "WEIGHTS_HASHES", {}).get(name[-2:].lower(), ("", ""))  # with its classifier, and without
+    if name.startswith("EfficientNetB") and hashlib.md5(weights.read_bytes()).hexdigest() == own:
         place = f"~/.keras/models/{name.lower()}_notop.h5"
         raise UserError(
             f"Keras scales the images for its own weights of {name} only if it loads them itself: move {weights} to "

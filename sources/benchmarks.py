@@ -94,8 +94,8 @@ def settings_of(benchmark: Benchmark) -> type[Settings]:
 
 def make_benchmark(folder: Path, target: Path, settings: Settings, name: str) -> dict:
     """Make a benchmark in `folder` through tensorflow-datasets, or from --source, a folder of classes (see
-    `list_folder`); return its manifest. Raise UserError if a class of the benchmark is missing, or
-    if the source has other classes, too."""
+    `list_folder`); return its manifest. Raise UserError if a class of the benchmark is missing, or if the source has
+    other classes, too."""
     benchmark, table, source = BENCHMARKS[name], SPLITS / f"{name}.csv", settings.source
     facts = {"licence": benchmark.licence, "split_from": benchmark.split_from}
     if benchmark.omniglot:

@@ -159,13 +159,13 @@ def classify(run: Path | None, settings: ClassifySettings) -> int:
         print(*remarks, sep="\n", end="\n" * bool(remarks), flush=True)
         if settings.folds and not stop.asked:
             with messages(remarks, "support"):
-                remarks.append(leave_out(classifier, settings.folds, labels, left_out, stop))
-            print(remarks[-1])
+                remarks.append(sentence := leave_out(classifier, settings.folds, labels, left_out, stop))
+            print(sentence)
             write(by_class_file, table_by_class(left_out, classes, settings.reject is not None))
             if settings.baseline and not stop.asked:
                 with messages(remarks, "support"):
-                    remarks.append(compared(classifier, settings.folds, labels, left_out, stop))
-                print(remarks[-1])
+                    remarks.append(sentence := compared(classifier, settings.folds, labels, left_out, stop))
+                print(sentence)
             write_page()
             print(f"by class: {by_class_file}", flush=True)
     return stopped("the results so far are written") if stop.asked else 0

@@ -61,7 +61,7 @@ def planted(fault: Fault, content: str) -> str:
 
 
 def tracked(*also: str) -> list[str] | None:
-    """Return the names of the files that git tracks, and of those of these flags of ls-files. None: there is no git,
+    """Return the names of the files that git tracks. also: flags of ls-files that add others. None: there is no git,
     this is no repository, or one that git does not trust because another user owns it."""
     command = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), "ls-files", "--cached", "-z", *also]
     if not ((ROOT / ".git").exists() and shutil.which("git")):

@@ -205,7 +205,7 @@ def test_masks_are_paired_with_the_same_without_and_tasks_are_counted():
     assert head == ["", "seeds", "accuracy", "std of tasks", "tasks above 50 / 80 / 90 %"]
     assert found[1] == ["Original, one mask per task", "2", "78.75 ± 111.18", "13.75", "75.0 / 50.0 / 25.0"]
     head, _, masked = rows(masks, "accuracy", records)
-    assert head[-2:] == ["from the run without a mask", "by seed"] and masked[-2:] == ["+5.00", "+5.00 ± 6.93"]
+    assert head[-2:] == ["from its baseline", "by seed"] and masked[-2:] == ["+5.00", "+5.00 ± 6.93"]
 
 
 # ---- attacks
