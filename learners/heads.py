@@ -25,8 +25,8 @@ def of_means(means: tf.Tensor) -> Head:
     """Return the head that gives an embedding h the class with the nearest of the class means mu [T,way,D].
 
     Its logits are |h - m|^2 - |h - mu|^2 = 2 (mu - m) . h - (mu - m) . (mu + m), with the mean m of the class means.
-    Without m the logits would be the same but for a number that all classes share; where the class means are close
-    together and far from 0, float32 would then round the differences away.
+    Without m all logits of an embedding would change by the same number; but float32 would round away the differences
+    between class means that are close together and far from 0.
     """
     m = tf.reduce_mean(means, 1, keepdims=True)
     return 2 * tf.linalg.matrix_transpose(means - m), -tf.reduce_sum((means - m) * (means + m), -1)
@@ -46,8 +46,8 @@ def ridge(h: tf.Tensor, y: tf.Tensor, shares: tf.Tensor | None, penalty) -> Head
 
     Source: Bertinetto, Henriques, Torr and Vedaldi, "Meta-learning with differentiable closed-form solvers" (ICLR
     2019), equations 4 and 6. The number of equations to solve is that of the images or that of the numbers in an
-    embedding, whichever is smaller. penalty: above 0; a smaller one than SMALLEST times the mean of the
-    diagonal of the equations' matrix is raised to that, because float32 could not tell it from 0.
+    embedding, whichever is smaller. penalty: above 0; one below SMALLEST times the mean of the diagonal of
+    the equations' matrix is raised to that, because float32 could not tell it from 0.
     """
     tasks, images, numbers = h.shape
     root = tf.sqrt(image_weights(h, shares))[:, None]

@@ -302,10 +302,7 @@ reptile = Study(
 
 
 HEADS = ("logistic", "ridge", "finetune")  # of the baselines, besides the nearest mean
-META_LEARNERS = {  # that the baseline is paired with, besides MAML
-    "metasgd": "Baseline - Meta-SGD", "metadrop": "Baseline - Meta-dropout",
-    "protonet": "Baseline - Prototypical Network", "ridge": "Baseline - R2-D2",
-}  # fmt: skip
+BEST = ("metasgd", "metadrop", "protonet", "ridge")  # of the learners that meta-learn; the baseline is paired with them
 META_LR = {"meta_lr": ("3e-4", "1e-3", "3e-3")}
 
 
@@ -318,28 +315,29 @@ def baselines(name: str, question: str, time: str, task: str, shot: int, inner_l
     heads["batch statistics"] = Test(f"{TESTED['test'].flags} --test_statistics batch", runs=("baseline",))
     others = {"across": Test(f"{TESTED['test'].flags} --dataset {across} --across")}
     others["with batch statistics"] = Test(f"{others['across'].flags} --test_statistics batch", runs=("baseline",))
+    runs = {
+        "nearest": Run("Nearest mean in pixels", "--model nearest --n_train_iters 0", seeds=(0,)),
+        "baseline": Run("Baseline", f"--model baseline --batch {images}", META_LR),
+        "maml": Run("MAML", f"{MAML} {inner}", META_LR),
+        "head": Run("ANIL", f"{MAML} {inner} --adapt head", META_LR),
+        "reptile": Run("Reptile", f"--model reptile --inner_batch {images // 5}", {"meta_lr": ("0.3", "1")}),
+        "metasgd": Run("Meta-SGD", f"--model metasgd {inner}", META_LR),
+        "metadrop": Run("Meta-dropout", f"{DROP} {inner}", META_LR),
+        "protonet": Run("Prototypical Network", "--model protonet", META_LR),
+        "ridge": Run("Ridge regression (R2-D2)", "--model ridge", META_LR),
+    }
     return Study(
         name=name,
         question=question,
         time=time,
         train=f"{task} {query} --val_every 200 --n_val_tasks 200 --save_freq 100",
-        runs={
-            "nearest": Run("Nearest mean in pixels", "--model nearest --n_train_iters 0", seeds=(0,)),
-            "baseline": Run("Baseline", f"--model baseline --batch {images}", META_LR),
-            "maml": Run("MAML", f"{MAML} {inner}", META_LR),
-            "head": Run("ANIL", f"{MAML} {inner} --adapt head", META_LR),
-            "reptile": Run("Reptile", f"--model reptile --inner_batch {images // 5}", {"meta_lr": ("0.3", "1")}),
-            "metasgd": Run("Meta-SGD", f"--model metasgd {inner}", META_LR),
-            "metadrop": Run("Meta-dropout", f"{DROP} {inner}", META_LR),
-            "protonet": Run("Prototypical Network", "--model protonet", META_LR),
-            "ridge": Run("Ridge regression (R2-D2)", "--model ridge", META_LR),
-        },
+        runs=runs,
         tests=TESTED | heads | others,
         baseline="maml",
         tables={
             "accuracy": partial(tables.differences, tests=("test", *heads)),
             "across": partial(tables.differences, tests=tuple(others)),
-            "pairs": tables.pairs({title: (name, "baseline") for name, title in META_LEARNERS.items()}),
+            "pairs": tables.pairs({f"Baseline - {runs[name].title}": (name, "baseline") for name in BEST}),
             "budgets": tables.budgets,
             "strengths": tables.strengths,
         },

@@ -56,15 +56,8 @@ def draw_differences(numbers: dict):
     rows = numbers["rows"].values()
     fig = Figure(figsize=(10, 0.26 * len(rows) + 1.2))
     left, right = fig.subplots(1, 2, width_ratios=(1, 1.1))
-    others = [row for row in rows if not row["baseline"]]
     base = next(row["title"] for row in rows if row["baseline"])
-    for place, row in enumerate(others):
-        left.plot(row["differences"], [place] * len(row["differences"]), "o", ms=3, color=BLUE, alpha=0.5)
-        if row["differences"]:
-            left.plot(np.mean(row["differences"]), place, "|", ms=12, mew=2, color=BLUE)
-    left.axvline(0, color="grey", lw=0.8)
-    left.set_yticks(range(len(others)), [row["title"] for row in others])
-    left.set_ylim(len(others) - 0.5, -0.5)
+    draw_by_seed(left, {row["title"]: row["differences"] for row in rows if not row["baseline"]}, BLUE)
     left.set_xlabel(f"difference from the test accuracy of {base} with the same seed (points)")
     shown = [row for row in rows if row["loss"] is not None and row["validation"] is not None]
     for row in shown:
@@ -72,6 +65,17 @@ def draw_differences(numbers: dict):
     right.set(xlabel="training loss, last 200 iterations (nats)", ylabel="validation accuracy (%)")
     write_titles(right, {row["title"]: (row["loss"], row["validation"]) for row in shown})
     return fig
+
+
+def draw_by_seed(ax, differences: dict[str, list[float]], colour: str) -> None:
+    """Draw a row for each title: a point per seed, and their mean; and a line at 0."""
+    for place, of_seeds in enumerate(differences.values()):
+        if of_seeds:
+            ax.plot(of_seeds, [place] * len(of_seeds), "o", ms=3, color=colour, alpha=0.5)
+            ax.plot(np.mean(of_seeds), place, "|", ms=12, mew=2, color=colour)
+    ax.axvline(0, color="grey", lw=0.8)
+    ax.set_yticks(range(len(differences)), [*differences])
+    ax.set_ylim(len(differences) - 0.5, -0.5)
 
 
 def numbers_of_tests(outcome, titles: dict[str, str], left_out: tuple[str, ...] = ()) -> dict:
@@ -99,14 +103,9 @@ def draw_tests(numbers: dict):
     fig = Figure(figsize=(10, 0.26 * len(titles) + 1.4))
     panels = fig.subplots(1, len(numbers["tests"]), sharey=True, squeeze=False)[0]
     for ax, one in zip(panels, numbers["tests"].values(), strict=True):
-        for place, name in enumerate(titles):
-            if row := one["rows"].get(name):
-                ax.plot(row["differences"], [place] * len(row["differences"]), "o", ms=3, color=BLUE, alpha=0.5)
-                ax.plot(np.mean(row["differences"]), place, "|", ms=12, mew=2, color=BLUE)
-        ax.axvline(0, color="grey", lw=0.8)
+        found = {title: one["rows"].get(name, {}).get("differences", []) for name, title in titles.items()}
+        draw_by_seed(ax, found, BLUE)
         ax.set(title=one["title"], xlabel=f"difference from {numbers['baseline']} with the same seed (points)")
-    panels[0].set_yticks(range(len(titles)), [*titles.values()])
-    panels[0].set_ylim(len(titles) - 0.5, -0.5)
     return fig
 
 
