@@ -183,7 +183,7 @@ def classifier(engine: Engine, x_s, seeds, samples: int, inputs: Range = UNIT) -
     y = model.labels_of(x_s, learner.way)
     # One draw after the other: on a CPU a task's kernels are faster without a task axis.
     adapted = [
-        learner.adapt(params, x_s, y, task_noise(draw), samples)[0]
+        learner.adapt(params, x_s, y, task_noise(draw, x_s.dtype), samples)[0]
         for draw in tf.split(seeds, seeds.shape[0] // x_s.shape[0])
     ]
 
