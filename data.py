@@ -148,7 +148,8 @@ def splits_of(dataset: Dataset, train_split: str) -> dict[str, Split]:
 
 
 def sample(split: Split, stream: str, seed: int, index: int, tasks: int, way: int, images: int, shared=False):
-    """Draw `tasks` episodes; they depend on (seed, stream, index) alone, so that every learner gets the same ones.
+    """Draw `tasks` episodes; they depend on these arguments alone, so that learners with episodes of the same size get
+    the same ones.
 
     -> classes [tasks,way] and image numbers [tasks,way,images], int32, without repetition inside a task.
     shared: all tasks have the same classes (a fault of the TF1 code's last revision).

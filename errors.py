@@ -100,6 +100,26 @@ def flush() -> None:
         sys.stdout.flush()
 
 
+@contextmanager
+def stderr_silenced() -> Iterator[int | None]:
+    """In a `with` block discard what libraries write to file descriptor 2. Yield a copy of the descriptor, which still
+    reaches the user, or None if the process has no standard error."""
+    try:
+        kept = os.dup(2)
+    except OSError:
+        yield None
+        return
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+        try:
+            yield kept
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
 def explanation(fault: Exception) -> str | None:
     """Return one sentence for the user, or None if the exception is a defect of this program."""
     if isinstance(fault, UserError):

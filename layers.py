@@ -1,4 +1,5 @@
-"""Layers with a task axis: pure functions over tensors, twice differentiable, with and without XLA.
+"""Layers with a task axis: pure functions over tensors, with and without XLA. Their second derivatives are right;
+for the published meta-gradient, batch norm's backward pass can be held constant.
 
 Shapes: T tasks, N images of one task (of all its noise samples), H W C a map, D K features in and out, G groups, each
 normalised by its own statistics (a task, or one noise sample of a task). A weight is shared by all tasks (its natural
@@ -200,9 +201,10 @@ def dense(x: tf.Tensor, w: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 def batch_norm(x: tf.Tensor, beta: tf.Tensor, stop_bn_backward: bool = False) -> tf.Tensor:
     """Normalise each group of x [G,N,H,W,C] over N, H and W by its own statistics, then add beta [C].
 
-    Biased variance, no gamma, no running averages: the batch at hand, in training and in testing.
-    stop_bn_backward: dL/dx is a constant when it is differentiated again. This is the meta-gradient of the TF1 code,
-    because fused batch norm has no second derivative in a TF 1.x while loop (its tf.map_fn over tasks).
+    Biased variance, no gamma, no running averages: the batch at hand, in training and in testing. stop_bn_backward:
+    dL/dx is a constant when it is differentiated again, neither x nor the gradient that batch norm receives has a part
+    in its derivative. This is the meta-gradient of the TF1 code, because fused batch norm has no second derivative in a
+    TF 1.x while loop (its tf.map_fn over tasks).
     """
 
     def normalise(x):
@@ -273,8 +275,7 @@ def batch_norm_gained(x, gamma, beta):
             x=rows, scale=gamma, offset=beta, mean=[], variance=[], epsilon=GAINED_EPSILON
         )
         return tf.reshape(y, x.shape), mean[None], variance[None]
-    mean = group_mean(x)
-    variance = group_mean(tf.square(x - mean))
+    mean, variance = group_moments(x)
     y = (x - mean) * tf.math.rsqrt(variance + GAINED_EPSILON) * gamma + beta
     return y, mean[:, 0, 0, 0], unbiased(variance[:, 0, 0, 0], x.shape)
 
@@ -381,7 +382,7 @@ def image_shares(y: tf.Tensor, class_shares: tf.Tensor | None) -> tf.Tensor | No
 
 @custom_gradient
 def softplus(x: tf.Tensor) -> tf.Tensor:
-    """log(1 + exp(x)), within 5e-7 of max(1, x) in float32.
+    """log(1 + exp(x)); in float32 the error is at most 5e-7 * max(1, x).
 
     Computed as -log(sigmoid(-x)), because both derivatives need the sigmoid alone: with them it takes half the time of
     tf.nn.softplus on a CPU. XLA, which computes it in one loop, takes half the time for relu(x) + log(1 + exp(-|x|)).

@@ -17,9 +17,8 @@ import data
 import files
 from errors import UserError, run, user_error
 from lazy import LazyModule
-from learners import LEARNERS, make
+from learners import LEARNERS
 from model import Learner
-from parameters import default_channels
 from ranges import UNIT
 from settings import CommandLine, Settings, path_text, setting, to_path
 from sources.table import MAKERS
@@ -85,25 +84,6 @@ def start(run: RunSettings, distribute: bool = False) -> devices.Devices:
     return devices.set_up(run.gpu_id, run.metabatch, run.precision, distribute)
 
 
-def make_learner(config: Config, image_shape: tuple[int, int, int], gpu: bool) -> Learner:
-    """Make the learner of a run. Raise UserError if there is no such learner."""
-    run = config.run
-    try:
-        return make(
-            run.model,
-            run.perturbation,
-            image_shape=image_shape,
-            channels=run.channels or default_channels(image_shape),
-            way=run.way,
-            bf16=run.precision == devices.BF16,
-            train_classes=config.facts.get("train_classes", 0),
-            jit=gpu if run.jit == "auto" else run.jit == "on",
-            **config.own(),
-        )
-    except ValueError as fault:
-        raise UserError(f"{fault}") from fault
-
-
 def build_engine(config: Config, image_shape: tuple[int, int, int], machine: devices.Devices) -> Engine:
     """Make a run's engine. Raise UserError if there is no such learner, or if the devices cannot share the
     metabatch."""
@@ -113,7 +93,7 @@ def build_engine(config: Config, image_shape: tuple[int, int, int], machine: dev
             f"--metabatch {run.metabatch} cannot be shared evenly by {replicas} devices: "
             f"choose a multiple of {replicas}, or one device with --gpu_id"
         )
-    learner = make_learner(config, image_shape, machine.gpu)
+    learner = config.make_learner(image_shape, jit=machine.gpu if run.jit == "auto" else run.jit == "on")
     if config.training.adversarial and not learner.has_query_loss:
         raise UserError(f"--adversarial needs a loss of query images, and {run.model} has none: leave it out")
     return Engine(

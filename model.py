@@ -1,4 +1,4 @@
-"""The paper: what a learner is, MAML, and Meta-dropout: MAML with a perturbation of its support pass.
+"""The paper: what a learner is, MAML, and Meta-dropout, which is MAML with a perturbation: noise on the support set.
 
 Source of the equations: Lee, Nam, Yang and Hwang, "Meta Dropout: Learning to Perturb Latent Features for
 Generalization", ICLR 2020, and its TF1 code. Shapes: T tasks, S support and Q query images, M noise samples.
@@ -49,7 +49,7 @@ class Episode(NamedTuple):
 
 
 def make_episode(support: tf.Tensor, query: tf.Tensor, way: int, classes: tf.Tensor | None = None) -> Episode:
-    """Return the episode of these images, which are ordered by class and as many for each class."""
+    """Return the episode of these images, which are ordered by class, the same number for each class."""
     return Episode(support, query, labels_of(support, way), labels_of(query, way), classes)
 
 
@@ -76,7 +76,8 @@ class Learner:
     """A learner adapts to a support set and classifies a query set. This is the whole contract.
 
     Shapes: T tasks, each on its own; S support and Q query images, rows ordered by class; N = samples * images rows
-    of one pass (sample-major); H W C an image, mostly in [0, 1], ink 1 on paper 0 (ranges.py); D features; way classes.
+    of one pass (sample-major); H W C an image, in most datasets in [0, 1], ink 1 on paper 0 (ranges.py); D features;
+    way classes.
     All methods are pure functions of tensors, traced into a graph (where `tf.gradients` works), in float32 and in
     float64, of any T. Randomness is the argument `noise` or `draw` (perturbations/draws.py).
 
@@ -86,10 +87,10 @@ class Learner:
       any_way        True if it can be tested with another number of classes than it was trained for
       inspectable    True if it has a linear head over features: then `features` and `linear` work
       run_defaults   the defaults of a run's settings that are different for this learner
-      has_query_loss False if meta-training has no loss of query images, which could then not be attacked
+      has_query_loss False if meta-training has no loss of query images: then --adversarial is refused
       n_steps        its number of inner steps in testing, 0 if it has none
       minibatch      None if a training task is an episode; else the number of training images in a task
-      optimizer      how the outer loop moves the parameters (optimizers.py), and `outer_rate`, how far
+      optimizer      how the outer loop makes a step out of a gradient (optimizers.py); `outer_rate` is its size
     and has `parameters`, `adapt` and `classify`. The constructor's other arguments are attributes too: image_shape
     (H, W, C), channels of a convolution, way, perturbation, bf16 (True: factors and results of convolutions and matrix
     products are rounded to bfloat16), jit (True: XLA compiles it) and train_classes, the number of training classes (0
@@ -127,7 +128,7 @@ class Learner:
         and no vectors, and if the perturbation needs a hook that this learner does not call."""
         check_size(image_shape)
         if missing := perturbation.hooks - self.hooks:
-            raise ValueError(f"{type(self).__name__} has no {min(missing)} that could be perturbed")
+            raise ValueError(f"{type(self).__name__} does not call the hook {min(missing)} of this perturbation")
         self.image_shape, self.channels, self.way = tuple(image_shape), channels, way
         self.perturbation, self.bf16, self.jit, self.train_classes = perturbation, bf16, jit, train_classes
         self.settings = self.settings_class(**settings)
@@ -150,7 +151,8 @@ class Learner:
         structure of tensors [T,...], and a penalty.
 
         Every class counts the same, whatever its number of images, in a loss and in batch norm's statistics
-        (layers.class_shares). samples: noise samples of a loss. training: True in meta-training.
+        (layers.class_shares). samples: the number of noise samples that an inner loss is averaged over.
+        training: True in meta-training.
         """
         raise NotImplementedError
 
@@ -179,7 +181,7 @@ class Learner:
         return numbers, dict(zip(params, tf.gradients(outer_loss, list(params.values())), strict=True))
 
     def evaluate(self, params: Params, episode: Episode, noise: Noise, samples: int = 1) -> dict[str, tf.Tensor]:
-        """Return `measure`'s numbers of the query sets in testing. samples: noise samples of a loss in adaptation."""
+        """Return `measure`'s numbers of the query sets in testing. samples: as in `adapt`."""
         adapted, _ = self.adapt(params, episode.support, episode.support_labels, noise, samples)
         return measure(self.classify(params, adapted, episode.query)[0], episode.query_labels)
 
@@ -215,8 +217,9 @@ class Learner:
         raise NotImplementedError
 
     def linear(self, adapted) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return the head's weights [T,D,way] and biases [T,way]: unperturbed logits = features @ weights + biases."""
-        raise NotImplementedError
+        """Return the head's weights [T,D,way] and biases [T,way]: unperturbed logits = features @ weights + biases. By
+        default they are what `adapt` returns."""
+        return adapted
 
     def trajectory(self, params: Params, x, y, noise: Noise, samples: int = 1) -> list:
         """Return what `adapt` has in testing before its first inner step and after each, n_steps + 1 in all."""
@@ -270,7 +273,7 @@ class MAMLSettings(Settings):
 
 
 class MAML(Learner):
-    """Second-order MAML over four conv blocks and a dense head, with a perturbation of the support pass.
+    """Second-order MAML over four conv blocks and a dense head, with a perturbation of its passes.
 
     inner_lr: step size of the inner loop. meta_gradient: `published` holds batch norm's backward pass constant when
     the inner gradient is differentiated, `exact` is the full second order, `first_order` none. remat: keep no maps of
@@ -405,7 +408,12 @@ class MAML(Learner):
         where = TRAINING_SUPPORT if training else TEST_SUPPORT
         if where not in self.perturbation.random_in:
             samples = 1  # all would be equal
-        class_shares = layers.class_shares(y)  # None in training, whose classes all have as many images
+        class_shares = layers.class_shares(y)  # None in training: all classes have the same number of images
+        if training and self.stop_bn_backward and class_shares is not None:
+            raise ValueError(
+                "the published meta-gradient is defined for the same number of support images of each class, with "
+                "labels that are constants when the function is traced"
+            )
         shares = layers.image_shares(y, class_shares)
         theta = {
             theta_name(name): tf.broadcast_to(value, [x.shape[0], *value.shape])

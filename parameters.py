@@ -82,7 +82,8 @@ def check_size(image_shape: tuple[int, int, int]) -> None:
 
 def conv_blocks(net: str, image_shape: tuple[int, int, int], channels: int) -> dict[str, Parameter]:
     """Declare the convolutions of four blocks, `net`/conv1_w to `net`/conv4_b, initialized as in the TF1 code: kernels
-    truncated normal, std 0.02; biases 0."""
+    truncated normal, std 0.02; biases 0. Batch norm takes an unperturbed convolution's bias away again: its gradient is
+    a rounding error, with which Adam moves it, and no output changes."""
     *_, depth = image_shape
     declared = {}
     for block in range(1, BLOCKS + 1):

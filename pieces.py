@@ -145,8 +145,7 @@ def programs(f: Callable, depth: int) -> tuple[Callable, Callable, Callable]:
         return f(*(mu for y in ys for mu in tf.split(y, y.shape[-1] // depth, -1)), *maps)
 
     def reduced(z):
-        mean = layers.group_mean(z)
-        return maxima_of(z), mean, layers.group_mean(tf.math.squared_difference(z, mean))
+        return maxima_of(z), *layers.group_moments(z)
 
     def by_convolutions(ys, maps, dmaxima, slope, offset):
         """Return the gradients with respect to ys, through the maxima and (linear in z) the statistics."""

@@ -11,14 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from errors import Parser, UserError, run
 from figures import boundary, collapse, curves, features, histogram, robustness
 from figures.page import Page, Section
 from figures.run import Run, open_runs, refuse_other_tasks
 from figures.selection import Selection
 from settings import to_path, whole
+from training.logs import progress_bar
 
 
 class Figure(NamedTuple):
@@ -139,8 +138,7 @@ def select(args: argparse.Namespace, exports: list[Run]) -> Selection:
 def draw(ready: dict[str, list[Run]], page: Page, selection: Selection) -> None:
     """Draw every figure into its section of the page."""
     total = sum(FIGURES[name].count_advances(len(runs), len(selection.tasks)) for name, runs in ready.items())
-    seconds = 0.5 if sys.stderr.isatty() else 15  # a log gets few lines
-    with tqdm(total=total, unit="figure", desc="plot", dynamic_ncols=True, mininterval=seconds) as bar:
+    with progress_bar(total=total, unit="figure", desc="plot") as bar:
         for name, runs in ready.items():
             figure = FIGURES[name]
             figure.draw(runs, page.sections[figure.title], selection, bar.update)

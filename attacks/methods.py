@@ -16,7 +16,7 @@ from attacks.norms import NORMS, Norm, ascend, random_start
 from attacks.oracles import Oracle, margin, misclassified
 from lazy import tf
 
-MADRY = 2.5  # by default the steps of one restart together are this many radii of the ball long
+MADRY = 2.5  # default total length of the steps of one restart, in radii of the ball
 SQUARE = 0.8  # default share of the image that the first squares of Square Attack cover
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 steps; the area is halved after each of these
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from lazy import tf
 
-SPARSE = 0.01  # share of the pixels that a sparse step changes (Tramer and Boneh, NeurIPS 2019)
+SPARSE = 0.01  # share of the D numbers that a sparse step changes (Tramer and Boneh, NeurIPS 2019)
 TINY = 1e-12  # a gradient with a smaller norm counts as zero
 
 
@@ -19,7 +19,7 @@ class Norm(NamedTuple):
 
     title: the name in figures. budgets: the radii in the paper's figure. project(d, eps): a point of the ball of radius
     eps; d if d is in the ball. direction(g, x): a step of size 1 up the gradients g at the images x, both [N,D].
-    start(normals, d): random points [N,d], uniform in the ball of radius 1; normals(k) draws from N(0, 1), [N,k].
+    start(normals, D): random points [N,D], uniform in the ball of radius 1; normals(k) draws from N(0, 1), [N,k].
     """
 
     title: str
@@ -55,8 +55,8 @@ def along_gradient(order: float) -> Callable:
 
 
 def sparse_direction(g, x):
-    """Return a step along the signs of an image's largest gradients, a hundredth of all, but not of pixels at the edge
-    of [0, 1] that would leave it."""
+    """Return a step along the signs of an image's largest gradients, a hundredth of all D, but not of numbers at the
+    edge of [0, 1] that would leave it."""
     outward = ((x <= 0) & (g < 0)) | ((x >= 1) & (g > 0))
     g = tf.where(outward, tf.zeros_like(g), g)
     chosen = max(1, round(SPARSE * g.shape[-1]))

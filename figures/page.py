@@ -2,13 +2,13 @@
 
 import html
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from errors import UserError
+from errors import user_error
 from figures.pictures import animation, still
 from files import write_atomically
 
@@ -77,14 +77,8 @@ class Page:
             write_atomically(self.folder / "index.html", text)
         return self.folder / "index.html"
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Turn an OSError into a UserError."""
-        try:
-            yield
-        except OSError as fault:
-            words = "free some space, or change its permissions"
-            raise UserError(f"cannot write into {self.folder} ({fault.strerror}): {words}") from fault
+    def _writing(self) -> AbstractContextManager:
+        return user_error(f"cannot write into {self.folder}", "free some space, or change its permissions", OSError)
 
 
 def settings_rows(settings: list[dict]) -> str:

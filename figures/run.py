@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from attacks import NORMS
-from errors import UserError
+from errors import UserError, user_error
 from learners import LEARNERS
 from studies import collapse_measures, export_format
 from training import test_results
@@ -57,17 +57,15 @@ class Run:
     def test(self) -> dict:
         """The result in meta_test.json, and `quantum`: one query image's share of an episode's accuracy, in percent."""
         test = test_results.read_test(self.savedir)
-        try:
+        with user_error(
+            f"{self.savedir / 'meta_test.json'} cannot be read", "run meta_test again", ValueError, TypeError
+        ):
             settings = self.config | (test.get("settings") or {})
             if missing := {"way", "query"} - set(settings):
                 raise ValueError(f"its settings lack {' and '.join(sorted(missing))}")
             way, query = int(settings["way"]), int(settings["query"])
             if min(way, query) < 1:
                 raise ValueError(f"its settings have way {way} and query {query}")
-        except (ValueError, TypeError) as fault:
-            raise UserError(
-                f"{self.savedir / 'meta_test.json'} cannot be read ({fault}): run meta_test again"
-            ) from fault
         return test | {"quantum": 100 / (way * query)}
 
     @cached_property

@@ -80,7 +80,7 @@ class FixedFeatures(Learner):
         raise NotImplementedError
 
     def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False):
-        """Return the head, weights `w` [T,D,way] and biases `b` [T,way]."""
+        """Return the head: weights [T,D,way] and biases [T,way]."""
         s, class_shares = self.settings, layers.class_shares(y)
         shares = layers.image_shares(y, class_shares)
         h = heads.unit(self.embed(params, x, shares))
@@ -94,17 +94,14 @@ class FixedFeatures(Learner):
             w, b = (s.head_scale * part for part in heads.ridge(h, y, shares, s.head_penalty))
         else:
             w, b = (s.head_scale * part for part in heads.of_means(layers.class_means(h, y)))
-        return {"w": w, "b": b}, 0.0
+        return (w, b), 0.0
 
-    def classify(self, params: Params, adapted: Params, x, noise: Noise | None = None, shares=None):
+    def classify(self, params: Params, adapted, x, noise: Noise | None = None, shares=None):
         return layers.dense(heads.unit(self.embed(params, x, shares)), *self.linear(adapted)), 0.0
 
     def features(self, params: Params, adapted, x, draw: Draw = UNPERTURBED) -> tf.Tensor:
         """Return the features [T,N,D] of x, of length 1."""
         return heads.unit(self.embed(params, x, draw.shares))
-
-    def linear(self, adapted: Params) -> tuple[tf.Tensor, tf.Tensor]:
-        return adapted["w"], adapted["b"]
 
 
 class Nearest(FixedFeatures):
@@ -152,7 +149,8 @@ class Baseline(FixedFeatures):
     the statistics of the support set and those of the query set, as in MAML (`batch`).
 
     Differs from the sources: Adam moves the weights, and they do not decay; images are not augmented; batch norm has no
-    gain; the mean feature vector is a running average over minibatches.
+    gain, its epsilon is 1e-3, and its running variance is the mean of biased variances; the mean feature vector is a
+    running average over minibatches.
     """
 
     settings_class = BaselineSettings

@@ -8,7 +8,7 @@ from lazy import tf
 from model import Learner, rows
 from parameters import BLOCKS, Parameter, Params, conv_blocks, kernel_and_bias, offsets
 from perturbations.base import Elementwise
-from perturbations.draws import UNPERTURBED, Draw
+from perturbations.draws import UNPERTURBED, Draw, Noise
 
 
 class Embedding(Learner):
@@ -39,6 +39,9 @@ class Embedding(Learner):
                     x = layers.norm_relu_pool(mu, offset, samples=1, stop_bn_backward=False, shares=shares)
             outputs[layer] = rows(x)
         return outputs
+
+    def classify(self, params: Params, adapted, x: tf.Tensor, noise: Noise | None = None, shares=None):
+        return layers.dense(self.embed(params, x, shares), *self.linear(adapted)), 0.0
 
     def features(self, params, adapted, x, draw: Draw = UNPERTURBED) -> tf.Tensor:
         return self.embed(params, x, draw.shares)

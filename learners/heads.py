@@ -42,12 +42,12 @@ def image_weights(h: tf.Tensor, shares: tf.Tensor | None) -> tf.Tensor:
 def ridge(h: tf.Tensor, y: tf.Tensor, shares: tf.Tensor | None, penalty) -> Head:
     """Return the head of ridge regression of the one-hot labels: it minimizes
 
-        sum over images of S * share * |h W + b - y|^2  +  penalty * (|W|^2 + |b|^2).
+        sum over images of n * share * |h W + b - y|^2  +  penalty * (|W|^2 + |b|^2).
 
-    Source: Bertinetto, Henriques, Torr and Vedaldi, "Meta-learning with differentiable closed-form solvers" (ICLR
-    2019), equations 4 and 6. The number of equations to solve is that of the images or that of the numbers in an
-    embedding, whichever is smaller. penalty: above 0; one below SMALLEST times the mean of the diagonal of
-    the equations' matrix is raised to that, because float32 could not tell it from 0.
+    n is the number of images of share > 0. Source: Bertinetto, Henriques, Torr and Vedaldi, "Meta-learning with
+    differentiable closed-form solvers" (ICLR 2019), equations 4 and 6. The number of equations to solve is that of the
+    images or that of the numbers in an embedding, whichever is smaller. penalty: above 0; one below SMALLEST times the
+    mean of the diagonal of the equations' matrix is raised to that, because float32 could not tell it from 0.
     """
     tasks, images, numbers = h.shape
     root = tf.sqrt(image_weights(h, shares))[:, None]

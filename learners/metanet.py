@@ -128,8 +128,9 @@ class MetaNetwork(Learner):
         return layers.dense(layers.rounded(rows(output), self.bf16), *kernel_and_bias(params, "dense"))
 
     def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False):
-        """Return the classifier of the support set, from the mean over `samples` passes if these differ. Raise
-        ValueError if labels are not one-hot, or if a class has no image (the original would put e in its place)."""
+        """Return the classifier of the support set: weights [T,E,way] and biases [T,way], from the mean over `samples`
+        passes if these differ. Raise ValueError if labels are not one-hot, or if a class has no image (the original
+        would put e in its place)."""
         if (known := tf.get_static_value(y)) is not None:
             if not (np.isin(known, (0, 1)).all() and (known.sum(1) == 1).all()):
                 raise ValueError("the labels are not one-hot")
@@ -141,10 +142,9 @@ class MetaNetwork(Learner):
         x, y = tf.tile(x, [1, samples, 1, 1, 1]), tf.tile(y, [samples, 1])
         draw = Draw(noise, 0, where, samples, shares)
         h, penalty = self.embed(params, x, draw, training or self.settings.test_statistics == "batch", shares)
-        w, b = self.classifier(params, h, y)
-        return {"w": w, "b": b}, penalty
+        return self.classifier(params, h, y), penalty
 
-    def classify(self, params: Params, adapted: Params, x: tf.Tensor, noise: Noise | None = None, shares=None):
+    def classify(self, params: Params, adapted, x: tf.Tensor, noise: Noise | None = None, shares=None):
         draw = Draw(noise, 1, TRAINING_QUERY) if noise else UNPERTURBED
         h, penalty = self.embed(params, x, draw, noise is not None or self.settings.test_statistics == "batch", shares)
         return layers.dense(h, *self.linear(adapted)), penalty
@@ -167,9 +167,6 @@ class MetaNetwork(Learner):
             factor = None if mask is None else layers.masked(tf.ones_like(mu), mask)
             maps[layer] = layers.masked(tf.nn.relu(mu), mask), factor
         return maps
-
-    def linear(self, adapted: Params) -> tuple[tf.Tensor, tf.Tensor]:
-        return adapted["w"], adapted["b"]
 
 
 def within(inputs: int):

@@ -61,7 +61,7 @@ class ProtoNet(Embedding):
 
     def classify(self, params: Params, adapted, x: tf.Tensor, noise: Noise | None = None, shares=None):
         if self.settings.normalise == "apart":
-            return layers.dense(self.embed(params, x, shares), *self.linear(adapted)), 0.0
+            return super().classify(params, adapted, x, noise, shares)
         support = adapted["x"].shape[1]
         if shares is not None:  # statistics are taken from x alone
             shares = tf.pad(shares, [[support, 0]])

@@ -59,6 +59,7 @@ class Reptile(MAML):
 
     Differs from the source: the network is MAML's, which pools where the source's convolutions have strides, has no
     gain in batch norm and another initializer. The biases of convolutions are not adapted: batch norm takes them away.
+    Each element of a mean update is clipped to [-3, 3], as all meta-gradients are here.
     """
 
     settings_class = ReptileSettings

@@ -36,15 +36,8 @@ class Ridge(Embedding):
         return super().parameters() | {f"ridge/{name}": Parameter((), constant(v)) for name, v in logarithms.items()}
 
     def adapt(self, params: Params, x, y, noise: Noise, samples: int = 1, training: bool = False):
-        """Return the head, weights `w` [T,D,way] and biases `b` [T,way]."""
+        """Return the head: weights [T,D,way] and biases [T,way]."""
         shares = layers.image_shares(y, layers.class_shares(y))
         h = self.embed(params, x, shares, UNPERTURBED_SUPPORT)
         head = heads.ridge(h, y, shares, tf.exp(params["ridge/log_penalty"]))
-        w, b = (tf.exp(params["ridge/log_scale"]) * part for part in head)
-        return {"w": w, "b": b}, 0.0
-
-    def classify(self, params: Params, adapted: Params, x, noise: Noise | None = None, shares=None):
-        return layers.dense(self.embed(params, x, shares), *self.linear(adapted)), 0.0
-
-    def linear(self, adapted: Params) -> tuple[tf.Tensor, tf.Tensor]:
-        return adapted["w"], adapted["b"]
+        return tuple(tf.exp(params["ridge/log_scale"]) * part for part in head), 0.0

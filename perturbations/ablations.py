@@ -45,10 +45,10 @@ def added(mu, a):
 
 
 class FixedNoise(LearnedNoise):
-    """Meta-dropout's noise with phi = 0: nothing is learned.
+    """Meta-dropout's noise with phi = 0: the noise has no learned parameters.
 
-    block: mu * softplus(N(0, 1)) on the support, mu * softplus(0) on the query. head: N(logits, softplus(0)) on the
-    support.
+    block: mu * softplus(N(0, 1)) on the support, mu * softplus(0) on the query. head: logits + softplus(0) * N(0, 1) on
+    the support.
     """
 
     summary = "Meta-dropout's noise as it is before training, not learned"
@@ -123,7 +123,7 @@ class WeightNoise(Perturbation):
 
 
 class AdditiveNoise(LearnedNoise):
-    """Noise is added to the convolutions: N(mu, softplus(conv(x; phi))) on the support, mu on the query.
+    """Noise is added to the convolutions: mu + softplus(conv(x; phi)) * N(0, 1) on the support, mu on the query.
 
     Decided here: the softplus, and that the deviation is 0.01 before training. (In a reproduction of 2021 the deviation
     is 0.01 conv(x; phi), which may be negative.) The head's noise is Meta-dropout's.
@@ -188,8 +188,8 @@ class ExtraParameters(Perturbation):
     """phi as additional weights without noise: mu + softplus(conv(x; phi)), on the support and the query.
 
     `deterministic` has the same parameters and multiplies. They are meta-learned and not adapted. Without the softplus
-    they would add nothing: the sum of two convolutions is a convolution. The paper says that MAML had as many
-    parameters, and no more.
+    they would add nothing: the sum of two convolutions is a convolution. The paper says only that
+    this MAML has as many parameters as Meta-dropout.
     """
 
     summary = "Meta-dropout's parameters as additional weights, without noise"

@@ -23,7 +23,7 @@ def unchanged(mu: tf.Tensor) -> tf.Tensor:
 class Elementwise(NamedTuple):
     """A block's perturbation as an element-wise function: f(mu, *convolutions of the block's input, *maps).
 
-    f: a function of a module: one that is defined anew for each pass would be compiled anew for each (pieces.py).
+    f: a function at the top of a module, because one that a pass defines would be compiled for each pass (pieces.py).
     kernels: w and b of each convolution. maps: other maps of the shape of mu; no gradient flows to them, and none to
     tensors that f has from elsewhere.
     """

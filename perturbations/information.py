@@ -70,10 +70,10 @@ class InformationDropout(Perturbation):
     for the block's input x; and beta times the KL divergence from the log-uniform prior is added to the loss:
     -ln(alpha / (0.001 + max_alpha)), summed over pixels and channels and averaged over images.
 
-    Source: Achille and Soatto, "Information Dropout" (PAMI 2018), github.com/ucla-vision/information-dropout,
-    cifar.py: a convolution per block for alpha, which batch norm does not follow, no noise in a test, and a mean factor
-    above 1 without correction. information_max_alpha: max_alpha. information_beta: beta; the source divides 3 by its
-    50,000 training images, and as a task has no such number, the quotient is the setting.
+    Source: Achille and Soatto, "Information Dropout" (PAMI 2018), github.com/ucla-vision/information-dropout, cifar.py.
+    As there, alpha comes from a convolution without batch norm in each block, a test has no noise, and the mean of the
+    factor, exp(alpha^2 / 2), is not divided out. information_max_alpha: max_alpha. information_beta: beta; the source
+    divides 3 by its 50,000 training images, and as a task has no such number, the quotient is the setting.
 
     As in VIB, the support set has noise in training and in testing, the query set in training. In the source
     convolutions with a stride have noise, here all four blocks, which pool.

@@ -17,6 +17,7 @@ from perturbations.draws import SUPPORT, TRAINING_QUERY, Draw
 from settings import Settings, not_negative, setting
 
 GRID = 4096  # intervals of the table of the distribution of a share
+FAR = 100.0  # more than the distance of any two numbers from N(0, 1)
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ class Mixup(Perturbation):
 
     No source mixes the support set in MAML's inner steps. Decided here: it is mixed in testing, too, because the inner
     loop is the training of a task. MetaMix mixes the query set with the support set, and needs as many images of both;
-    here the query set is mixed with itself. Accuracy compares the logits with the images' own labels.
+    here the query set is mixed with itself. Accuracy compares the logits with the images' own labels. An image whose
+    weight in batch norm's statistics is 0 is no partner of others (`Classifier` leaves pictures out in this way); a
+    mixture has the weight of its first image.
     """
 
     summary = "images of a set are mixed, and their labels"
@@ -73,7 +76,7 @@ class Mixup(Perturbation):
         z = draw("conv1", [None, draw.samples, 2 + rows])
         uniform = 0.5 * (1 + tf.math.erf(z[..., :2] * np.sqrt(0.5)))
         share = beta_quantile(self.alpha, uniform[..., 0])[..., None, None]
-        permutation = tf.one_hot(tf.argsort(z[..., 2:]), rows, dtype=z.dtype)
+        permutation = tf.one_hot(permuted(z[..., 2:], draw.shares), rows, dtype=z.dtype)
         place = tf.minimum(tf.cast(uniform[..., 1] * len(self.places), tf.int32), len(self.places) - 1)
         return share * tf.eye(rows, dtype=z.dtype) + (1 - share) * permutation, place
 
@@ -108,6 +111,18 @@ class ManifoldMixup(Mixup):
     summary = "as mixup, of the images or of the output of one of the first three blocks"
     sources_alpha = 2.0
     places = ("conv1", "conv2", "conv3", "conv4")
+
+
+def permuted(z: tf.Tensor, shares: tf.Tensor | None) -> tf.Tensor:
+    """Return the order of random numbers z [...,n]: a permutation of the images that have a weight, and one of those
+    that have none. shares: the images' weights [n], or None if all have one."""
+    if shares is None:
+        return tf.argsort(z)
+    without = tf.cast(shares <= 0, z.dtype)
+    # In both lists the images with a weight come first: in random order, and by their number.
+    shuffled = tf.argsort(z + FAR * without)
+    by_number = tf.argsort(tf.range(z.shape[-1], dtype=z.dtype) + z.shape[-1] * without)
+    return tf.gather(shuffled, tf.argsort(by_number), axis=-1)
 
 
 def beta_quantile(alpha: float, probability: tf.Tensor) -> tf.Tensor:

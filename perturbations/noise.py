@@ -23,7 +23,7 @@ class LearnedNoise(Perturbation):
     """Meta-dropout: multiplicative noise on the convolutions, additive on the logits, both input-dependent.
 
     block: a ~ N(conv(x; phi), 1) on the support, a = conv(x; phi) on the query; mu * softplus(a).
-    head: N(logits, softplus(phi_w x + phi_b)) on the support, a standard deviation shared by the classes.
+    head: logits + softplus(phi_w x + phi_b) * N(0, 1) on the support; all classes share the standard deviation.
     """
 
     summary = "learned (Meta-dropout)"

@@ -136,7 +136,7 @@ def processor(device: str) -> str:
 
 def this_machine() -> str:
     """Return the kind of this machine's processor."""
-    return processor(describe_devices(None, [], 1))
+    return processor(describe_devices([], 1))
 
 
 def rounded(value):

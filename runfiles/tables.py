@@ -11,7 +11,6 @@ from records import Record, last_validation
 
 from errors import UserError
 from figures.run import has_query_loss
-from main import make_learner
 from studies.robustness import CLEAN
 from studies.trained import preparation_of
 from training import intervals
@@ -67,7 +66,7 @@ def difference(one: dict[int, dict], other: dict[int, dict]) -> list[str]:
 def parameters(record: Record) -> int:
     """Return the number of parameters of a run that are trained."""
     shape = preparation_of(record.config).image_shape
-    learner = make_learner(Config.of(record.config, record.config), shape, gpu=False)
+    learner = Config.of(record.config, record.config).make_learner(shape)
     return sum(int(np.prod(parameter.shape)) for parameter in learner.parameters().values() if parameter.trained)
 
 

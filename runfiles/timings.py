@@ -21,6 +21,7 @@ from tqdm import tqdm
 from errors import Parser, UserError, run
 from files import write_atomically
 from learners import LEARNERS
+from training.passes import LAYERS
 
 FILE = KEPT / "timings.xz"
 SETS = ("rows", "memory", "others", "profile", "learners")
@@ -32,7 +33,6 @@ MALLOC = {
 HOURS = {"omniglot": 2 * 40000, "mimgnet": 60000}  # iterations at metabatch 4 of a cell of Table 1: Omniglot's has 8
 CELLS = {("omniglot", 20), ("mimgnet", 5)}
 KINDS = ("convolution", "XLA program", "element-wise", "random numbers", "matrix product", "other")
-LAYERS = ("conv1", "conv2", "conv3", "conv4", "head", "other")
 
 
 def read(name: str) -> list[dict]:

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from errors import UserError
+from errors import UserError, user_error
 from files import locked, parse_json, sync, write_atomically
 from sources.preparation import can_be_preparation
 
@@ -65,14 +65,12 @@ def open_npy(path: Path) -> np.ndarray:
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}")
-    try:
+    with user_error(f"{path} is damaged or cut short", "delete it and get it again", ValueError):
         with open(path, "rb") as file:
             _, size = npy_header(file, str(path))
         if path.stat().st_size != size:
             raise ValueError(f"its header says {size} bytes, and it has {path.stat().st_size}")
         return np.lib.format.open_memmap(path, mode="r")
-    except ValueError as fault:
-        raise UserError(f"{path} is damaged or cut short ({fault}): delete it and get it again") from None
 
 
 def npy_header(file: BinaryIO, where: str) -> tuple[tuple[int, ...], int]:
@@ -228,6 +226,8 @@ def check_manifest(manifest: dict) -> None:
     fits = all(type(one) is int and one > 0 for one in numbers) and all(isinstance(one, str) for one in names)
     fits &= type(scale) in (int, float) and 0 < scale < math.inf and len(shape) == 3 and manifest["format"] == 1
     prepare = manifest.get("prepare")
+    turned = manifest["rotations"]
+    fits &= turned <= 4 and (turned == 1 or shape[:1] == shape[1:2])  # quarter turns
     if not (complete and fits and (prepare is None or can_be_preparation(prepare))):
         raise ValueError
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from errors import UserError, reason, user_error
+from errors import UserError, user_error
 from lazy import LazyModule
 from settings import setting
 from sources.arrays import checksum
@@ -92,11 +92,6 @@ class Backbone:
         return Preparation(SIZES.get(self.name, COMMON), channels=3)
 
     @property
-    def channels(self) -> int:
-        """The channels of the image that the network takes."""
-        return self.preparation.channels
-
-    @property
     def features(self) -> int:
         """The length of a vector."""
         return self.network[0].output_shape[-1]
@@ -159,27 +154,21 @@ def load_network(name: str, weights: Path | None, sha256: str, size: int) -> tup
     constructor = constructor_of(name)
     settings = {"include_top": False, "pooling": "avg", "input_shape": (size, size, 3)}
     if weights is None:
-        try:
+        remedy = "try again, or give a file of them as --backbone_weights"
+        # a network, a disk, a changed checksum, ...
+        with user_error(f"Keras could not download the weights of {name}", remedy, Exception):
             model = constructor(weights="imagenet", **settings)
-        except Exception as fault:  # a network, a disk, a changed checksum, ...
-            raise UserError(
-                f"Keras could not download the weights of {name} ({reason(fault)}): try again, or give a file of them "
-                f"as --backbone_weights"
-            ) from fault
     else:
         refuse_keras_efficientnet(name, weights, inspect.getmodule(constructor))
         model = constructor(weights=None, **settings)
-        try:
+        remedy = f"give weights of {name} without its classifier (include_top=False), as .weights.h5 or .h5"
+        # Keras and h5py raise many kinds
+        with user_error(f"--backbone_weights {weights} does not fit {name}", remedy, Exception):
             with warnings.catch_warnings(record=True) as warned:
                 warnings.simplefilter("always")
                 model.load_weights(weights)
             if doubts := [one.message for one in warned if one.category is UserWarning]:
                 raise ValueError(f"{doubts[0]}")  # of weights that would stay as they are initialized
-        except Exception as fault:  # Keras and h5py raise many kinds
-            raise UserError(
-                f"--backbone_weights {weights} does not fit {name} ({reason(fault)}): give weights of {name} without "
-                f"its classifier (include_top=False), as .weights.h5 or .h5"
-            ) from fault
     return model, inspect.getmodule(constructor).preprocess_input
 
 

@@ -18,7 +18,7 @@ from settings import setting, whole
 from sources.archives import contents
 from sources.arrays import Names, checksum, save, write_manifest
 from sources.class_split import group_by_split, read_split
-from sources.maker import SeedSettings, SourceSettings
+from sources.maker import FROM_TFDS, SeedSettings, SourceSettings
 from sources.omniglot_sets import PARTS
 from sources.pictures import decode
 from sources.preparation import Preparation
@@ -112,7 +112,7 @@ def fetch_omniglot(size: int) -> tuple[Characters, dict]:
         examples = tfds.as_numpy(builder.as_dataset(split="train+test"))
         characters = read_examples(examples, builder.info.features["alphabet"].int2str, size)
     refuse_other_characters(characters, sum(PARTS.values()), DRAWINGS, "tensorflow-datasets' Omniglot")
-    return characters, {"given": f"tensorflow-datasets {builder.info.full_name}", "files": []}
+    return characters, {"given": f"{FROM_TFDS}{builder.info.full_name}", "files": []}
 
 
 def read_examples(examples: Iterable[dict], alphabet_name: Callable[[int], str], size: int) -> Characters:

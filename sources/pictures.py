@@ -6,9 +6,9 @@ accept and refuse the same files. A file's ending decides whether it is a pictur
 
 from __future__ import annotations
 
+import base64
 import io
 import math
-import os
 import stat
 import threading
 import warnings
@@ -20,7 +20,7 @@ from typing import TypeAlias
 from PIL import Image
 from tqdm import tqdm
 
-from errors import UserError
+from errors import UserError, stderr_silenced
 from sources.bit_depth import to_eight_bits
 from sources.metadata import NO_HEIC, UnreadableKind, strip_metadata
 
@@ -33,6 +33,7 @@ LONGEST = 65535  # pixels of a side, as in a JPEG: resizing needs memory for the
 MANY = 1 << 26  # a JPEG of more pixels is decoded at 1/2, 1/4 or 1/8 of its size,
 SIDE = 4096  # but its sides stay at least this long: the largest --size of get_data.py
 NAMED = 5  # how many files a message names
+PREFIX = "data:image/png;base64,"  # of the data URL of a PNG
 PLAIN = {"1": "L", "La": "LA", "RGBa": "RGBA"}  # modes that are converted before transparency is handled
 WHITE, BLACK = (255, 255, 255, 255), (0, 0, 0, 255)  # colours of the paper, which shows where a picture is transparent
 Paper: TypeAlias = "tuple[int, int, int, int]"
@@ -180,27 +181,18 @@ def _content(file: Path) -> bytes:
     return content
 
 
-@contextmanager
-def _silenced() -> Iterator[None]:
-    """Discard what libtiff writes about damaged files to the process' standard error."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # the process has no standard error
-        yield
-        return
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+def url_of(picture: Image.Image) -> str:
+    """Return the data URL of a picture, as PNG."""
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return PREFIX + base64.b64encode(content.getvalue()).decode()
 
 
 @contextmanager
 def _guarded(where: str, content: bytes = b"") -> Iterator[None]:
     """Turn every exception of Pillow's into a BadPicture, and hide warnings. content: the bytes that are decoded."""
-    with LOCK, warnings.catch_warnings(), _silenced() if content[:2] in (b"II", b"MM") else nullcontext():
+    tiff = content[:2] in (b"II", b"MM")  # libtiff writes about damaged files to file descriptor 2
+    with LOCK, warnings.catch_warnings(), stderr_silenced() if tiff else nullcontext():
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `decode` has its limit
         try:

@@ -90,13 +90,13 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     statistics: the images that batch norm takes its statistics from: the `support` set; or, if there are about equally
     many query pictures of each class, the support set and all query pictures `together`, or all `query` pictures; with
-    these two a prediction depends on the other pictures. samples: noise samples of an inner step's loss, fewer if their
-    maps would take more memory than SHARED. seed: that noise's seed. checkpoint: a run's `last` or `best`. invert: True
-    if the pictures are light on dark and the training data dark on light, or the reverse; transparent areas then become
-    black. reject: a number from 0 to 1; `predict` returns NONE, or NONE_NUMBER if labels are numbers, for a picture
-    whose similarity to the nearest class is below this number; None: `predict` always names a class. The similarity is
-    the cosine of the angle between the picture's features and the mean features of the class. After `fit`: classes_,
-    the labels in order.
+    these two a prediction depends on the other pictures (of learners whose batch norm takes running averages, it does
+    not). samples: noise samples of an inner step's loss, fewer if their maps would take more memory than SHARED. seed:
+    that noise's seed. checkpoint: a run's `last` or `best`. invert: True if the pictures are light on dark and the
+    training data dark on light, or the reverse; transparent areas then become black. reject: a number from 0 to 1;
+    `predict` returns NONE, or NONE_NUMBER if labels are numbers, for a picture whose similarity to the nearest class is
+    below this number; None: `predict` always names a class. The similarity is the cosine of the angle between the
+    picture's features and the mean features of the class. After `fit`: classes_, the labels in order.
 
     The classifier takes pictures as a camera or a scanner makes them, and prepares them as the training images were
     prepared (sources/preparation.py). A PictureWarning says that they look unlike the training images.
@@ -200,7 +200,8 @@ class Classifier(ClassifierMixin, BaseEstimator):
 
     def leave_out(self, folds: int = FOLDS) -> Iterator[tuple[np.ndarray, Predictions]]:
         """Leave out the pictures of `fit`, in at most `folds` parts, and classify each part after adaptation to the
-        others. A picture that is alone in its class is never left out.
+        others. A picture that is alone in its class is never left out. Batch norm takes the support set's statistics
+        here, whatever `statistics` is.
 
         Yield for each part the indices [n] of its pictures in fit's list, and their predictions. Raise ValueError if
         `folds` is 1 or below 0.

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from errors import Stop, UserError
+from errors import Stop, UserError, user_error
 from files import write_atomically
 from learners.heads import HEADS
 from settings import setting, to_number, to_path, whole
@@ -168,20 +168,15 @@ def classify(run: Path | None, settings: ClassifySettings) -> int:
                 print(sentence)
             write_page()
             print(f"by class: {by_class_file}", flush=True)
-    return stopped("the results so far are written") if stop.asked else 0
-
-
-def stopped(what: str) -> int:
-    print(f"interrupted: {what}", file=sys.stderr)
-    return 130
+    if stop.asked:
+        print("interrupted: the results so far are written", file=sys.stderr)
+    return 130 if stop.asked else 0
 
 
 def write(file: Path, content: str) -> None:
-    try:
+    with user_error(f"cannot write {file}", "choose another --out", OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, content.encode("utf-8", "surrogateescape"))  # names as the disk has them
-    except OSError as fault:
-        raise UserError(f"cannot write {file} ({fault.strerror}): choose another --out") from fault
 
 
 @contextmanager

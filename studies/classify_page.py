@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import html
 import io
@@ -12,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sources.pictures import WHITE, Paper, read
+from sources.pictures import WHITE, Paper, read, url_of
 from studies.classifier import NONE
 from studies.left_out import Accuracy, LeftOut
 
@@ -165,11 +164,9 @@ def matrix_of(names: list[str], counts: np.ndarray) -> str:
 
 def thumbnail(file: Path, paper: Paper = WHITE, kind: str = "") -> str:
     """Return an img element that holds the picture; transparent areas get the colour `paper`."""
-    image, stream = read(file, paper), io.BytesIO()
+    image = read(file, paper)
     image.thumbnail((SIDE, SIDE))
-    image.save(stream, "PNG")
-    content = base64.b64encode(stream.getvalue()).decode()
-    return f'<img class="{kind}" alt="{html.escape(file.name)}" src="data:image/png;base64,{content}">'
+    return f'<img class="{kind}" alt="{html.escape(file.name)}" src="{url_of(image)}">'
 
 
 BY_CLASS = """<h2>Support pictures that were left out</h2>

@@ -40,7 +40,7 @@ def snapshots_step(engine: Engine, split: data.Split, samples: int) -> Callable[
     """Return a function of one task's classes [1,way], images [1,way,shot+query] and seed [2]. It returns, at the P
     snapshots, "support" and "query": {layer: outputs [P,N,D]}, and "head": (weights [P,D,way], biases [P,way]).
 
-    samples: noise samples of a loss in adaptation.
+    samples: noise samples of an inner loss.
     """
     pixels, compiled = tf.constant(split.pixels), engine.program(compile_snapshots, without_pixels(split), samples)
 

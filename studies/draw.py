@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import base64
 import functools
-import io
 import json
 import re
 import secrets
@@ -26,12 +25,12 @@ from PIL import Image
 
 import data
 import model
-from errors import UserError, explanation
+from errors import UserError, explanation, user_error
 from lazy import tf
 from learners import LEARNERS
 from perturbations.draws import TRAINING_SUPPORT, UNPERTURBED, Draw, task_noise
 from settings import Settings, path_text, setting, whole
-from sources.pictures import decode
+from sources.pictures import PREFIX, decode, url_of
 from sources.preparation import Preparation
 from studies.trained import Trained
 from training.config import Config, gpus
@@ -40,7 +39,6 @@ ADDRESS, CLASSES = "127.0.0.1", 5
 PAGE = Path(__file__).with_name("draw.html")
 LARGEST = 1 << 20  # bytes of a request
 SIDE = 280  # pixels of a drawing, as the page sends it
-PREFIX = "data:image/png;base64,"
 FOREIGN = (
     "this server answers only its own page; if you reach it through a tunnel or a proxy, start it with "
     "--host NAME:PORT as in the browser's address line"
@@ -197,13 +195,6 @@ def picture_of(url: object) -> Image.Image:
     return picture.convert("L")
 
 
-def url_of(picture: Image.Image) -> str:
-    """Return the data URL of a picture."""
-    content = io.BytesIO()
-    picture.save(content, "PNG")
-    return PREFIX + base64.b64encode(content.getvalue()).decode()
-
-
 def map_urls(factors: np.ndarray) -> list[list[str]]:
     """Return maps of factors [2,CLASSES,H,W] as pictures: a list per class, without noise and with it. Each kind has
     its colours: white is its mean, orange is above, blue is below, and full colour is the largest distance."""
@@ -225,10 +216,8 @@ class Server(ThreadingHTTPServer):
     def __init__(self, backend: Backend, port: int, hosts: Sequence[str] = ()):
         self.backend, self.hosts = backend, hosts
         self.token, self.nonce = secrets.token_hex(16), secrets.token_hex(16)  # of requests; of the page's parts
-        try:
+        with user_error(f"port {port} is not available", "give another --port", OSError):
             super().__init__((ADDRESS, port), Handler)
-        except OSError as fault:
-            raise UserError(f"port {port} is not available ({fault.strerror}): give another --port") from fault
 
     def handle_error(self, request, client_address) -> None:
         """Print nothing if the browser has gone away, as it does when the page is closed."""

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
-from errors import UserError
+from errors import UserError, user_error
 from files import parse_json
 
 FORMAT = 1
@@ -98,22 +98,18 @@ def read(savedir: Path) -> dict:
     remedy = f"run main.py --mode export --savedir {savedir}"
     if not path.is_file():
         raise UserError(f"there is no {path}: {remedy} first")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            version = int(file["format"])
-            if version == FORMAT:
-                arrays = {name: file[name] for name in file.files}
-    except Exception as fault:  # zipfile, numpy and the decompressors raise a dozen kinds at a damaged file
-        raise UserError(f"{path} cannot be read ({fault}): {remedy} again") from fault
+    # zipfile, numpy and the decompressors raise a dozen kinds of exceptions at a damaged file
+    with user_error(f"{path} cannot be read", f"{remedy} again", Exception), np.load(path, allow_pickle=False) as file:
+        version = int(file["format"])
+        if version == FORMAT:
+            arrays = {name: file[name] for name in file.files}
     if version != FORMAT:
         raise UserError(f"{path} has version {version}, and this program reads version {FORMAT}: {remedy} again")
-    try:
+    with user_error(f"{path} is damaged", f"{remedy} again", ValueError, KeyError, TypeError, AttributeError):
         check(arrays)
         arrays["settings"] = parse_json(str(arrays["settings"]))
         stochastic = arrays["settings"]["stochastic"]
         refuse_infinite(arrays, path, remedy)
-    except (ValueError, KeyError, TypeError, AttributeError) as fault:
-        raise UserError(f"{path} is damaged ({fault}): {remedy} again") from fault
     if stochastic and not arrays["perturbed_features"].shape[2]:
         raise UserError(f"{path} holds no perturbed copies, but its learner has noise: {remedy} --export_samples 10")
     return arrays

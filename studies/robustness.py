@@ -34,6 +34,7 @@ from training.intervals import mean_and_interval
 from training.loops import MetaTestSettings
 from training.steps import Engine, read
 from training.test_results import ATTACK_JSON as JSON
+from training.test_results import refuse_diverged
 
 ATTACK = 2**20  # folded into a task's seed to draw the attack's random numbers; the learner's noise folds smaller ones
 # Measures of the clean query images, means over a task: the margin of the true class' logit over the largest other one;
@@ -202,7 +203,7 @@ def attack_step(
     [tasks,E,Q,H,W,C] in [0, 1], and the class predicted there [tasks,E,Q]; and the measures CLEAN [tasks,4] and the
     clean images.
 
-    samples: noise samples of a loss in adaptation.
+    samples: noise samples of an inner loss.
     """
     learner, pixels, eps = engine.learner, tf.constant(split.pixels), tf.constant(attack.eps, tf.float32)
     queries, method, loss = learner.way * engine.query, attacks.METHODS[attack.method], attacks.LOSSES[attack.loss]
@@ -297,6 +298,7 @@ def over_tests(
         step = attack_step(engine, split, samples, attack, surrogate)
         for start in range(first, episodes, engine.metabatch):
             lost, worst, labels, measures, clean = step(start, min(engine.metabatch, episodes - start))
+            refuse_diverged(measures, start)
             if start == 0:
                 write_sheet(files.path.with_suffix(".npz"), worst[0], labels[0], clean[0], engine.query)
             yield np.concatenate([1 - lost.mean(-1), measures], -1)

@@ -15,7 +15,6 @@ import numpy as np
 
 from errors import UserError
 from lazy import tf
-from learners import make
 from model import Learner
 from parameters import default_channels, is_vector
 from perturbations.draws import UNPERTURBED, task_noise
@@ -25,7 +24,7 @@ from sources.preparation import Preparation
 from sources.table import MAKERS
 from training import checkpoints, weights
 from training.config import FACTS, REQUIRED, Config
-from training.devices import BF16, precision_of_products
+from training.devices import precision_of_products
 from training.programs import frozen, shared
 
 FAR = 5  # standard deviations: a brightness farther from the training images' causes a warning
@@ -119,15 +118,7 @@ class Trained:
 
     def programs(self, way: int) -> Programs:
         """Return the compiled functions for this number of classes. Raise UserError if there is no such learner."""
-        name, perturbation = self.config["model"], self.config.get("perturbation")
-        shape = {"image_shape": self.image_shape, "channels": self.channels, "way": way}
-        shape |= {"train_classes": self.config.get("train_classes", 0)}
-        try:
-            learner = make(
-                name, perturbation, bf16=self.config.get("precision") == BF16, **shape, **Config.of(self.config).own()
-            )
-        except ValueError as fault:
-            raise UserError(f"{fault}") from fault
+        learner = Config.of_flags(self.config, self.config).with_run(way=way).make_learner(self.image_shape)
         return shared(lambda: Programs(learner), "Programs", frozen(learner))
 
     def weights_for(self, way: int) -> dict[str, np.ndarray]:

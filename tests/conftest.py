@@ -142,6 +142,13 @@ def call(program: str, *args) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess([program, *args], code, out.getvalue(), err.getvalue())
 
 
+def succeed(program: str, *args) -> subprocess.CompletedProcess:
+    """Run a command as `call` does, see that its exit code is 0, and return what it printed."""
+    done = call(program, *args)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def assert_refused(done: subprocess.CompletedProcess, *words: str) -> None:
     """Exit code 2, and on standard error, but for notes, one sentence that says these words, and no traceback."""
     assert done.returncode == 2, (done.returncode, done.stderr)

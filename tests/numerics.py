@@ -19,6 +19,29 @@ SUMS = 128  # the rounding error of a loss or of a normalised pixel, in units of
 STEP = 1e-7  # so short that no pixel of these tests' nets passes a maximum or relu's 0
 
 
+def noise_of(seeds):
+    """Draw the noise of tasks in float64."""
+    return draws.task_noise(seeds, "float64")
+
+
+def random_parameters(declared, rng, dtype="float64"):
+    """Draw parameters so large that no gradient is rounding alone. declared: what `parameters()` of a learner or of a
+    perturbation returns."""
+    return {name: tf.constant(0.4 * rng.standard_normal(p.shape), dtype) for name, p in declared.items()}
+
+
+def numpy_block(x, w, bias, offset, epsilon, mean=None, variance=None, gain=1, mask=1):
+    """Compute a block of images x [N,H,W,C] in numpy: convolution by w [3,3,C,D] with zeros around an image, batch norm
+    by a given mean and variance or by the batch's, relu, mask, and the maxima of 2 x 2 pixels."""
+    n, height, width, _ = x.shape
+    padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    y = sum(padded[:, i : i + height, j : j + width] @ w[i, j] for i in range(3) for j in range(3)) + bias
+    mean, variance = (y.mean((0, 1, 2)), y.var((0, 1, 2))) if mean is None else (mean, variance)
+    y = (y - mean) / np.sqrt(variance + epsilon) * gain + offset
+    y = (np.maximum(y, 0) * mask)[:, : height // 2 * 2, : width // 2 * 2]
+    return y.reshape(n, height // 2, 2, width // 2, 2, -1).max((2, 4))
+
+
 def central_difference(f):
     """f's derivative at 0, and how far rounding and the step may take it from that: f(number) -> float64 array.
 
@@ -95,13 +118,14 @@ def outer_slopes(learner, params, x_s, x_q, seed=4):
 
 
 def slopes(loss_of, gradients, params, seed=4):
-    """Compare gradients of a loss, by the parameters' names, as `outer_slopes` does."""
+    """Compare gradients of a loss, by the parameters' names, as `outer_slopes` does. seed: or the generator of the
+    directions."""
     found, rng = {}, np.random.default_rng(seed)
     for name, gradient in gradients.items():
         direction = rng.standard_normal(gradient.shape)
         direction /= np.linalg.norm(direction)
         slope, bound = central_difference(lambda h, n=name, d=direction: loss_of(params | {n: params[n] + h * d}))
-        assert abs((gradient.numpy() * direction).sum() - slope) <= bound, name
+        assert abs((np.asarray(gradient) * direction).sum() - slope) <= bound, name
         found[name] = slope, bound
     return found
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import data
-from conftest import assert_refused, call, flags_of
+from conftest import assert_refused, call, flags_of, succeed
 from errors import UserError
 from sources import arrays
 from studies import across
@@ -49,8 +49,7 @@ def runs(data_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for name in ("home", "away"):
         flags = flags_of(SMALL | {"dataset": name, "n_train_iters": 1, "val_every": 0})
-        done = call("main.py", "--savedir", folder / name, "--data_dir", data_dir, *flags)
-        assert done.returncode == 0, done.stderr
+        succeed("main.py", "--savedir", folder / name, "--data_dir", data_dir, *flags)
     return folder
 
 
@@ -115,8 +114,7 @@ def test_a_run_on_vectors_is_tested_on_those_of_the_same_network(data_dir, tmp_p
         write(data_dir, name, (1, 1, 8), seed, scale=1.0, range=None, prepare=prepare)
     write(data_dir, "long", (1, 1, 9), scale=1.0, range=None)
     flags = flags_of(SMALL | {"dataset": "v", "n_train_iters": 1, "val_every": 0})
-    done = call("main.py", "--savedir", tmp_path, "--data_dir", data_dir, *flags)
-    assert done.returncode == 0, done.stderr
+    succeed("main.py", "--savedir", tmp_path, "--data_dir", data_dir, *flags)
     assert test_of(tmp_path, "--across", "--dataset", "w").returncode == 0
     assert json.loads((tmp_path / "meta_test.json").read_text())["settings"]["trained_on"] == "v"
     for other in "xy":
@@ -150,8 +148,7 @@ def test_an_older_run_is_taken_for_one_on_images_of_its_datasets_size(tmp_path):
 def test_a_learner_that_knows_its_training_classes_is_tested_on_others(data_dir, tmp_path):
     """The baseline's weights have the number of training classes in their shapes."""
     flags = flags_of(SMALL | {"model": "baseline", "dataset": "home", "batch": 4, "n_train_iters": 1, "val_every": 0})
-    done = call("main.py", "--savedir", tmp_path, "--data_dir", data_dir, *flags)
-    assert done.returncode == 0, done.stderr
+    succeed("main.py", "--savedir", tmp_path, "--data_dir", data_dir, *flags)
     done = test_of(tmp_path, "--dataset", "away", "--across")
     assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
 
@@ -179,8 +176,7 @@ def test_a_run_on_vectors_finds_its_moved_data(data_dir, tmp_path):
     write(tmp_path / "old", "plain", (1, 1, 8), scale=1.0, range=None)
     write(tmp_path / "old", "others", (1, 1, 8), seed=1, scale=1.0, range=None)
     flags = flags_of(SMALL | {"dataset": "plain", "n_train_iters": 1, "val_every": 0})
-    done = call("main.py", "--savedir", tmp_path / "run", "--data_dir", tmp_path / "old", *flags)
-    assert done.returncode == 0, done.stderr
+    succeed("main.py", "--savedir", tmp_path / "run", "--data_dir", tmp_path / "old", *flags)
     (tmp_path / "old").rename(tmp_path / "new")
     done = test_of(tmp_path / "run", "--across", "--dataset", "others", "--data_dir", tmp_path / "new")
     assert done.returncode == 0, done.stderr

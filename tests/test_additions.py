@@ -22,12 +22,12 @@ import model
 import numerics
 import perturbations
 import sources.table
-from conftest import ROOT, assert_refused, call, flags_of
+from conftest import ROOT, assert_refused, call, flags_of, succeed
 from declared import own_settings
-from numerics import central_difference, decided
+from numerics import decided, noise_of
 from parameters import Parameter, constant, uniform
 from perturbations.base import Perturbation
-from perturbations.draws import TEST_QUERY, TRAINING_SUPPORT, Draw, fold, task_noise
+from perturbations.draws import TEST_QUERY, TRAINING_SUPPORT, Draw, fold
 from settings import Settings, positive, setting
 from studies import export_format
 from training import config as run_config
@@ -105,15 +105,8 @@ def tables():
 def stripes(tmp_path_factory):
     """Make the dataset of CONTRIBUTING.md with get_data.py; return its --data_dir."""
     folder = tmp_path_factory.mktemp("data")
-    done = call("get_data.py", "--dataset", "stripes", "--data_dir", folder)
-    assert done.returncode == 0 and "train 40 classes x 20" in done.stdout, done.stderr
+    assert "train 40 classes x 20" in succeed("get_data.py", "--dataset", "stripes", "--data_dir", folder).stdout
     return folder
-
-
-def done(*args) -> str:
-    result = call("main.py", *args)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 RUNS = {
@@ -129,9 +122,9 @@ def runs(stripes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for name, own in RUNS.items():
         flags = ("--savedir", folder / name, "--data_dir", stripes, *flags_of(SMALL | {"dataset": "stripes"} | own))
-        done(*flags, "--n_train_iters", 9)
-        assert "resumed at iteration 10" in done(*flags, "--resume")
-        done("--mode", "meta_test", "--savedir", folder / name, "--n_test_iters", 20)
+        succeed("main.py", *flags, "--n_train_iters", 9)
+        assert "resumed at iteration 10" in succeed("main.py", *flags, "--resume").stdout
+        succeed("main.py", "--mode", "meta_test", "--savedir", folder / name, "--n_test_iters", 20)
     return folder
 
 
@@ -151,7 +144,7 @@ def test_it_is_trained_tested_and_resumed_and_config_json_has_its_settings(name,
 
 def test_a_resumed_run_is_one_that_was_not_stopped(runs, stripes, tmp_path):
     own = flags_of(SMALL | {"dataset": "stripes"} | RUNS["step_sizes"])
-    done("--savedir", tmp_path / "whole", "--data_dir", stripes, *own)
+    succeed("main.py", "--savedir", tmp_path / "whole", "--data_dir", stripes, *own)
     readers = [
         tf.train.load_checkpoint(str(d / "checkpoints/last/ckpt-20")) for d in (tmp_path / "whole", runs / "step_sizes")
     ]
@@ -162,41 +155,36 @@ def test_a_resumed_run_is_one_that_was_not_stopped(runs, stripes, tmp_path):
 
 
 def test_compare_pairs_them_and_figures_have_their_names(runs):
-    out = done("--mode", "compare", "--savedir", *(runs / name for name in RUNS))
+    out = succeed("main.py", "--mode", "compare", "--savedir", *(runs / name for name in RUNS)).stdout
     assert len(out.strip().splitlines()) == 4 and "(better in" in out
-    drawn = call(
-        "plot.py", "--savedir", *(runs / name for name in RUNS), "--figures", "histogram", "curves", "--dpi", 40
-    )
-    assert drawn.returncode == 0, drawn.stderr
+    succeed("plot.py", "--savedir", *(runs / name for name in RUNS), "--figures", "histogram", "curves", "--dpi", 40)
     page = (runs / "nearest_mean/plot/index.html").read_text()
     assert all(title in page for title in ("Nearest mean", "MAML, gaussian", "Learned step sizes, damped"))
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_it_is_exported_and_its_collapse_measured(name, runs):
-    done("--mode", "export", "--savedir", runs / name, "--export_tasks", 1)
+    succeed("main.py", "--mode", "export", "--savedir", runs / name, "--export_tasks", 1)
     arrays = export_format.read(runs / name)
     assert export_format.layers(arrays) == ([] if name == "nearest_mean" else ["conv1", "conv2", "conv3", "conv4"])
     assert arrays["perturbed_features"].shape[2] == (10 if name == "gaussian" else 0)
     logits = arrays["query_features"] @ arrays["head_w"] + arrays["head_b"][:, :, None]
     np.testing.assert_array_equal(logits.argmax(-1), arrays["query_predictions"])
-    out = done("--mode", "collapse", "--savedir", runs / name, "--n_test_iters", 2)
+    out = succeed("main.py", "--mode", "collapse", "--savedir", runs / name, "--n_test_iters", 2).stdout
     assert f"features ({'features' if name == 'nearest_mean' else 'conv4'})" in out
 
 
 def test_an_export_without_maps_is_drawn(runs):
-    done("--mode", "export", "--savedir", runs / "nearest_mean", "--export_tasks", 1)
-    drawn = call("plot.py", "--savedir", runs / "nearest_mean", "--dpi", 40)
-    assert drawn.returncode == 0, drawn.stderr
+    succeed("main.py", "--mode", "export", "--savedir", runs / "nearest_mean", "--export_tasks", 1)
+    succeed("plot.py", "--savedir", runs / "nearest_mean", "--dpi", 40)
     assert (runs / "nearest_mean/plot/boundary_tasks.png").is_file()
 
 
 def test_bench_times_it(monkeypatch):
     monkeypatch.setattr(bench, "matmul_gflops", functools.partial(bench.matmul_gflops, size=256))
-    timed = call(
+    timed = succeed(
         "bench.py", *flags_of({"model": "nearest_mean", "way": 3, "metabatch": 2, "iterations": 1, "gpu_id": -1})
     )
-    assert timed.returncode == 0, timed.stderr
     line = json.loads(timed.stdout)
     assert (line["model"], line["sharpness"]) == ("nearest_mean", 0.1) and line["gflop_per_step"] > 0
 
@@ -255,10 +243,6 @@ def inputs(learner, tasks=2):
     return params, x_s, x_q, tf.constant([[5, task] for task in range(tasks)])
 
 
-def noise_of(seeds):
-    return task_noise(seeds, "float64")
-
-
 def toy(**own):
     base = {"image_shape": (16, 16, 1), "channels": 3, "way": 3, "n_steps": 1, "meta_gradient": "exact"}
     return learners.make("step_sizes", "damped", **base | own)
@@ -281,14 +265,8 @@ def test_the_outer_loss_is_the_query_sets_and_its_penalty(damping):
 
     loss, _, grads = gradients()
     assert (float(objective(params)) - float(loss) > 1e-3) == (damping > 1e-3)  # the loss that is reported has none
-    rng = np.random.default_rng(6)
-    for name, value in params.items():
-        direction = rng.standard_normal(value.shape)
-        direction /= np.linalg.norm(direction)
-        slope, bound = central_difference(
-            lambda step, name=name, value=value, d=direction: objective(params | {name: value + step * d})
-        )
-        assert abs((grads[name].numpy() * direction).sum() - slope) <= bound, name
+    found = numerics.slopes(objective, {name: grads[name] for name in params}, params, 6)
+    for name, (slope, bound) in found.items():
         if name.startswith(("rate/theta/conv1_w", "phi/")):
             assert abs(slope) > 100 * bound, name
 

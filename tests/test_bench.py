@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import bench
 import learners
-from conftest import assert_refused, call
+from conftest import assert_refused, call, succeed
 from errors import UserError
 from training import passes, steps
 
@@ -179,8 +179,7 @@ def test_a_profile_has_the_time_of_every_pass(mode, monkeypatch):
     monkeypatch.setattr(bench, "matmul_gflops", lambda parallel: 1.0)
     monkeypatch.setattr(bench, "task_flops", lambda *_: 1e9)
     flags = "--mode", mode, "--way", 5, "--metabatch", 1, "--n_steps", 1, "--channels", 8, "--iterations", 1
-    done = call("bench.py", *flags, "--profile")
-    assert done.returncode == 0, done.stderr
+    done = succeed("bench.py", *flags, "--profile")
     profile = json.loads(done.stdout)["profile"]
     wanted = {name for name in passes.PASSES if mode == "meta_train" or not name.startswith(("meta", "query backward"))}
     assert profile["passes"].keys() == wanted

@@ -17,7 +17,7 @@ import get_data
 import main
 import plot
 import train_jax
-from conftest import ROOT, call
+from conftest import ROOT, succeed
 from training import devices
 from training.config import Config
 
@@ -149,8 +149,7 @@ def here(tmp_path_factory, data_dir):
     here = tmp_path_factory.mktemp("here")
     (here / "data").mkdir()
     (here / "data/glyphs").symlink_to(data_dir / "glyphs")
-    done = call("get_data.py", "--dataset", "glyphs", "--seed", 1, "--data_dir", here / "other")
-    assert done.returncode == 0, done.stderr
+    succeed("get_data.py", "--dataset", "glyphs", "--seed", 1, "--data_dir", here / "other")
     shutil.move(here / "other/glyphs", here / "data/omniglot")
     shutil.copytree(ROOT / "pretrained", here / "pretrained")
     task = "--dataset omniglot --way 5 --shot 1 --query 15 --channels 4 --n_steps 1 --n_train_iters 0 --val_every 0"
@@ -158,8 +157,7 @@ def here(tmp_path_factory, data_dir):
         run = here / "made" / model
         flags = "--data_dir", here / "data", "--savedir", run
         for words in (["--model", model, *task.split(), *flags], ["--mode", "weights", "--savedir", run]):
-            done = call("main.py", *words)
-            assert done.returncode == 0, done.stderr
+            succeed("main.py", *words)
         shutil.copy(run / "weights.npz", here / f"pretrained/omniglot_5way_1shot_{model}.npz")
     characters = np.load(here / "data/glyphs/test.npy")[:12, :8, :, :, 0]
     for kind, classes, drawings in (("many", 12, 8), ("DIR", 4, 2), ("DIR2", 2, 1)):
@@ -200,8 +198,7 @@ def test_the_commands_of_a_page_run_one_after_the_other(name, checkout):
             continue
         if words[0] == "runfiles/study.py" and not {"table", "cell", "figure"} & set(words[1:]) and len(words) > 1:
             continue
-        done = call(words[0], *(shortened(words[1:]) if words[0] == "main.py" else words[1:]))
-        assert done.returncode == 0, (command, done.stderr)
+        succeed(words[0], *(shortened(words[1:]) if words[0] == "main.py" else words[1:]))
         ran.append(command)
     assert len(ran) >= {"README.md": 11, "docs/runs.md": 7, "docs/methods.md": 6, "docs/data.md": 4}.get(name, 1)
 

@@ -205,8 +205,9 @@ def edited(dataset, entry, value):
 
 
 WRONG_ENTRIES = {
-    "image_shape": (None, [28, 28], [28, 28, "1"], [0, 28, 1]), "scale": ("0.0039", 0, float("inf"), None),
-    "rotations": (0, 1.5), "source": (None, {}, {"given": "", "files": [1]}), "prepare": ([], {"size": "28"}),
+    "image_shape": (None, [28, 28], [28, 28, "1"], [0, 28, 1], [14, 56, 1], [28]),
+    "scale": ("0.0039", 0, float("inf"), None),
+    "rotations": (0, 1.5, 5), "source": (None, {}, {"given": "", "files": [1]}), "prepare": ([], {"size": "28"}),
     "splits": ([], {}, {"train": None}), "base_classes": ("100",), "images_per_class": (None, [20, 20], ["20"] * 100),
     "names": (3, [1] * 100, ["a"]), "sha256": (None,), "file": (None,),
 }  # fmt: skip
@@ -237,7 +238,7 @@ def test_a_wrong_shape_is_refused(data_dir, tmp_path):
     shutil.copytree(data_dir / "glyphs", tmp_path / "glyphs")
     path = tmp_path / "glyphs" / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["image_shape"] = [14, 56, 1]
+    manifest["image_shape"] = [14, 14, 4]
     path.write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="has the shape"):
         data.load(tmp_path, "glyphs")

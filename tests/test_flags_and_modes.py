@@ -22,7 +22,7 @@ import learners
 import main
 import model
 import optimizers
-from conftest import ROOT, SETTINGS, assert_refused, call, flags_of
+from conftest import ROOT, SETTINGS, assert_refused, call, flags_of, succeed
 from declared import fields_of, other, value_of
 from errors import UserError
 from settings import Settings
@@ -84,11 +84,6 @@ def watching():
         yield traced
 
 
-def done(*args) -> None:
-    result = call("main.py", *args)
-    assert result.returncode == 0, result.stderr
-
-
 def union(tasks: list[set]) -> set[int]:
     return set().union(*tasks)
 
@@ -99,7 +94,7 @@ def trained(greys, tmp_path_factory):
     flags = ("--n_train_iters", 20, "--val_every", 8, "--n_val_tasks", 6, "--collapse_every", 20)
     savedir = tmp_path_factory.mktemp("runs") / "run"
     with watching() as steps:
-        done("--savedir", savedir, "--data_dir", greys, *small(), *flags)
+        succeed("main.py", "--savedir", savedir, "--data_dir", greys, *small(), *flags)
     return savedir, steps
 
 
@@ -123,7 +118,7 @@ def test_trainval_trains_on_the_validation_classes_too_and_validates_on_none(gre
     """With --legacy_shared_classes: a metabatch's tasks have the same classes."""
     flags = ("--n_train_iters", 20, "--val_every", 10, "--train_split", "trainval", "--legacy_shared_classes")
     with watching() as steps:
-        done("--savedir", tmp_path / "a", "--data_dir", greys, *small(), *flags)
+        succeed("main.py", "--savedir", tmp_path / "a", "--data_dir", greys, *small(), *flags)
     (training,) = steps
     assert union(training) == GREYS["train"] | GREYS["val"]
     assert training[::2] == training[1::2] and len(set(map(frozenset, training))) > 1
@@ -139,7 +134,7 @@ def test_trainval_trains_on_the_validation_classes_too_and_validates_on_none(gre
 )
 def test_what_looks_at_a_trained_run_sees_the_test_classes(mode, flags, run):
     with watching() as steps, mock.patch.object(data, "sample", wraps=data.sample) as sample:
-        done("--mode", mode, "--savedir", run, *flags)
+        succeed("main.py", "--mode", mode, "--savedir", run, *flags)
     (tested,) = steps
     assert len(tested) == 12 and union(tested) == GREYS["test"]
     # and all modes the same episodes: of the stream `test`, of the seed 0, by their numbers
@@ -153,9 +148,9 @@ def test_other_data_than_the_runs_are_refused_wherever_they_are(run, greys, tmp_
     config = json.loads((run / "config.json").read_text())
     moved = tmp_path / "moved"
     write_greys(moved)
-    done("--mode", "meta_test", "--savedir", run, *flags, "--data_dir", moved)
+    succeed("main.py", "--mode", "meta_test", "--savedir", run, *flags, "--data_dir", moved)
     assert json.loads((run / "meta_test.json").read_text())["settings"]["data_sha256"] == config["data_sha256"]
-    done("--mode", "export", "--savedir", run, "--export_tasks", 1, "--data_dir", moved)
+    succeed("main.py", "--mode", "export", "--savedir", run, "--export_tasks", 1, "--data_dir", moved)
     with np.load(run / "export.npz") as file:
         assert json.loads(str(file["settings"]))["data_sha256"] == config["data_sha256"]
     pixels = np.load(moved / "glyphs/test.npy")
@@ -246,8 +241,7 @@ def test_help_is_shown_whatever_the_run_is(tmp_path):
     for name in ("config.json", "weights.npz"):
         (tmp_path / name).write_text("damaged")
     for place in (("--savedir", tmp_path), ("--weights", tmp_path / "weights.npz")):
-        asked = call("main.py", "--mode", "meta_test", *place, "--help")
-        assert asked.returncode == 0 and "--test_statistics" in asked.stdout, asked.stderr
+        assert "--test_statistics" in succeed("main.py", "--mode", "meta_test", *place, "--help").stdout
         assert call("main.py", "--mode", "meta_test", "--savedir", "a", *place).returncode == 2
 
 
@@ -320,9 +314,9 @@ def arrive(monkeypatch, greys, tmp_path):
     def arrive(*flags, mode="meta_train", **changed):
         savedir = tmp_path / str(len(caught))
         base = ("--savedir", savedir, "--data_dir", greys, *small(**{"model": None, "n_steps": None} | changed))
-        done(*base, *flags) if mode == "meta_train" else done(*base)
+        succeed("main.py", *base, *(flags if mode == "meta_train" else ()))
         if mode != "meta_train":
-            done("--mode", mode, "--savedir", savedir, *flags)
+            succeed("main.py", "--mode", mode, "--savedir", savedir, *flags)
         return caught[-1]
 
     return arrive
@@ -437,7 +431,7 @@ def test_an_attack_is_that_of_its_settings(settings, attack):
 
 
 def learner_with(*words) -> model.Learner:
-    return main.make_learner(Config.of_flags(main.read_command([*map(str, words)])), (16, 16, 1), gpu=False)
+    return Config.of_flags(main.read_command([*map(str, words)])).make_learner((16, 16, 1))
 
 
 @pytest.mark.parametrize("option", ["--model", "--perturbation"])
@@ -480,8 +474,8 @@ def test_only_the_splits_that_a_mode_uses_have_to_give_its_episodes(arrive, grey
     never = ("--val_every", 0)
     assert_refused(call("main.py", *flags, *small(way=25), *never), "--way 25 is more than the 24 train classes")
     assert arrive(*never, way=20)["learner"].way == 20
-    done("--savedir", tmp_path / "b", "--data_dir", greys, *small(way=20), *never)
-    done("--mode", "meta_test", "--savedir", tmp_path / "b")
+    succeed("main.py", "--savedir", tmp_path / "b", "--data_dir", greys, *small(way=20), *never)
+    succeed("main.py", "--mode", "meta_test", "--savedir", tmp_path / "b")
     assert_refused(call("main.py", "--mode", "meta_test", "--savedir", tmp_path / "b", "--query", 5), "need 6 images")
 
 
@@ -517,7 +511,7 @@ def test_what_a_result_is_known_by_and_made_with(arrive):
 
 def test_an_export_of_more_classes_than_trained_for_is_of_a_learner_that_has_them(arrive):
     protonet = arrive(mode="export", model="protonet")["others"][0]
-    done("--mode", "export", "--savedir", protonet, "--way", 4)
+    succeed("main.py", "--mode", "export", "--savedir", protonet, "--way", 4)
     metadrop = arrive(mode="export")["others"][0]
     assert_refused(call("main.py", "--mode", "export", "--savedir", metadrop, "--way", 4), "--way 4 is more than")
 

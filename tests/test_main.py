@@ -20,7 +20,7 @@ import pytest
 import bench
 import declared
 import main
-from conftest import ROOT, SETTINGS, SMALL, assert_refused, call, cli, flags_of
+from conftest import ROOT, SETTINGS, SMALL, assert_refused, call, cli, flags_of, succeed
 from declared import fields_of
 from errors import UserError
 from runs import checkpoint
@@ -70,8 +70,7 @@ def run(data_dir, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def tested(run) -> Path:
-    done = call("main.py", "--mode", "meta_test", "--savedir", run, *TESTED)
-    assert done.returncode == 0, done.stderr
+    done = succeed("main.py", "--mode", "meta_test", "--savedir", run, *TESTED)
     device, wide, accuracy = done.stdout.strip().splitlines()
     assert device.startswith("device: CPU, ") and re.fullmatch(r"accuracy : \d+\.\d+ \+- \d+\.\d+", accuracy)
     assert re.fullmatch(r"interval over test classes : \+- \d+\.\d+", wide)
@@ -144,8 +143,8 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(run, data_dir, t
     path = next((damaged / "checkpoints/last").glob("ckpt-120.data*"))
     path.write_bytes(path.read_bytes()[:1000])
     for savedir in (damaged, without):
-        done = call("main.py", "--savedir", savedir, "--resume")
-        assert done.returncode == 0 and "resumed at iteration 101" in done.stdout, done.stderr
+        done = succeed("main.py", "--savedir", savedir, "--resume")
+        assert "resumed at iteration 101" in done.stdout
         assert ("ckpt-120 is damaged" in done.stderr) == (savedir == damaged)
     assert_same_run(without, damaged)
     rows = [[row["iter"] for row in read_csv(savedir)] for savedir in (run, damaged)]
@@ -169,8 +168,7 @@ def test_meta_test_writes_its_result(tested):
 def again(tested, tmp_path, *flags) -> tuple[dict, dict]:
     """The result of `tested`, and of the same test in a copy where that was not tested."""
     shutil.copytree(tested, tmp_path / "a", ignore=shutil.ignore_patterns("meta_test*"))
-    done = call("main.py", "--mode", "meta_test", "--savedir", tmp_path / "a", *TESTED, *flags)
-    assert done.returncode == 0, done.stderr
+    succeed("main.py", "--mode", "meta_test", "--savedir", tmp_path / "a", *TESTED, *flags)
     return tuple(json.loads((d / "meta_test.json").read_text()) for d in (tested, tmp_path / "a"))
 
 
@@ -187,8 +185,7 @@ def test_meta_test_goes_on_from_what_an_interrupted_one_left(tested, tmp_path):
     store = test_results.ResultFiles(tmp_path / "b", "meta_test", test_results.identity_of(before))
     store.write_partial(json.dumps({"losses": [0.0] * 5, "accs": [0.0] * 5}))
     for flags, taken in (((), True), (("--precision", "bf16"), False), (("--seed", 1), False)):
-        done = call("main.py", "--mode", "meta_test", "--savedir", tmp_path / "b", *TESTED, *flags)
-        assert done.returncode == 0, done.stderr
+        succeed("main.py", "--mode", "meta_test", "--savedir", tmp_path / "b", *TESTED, *flags)
         after = json.loads((tmp_path / "b/meta_test.json").read_text())
         assert (after["losses"][:5] == [0.0] * 5) == taken, flags
         if taken:
@@ -229,8 +226,7 @@ def test_results_of_other_tests_are_kept_and_one_that_is_there_is_taken(tested, 
     assert "tested before" in done.stdout and "\naccuracy : 12.500000" in done.stdout
     assert json.loads(path.read_text())["accuracy"] == 12.5
     assert (tmp_path / "a/meta_test.log").read_text().strip().splitlines()[-1].startswith("accuracy : 12.500000")
-    done = call("main.py", "--savedir", tmp_path / "a", "--resume", "--n_train_iters", 121)
-    assert done.returncode == 0, done.stderr
+    succeed("main.py", "--savedir", tmp_path / "a", "--resume", "--n_train_iters", 121)
     done = call("main.py", *flags, "--n_test_iters", 7)  # other weights: another result
     assert "tested before" not in done.stdout and json.loads(path.read_text())["iteration"] == 121
 
@@ -243,8 +239,7 @@ def test_a_result_of_an_earlier_version_gets_its_classes(tested, tmp_path):
     new = ("classes", "interval95_classes")
     kept.write_text(json.dumps({name: value for name, value in whole.items() if name not in new}, indent=1) + "\n")
     for _ in range(2):
-        done = call("main.py", "--mode", "meta_test", "--savedir", tmp_path / "a", *TESTED)
-        assert done.returncode == 0 and "tested before" in done.stdout, done.stderr
+        assert "tested before" in succeed("main.py", "--mode", "meta_test", "--savedir", tmp_path / "a", *TESTED).stdout
         assert json.loads((tmp_path / "a/meta_test.json").read_text()) == json.loads(kept.read_text()) == whole
 
 
@@ -269,8 +264,7 @@ def test_results_say_what_made_them(tested, tmp_path):
 def test_every_learner_meets_the_same_test_episodes_and_compare_pairs_them(tested, data_dir, tmp_path):
     maml = tmp_path / "maml"
     assert train(data_dir, maml, "--maml", "--n_train_iters", 10, "--seed", 5, "--val_every", 0).returncode == 0
-    done = call("main.py", "--mode", "meta_test", "--savedir", maml, "--n_test_iters", 7)
-    assert done.returncode == 0, done.stderr
+    succeed("main.py", "--mode", "meta_test", "--savedir", maml, "--n_test_iters", 7)
     a, b = (json.loads((d / "meta_test.json").read_text()) for d in (maml, tested))
     assert a["episodes_sha256"] == b["episodes_sha256"] and a["settings"]["model"] == "maml"
     done = call("main.py", "--mode", "compare", "--savedir", maml, tested)
@@ -285,8 +279,7 @@ def test_every_learner_meets_the_same_test_episodes_and_compare_pairs_them(teste
 def test_best_checkpoint_can_be_tested_and_shot_changed(run, tmp_path):
     shutil.copytree(run, tmp_path / "a")
     flags = ("--mode", "meta_test", "--savedir", tmp_path / "a", "--n_test_iters", 2)
-    done = call("main.py", *flags, "--checkpoint", "best", "--shot", 2)
-    assert done.returncode == 0, done.stderr
+    succeed("main.py", *flags, "--checkpoint", "best", "--shot", 2)
     result = json.loads((tmp_path / "a/meta_test.json").read_text())
     assert result["checkpoint"] == "best" and result["settings"]["shot"] == 2
 
@@ -296,8 +289,7 @@ META_NETWORK = ("--model", "metanet_original", "--perturbation", "mask", "--mask
 
 def train_meta_network(data_dir, savedir, iterations):
     flags = flags_of(SETTINGS | {"n_steps": None, "clip_norm": 1, "save_freq": 5, "n_train_iters": iterations})
-    done = call("main.py", "--savedir", savedir, "--data_dir", data_dir, *flags, *META_NETWORK, "--resume")
-    assert done.returncode == 0, done.stderr
+    succeed("main.py", "--savedir", savedir, "--data_dir", data_dir, *flags, *META_NETWORK, "--resume")
 
 
 @pytest.fixture(scope="module")
@@ -323,11 +315,9 @@ def test_a_meta_network_goes_the_way_of_every_learner(meta_network, tested, tmp_
     whole = shutil.copytree(meta_network, tmp_path / "run")
     config = json.loads((whole / "config.json").read_text())
     assert config["mask_rates"] == [0.1, 0.2, 0.3, 0.1] and "inner_lr" not in config
-    done = call("main.py", "--mode", "meta_test", "--savedir", whole, "--n_test_iters", 7)
-    assert done.returncode == 0, done.stderr
+    succeed("main.py", "--mode", "meta_test", "--savedir", whole, "--n_test_iters", 7)
     assert "perturbation: mask\n" in (whole / "meta_test.log").read_text()
-    done = call("main.py", "--mode", "compare", "--savedir", tested, whole)
-    assert done.returncode == 0 and "better in" in done.stdout, done.stderr
+    assert "better in" in succeed("main.py", "--mode", "compare", "--savedir", tested, whole).stdout
     exports = [call("main.py", "--mode", "export", "--savedir", d, "--export_tasks", 1) for d in (whole, tested)]
     assert [e.returncode for e in exports] == [0, 0], exports[0].stderr
     found = export_format.read(whole)
@@ -335,8 +325,7 @@ def test_a_meta_network_goes_the_way_of_every_learner(meta_network, tested, tmp_
     assert found["noise_conv2"].mean() == pytest.approx(0.8, abs=0.05)
     assert not found["perturbed_conv2"][found["noise_conv2"] == 0].any() and found["perturbed_conv2"].any()
     quick = ("--tasks", 0, "--layers", "conv2", "--format", "png", "--dpi", 40)
-    done = call("plot.py", "--savedir", whole, tested, *quick)
-    assert done.returncode == 0, done.stderr
+    succeed("plot.py", "--savedir", whole, tested, *quick)
     page = (whole / "plot/index.html").read_text()
     assert "Meta Network (original), mask" in page and "Meta-dropout" in page
 
@@ -344,9 +333,9 @@ def test_a_meta_network_goes_the_way_of_every_learner(meta_network, tested, tmp_
 def test_a_meta_network_is_tested_at_any_way_and_by_batch_statistics(meta_network, tmp_path):
     shutil.copytree(meta_network, tmp_path / "a")
     flags = ("--mode", "meta_test", "--savedir", tmp_path / "a", "--n_test_iters", 4, "--way", 6)
-    assert call("main.py", *flags).returncode == 0
+    succeed("main.py", *flags)
     one = json.loads((tmp_path / "a/meta_test.json").read_text())
-    assert call("main.py", *flags, "--test_statistics", "batch").returncode == 0
+    succeed("main.py", *flags, "--test_statistics", "batch")
     other = json.loads((tmp_path / "a/meta_test.json").read_text())
     assert one["settings"]["way"] == 6 and one["losses"] != other["losses"]
     assert one["episodes_sha256"] == other["episodes_sha256"]
@@ -389,8 +378,7 @@ def small_yardstick(monkeypatch):
 
 
 def test_bench_prints_one_json_line(small_yardstick):
-    done = call("bench.py", *SMALL, "--iterations", 2, "--mode", "meta_test", "--n_test_mc_samp", 2)
-    assert done.returncode == 0, done.stderr
+    done = succeed("bench.py", *SMALL, "--iterations", 2, "--mode", "meta_test", "--n_test_mc_samp", 2)
     line = json.loads(done.stdout)
     numbers = ("ms_per_step", "tasks_per_s", "gflops", "matmul_gflops", "peak_mb", "compile_s")
     assert all(line[k] > 0 for k in numbers) and len(done.stdout.strip().splitlines()) == 1
@@ -402,8 +390,7 @@ def test_bench_prints_one_json_line(small_yardstick):
 @pytest.mark.slow
 def test_bench_checks_the_gradient(small_yardstick, data_dir):
     flags = ("--iterations", 1, "--jit", "on", "--precision", "bf16", "--data_dir", data_dir, "--check")
-    done = call("bench.py", *SMALL, *flags)
-    assert done.returncode == 0, done.stderr
+    done = succeed("bench.py", *SMALL, *flags)
     line = json.loads(done.stdout)
     assert 1e-3 < line["gradient_error"] < 1 and line["loss_error"] < 0.05  # bfloat16 is that far off at the start
     assert line["ms_per_step"] > 0
@@ -420,15 +407,13 @@ def test_bench_check_measures_how_far_a_gradient_is_from_float64s(small_yardstic
 
     monkeypatch.setattr(bench, "exact_gradient", scaled)
     flags = flags_of(SETTINGS | {"model": "protonet", "n_steps": None, "metabatch": 1})
-    done = call("bench.py", *flags, "--iterations", 1, "--check")
-    assert done.returncode == 0, done.stderr
+    done = succeed("bench.py", *flags, "--iterations", 1, "--check")
     assert json.loads(done.stdout)["gradient_error"] == pytest.approx(1 - 1 / factor, abs=0.35 / factor)
 
 
 @pytest.mark.slow
 def test_bench_exports_the_step(data_dir, tmp_path):
-    done = call("bench.py", *SMALL, "--data_dir", data_dir, "--export", tmp_path / "step")
-    assert done.returncode == 0, done.stderr
+    done = succeed("bench.py", *SMALL, "--data_dir", data_dir, "--export", tmp_path / "step")
     line = json.loads(done.stdout)
     assert line["program"] == str(tmp_path / "step") and "ms_per_step" not in line
     described = json.loads((tmp_path / "step/program.json").read_text())  # tests/test_train_jax.py has the rest

@@ -9,8 +9,7 @@ import tensorflow as tf
 import learners
 import model
 import numerics
-from numerics import central_difference, decided
-from perturbations import draws
+from numerics import decided, noise_of, random_parameters
 
 WAY, SHOT, QUERY, TASKS = 3, 2, 2, 2
 SHAPE, CHANNELS, STEPS = (16, 18, 2), 3, 1  # tests/golden has five steps
@@ -24,13 +23,9 @@ def learner_of(name="metadrop", meta_gradient="published", image_shape=SHAPE):
 def inputs(name, dtype="float64", tasks=TASKS):
     """Parameters large enough that every gradient counts, support and query images, and a seed a task."""
     rng = np.random.default_rng(4)
-    params = {k: tf.constant(0.4 * rng.standard_normal(v.shape), dtype) for k, v in learner_of(name).init(0).items()}
+    params = random_parameters(learner_of(name).parameters(), rng, dtype)
     x_s, x_q = (tf.constant(rng.random((tasks, WAY * n, *SHAPE)), dtype) for n in (SHOT, QUERY))
     return params, x_s, x_q, tf.constant([[5, i] for i in range(tasks)])
-
-
-def noise_of(seeds):
-    return draws.task_noise(seeds, "float64")
 
 
 @functools.cache
@@ -62,12 +57,7 @@ def test_exact_meta_gradient_is_that_of_finite_differences(name):
         return tf.reduce_mean(learner.evaluate(params, model.make_episode(x_s, x_q, WAY), noise_of(seeds))["loss"])
 
     _, grads = compute(name, "exact")
-    rng = np.random.default_rng(4)
-    for k, v in params.items():
-        direction = rng.standard_normal(v.shape)
-        direction /= np.linalg.norm(direction)
-        slope, bound = central_difference(lambda step, k=k, v=v, d=direction: loss_of(params | {k: v + step * d}))
-        assert abs((grads[k] * direction).sum() - slope) <= bound, k
+    for k, (slope, bound) in numerics.slopes(loss_of, {k: grads[k] for k in params}, params).items():
         idle = name == "maml" and "conv" in k and k.endswith("_b")  # batch norm takes it away
         assert abs(slope) <= bound if idle else abs(slope) > 100 * bound, k
 

@@ -11,14 +11,11 @@ import numerics
 import perturbations
 import pieces
 from attacks import Adversary
+from numerics import noise_of, random_parameters
 from perturbations import draws
 from perturbations.base import Elementwise
 
 D = 3
-
-
-def noise_of(seeds):
-    return draws.task_noise(seeds, "float64")
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +105,7 @@ def test_the_elementwise_form_of_a_perturbation_is_its_block(name):
     """Where there is a form there is no mask, and no gradient is lost: none of a form's function's own tensors."""
     perturbation, rng = perturbations.PERTURBATIONS[name](), np.random.default_rng(4)
     declared = perturbation.parameters((16, 18, 2), D)
-    params = {name: tf.constant(0.4 * rng.standard_normal(p.shape)) for name, p in declared.items()}
+    params = random_parameters(declared, rng)
     x, mu = (tf.constant(rng.standard_normal((1, 4, 16, 18, depth))) for depth in (2, D))
     noise = noise_of(tf.constant([[5, 0]]))
     for draw in (draws.UNPERTURBED, *(draws.Draw(noise, 5, w, 2) for w in (draws.TRAINING_QUERY, draws.TEST_SUPPORT))):
@@ -138,7 +135,7 @@ def meta_gradients(one, monkeypatch, smallest, adversary=None):
     """Return loss, accuracy and gradients of two tasks, one after the other, with pieces for maps from this size on."""
     monkeypatch.setattr(pieces, "MAP", smallest)
     rng, blocks = np.random.default_rng(4), []
-    params = {k: tf.constant(0.4 * rng.standard_normal(v.shape)) for k, v in one.init(0).items()}
+    params = random_parameters(one.parameters(), rng)
     x_s, x_q = (tf.constant(rng.random((2, 3 * n, 16, 18, 2))) for n in (1, 2))
     block = pieces.block
     monkeypatch.setattr(pieces, "block", lambda *args: blocks.append(args) or block(*args))
@@ -179,7 +176,7 @@ def test_a_test_with_pieces_is_the_one_without(images, monkeypatch):
     """Loss and accuracy after inner steps with noise samples, of classes with these numbers of images; and each block's
     map, which a figure shows. Only passes whose images have equal weights are in pieces."""
     one, rng = learners.make("metadrop", **BASE, n_steps=2, inner_lr=0.3), np.random.default_rng(4)
-    params = {k: tf.constant(0.4 * rng.standard_normal(v.shape)) for k, v in one.init(0).items()}
+    params = random_parameters(one.parameters(), rng)
     x_s, x_q = (tf.constant(rng.random((1, n, 16, 18, 2))) for n in (sum(images), 6))
     y_s, y_q = (tf.constant(np.repeat(np.eye(3), n, 0)) for n in (images, 2))
     shares = None if len(set(images)) == 1 else tf.constant([0.3, 0.1, 0.1, 0.1, 0.2, 0.2], tf.float64)

@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 import main
-from conftest import ROOT, call
+from conftest import ROOT, succeed
 from training import config, weights
 
 FILES = sorted((ROOT / "pretrained").glob("*.npz"))
@@ -45,9 +45,8 @@ def test_the_table_has_no_other_files():
 def test_the_glyphs_pair_does_what_the_table_says(model, data_dir, tmp_path):
     """Its first 20 episodes, of 50 images each: within four standard errors of the accuracy over 1000."""
     file = ROOT / "pretrained" / f"glyphs_10way_1shot_{model}.npz"
-    done = call("main.py", "--mode", "meta_test", "--savedir", tmp_path, "--weights", file, "--data_dir", data_dir,
-                "--gpu_id", "-1", "--n_test_iters", EPISODES, "--n_test_mc_samp", 2)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    succeed("main.py", "--mode", "meta_test", "--savedir", tmp_path, "--weights", file, "--data_dir", data_dir,
+            "--gpu_id", "-1", "--n_test_iters", EPISODES, "--n_test_mc_samp", 2)  # fmt: skip
     accuracy = float(re.search(r"accuracy : (\S+) \+-", (tmp_path / "meta_test.log").read_text())[1])
     test = weights.read(file).about["test"]
     standard_error = test["interval95"] / 1.96 * (test["episodes"] / EPISODES) ** 0.5

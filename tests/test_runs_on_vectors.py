@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import learners
-from conftest import SMALL, assert_refused, call
+from conftest import SMALL, assert_refused, call, succeed
 from declared import own_settings
 
 D = 6
@@ -20,8 +20,7 @@ def made(tmp_path_factory):
     means = 3 * rng.standard_normal((12, D))
     features = np.concatenate([mean + rng.standard_normal((6, D)) for mean in means])
     np.savez(folder / "f.npz", features=features, labels=np.repeat(np.arange(12), 6))
-    done = call("get_data.py", "--dataset", "mine", "--features", folder / "f.npz", "--data_dir", folder)
-    assert done.returncode == 0, done.stderr
+    succeed("get_data.py", "--dataset", "mine", "--features", folder / "f.npz", "--data_dir", folder)
     return folder
 
 
@@ -36,15 +35,14 @@ def test_learners_are_trained_tested_compared_and_measured(made, tmp_path):
     for model in ("maml", "protonet", "nearest"):
         done = train(made, tmp_path / model, model)
         assert done.returncode == 0, done.stderr
-        test = call("main.py", "--mode", "meta_test", "--savedir", tmp_path / model, "--n_test_iters", 10)
-        assert test.returncode == 0, test.stderr
+        succeed("main.py", "--mode", "meta_test", "--savedir", tmp_path / model, "--n_test_iters", 10)
     config = json.loads((tmp_path / "maml/config.json").read_text())
     assert config["range"] is None and "prepare" not in config and "brightness" not in config
     assert json.loads((tmp_path / "nearest/meta_test.json").read_text())["accuracy"] > 80  # chance is 33
-    done = call("main.py", "--mode", "compare", "--savedir", tmp_path / "nearest", tmp_path / "protonet")
-    assert done.returncode == 0 and "10 test episodes" in done.stdout
-    measured = call("main.py", "--mode", "collapse", "--savedir", tmp_path / "protonet", "--n_test_iters", 2)
-    assert measured.returncode == 0 and (tmp_path / "protonet/collapse.json").exists()
+    done = succeed("main.py", "--mode", "compare", "--savedir", tmp_path / "nearest", tmp_path / "protonet")
+    assert "10 test episodes" in done.stdout
+    succeed("main.py", "--mode", "collapse", "--savedir", tmp_path / "protonet", "--n_test_iters", 2)
+    assert (tmp_path / "protonet/collapse.json").exists()
 
 
 def test_what_is_for_images_is_refused(made, tmp_path):

@@ -19,7 +19,7 @@ import tensorflow as tf
 import data
 import files
 import layers
-from conftest import ROOT, SETTINGS, assert_refused, call, flags_of
+from conftest import ROOT, SETTINGS, assert_refused, call, flags_of, succeed
 from declared import own_settings
 from errors import UserError
 from training import steps, weights, xla_programs
@@ -40,8 +40,7 @@ WITHOUT = f"import sys; sys.modules |= dict.fromkeys({ABSENT}); import errors, t
 def program(data_dir, tmp_path_factory):
     """bench.py's export of a Meta-dropout run on the training and validation classes."""
     folder = tmp_path_factory.mktemp("program") / "p"
-    done = call("bench.py", *FLAGS, "--data_dir", data_dir, "--export", folder, "--check")
-    assert done.returncode == 0, done.stderr
+    succeed("bench.py", *FLAGS, "--data_dir", data_dir, "--export", folder, "--check")
     return folder
 
 
@@ -125,9 +124,8 @@ def theirs(data_dir, tmp_path_factory):
         "--val_every",
         0,
     )
-    done = call("main.py", *flags)
-    assert done.returncode == 0, done.stderr
-    assert call("main.py", "--mode", "weights", "--savedir", savedir, "--slots").returncode == 0
+    succeed("main.py", *flags)
+    succeed("main.py", "--mode", "weights", "--savedir", savedir, "--slots")
     return savedir
 
 
@@ -362,16 +360,14 @@ def test_a_loss_that_is_not_finite_is_refused_and_the_file_stays(program, data_d
 def test_tensorflow_tests_the_file_with_the_same_result_and_trains_on(program, data_dir, trained, tmp_path):
     file, out = trained
     flags = ("--savedir", tmp_path / "a", "--weights", file, "--data_dir", data_dir, "--gpu_id", "-1")
-    done = call("main.py", "--mode", "meta_test", *flags, "--n_test_iters", 6, "--n_test_mc_samp", 2)
-    assert done.returncode == 0, done.stderr
+    succeed("main.py", "--mode", "meta_test", *flags, "--n_test_iters", 6, "--n_test_mc_samp", 2)
     result = json.loads((tmp_path / "a/meta_test.json").read_text())
     loss = float(out.strip().splitlines()[-2].removeprefix("loss : "))
     assert loss == pytest.approx(result["loss"], rel=1e-4)
     about = weights.read(file).about
     assert about["test"]["accuracy"] == pytest.approx(result["accuracy"], abs=100 / 36)  # one image of 36
     assert about["weights_sha256"] == result["weights_sha256"]
-    done = call("main.py", *flags, "--n_train_iters", 33)
-    assert done.returncode == 0 and "resumed at iteration 31" in done.stdout, done.stderr
+    assert "resumed at iteration 31" in succeed("main.py", *flags, "--n_train_iters", 33).stdout
 
 
 def test_it_continues_from_tensorflows_weights(program, data_dir, theirs, tmp_path):
@@ -452,8 +448,7 @@ def test_missing_or_wrong_input_is_one_sentence(program, data_dir, trained, tmp_
     with files.locked(tmp_path / ".locked.npz.lock", ""):
         done = run(program, data_dir, tmp_path / "locked.npz", "--n_train_iters", 0)
         assert_refused(done, "writes", "wait for it, or choose another file")
-    made = call("get_data.py", "--dataset", "glyphs", "--data_dir", tmp_path / "data", "--seed", 1)
-    assert made.returncode == 0
+    succeed("get_data.py", "--dataset", "glyphs", "--data_dir", tmp_path / "data", "--seed", 1)
     done = run(program, tmp_path / "data", tmp_path / "w.npz", "--n_train_iters", 0)
     assert_refused(done, "other data than the program was made for")
     assert not (tmp_path / "w.npz").exists()

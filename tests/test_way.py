@@ -5,7 +5,7 @@ import sys
 from unittest import mock
 
 import layers
-from conftest import ROOT, SMALL, call
+from conftest import ROOT, SMALL, succeed
 
 PAGE = ROOT / "docs/how_it_works.md"
 
@@ -31,7 +31,7 @@ def test_the_page_tells_the_way_of_an_iteration(data_dir, tmp_path):
 
     with mock.patch.object(layers, "conv", watched):
         flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, *SMALL, "--n_train_iters", 0, "--val_every", 0)
-        assert call("main.py", *flags).returncode == 0
+        succeed("main.py", *flags)
     assert ways[0] == named()
     functions = [name for _, name in named()]
     assert len(functions) == len(set(functions)) <= 10 and len({file for file, _ in named()}) <= 8

@@ -158,7 +158,7 @@ def open_results(
 ) -> ResultFiles:
     """Load the parameters of savedir's checkpoint. Return the files of the result that `mode` computes from them.
 
-    samples: noise samples per loss in adaptation. settings, facts: they also distinguish the result from others. Raise
+    samples: noise samples of an inner loss. settings, facts: they also distinguish the result from others. Raise
     UserError if there is no result yet and none could be written.
     """
     iteration = load_parameters(engine, savedir, checkpoint)

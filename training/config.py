@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from attacks import NORMS, Adversary
-from errors import UserError
-from learners import LEARNERS, classes_for
+from errors import UserError, user_error
+from learners import LEARNERS, classes_for, make
+from model import Learner
+from parameters import default_channels
 from perturbations import PERTURBATIONS
 from ranges import can_be_range
 from settings import CommandLine, Settings, by_owners, folder_name, path_text, positive, setting, short, whole
 from sources.preparation import can_be_preparation
 from training import test_results, weights
-from training.devices import PRECISIONS
+from training.devices import BF16, PRECISIONS
 
 # The entries that config.json must have; for a setting that it lacks, the default is taken.
 REQUIRED = ("dataset", "model", "way", "shot", "query", "seed")
@@ -239,10 +241,8 @@ class Config:
             if not FACTS[name](config[name]):
                 raise UserError(f"{place} has {name} {short(config[name])}, which no run can have: {changed}")
         known = all_names()
-        try:
+        with user_error(f"{place} holds settings that no run can have", changed, ValueError):
             return cls.of(config, {name: value for name, value in config.items() if name not in known})
-        except ValueError as fault:
-            raise UserError(f"{place} holds settings that no run can have ({fault}): {changed}") from fault
 
     @property
     def parts(self) -> tuple[Settings, ...]:
@@ -276,6 +276,25 @@ class Config:
         for part in (self.learner, self.perturbation):
             if idle := sorted(part.idle() & flags.keys()):
                 raise UserError(f"--{idle[0]} does nothing here, because of other settings (see --help): leave it out")
+
+    def make_learner(self, image_shape: tuple[int, int, int], jit: bool = False) -> Learner:
+        """Make the run's learner for images (H, W, C). jit: compile with XLA. Raise UserError if no learner can have
+        these settings."""
+        run = self.run
+        try:
+            return make(
+                run.model,
+                run.perturbation,
+                image_shape=image_shape,
+                channels=run.channels or default_channels(image_shape),
+                way=run.way,
+                bf16=run.precision == BF16,
+                train_classes=self.facts.get("train_classes", 0),
+                jit=jit,
+                **self.own(),
+            )
+        except ValueError as fault:
+            raise UserError(f"{fault}") from fault
 
     def own(self) -> dict:
         """Return the settings of the learner and of the perturbation, by name."""

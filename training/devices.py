@@ -17,8 +17,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import layers
-from errors import UserError, user_error
+from errors import UserError, stderr_silenced, user_error
 from files import parse_json
+from lazy import tf
 
 FLOAT32, TF32, BF16 = PRECISIONS = ("float32", "tf32", "bf16")
 INSTRUCTIONS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # the processor's flag and the name; the first one counts
@@ -68,9 +69,7 @@ def set_up(gpu_id: str | None, metabatch: int, precision: str, distribute: bool)
     if "avx2" in layers.processor_flags():
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     workers, index = read_cluster() if distribute else (1, 0)
-    with stderr_silenced():
-        import tensorflow as tf
-
+    with stderr_silenced():  # the first use of `tf` imports TensorFlow, which reports its start whatever the log level
         gpus = tf.config.list_physical_devices("GPU")
     if gpu_id not in (None, "-1") and len(gpus) < len(gpu_id.split(",")):
         usable = f"only {len(gpus)} of these" if gpus else "none of these"
@@ -79,7 +78,7 @@ def set_up(gpu_id: str | None, metabatch: int, precision: str, distribute: bool)
     cores = usable_cores()
     # Also where processes share the metabatch: the number of threads decides how sums are rounded.
     parallel = min(cores, metabatch)
-    set_threads(tf, parallel, cores)
+    set_threads(parallel, cores)
     keep_memory()
     tf.config.experimental.enable_op_determinism()
     tf.config.experimental.enable_tensor_float_32_execution(precision == TF32)
@@ -91,7 +90,7 @@ def set_up(gpu_id: str | None, metabatch: int, precision: str, distribute: bool)
         strategy = tf.distribute.MirroredStrategy()
     else:
         strategy = tf.distribute.get_strategy()
-    name = describe_devices(tf, gpus if distribute else gpus[:1], cores)
+    name = describe_devices(gpus if distribute else gpus[:1], cores)
     return Devices(name, bool(gpus), parallel, strategy, workers == 1, index == 0)
 
 
@@ -131,8 +130,6 @@ def cpu_quotas(root: Path) -> Iterator[float]:
 @contextlib.contextmanager
 def precision_of_products(precision: str | None):
     """In a `with` block let a GPU multiply in TF32 if the --precision is tf32, and in float32 otherwise."""
-    import tensorflow as tf
-
     before, wanted = tf.config.experimental.tensor_float_32_execution_enabled(), precision == TF32
     tf.config.experimental.enable_tensor_float_32_execution(wanted)
     try:
@@ -141,7 +138,7 @@ def precision_of_products(precision: str | None):
         tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
-def set_threads(tf, parallel: int, cores: int) -> None:
+def set_threads(parallel: int, cores: int) -> None:
     """Use one thread per task, and the remaining cores within its kernels. TensorFlow must not have computed yet."""
     tf.config.threading.set_inter_op_parallelism_threads(parallel)
     tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // parallel))
@@ -158,7 +155,7 @@ def keep_memory() -> None:
             ctypes.CDLL(None).mallopt(parameter, value)
 
 
-def describe_devices(tf, gpus: list, cores: int) -> str:
+def describe_devices(gpus: list, cores: int) -> str:
     """Return the names of the devices, such as `CPU, 2 cores of AMD EPYC 7763 with AVX2`, and a hint where CUDA is
     missing for a GPU. The instructions decide how products are rounded."""
     if gpus:
@@ -181,7 +178,7 @@ def has_nvidia_gpu() -> bool:
 
 
 @contextlib.contextmanager
-def startup_timeout(index: int, stderr: int):
+def startup_timeout(index: int, stderr: int | None):
     """In a `with` block end this process, with a sentence and exit code 2, after STARTUP_TIMEOUT seconds.
 
     TensorFlow waits for the other workers without limit and holds Python's lock meanwhile, so that no thread and no
@@ -243,18 +240,3 @@ def read_cluster() -> tuple[int, int]:
         if not isinstance(workers, list) or not 0 <= task["index"] < len(workers):
             raise ValueError(f"there is no worker {task['index']}")
         return len(workers), task["index"]
-
-
-@contextlib.contextmanager
-def stderr_silenced() -> Iterator[int]:
-    """In a `with` block discard what is written to file descriptor 2, to which TensorFlow reports its start before any
-    log level applies. Yield a copy of the descriptor, which still reaches the user."""
-    sys.stderr.flush()
-    copy, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield copy
-    finally:
-        os.dup2(copy, 2)
-        os.close(copy)
-        os.close(null)

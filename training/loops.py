@@ -25,7 +25,7 @@ from training.identity import episodes_digest, same_everywhere
 from training.intervals import mean_and_interval, over_classes
 from training.logs import Logs, progress_bar
 from training.steps import Engine
-from training.test_results import ResultFiles, read_json
+from training.test_results import ResultFiles, read_json, refuse_diverged
 
 LOG_EVERY = 50  # iterations, as in the TF1 code
 Numbers = dict[str, list[float]]  # "loss" and "accuracy" of each episode of a test
@@ -56,7 +56,8 @@ def train(
     """Meta-train from savedir's last checkpoint, or from the start, to iteration --n_train_iters (inclusive, as in the
     TF1 code: n + 1 updates). Return the exit code: 0, or 130 when interrupted and saved.
 
-    val: the validation classes, or None. val_samples: noise samples in their adaptation. config: the log's first lines.
+    val: the validation classes, or None. val_samples: noise samples in their adaptation. config: settings, with
+    which the log begins.
     watch: called with every --collapse_every-th iteration and the last one, after its update.
     alone: True if no other process shares the metabatch. chief: True in the process that writes; the others only read.
     begin: called with the first iteration, after all checks and before the logs are opened.
@@ -196,6 +197,7 @@ class Training:
                 return
         if i % LOG_EVERY == 0 or validating or is_last:
             loss, accuracy, iterations = state.window.numpy()
+            # episodes: as in the TF1 code, without those of this iteration
             row = {"iter": i, "episodes": i * self.engine.metabatch, "secs": float(state.secs)}
             row |= {"lr": self.rate, "loss": loss / iterations, "acc": accuracy / iterations}
             self.logs.write(row | (validation or {}))
@@ -309,7 +311,13 @@ def test_episodes(engine: Engine, split: data.Split, files: ResultFiles, episode
             files.write_partial(json.dumps({"losses": numbers["loss"], "accs": numbers["accuracy"]}))
             saved = time.time()
 
-    step = engine.test_step(split, "test", samples)
+    compiled = engine.test_step(split, "test", samples)
+
+    def step(first: int, tasks: int) -> dict[str, np.ndarray]:
+        values = compiled(first, tasks)
+        refuse_diverged(values["loss"], first)
+        return values
+
     with Stop() as stop, bar:
         return run_episodes(step, engine.metabatch, episodes, stop, done, after)
 

@@ -41,10 +41,10 @@ class Engine:
 
     A step is traced once, and all engines of this process that differ only in their variables' values share it
     (training/programs.py): pixels stay on the device as they are stored, a call sends indices. metabatch: tasks of one
-    call. If the learner is made for jit, XLA compiles all tasks into one program; else they go one by one, `parallel`
-    of them at the same time. A tf.distribute `strategy` gives each of its replicas an equal share of a training step's
-    tasks; raise ValueError if that is impossible. clip_norm: the largest norm of a meta-gradient, all parameters
-    together; None: clip its elements to optimizers.CLIP. adversary: perturbs the query images of training.
+    call. If the learner is made for jit, XLA compiles all tasks into one program; else each task is computed by itself,
+    `parallel` of them at the same time. A tf.distribute `strategy` gives each of its replicas an equal share of a
+    training step's tasks; raise ValueError if that is impossible. clip_norm: the largest norm of a meta-gradient, all
+    parameters together; None: clip its elements to optimizers.CLIP. adversary: perturbs the query images of training.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Engine:
 
     def compile_training(self, split: data.Split) -> Callable:
         """Compile `iteration`: a function of its first arguments and a dictionary of the others."""
-        # One program; collectives cannot be inside, so that several replicas compile the tasks alone.
+        # XLA compiles the whole step, or, because it cannot compile sums over replicas, the tasks alone.
         together = self.learner.jit and self.replicas == 1
         run = partial(self.strategy.run, partial(self.iteration, split))
         return tf.function(run, autograph=False, jit_compile=together)
@@ -164,7 +164,8 @@ class Engine:
         for each task."""
         share = self.metabatch // self.replicas
         first = share * tf.distribute.get_replica_context().replica_id_in_sync_group
-        seed = fold(tf.stack([seed[0], data.STREAMS["train"]]), seed[1])  # seed[0] is an argument of a pure function
+        # Not self.seed: an exported step takes the seed as an argument.
+        seed = fold(tf.stack([seed[0], data.STREAMS["train"]]), seed[1])
         seeds = tf.stack([fold(seed, first + task) for task in range(share)])
         indices = [tf.slice(x, [first] + [0] * (len(x.shape) - 1), [share, *x.shape[1:]]) for x in (classes, images)]
         return self.split_tasks([*indices, seeds])
@@ -255,7 +256,7 @@ class Engine:
 
     def test_step(self, split: data.Split, stream: str, samples: int) -> Callable:
         """Return a function of `first` and `tasks`, which returns `model.measure`'s numbers by name, [tasks] each, of
-        the stream's episodes first, first + 1, ... samples: noise samples of a loss in adaptation."""
+        the stream's episodes first, first + 1, ... samples: as in `Learner.adapt`."""
         pixels = tf.constant(split.pixels)
         compiled = self.program(Engine.compile_test, without_pixels(split), stream, samples)
 
@@ -279,7 +280,7 @@ class Engine:
         """The test of some episodes as a pure function: return `model.measure`'s numbers by name, [T] each.
 
         classes [T,way] and images [T,way,shot+query]: `episode`'s. indices: int32 [T], the episodes' numbers. seed:
-        int32 [2], the test's and its stream. samples: noise samples of a loss.
+        int32 [2], the test's and its stream. samples: as in `Learner.adapt`.
         """
 
         def evaluate(tensors):

@@ -165,6 +165,16 @@ def _read_accuracies(path: Path, mode: str, dimensions: int) -> dict:
     return result
 
 
+def refuse_diverged(values: np.ndarray, first: int) -> None:
+    """Raise UserError if values of the test episodes first, first + 1, ... [episodes,...] are not finite."""
+    finite = np.isfinite(values).reshape(len(values), -1).all(1)
+    if not finite.all():
+        raise UserError(
+            f"test episode {first + finite.argmin()}: the adapted learner's outputs are not finite: give a lower "
+            f"--inner_lr or --checkpoint best, or train again with a lower --inner_lr or --meta_lr"
+        )
+
+
 def time_of(result: dict) -> str:
     """Return the time of a result's computation, as a text that sorts by time."""
     return str(result.get("provenance", {}).get("time"))

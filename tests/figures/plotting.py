@@ -2,16 +2,14 @@
 
 import html.parser
 
-from conftest import call
+from conftest import succeed
 
 QUICK = ("--dpi", 40, "--format", "png")
 
 
 def draw(*argv) -> str:
     """Run plot.py, which must succeed, and return its standard error."""
-    done = call("plot.py", *argv)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+    return succeed("plot.py", *argv).stderr
 
 
 class Links(html.parser.HTMLParser):

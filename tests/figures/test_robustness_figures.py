@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from conftest import assert_refused, call
+from conftest import assert_refused, call, succeed
 from figures import robustness
 from figures.page import Section
 from figures.run import Run
@@ -272,8 +272,7 @@ def test_each_threat_has_a_panel_and_a_sheet_of_its_own(tmp_path):
     lines = [next(line for line in ax.lines if line.get_label() == "MAML") for ax in figure.axes]
     assert [line.get_ydata()[-1] for line in lines] == [70, 20, 30]  # an older version recorded no threat
     assert all(len(ax.lines) == 3 for ax in figure.axes)  # the paper's are behind each
-    done = call("plot.py", "--savedir", tmp_path / "run", "--figures", "attack", "--format", "png", "--dpi", 40)
-    assert done.returncode == 0, done.stderr
+    succeed("plot.py", "--savedir", tmp_path / "run", "--figures", "attack", "--format", "png", "--dpi", 40)
     page = (tmp_path / "run/plot/index.html").read_text()
     assert all(f'src="attacked_linf_{threat}.png"' in page for threat in ("joint", "remaining", "single"))
 
@@ -395,8 +394,7 @@ def test_a_sheet_without_eps_0_shows_the_perturbation_of_the_clean_image(tmp_pat
 
 def test_the_page_has_the_attacks_or_says_why_not(tmp_path):
     write_attack(tmp_path, "l1", [90, 20, 60], "b")
-    done = call("plot.py", "--savedir", tmp_path, "--figures", "attack", "--format", "png", "--dpi", 40)
-    assert done.returncode == 0, done.stderr
+    succeed("plot.py", "--savedir", tmp_path, "--figures", "attack", "--format", "png", "--dpi", 40)
     page = (tmp_path / "plot/index.html").read_text()
     assert (
         'src="robustness.png"' in page and 'src="attacked_l1_joint.png"' in page and "2 episodes, pgd, 7 steps" in page

@@ -12,7 +12,7 @@ import learners
 import main
 import model
 import numerics
-from conftest import assert_refused, call, flags_of
+from conftest import assert_refused, call, flags_of, succeed
 from errors import UserError
 from learners import heads
 from model import Episode
@@ -102,8 +102,8 @@ def test_an_image_without_weight_has_no_part_in_a_head():
         learner.embed = lambda params, x, shares=None: x[..., 0, 0]
         adapt = tf.function(lambda h, y, learner=learner: learner.adapt({}, h[..., None, None], y, NOISE)[0])
         found, expected = adapt(h, without), adapt(tf.gather(h, stay, axis=1), tf.gather(y, stay))
-        for name in "wb":
-            np.testing.assert_allclose(found[name], expected[name], rtol=1e-6, atol=1e-8)
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-8)
 
 
 def test_the_cosine_classifier_descends_as_numpy_does():
@@ -139,15 +139,10 @@ def test_features_of_the_baseline_are_centred_and_have_length_1():
     learner = learners.make("baseline", **SETTINGS)
     params, x, y, x_q = inputs(learner)
     p, h = {name: value.numpy() for name, value in params.items()}, x_q[0].numpy()
-    for block in range(1, 5):
-        n, height, width, _ = h.shape
-        padded, w = np.pad(h, [(0, 0), (1, 1), (1, 1), (0, 0)]), p[f"theta/conv{block}_w"]
-        h = sum(padded[:, i : i + height, j : j + width] @ w[i, j] for i in range(3) for j in range(3))
-        h += p[f"theta/conv{block}_b"] - p[f"running/conv{block}_bn/mean"]
-        h = h / np.sqrt(p[f"running/conv{block}_bn/variance"] + 1e-3) + p[f"conv{block}_bn/beta"]
-        h = np.maximum(h, 0)[:, : height // 2 * 2, : width // 2 * 2]
-        h = h.reshape(n, height // 2, 2, width // 2, 2, -1).max((2, 4))
-    h = h.reshape(n, -1) - p["running/mean"]
+    for conv in ("conv1", "conv2", "conv3", "conv4"):
+        running = (p[f"running/{conv}_bn/{k}"] for k in ("mean", "variance"))
+        h = numerics.numpy_block(h, p[f"theta/{conv}_w"], p[f"theta/{conv}_b"], p[f"{conv}_bn/beta"], 1e-3, *running)
+    h = h.reshape(len(h), -1) - p["running/mean"]
     expected = h / np.linalg.norm(h, axis=-1, keepdims=True)
     np.testing.assert_allclose(learner.features(params, None, x_q)[0], expected, rtol=1e-9, atol=1e-11)
     adapted, _ = learner.adapt(params, x, y, NOISE)
@@ -261,20 +256,18 @@ def test_the_baseline_is_trained_on_minibatches_and_tested_with_every_head(data_
     run = tmp_path / "run"
     own = {"data_dir": data_dir, "savedir": run, "model": "baseline", "batch": 8, "shot": 2, "n_train_iters": 2}
     own |= {"test_statistics": "batch"}  # running averages are far from all statistics after three updates
-    done = call("main.py", *flags_of(RUN | own))
-    assert done.returncode == 0, done.stderr
+    succeed("main.py", *flags_of(RUN | own))
     config = json.loads((run / "config.json").read_text())
     assert (config["train_classes"], config["batch"]) == (400, 8)
     found = {}
     for head in HEADS:
-        done = call("main.py", "--mode", "meta_test", "--savedir", run, "--head", head, "--n_test_iters", 8, "--way", 5)
-        assert done.returncode == 0, done.stderr
+        succeed("main.py", "--mode", "meta_test", "--savedir", run, "--head", head, "--n_test_iters", 8, "--way", 5)
         result = json.loads((run / "meta_test.json").read_text())
         assert result["settings"]["head"] == head and np.isfinite(result["losses"]).all()
         found[head] = result["losses"]
     assert len(set(map(tuple, found.values()))) == len(HEADS)
     for mode in (["weights"], ["collapse", "--n_test_iters", 2]):
-        assert call("main.py", "--savedir", run, "--mode", *mode).returncode == 0
+        succeed("main.py", "--savedir", run, "--mode", *mode)
     assert weights.read(run / "weights.npz").params["classes/dense_w"].shape == (4, 400)
     words = "--adversarial needs a loss of query images, and baseline has none"
     more = ("--adversarial", "linf:0.1")
@@ -310,12 +303,10 @@ def test_what_needs_no_training_is_tested_and_compared_as_every_run(data_dir, tm
     runs = [tmp_path / head for head in ("nearest", "ridge")]
     for run in runs:
         own = {"data_dir": data_dir, "savedir": run, "model": "nearest", "head": run.name}
-        done = call("main.py", *flags_of(RUN | own))
-        assert done.returncode == 0, done.stderr
+        succeed("main.py", *flags_of(RUN | own))
         assert json.loads((run / "config.json").read_text())["n_train_iters"] == 0
-        assert call("main.py", "--mode", "meta_test", "--savedir", run, "--n_test_iters", 50).returncode == 0
+        succeed("main.py", "--mode", "meta_test", "--savedir", run, "--n_test_iters", 50)
     accuracies = [json.loads((run / "meta_test.json").read_text())["accuracy"] for run in runs]
     assert min(accuracies) > 60  # of three classes
-    done = call("main.py", "--mode", "compare", "--savedir", *runs)
-    assert done.returncode == 0 and "50 test episodes" in done.stdout
-    assert call("main.py", "--mode", "weights", "--savedir", runs[0]).returncode == 0
+    assert "50 test episodes" in succeed("main.py", "--mode", "compare", "--savedir", *runs).stdout
+    succeed("main.py", "--mode", "weights", "--savedir", runs[0])

@@ -184,5 +184,5 @@ def test_what_a_learner_has_to_have_alone_cannot_be_looked_into():
     assert not Bare(perturbation=Perturbation(), **settings).inspectable
     with pytest.raises(TypeError, match="n_steps"):
         Bare(perturbation=Perturbation(), n_steps=3, **settings)
-    with pytest.raises(ValueError, match="NoHooks has no mask that could be perturbed"):
+    with pytest.raises(ValueError, match="NoHooks does not call the hook mask of this perturbation"):
         type("NoHooks", (Bare,), {"hooks": frozenset()})(perturbation=PERTURBATIONS["mask"](), **settings)

@@ -10,6 +10,7 @@ import layers
 import learners
 import model
 from declared import own_settings
+from numerics import random_parameters
 from perturbations import draws
 
 WAY, SHOT, TASKS, SHAPE, CHANNELS = 3, 2, 2, (19, 16, 1), 3
@@ -21,7 +22,7 @@ def made(name, perturbation=None, **settings):
     own = {"n_steps": 2, "inner_lr": 0.3} if "n_steps" in own_settings(name) else {}
     learner = learners.make(name, perturbation, image_shape=SHAPE, channels=CHANNELS, way=WAY, **own | settings)
     rng = np.random.default_rng(8)
-    params = {k: tf.constant(0.4 * rng.standard_normal(p.shape)) for k, p in learner.parameters().items()}
+    params = random_parameters(learner.parameters(), rng)
     params = {k: tf.abs(v) + 0.5 if k.endswith("variance") else v for k, v in params.items()}
     theta = {model.theta_name(k): v for k, v in params.items() if model.theta_name(k)}
     return learner, params, theta, tf.constant(rng.random((TASKS, WAY * SHOT, *SHAPE)))

@@ -19,7 +19,7 @@ def made(name="maml", **settings):
 
 def inputs(learner):
     rng = np.random.default_rng(5)
-    params = {name: tf.constant(0.4 * rng.standard_normal(v.shape)) for name, v in learner.init(0).items()}
+    params = numerics.random_parameters(learner.parameters(), rng)
     return params, *(tf.constant(rng.random((TASKS, WAY * n, *SHAPE))) for n in (SHOT, QUERY))
 
 

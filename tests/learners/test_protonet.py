@@ -10,7 +10,7 @@ import data
 import learners
 import model
 import numerics
-from conftest import SETTINGS, call, flags_of
+from conftest import SETTINGS, call, flags_of, succeed
 
 WAY, SHOT, QUERY, TASKS, SHAPE = 3, 2, 4, 2, (16, 18, 1)
 
@@ -21,7 +21,7 @@ def made(**settings):
 
 def inputs(learner, way=WAY):
     rng = np.random.default_rng(3)
-    params = {name: tf.constant(0.4 * rng.standard_normal(v.shape)) for name, v in learner.init(0).items()}
+    params = numerics.random_parameters(learner.parameters(), rng)
     return params, *(tf.constant(rng.random((TASKS, way * n, *SHAPE))) for n in (SHOT, QUERY))
 
 
@@ -47,16 +47,9 @@ def test_training_may_have_more_classes_or_fewer():
 def numpy_embedding(params, x):
     """x [N,H,W,C] -> [N,D], all normalised together."""
     p = {name: value.numpy() for name, value in params.items()}
-    for block in range(1, 5):
-        n, height, width, _ = x.shape
-        padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
-        w = p[f"theta/conv{block}_w"]
-        y = sum(padded[:, i : i + height, j : j + width] @ w[i, j] for i in range(3) for j in range(3))
-        y = y + p[f"theta/conv{block}_b"]
-        y = (y - y.mean((0, 1, 2))) / np.sqrt(y.var((0, 1, 2)) + 1e-3) + p[f"conv{block}_bn/beta"]
-        y = np.maximum(y, 0)[:, : height // 2 * 2, : width // 2 * 2]
-        x = y.reshape(n, height // 2, 2, width // 2, 2, -1).max((2, 4))
-    return x.reshape(n, -1)
+    for conv in ("conv1", "conv2", "conv3", "conv4"):
+        x = numerics.numpy_block(x, p[f"theta/{conv}_w"], p[f"theta/{conv}_b"], p[f"{conv}_bn/beta"], 1e-3)
+    return x.reshape(len(x), -1)
 
 
 @pytest.mark.parametrize("normalise", ["apart", "together"])
@@ -107,11 +100,10 @@ def test_training_has_as_many_classes_as_it_is_told_and_all_else_the_runs(data_d
     flags = flags_of(SETTINGS | {"model": "protonet", "n_steps": None, "data_dir": data_dir})
     with mock.patch.object(data, "sample", wraps=data.sample) as sample:
         words = ("--train_way", 6, "--n_train_iters", 3, "--n_val_tasks", 2, "--collapse_every", 3)
-        done = call("main.py", "--savedir", tmp_path / "a", *flags, *words)
-        assert done.returncode == 0, done.stderr
+        succeed("main.py", "--savedir", tmp_path / "a", *flags, *words)
         for way in (3, 5):  # any number of classes can be tested
             flags = ("--mode", "meta_test", "--savedir", tmp_path / "a", "--n_test_iters", 3, "--way", way)
-            assert call("main.py", *flags).returncode == 0
+            succeed("main.py", *flags)
     ways = {(drawn.args[1], drawn.args[5]) for drawn in sample.call_args_list}
     assert ways == {("train", 6), ("train", 3), ("val", 3), ("test", 3), ("test", 5)}  # train of 3: the collapse watch
     words = ("--savedir", tmp_path / "b", "--train_way", 2000)

@@ -12,7 +12,8 @@ import layers
 import learners
 import model
 import optimizers
-from conftest import SETTINGS, assert_refused, call, flags_of
+from conftest import SETTINGS, assert_refused, call, flags_of, succeed
+from numerics import random_parameters
 from perturbations.draws import task_noise
 from training.config import Config
 
@@ -32,11 +33,10 @@ def inputs(learner, updates=0):
     """Random parameters in float64, whose running averages are those after this many inner steps, and the support and
     query images of two tasks."""
     rng, one = np.random.default_rng(3), 1 - 0.999**updates
-    params = {name: 0.4 * rng.standard_normal(value.shape) for name, value in learner.init(0).items()}
+    params = random_parameters(learner.parameters(), rng)
     for name, value in params.items():
         if name.startswith("running/"):
-            params[name] = np.float64(one) if name.endswith("/one") else one * np.square(value)
-    params = {name: tf.constant(value) for name, value in params.items()}
+            params[name] = tf.constant(one if name.endswith("/one") else one * np.square(value), tf.float64)
     return params, *(tf.constant(rng.random((TASKS, WAY * n, *SHAPE))) for n in (SHOT, QUERY))
 
 
@@ -197,13 +197,11 @@ def values_of(savedir):
 def test_the_outer_step_size_falls_linearly_and_a_resumed_run_continues_with_it(data_dir, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     flags = flags_of(RUN | {"data_dir": data_dir, "n_train_iters": 3, "save_freq": 2})
-    done = call("main.py", "--savedir", whole, *flags)
-    assert done.returncode == 0, done.stderr
+    succeed("main.py", "--savedir", whole, *flags)
     shutil.copytree(whole, cut)
     for file in (cut / "checkpoints/last").glob("ckpt-3*"):
         file.unlink()
-    done = call("main.py", "--savedir", cut, "--resume")
-    assert done.returncode == 0 and "resumed at iteration 3" in done.stdout, done.stderr
+    assert "resumed at iteration 3" in succeed("main.py", "--savedir", cut, "--resume").stdout
     (params, rates), (resumed, resumed_rates) = values_of(whole), values_of(cut)
     assert rates == resumed_rates == {0: 1.0, 3: 0.25}
     assert params.keys() == resumed.keys()
@@ -211,5 +209,5 @@ def test_the_outer_step_size_falls_linearly_and_a_resumed_run_continues_with_it(
         np.testing.assert_array_equal(value, resumed[name], err_msg=name)
     one = params["params/running.Ssquares.Sone/.ATTRIBUTES/VARIABLE_VALUE"]
     np.testing.assert_allclose(one, 1 - 0.999 ** (4 * 2 * 1), rtol=1e-5)  # updates, tasks and inner steps
-    done = call("main.py", "--mode", "meta_test", "--savedir", cut, "--n_test_iters", 2, "--n_test_steps", 3)
-    assert done.returncode == 0 and "n_test_steps: 3" in (cut / "meta_test.log").read_text(), done.stderr
+    succeed("main.py", "--mode", "meta_test", "--savedir", cut, "--n_test_iters", 2, "--n_test_steps", 3)
+    assert "n_test_steps: 3" in (cut / "meta_test.log").read_text()

@@ -116,3 +116,18 @@ def test_shares_of_classes_and_images():
     np.testing.assert_allclose(shares, [1 / 9, 1 / 3, 1 / 3, 0])
     np.testing.assert_allclose(layers.image_shares(y, shares), np.array([1, 1, 1, 3, 3]) / 9)
     assert layers.class_shares(model.labels(3, 2)) is None and layers.image_shares(y, None) is None
+
+
+def test_the_published_gradient_needs_equal_classes_and_known_labels():
+    """Batch norm with weights has no published gradient: `adapt` would return the exact one in its place."""
+    x, y = tf.zeros([1, len(LABELS), *SHAPE]), tf.constant(np.eye(WAY, dtype=np.float32)[LABELS])
+    for gradient in ("published", "exact", "first_order"):
+        learner = learners.make("maml", image_shape=SHAPE, channels=2, way=WAY, n_steps=0, meta_gradient=gradient)
+        params = learner.init(0)
+        learner.adapt(params, x, y, no_noise)
+        learner.adapt(params, x[:, :WAY], model.labels(WAY, 1), no_noise, training=True)
+        if gradient == "published":
+            with pytest.raises(ValueError, match="the same number of support images of each class"):
+                learner.adapt(params, x, y, no_noise, training=True)
+        else:
+            learner.adapt(params, x, y, no_noise, training=True)

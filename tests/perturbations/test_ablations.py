@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import layers
+from numerics import random_parameters
 from perturbations import PERTURBATIONS, draws
 
 TASKS, SAMPLES, IMAGES, WAY, SHAPE, CHANNELS = 2, 2, 3, 3, (16, 18, 2), 3
@@ -23,8 +24,7 @@ def noise(seed=5):
 @pytest.mark.parametrize("where", [draws.TRAINING_SUPPORT, draws.TEST_QUERY])
 def test_the_factor_that_figures_show_is_what_multiplies_the_convolution(name, where):
     perturbation, rng = PERTURBATIONS[name](), np.random.default_rng(4)
-    declared = perturbation.parameters(SHAPE, CHANNELS)
-    params = {key: tf.constant(0.4 * rng.standard_normal(p.shape)) for key, p in declared.items()}
+    params = random_parameters(perturbation.parameters(SHAPE, CHANNELS), rng)
     x, mu = (tf.constant(rng.random((TASKS, IMAGES, 16, 18, depth))) for depth in (2, CHANNELS))
     draw = draws.Draw(noise(), 1, where)
     factor = perturbation.factor(params, {}, "conv1", x, mu, draw)
@@ -39,8 +39,7 @@ def test_the_factor_that_figures_show_is_what_multiplies_the_convolution(name, w
 def kind(request):
     """Return a perturbation, large parameters of it, input and output of a block, and of the head."""
     perturbation, rng = PERTURBATIONS[request.param](), np.random.default_rng(4)
-    declared = perturbation.parameters(SHAPE, CHANNELS)
-    params = {name: tf.constant(0.4 * rng.standard_normal(p.shape)) for name, p in declared.items()}
+    params = random_parameters(perturbation.parameters(SHAPE, CHANNELS), rng)
     x, mu = (tf.constant(rng.random((TASKS, SAMPLES * IMAGES, 16, 18, depth))) for depth in (2, CHANNELS))
     h, logits = (tf.constant(rng.random((TASKS, SAMPLES * IMAGES, size))) for size in (CHANNELS, WAY))
     return perturbation, params, x, mu, h, logits

@@ -8,8 +8,7 @@ import tensorflow as tf
 
 import learners
 import numerics
-from numerics import central_difference
-from perturbations import draws
+from numerics import noise_of, random_parameters
 
 WAY, SHOT, QUERY, TASKS = 3, 2, 2, 2
 SHAPE, CHANNELS = (16, 18, 2), 3
@@ -45,9 +44,9 @@ def test_every_parameters_gradient_is_that_of_finite_differences(name, perturbat
         for remat in (False, (name, perturbation) in AGAIN)
     )
     rng = np.random.default_rng(4)
-    params = {k: tf.constant(0.4 * rng.standard_normal(v.shape)) for k, v in learner.init(0).items()}
+    params = random_parameters(learner.parameters(), rng)
     x_s, x_q = (tf.constant(rng.random((TASKS, WAY * n, *SHAPE))) for n in (SHOT, QUERY))
-    noise = draws.task_noise(tf.constant(SEEDS), "float64")
+    noise = noise_of(tf.constant(SEEDS))
 
     @tf.function(autograph=False)
     def loss_of(params):
@@ -57,19 +56,10 @@ def test_every_parameters_gradient_is_that_of_finite_differences(name, perturbat
     @tf.function(autograph=False)
     def gradients(params):
         seeds = tf.constant(SEEDS)
-        return numerics.meta_gradients(
-            again, params, x_s, x_q, seeds, noise_of=lambda seeds: draws.task_noise(seeds, "float64")
-        )[2]
+        return numerics.meta_gradients(again, params, x_s, x_q, seeds, noise_of=noise_of)[2]
 
-    idle = set()
-    for k, gradient in gradients(params).items():
-        direction = rng.standard_normal(gradient.shape)
-        direction /= np.linalg.norm(direction)
-        slope, bound = central_difference(lambda step, k=k, d=direction: loss_of(params | {k: params[k] + step * d}))
-        assert abs((gradient.numpy() * direction).sum() - slope) <= bound, k
-        if abs(slope) <= bound:
-            idle.add(k)
-    assert idle == IDLE[name, perturbation]
+    found = numerics.slopes(loss_of, gradients(params), params, rng)
+    assert {k for k, (slope, bound) in found.items() if abs(slope) <= bound} == IDLE[name, perturbation]
 
 
 # What of phi acts through the support set's gradients alone, so that it has no gradient where these are constants.
@@ -94,12 +84,11 @@ def test_what_is_said_not_to_be_trained_has_no_gradient_and_all_else_has_one(
     own = {"meta_gradient": meta_gradient, "n_steps": n_steps, "inner_lr": 0.3} | SETTINGS.get(perturbation, {})
     learner = learners.make(name, perturbation, image_shape=SHAPE, channels=CHANNELS, way=WAY, remat=True, **own)
     rng = np.random.default_rng(4)
-    params = {k: tf.constant(0.4 * rng.standard_normal(v.shape)) for k, v in learner.init(0).items()}
+    params = random_parameters(learner.parameters(), rng)
     x_s, x_q = (tf.constant(rng.random((1, WAY * n, *SHAPE))) for n in (SHOT, QUERY))
 
     @tf.function(autograph=False)
     def gradients():
-        noise_of = lambda seeds: draws.task_noise(seeds, "float64")  # noqa: E731
         return numerics.meta_gradients(learner, params, x_s, x_q, tf.constant(SEEDS[:1]), noise_of=noise_of)[2]
 
     phi = {key for key in params if key.startswith("phi/")}

@@ -1,5 +1,7 @@
 """Mixup and manifold mixup: shares, partners and labels; the passes and the layers that are mixed."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,6 +10,7 @@ from scipy import stats
 import layers
 import learners
 import model
+from numerics import random_parameters
 from perturbations import PERTURBATIONS, draws, mixing
 
 TASKS, SAMPLES, ROWS, WAY = 2, 3, 6, 3
@@ -98,6 +101,19 @@ def test_permutations_are_uniform_and_independent_of_shares_and_places():
     assert stats.chi2_contingency([[((first == f) & (place == p)).sum() for p in range(4)] for f in range(3)])[1] > 1e-4
 
 
+def test_images_without_weight_are_no_partners_of_others():
+    """As when `Classifier` leaves pictures out. Where all have a weight, nothing changes."""
+    mixup, d = PERTURBATIONS["mixup"](), draw(samples=200)
+    weights = np.array([1, 0, 2, 1, 0, 1]) / 5
+    matrix = mixup.mixture(dataclasses.replace(d, shares=tf.constant(weights)), ROWS)[0].numpy()
+    of_kept = matrix[..., weights > 0, :]
+    assert not of_kept[..., weights == 0].any() and 0.1 < (of_kept.max(-1) < 1).mean() < 0.9
+    for axis in (-1, -2):
+        np.testing.assert_allclose(of_kept[..., weights > 0].sum(axis), 1, rtol=1e-12)
+    equal = mixup.mixture(dataclasses.replace(d, shares=tf.fill([ROWS], tf.constant(1 / ROWS, tf.float64))), ROWS)[0]
+    np.testing.assert_array_equal(equal, mixup.mixture(d, ROWS)[0])
+
+
 def test_the_loss_of_mixed_labels_is_the_mixture_of_two_losses():
     mixup, d = PERTURBATIONS["mixup"](), draw(samples=1)
     logits = tf.random.stateless_normal([TASKS, ROWS, WAY], [1, 2], dtype=tf.float64)
@@ -175,7 +191,7 @@ def test_mamls_losses_are_those_of_mixed_images_with_mixed_labels():
     settings = {"image_shape": (16, 16, 1), "channels": 3, "way": WAY, "n_steps": 1, "inner_lr": 0.3}
     learner = learners.make("maml", "mixup", mix_set="both", **settings)
     rng = np.random.default_rng(4)
-    params = {k: tf.constant(0.4 * rng.standard_normal(v.shape)) for k, v in learner.init(0).items()}
+    params = random_parameters(learner.parameters(), rng)
     x_s, x_q = (tf.constant(rng.random((TASKS, WAY * n, 16, 16, 1))) for n in (2, 4))
     y_s, y_q = (model.labels(WAY, n, tf.float64) for n in (2, 4))
     mixup, noise = learner.perturbation, draw().noise

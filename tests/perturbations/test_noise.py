@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 import layers
+from numerics import random_parameters
 from perturbations import draws
 from perturbations.noise import LearnedNoise
 
@@ -13,8 +14,7 @@ TASKS, IMAGES, WAY, SHAPE, CHANNELS = 2, 6, 3, (16, 18, 2), 3
 def test_support_noise_is_the_equation_and_the_query_has_none():
     """mu * softplus(N(a, 1)) on a block, N(logits, softplus(.)) on the head; softplus(a), and nothing, on the query."""
     perturbation, rng = LearnedNoise(), np.random.default_rng(4)
-    shapes = {name: parameter.shape for name, parameter in perturbation.parameters(SHAPE, CHANNELS).items()}
-    params = {name: tf.constant(0.4 * rng.standard_normal(shape)) for name, shape in shapes.items()}
+    params = random_parameters(perturbation.parameters(SHAPE, CHANNELS), rng)
     x_s = tf.constant(rng.random((TASKS, IMAGES, *SHAPE)))
     noise = draws.task_noise(tf.constant([[5, task] for task in range(TASKS)]), "float64")
 

@@ -23,7 +23,7 @@ from records import Record, read_savedir
 from sklearn.base import ClassifierMixin
 
 import data
-from conftest import ROOT, assert_refused, call
+from conftest import ROOT, assert_refused, call, succeed
 from sources.preparation import Preparation
 from studies.classifier import Predictions
 from studies.draw import SIDE
@@ -198,13 +198,13 @@ def counting(first, asked):
 def test_a_measurement_goes_on_after_an_interruption_and_is_made_once(data_dir, tmp_path, monkeypatch):
     flags = ("--measure", "mixtures", "--tasks", 5, "--samples", 2, "--data_dir", data_dir, "--weights", SHIPPED)
     monkeypatch.setitem(MEASURES, "mixtures", counting(None, asked := []))
-    assert call("runfiles/measures.py", *flags, "--savedir", tmp_path / "whole").returncode == 0
+    succeed("runfiles/measures.py", *flags, "--savedir", tmp_path / "whole")
     monkeypatch.setitem(MEASURES, "mixtures", counting(2, again := []))
     flags = (*flags, "--savedir", tmp_path / "run")
     done = call("runfiles/measures.py", *flags)
     assert done.returncode == 130 and len(again) == 2 and "after 2 tasks" in done.stderr
-    done = call("runfiles/measures.py", *flags)
-    assert done.returncode == 0 and len(again) == len(asked) == 5
+    done = succeed("runfiles/measures.py", *flags)
+    assert len(again) == len(asked) == 5
     assert "computed before" in call("runfiles/measures.py", *flags).stdout and len(again) == 5
     one, other = (json.loads((tmp_path / name / "measure.json").read_text()) for name in ("whole", "run"))
     assert one["values"] == other["values"] and len(set(one["values"]["a"]["b"])) == 5
@@ -217,8 +217,7 @@ def test_a_measurement_goes_on_after_an_interruption_and_is_made_once(data_dir, 
 def test_a_classifier_is_measured_as_it_is_and_its_result_belongs_to_its_study(data_dir, tmp_path):
     """The shipped learner of glyphs, 5-way, on two test tasks; the study finds the result by its settings."""
     flags = ("--measure", "support_sets", "--tasks", 2, "--samples", 1, "--data_dir", data_dir, "--weights", SHIPPED)
-    done = call("runfiles/measures.py", *flags, "--savedir", tmp_path / "any")
-    assert done.returncode == 0, done.stderr
+    succeed("runfiles/measures.py", *flags, "--savedir", tmp_path / "any")
     tests = {"here": "--measure support_sets --tasks 2 --samples 1", "more": "--measure support_sets --tasks 3"}
     tests = {name: catalogue.Test(flags) for name, flags in tests.items()}
     study = Study("s", "", "", "", {"m": Run("M", weights=str(SHIPPED))}, tests, seeds=(0,))

@@ -88,7 +88,7 @@ def test_this_machines_kind_is_that_of_the_runs_on_its_processor(monkeypatch):
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(devices, "has_nvidia_gpu", lambda: True)
-    run = Record({"sessions": [{"device": devices.describe_devices(None, [], 64)}]}, {}, [])
+    run = Record({"sessions": [{"device": devices.describe_devices([], 64)}]}, {}, [])
     assert records.this_machine() == run.machine and "core" not in run.machine
 
 

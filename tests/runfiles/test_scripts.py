@@ -121,7 +121,7 @@ def test_a_stop_reaches_all_workers_and_is_waited_for(tmp_path):
             assert script.poll() is None
             time.sleep(0.02)
         script.terminate()
-        assert script.wait(20) == 130
+        assert script.wait(60) == 130
     assert log.read_text().split() == ["up"] * 2 + ["stopped"] * 2
 
 

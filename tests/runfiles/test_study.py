@@ -14,7 +14,7 @@ from records import FAILURE, keep, read_kept, read_savedir, this_machine
 
 import files
 import main
-from conftest import assert_refused, call, cli, flags_of
+from conftest import assert_refused, call, cli, flags_of, succeed
 from files import parse_json
 from study_runs import SMALL, cells, curve, made, with_result, write
 from training.config import Config
@@ -250,8 +250,7 @@ def test_results_are_shown_where_there_are_some(laboratory, tmp_path):
 
 
 def test_without_a_name_the_studies_are_listed():
-    done = call("runfiles/study.py")
-    assert done.returncode == 0
+    done = succeed("runfiles/study.py")
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == [*STUDIES]
 
 
@@ -289,8 +288,7 @@ def test_the_glyphs_are_trained_tested_shown_and_kept(data_dir, tmp_path, monkey
         "--",
         *flags_of(TINY),
     ]
-    done = call("runfiles/study.py", "five_shot", *words)
-    assert done.returncode == 0, done.stderr
+    done = succeed("runfiles/study.py", "five_shot", *words)
     head, row = cells(done.stdout)
     assert row[:2] == ["5-shot, published", "1"] and len(head) == len(row)
     tests = [

@@ -1,6 +1,7 @@
 """Small originals of every kind, and get_data.py's command line run in this process: what several tests share."""
 
 import io
+import json
 import os
 import subprocess
 import tarfile
@@ -69,6 +70,18 @@ def record_disk(monkeypatch):
 def leftovers(folder):
     """What a later run could take for a dataset, or a half of one."""
     return [path for path in folder.rglob("*") if path.suffix == ".npy" or path.name == "manifest.json"]
+
+
+def touch(root, *names):
+    """Write files that are no pictures, whatever their names say."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+
+
+def manifest_of(data_dir, name="mine"):
+    """Read the manifest of a dataset."""
+    return json.loads((data_dir / name / "manifest.json").read_text())
 
 
 def png(number):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import data
-from conftest import assert_refused, call
+from conftest import assert_refused, call, succeed
 from errors import UserError
 from originals import command, leftovers
 from sources import backbone as study
@@ -165,9 +165,8 @@ def test_an_existing_dataset_is_of_the_same_network_and_weights_or_is_refused(ma
 
 def test_a_run_on_vectors_classifies_pictures_through_the_same_network(made, tmp_path, weights, pictures):
     run = tmp_path / "run"
-    done = call("main.py", "--model", "nearest", "--savedir", run, "--dataset", "mine", "--data_dir", made, "--way", 3,
-                "--query", 1, "--val_every", 0, "--gpu_id", -1)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    succeed("main.py", "--model", "nearest", "--savedir", run, "--dataset", "mine", "--data_dir", made, "--way", 3,
+            "--query", 1, "--val_every", 0, "--gpu_id", -1)  # fmt: skip
     support, query = ([str(pictures / f"class{c}/{i}.png") for c in range(CLASSES)] for i in range(2))
     classifier = Classifier(run, backbone_weights=weights).fit(support, range(CLASSES))
     assert not classifier.trained().doubts(np.zeros(3), np.zeros(3))  # vectors are neither dark nor of one colour
@@ -179,8 +178,8 @@ def test_a_run_on_vectors_classifies_pictures_through_the_same_network(made, tmp
         Classifier(run, backbone_weights=tmp_path / "other.h5").fit(support, range(CLASSES))
     out = tmp_path / "out.csv"
     words = ["--mode", "classify", "--savedir", run, "--support", pictures, "--query", pictures, "--out", out]
-    done = call("main.py", *words, "--backbone_weights", weights, "--folds", 0, "--gpu_id", -1)
-    assert done.returncode == 0 and len(out.read_text().splitlines()) == 1 + CLASSES * EACH
+    succeed("main.py", *words, "--backbone_weights", weights, "--folds", 0, "--gpu_id", -1)
+    assert len(out.read_text().splitlines()) == 1 + CLASSES * EACH
     assert_refused(call("main.py", "--mode", "draw", "--savedir", run), "was trained on vectors")
 
 

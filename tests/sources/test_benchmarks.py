@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -13,7 +12,7 @@ from PIL import Image
 
 import data
 from conftest import assert_refused
-from originals import PARTS, ROOT, command, fake_omniglot, lay, leftovers, replace
+from originals import PARTS, ROOT, command, fake_omniglot, lay, leftovers, manifest_of, replace
 from sources import benchmarks, images, omniglot
 from sources.benchmarks import BENCHMARKS, OURS
 from sources.class_split import assign_at_random, read_table
@@ -33,10 +32,6 @@ def listed(name):
     for _, split, label in read_table(benchmarks.SPLITS / f"{name}.csv"):
         classes[split].append(label)
     return classes
-
-
-def manifest_of(data_dir, name):
-    return json.loads((data_dir / name / "manifest.json").read_text())
 
 
 def folders(root, colours):

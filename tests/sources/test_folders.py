@@ -6,14 +6,9 @@ import unicodedata
 import pytest
 
 from errors import UserError
+from originals import touch
 from sources.folders import MATCHES_SYSTEM, SYSTEM, Walk
 from sources.pictures import first_few
-
-
-def touch(root, *names):
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"x")
 
 
 def below(root):

@@ -1,7 +1,6 @@
 """Datasets of your own pictures: how a picture becomes an image, which files are read, which split a class is in."""
 
 import itertools
-import json
 import os
 import shutil
 import subprocess
@@ -15,9 +14,10 @@ from PIL import Image
 
 import data
 import get_data
-from conftest import ROOT, assert_refused, call
+from conftest import ROOT, assert_refused, call, succeed
 from errors import UserError
 from get_data import images_per_class
+from originals import manifest_of, touch
 from sources import class_split, images, pictures
 from sources.class_split import assign_at_random
 from sources.preparation import Preparation
@@ -42,10 +42,6 @@ def lay(root, counts, suffix="png"):
 
 def get(source, data_dir, *flags, name="mine"):
     return call("get_data.py", "--dataset", name, "--source", source, "--data_dir", data_dir, *flags)
-
-
-def manifest(data_dir, name="mine"):
-    return json.loads((data_dir / name / "manifest.json").read_text())
 
 
 # ---- pictures
@@ -126,7 +122,7 @@ def test_a_folder_of_classes_becomes_a_dataset_that_trains(suffix, tmp_path):
     done = get(tmp_path / "in", tmp_path, "--size", 20, "--shares", "0.5,0.2,0.3")
     assert done.returncode == 0, done.stderr
     assert "train 5 classes x 5, val 2 classes x 5, test 3 classes x 5 images of 20x20x3" in done.stdout
-    made = manifest(tmp_path)
+    made = manifest_of(tmp_path)
     names = [made["splits"][split]["names"] for split in ("train", "val", "test")]
     assert sorted(itertools.chain(*names)) == sorted(pixels)
     assert made["prepare"] == {"size": 20, "channels": 3, "invert": False}
@@ -137,8 +133,7 @@ def test_a_folder_of_classes_becomes_a_dataset_that_trains(suffix, tmp_path):
     if suffix == "png":
         flags = ("--dataset", "mine", "--way", 4, "--query", 2, "--channels", 2, "--metabatch", 2, "--n_steps", 0)
         flags += ("--val_every", 0, "--n_train_iters", 1, "--model", "maml", "--gpu_id", -1)
-        done = call("main.py", "--savedir", tmp_path / "run", "--data_dir", tmp_path, *flags)
-        assert done.returncode == 0, done.stderr
+        done = succeed("main.py", "--savedir", tmp_path / "run", "--data_dir", tmp_path, *flags)
         assert "note: this run cannot be tested: --way 4 is more than the 3 test classes" in done.stdout
 
 
@@ -146,7 +141,7 @@ def test_classes_of_unequal_numbers_are_kept_and_a_run_uses_them(tmp_path):
     counts = {f"c{i}": 4 + i for i in range(8)}
     pixels = lay(tmp_path / "in", counts)
     assert get(tmp_path / "in", tmp_path, "--size", 20, "--rotations", 4).returncode == 0
-    made, dataset = manifest(tmp_path)["splits"], data.load(tmp_path, "mine")
+    made, dataset = manifest_of(tmp_path)["splits"], data.load(tmp_path, "mine")
     assert {split: entry["base_classes"] for split, entry in made.items()} == {"train": 4, "val": 2, "test": 2}
     for split, entry in made.items():
         own = dataset.splits[split]
@@ -157,9 +152,8 @@ def test_classes_of_unequal_numbers_are_kept_and_a_run_uses_them(tmp_path):
     flags = ("--dataset", "mine", "--way", 3, "--query", 3, "--channels", 2, "--metabatch", 2, "--n_steps", 0)
     flags += ("--val_every", 0, "--n_train_iters", 1, "--model", "maml", "--train_split", "trainval", "--gpu_id", -1)
     savedir = tmp_path / "run"
-    done = call("main.py", "--savedir", savedir, "--data_dir", tmp_path, *flags)
-    assert done.returncode == 0, done.stderr
-    assert call("main.py", "--mode", "meta_test", "--savedir", savedir, "--n_test_iters", 3).returncode == 0
+    succeed("main.py", "--savedir", savedir, "--data_dir", tmp_path, *flags)
+    succeed("main.py", "--mode", "meta_test", "--savedir", savedir, "--n_test_iters", 3)
     more = call("main.py", "--savedir", tmp_path / "b", "--data_dir", tmp_path, *flags, "--shot", 2)
     least = min(counts[name] for split in ("train", "val") for name in made[split]["names"])
     assert_refused(more, f"need 5 images per class, and one of the train classes has {least}")
@@ -169,12 +163,6 @@ def read(root, table=None):
     """The classes of a folder's pictures, in order, the split of each class, and the notes."""
     pictures, dealt, notes = images.read_folder(root, table)
     return [picture.label for picture in pictures], dealt, " ".join(notes)
-
-
-def touch(root, *names):
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"x")
 
 
 def test_classes_that_are_dealt_already_stay_so(tmp_path):
@@ -187,7 +175,7 @@ def test_classes_that_are_dealt_already_stay_so(tmp_path):
         done.returncode == 0
         and f"skipped files and folders that systems leave behind: {tmp_path}/in/__MACOSX" in done.stderr
     )
-    made = manifest(tmp_path)
+    made = manifest_of(tmp_path)
     assert {split: entry["names"] for split, entry in made["splits"].items()} == {
         "train": ["a", "b"], "val": ["c"], "test": [odd, "d"],
     }  # fmt: skip
@@ -256,7 +244,7 @@ def test_a_table_deals_the_classes_and_leaves_out_others(tmp_path):
     assert_refused(get(tmp_path / "in", tmp_path, *flags, "--shares", "1,1,1"), "--shares has no effect, because --spl")
     assert_refused(get(tmp_path / "in", tmp_path, *flags, "--split_seed", 1), "--split_seed has no effect")
     assert get(tmp_path / "in", tmp_path, *flags).returncode == 0
-    made = manifest(tmp_path)
+    made = manifest_of(tmp_path)
     assert {split: entry["names"] for split, entry in made["splits"].items()} == {
         "train": ["a", "d"], "val": ["  e"], "test": ["b"],
     }  # fmt: skip
@@ -280,7 +268,7 @@ def test_a_table_deals_the_classes_and_leaves_out_others(tmp_path):
     ):
         table.write_text(text)
         assert_refused(get(tmp_path / "in", tmp_path, "--size", 16, "--split_file", table, "--force"), words)
-    assert manifest(tmp_path) == made  # a refusal leaves what is there
+    assert manifest_of(tmp_path) == made  # a refusal leaves what is there
 
 
 def test_a_table_and_folders_may_encode_names_in_two_ways(tmp_path):
@@ -373,7 +361,7 @@ def test_files_that_are_no_images_are_listed_and_refused_or_left_out(tmp_path):
     assert done.returncode == 0 and "6 pictures left out" in done.stdout
     copies = f"note: left out copies of pictures of the same class: {folder / 'zcopy.png'}\n"
     assert copies in done.stderr
-    made = manifest(tmp_path)
+    made = manifest_of(tmp_path)
     assert made["left_out"] == 6
     counts = {}
     for entry in made["splits"].values():
@@ -396,7 +384,7 @@ def test_a_picture_in_two_classes_is_refused_or_left_out_of_both(tmp_path):
     assert done.returncode == 0 and "4 pictures left out" in done.stdout, done.stderr
     assert {
         name: count
-        for entry in manifest(tmp_path)["splits"].values()
+        for entry in manifest_of(tmp_path)["splits"].values()
         for name, count in zip(entry["names"], images_per_class(entry), strict=True)
     } == {"a": 2, "b": 3, "c": 3}
 
@@ -440,7 +428,7 @@ def test_the_command_line_of_ones_own_images(tmp_path):
     assert_refused(get(tmp_path / "in", tmp_path, *shares), "has --shares [0.64, 0.16, 0.2]", "with --force")
     assert get(tmp_path / "in", tmp_path, *shares, "--force").returncode == 0
     assert "it is complete" in get(tmp_path / "in", tmp_path, *shares).stdout
-    assert call("get_data.py", "--dataset", "mine", "--data_dir", tmp_path, "--verify").returncode == 0
+    succeed("get_data.py", "--dataset", "mine", "--data_dir", tmp_path, "--verify")
 
 
 # ---- tensorflow-datasets
@@ -470,8 +458,8 @@ def test_the_builder_of_a_folder_gives_what_the_folder_gives(tmp_path, monkeypat
     assert asked == ["some/thing:1.0.0"]
     assert get(tmp_path / "all", tmp_path, "--size", 20, name="folder").returncode == 0
     one, other = data.load(tmp_path, "mine"), data.load(tmp_path, "folder")
-    for split, entry in manifest(tmp_path)["splits"].items():
-        assert entry["names"] == manifest(tmp_path, "folder")["splits"][split]["names"]
+    for split, entry in manifest_of(tmp_path)["splits"].items():
+        assert entry["names"] == manifest_of(tmp_path, "folder")["splits"][split]["names"]
         a, b = (dataset.splits[split].pixels.reshape(-1, 20, 20, 3) for dataset in (one, other))
         assert len(a) == len(b) == sum(len(pixels[name]) for name in entry["names"])
         first = 0

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.base import clone
 
-from conftest import ROOT, assert_refused, call
+from conftest import ROOT, assert_refused, call, succeed
 from sources.backbone import Backbone
 from studies.classifier import Classifier
 
@@ -105,8 +105,7 @@ def test_folders_are_classified_without_a_run(weights, pictures, tmp_path):
         tmp_path / "p.csv",
         "--baseline",
     )
-    done = call("main.py", "--mode", "classify", "--backbone", NAME, "--backbone_weights", weights, *words)
-    assert done.returncode == 0, done.stderr
+    done = succeed("main.py", "--mode", "classify", "--backbone", NAME, "--backbone_weights", weights, *words)
     assert "the nearest class mean in features: leave-one-out accuracy" in done.stdout
     assert "; right 0 pictures only by the learner, 0 only by the nearest mean" in done.stdout  # they are the same
     one = Classifier(backbone=NAME, backbone_weights=weights).fit(pick(pictures, SUPPORT), pick(LABELS, SUPPORT))

@@ -27,7 +27,7 @@ from sklearn.metrics import confusion_matrix
 
 import data
 import model
-from conftest import ROOT, assert_refused, call
+from conftest import ROOT, assert_refused, call, succeed
 from errors import UserError
 from perturbations.draws import UNPERTURBED, task_noise
 from sources.preparation import Preparation
@@ -624,7 +624,7 @@ def test_a_trained_run_classifies_too(folders, data_dir):
     flags = ("--dataset", "glyphs", "--data_dir", data_dir, "--model", "protonet", "--way", 3, "--query", 2)
     flags += ("--n_train_iters", 1, "--val_every", 0, "--channels", 4, "--metabatch", 2, "--gpu_id", -1)
     savedir = folders / "run"
-    assert call("main.py", "--savedir", savedir, *flags).returncode == 0
+    succeed("main.py", "--savedir", savedir, *flags)
     done = classify(folders, "--query_statistics", "query", run=("--savedir", savedir))
     assert done.returncode == 0, done.stderr
     assert re.search(r"accuracy on the support pictures: .*\(with --query_statistics support\)", done.stdout)

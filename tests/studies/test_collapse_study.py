@@ -14,7 +14,7 @@ import tensorflow as tf
 import data
 import learners
 import model
-from conftest import SMALL, assert_refused, call
+from conftest import SMALL, assert_refused, call, succeed
 from errors import UserError
 from model import Learner
 from perturbations import draws
@@ -28,8 +28,7 @@ WATCHED = ("--model", "maml", "--n_train_iters", 12, "--save_freq", 5, "--val_ev
 
 
 def train(data_dir, savedir, *flags):
-    done = call("main.py", "--savedir", savedir, "--data_dir", data_dir, *SMALL, *WATCHED, *flags)
-    assert done.returncode == 0, done.stderr
+    succeed("main.py", "--savedir", savedir, "--data_dir", data_dir, *SMALL, *WATCHED, *flags)
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +156,7 @@ def test_tasks_of_more_classes_than_there_are_are_refused_before_the_training(wa
 
 def test_mode_collapse_measures_test_tasks_and_goes_on_where_it_was(watched):
     flags = ("--mode", "collapse", "--savedir", watched / "whole", "--n_test_iters", 3)
-    done = call("main.py", *flags)
-    assert done.returncode == 0 and "features (conv4)" in done.stdout, done.stderr
+    assert "features (conv4)" in succeed("main.py", *flags).stdout
     path = watched / "whole" / study.JSON
     three = json.loads(path.read_text())
     assert three["tasks"] == 3 and three["settings"]["model"] == "maml" and three["iteration"] == 12
@@ -170,13 +168,12 @@ def test_mode_collapse_measures_test_tasks_and_goes_on_where_it_was(watched):
     np.save(file, np.full((2, 20, len(collapse_measures.NAMES)), 1e6))  # what two tasks never measure
     store.write_partial(file.getvalue())
     for other, made_up in (((), True), (("--seed", 1), False), (("--n_test_mc_samp", 2), False)):
-        done = call("main.py", *flags, *other)
-        assert done.returncode == 0, done.stderr
+        succeed("main.py", *flags, *other)
         assert (json.loads(path.read_text())["rows"][0]["trace_within"] > 1e5) == made_up, other
     assert not store.partial.exists()
     store.path.unlink()
     store.write_partial(b"no array")  # damaged: it is only time that is lost
-    assert call("main.py", *flags).returncode == 0
+    succeed("main.py", *flags)
     assert json.loads(path.read_text())["rows"] == three["rows"]
     done = call("main.py", *flags)
     assert "computed before" in done.stdout and "features (conv4)" in done.stdout
@@ -185,10 +182,7 @@ def test_mode_collapse_measures_test_tasks_and_goes_on_where_it_was(watched):
 
 def test_the_figures_are_on_the_runs_page(watched, tmp_path):
     other = shutil.copytree(watched / "whole", tmp_path / "other")
-    done = call(
-        "plot.py", "--savedir", watched / "whole", other, "--figures", "collapse", "--format", "png", "--dpi", 40
-    )
-    assert done.returncode == 0, done.stderr
+    succeed("plot.py", "--savedir", watched / "whole", other, "--figures", "collapse", "--format", "png", "--dpi", 40)
     page = (watched / "whole/plot/index.html").read_text()
     names = set(re.findall(r'src="(collapse_\w+)\.png"', page))
     assert names == {

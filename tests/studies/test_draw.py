@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 
 import data
 import learners
-from conftest import ROOT, assert_refused, call, flags_of
+from conftest import ROOT, assert_refused, call, flags_of, succeed
 from errors import UserError
 from sources.preparation import Preparation
 from studies import draw as study
@@ -340,7 +340,7 @@ def test_a_host_that_was_named_is_answered_and_its_neighbours_are_not(host):
 def test_hosts_are_checked_and_arrive(monkeypatch):
     arrived = []
     monkeypatch.setattr(study, "draw", lambda runs, settings: arrived.append(settings.host) or 0)
-    assert call("main.py", "--mode", "draw", "--host", "Box.example:9000", "[::1]:80").returncode == 0
+    succeed("main.py", "--mode", "draw", "--host", "Box.example:9000", "[::1]:80")
     assert arrived == [("box.example:9000", "[::1]:80")]
     for wrong in ("http://box", "box:port", "*", "a b", "", "box:123456", "box/"):
         assert_refused(call("main.py", "--mode", "draw", "--host", wrong), "must be a host's name or address")
@@ -358,7 +358,7 @@ def test_what_cannot_be_shown_is_refused(tmp_path, data_dir):
     assert_refused(call("main.py", "--mode", "draw", "--way", 5), "--way is not a flag of --mode draw")
     settings = {"dataset": "glyphs", "way": 3, "query": 2, "channels": 4, "metabatch": 2, "data_dir": data_dir}
     flags = flags_of(settings | {"model": "maml", "n_steps": 0, "n_train_iters": 0, "val_every": 0})
-    assert call("main.py", "--savedir", tmp_path / "three", *flags).returncode == 0
+    succeed("main.py", "--savedir", tmp_path / "three", *flags)
     assert_refused(call("main.py", "--mode", "draw", "--savedir", tmp_path / "three"), "trained for 3")
 
 

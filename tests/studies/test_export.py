@@ -11,7 +11,7 @@ import data
 import layers
 import learners
 import model
-from conftest import SMALL, assert_refused, call
+from conftest import SMALL, assert_refused, call, succeed
 from errors import UserError
 from model import Learner
 from perturbations import draws
@@ -145,11 +145,9 @@ def test_a_learner_without_features_is_refused(tmp_path):
 
 def test_the_command_line_exports_the_episodes_of_meta_test(data_dir, tmp_path):
     d = tmp_path / "run"
-    done = call("main.py", "--savedir", d, "--data_dir", data_dir, *SMALL, "--n_train_iters", 0, "--val_every", 0)
-    assert done.returncode == 0, done.stderr
+    succeed("main.py", "--savedir", d, "--data_dir", data_dir, *SMALL, "--n_train_iters", 0, "--val_every", 0)
     flags = ("--mode", "export", "--savedir", d, "--way", 3, "--export_tasks", 3, "--n_test_mc_samp", 2)
-    done = call("main.py", *flags)
-    assert done.returncode == 0 and "export.npz: 3 tasks" in done.stdout, done.stderr
+    assert "export.npz: 3 tasks" in succeed("main.py", *flags).stdout
     found = export_format.read(d)
     # meta_test's own compiled step, on the same three episodes
     learner = learners.make("metadrop", image_shape=(28, 28, 1), channels=4, way=3, n_steps=1, inner_lr=0.1)

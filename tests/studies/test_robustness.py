@@ -21,7 +21,7 @@ import layers
 import learners
 import main
 import model
-from conftest import ROOT, SETTINGS, SMALL, assert_refused, call, flags_of
+from conftest import ROOT, SETTINGS, SMALL, assert_refused, call, flags_of, succeed
 from declared import own_settings
 from errors import UserError
 from perturbations.draws import task_noise
@@ -222,6 +222,13 @@ def test_the_flags_of_an_attack_reach_its_step(trained, tmp_path, monkeypatch):
     assert loaded == [(other, "best")]
 
 
+def test_an_attack_on_a_diverged_learner_is_refused(trained, monkeypatch):
+    images, measures = np.zeros((1, 2, 3, 28, 28, 1)), np.full((1, 4), np.nan)
+    values = np.zeros((1, 2, 3), bool), images, np.zeros((1, 2, 3), int), measures, images[:, 0]
+    monkeypatch.setattr(study, "attack_step", lambda *_: lambda first, tasks: values)
+    assert_refused(call("main.py", "--savedir", trained, *FLAGS, "--seed", 3), "test episode 0: ", "not finite")
+
+
 def test_whole_radii_are_the_same_attack_as_the_defaults():
     """The result's file is named by a digest of a JSON text, in which 0 and 0.0 differ."""
     flags = study.AttackSettings(eps=(0.0, 0.02, 0.04, 0.06, 0.08, 0.1)).attack(), study.AttackSettings().attack()
@@ -303,13 +310,12 @@ FLAGS = ("--mode", "attack", "--n_test_iters", 4, "--attack_steps", 3, "--eps", 
 def trained(data_dir, tmp_path_factory):
     savedir = tmp_path_factory.mktemp("attack") / "run"
     flags = ("--model", "maml", "--n_train_iters", 3, "--val_every", 0)
-    assert call("main.py", "--savedir", savedir, "--data_dir", data_dir, *SMALL, *flags).returncode == 0
+    succeed("main.py", "--savedir", savedir, "--data_dir", data_dir, *SMALL, *flags)
     return savedir
 
 
 def test_an_attack_leaves_its_result_and_is_not_made_twice(trained):
-    done = call("main.py", "--savedir", trained, *FLAGS)
-    assert done.returncode == 0, done.stderr
+    done = succeed("main.py", "--savedir", trained, *FLAGS)
     result = json.loads((trained / study.JSON).read_text())
     assert result["eps"] == [0, 0.1] and np.shape(result["accuracies"]) == (2, 4)
     np.testing.assert_allclose(np.mean(result["accuracies"], -1), result["accuracy"])
@@ -328,8 +334,7 @@ def test_an_attack_leaves_its_result_and_is_not_made_twice(trained):
     other = json.loads((trained / study.JSON).read_text())
     assert other["settings"]["attack"]["norm"] == "l2" and other["accuracies"] != result["accuracies"]
     assert len(list((trained / "tests").glob("attack-*.json"))) == 2
-    test = call("main.py", "--mode", "meta_test", "--savedir", trained, "--n_test_iters", 4)
-    assert test.returncode == 0
+    succeed("main.py", "--mode", "meta_test", "--savedir", trained, "--n_test_iters", 4)
     clean = json.loads((trained / "meta_test.json").read_text())
     np.testing.assert_allclose(result["accuracies"][0], clean["accuracies"], rtol=1e-6)
     assert result["episodes_sha256"] == clean["episodes_sha256"]
@@ -353,8 +358,7 @@ def test_an_interrupted_attack_goes_on_to_the_same_result(trained):
     done[0, :3] = [0.25, 0.5, 0.75]  # what was done is not done again
     with open(part, "wb") as file:
         np.save(file, done)
-    again = call("main.py", *flags)
-    assert again.returncode == 0, again.stderr
+    succeed("main.py", *flags)
     accuracies = np.array(json.loads((trained / study.JSON).read_text())["accuracies"])
     assert accuracies.shape == (3, 4) and accuracies[:, 0].tolist() == [25, 50, 75]
     np.testing.assert_allclose(accuracies.T[1 : len(done)], 100 * done[1:, :3])
@@ -433,7 +437,7 @@ def test_data_of_another_range_are_attacked_within_it_or_not_at_all(data_dir, tm
     )
     assert_refused(call("main.py", *train, "--adversarial", "linf:0.1"), "--adversarial needs the range", '"range": [')
     assert not savedir.exists()
-    assert call("main.py", *train).returncode == 0
+    succeed("main.py", *train)
     assert json.loads((savedir / "config.json").read_text())["range"] is None
     flags = ("--mode", "attack", "--savedir", savedir, "--n_test_iters", 4, "--attack_steps", 3, "--eps", 0, 1e-6, 0.2)
     assert_refused(call("main.py", *flags), "--mode attack needs the range")
@@ -441,11 +445,10 @@ def test_data_of_another_range_are_attacked_within_it_or_not_at_all(data_dir, tm
     declare(range=[0, 1])
     assert_refused(call("main.py", *flags), "hold numbers from -0.333333 to 3")
     declare(range=[-1 / 3, 3])
-    done = call("main.py", *flags)
-    assert done.returncode == 0, done.stderr
+    succeed("main.py", *flags)
     result = json.loads((savedir / study.JSON).read_text())
     assert result["accuracies"][0] == result["accuracies"][1] and result["settings"]["attack"]["range"] == [-1 / 3, 3]
-    assert call("main.py", "--mode", "meta_test", "--savedir", savedir, "--n_test_iters", 4).returncode == 0
+    succeed("main.py", "--mode", "meta_test", "--savedir", savedir, "--n_test_iters", 4)
     tested = json.loads((savedir / "meta_test.json").read_text())
     assert result["accuracies"][0] == pytest.approx(tested["accuracies"])
     with np.load(next((savedir / "tests").glob("attack-*.npz"))) as sheet:  # in [0, 1], as eps is
@@ -511,19 +514,18 @@ def test_a_mistyped_attack_is_refused(trained, tmp_path):
 
 def test_a_surrogate_and_a_search_are_other_attacks(trained, data_dir, tmp_path):
     """Each has its own result; a run that follows its own gradients, without noise, is lost as it was."""
-    assert call("main.py", "--savedir", trained, *FLAGS).returncode == 0
+    succeed("main.py", "--savedir", trained, *FLAGS)
     own = json.loads((trained / study.JSON).read_text())
     other = tmp_path / "other"
     flags = ("--model", "metasgd", "--n_train_iters", 2, "--val_every", 0, "--seed", 3)
-    assert call("main.py", "--savedir", other, "--data_dir", data_dir, *SMALL, *flags).returncode == 0
+    succeed("main.py", "--savedir", other, "--data_dir", data_dir, *SMALL, *flags)
     results = []
     for more in (
         ["--surrogate", trained],
         ["--surrogate", other, "--surrogate_draws", 2],
         ["--attack_method", "square"],
     ):
-        done = call("main.py", "--savedir", trained, *FLAGS, *more)
-        assert done.returncode == 0, done.stderr
+        succeed("main.py", "--savedir", trained, *FLAGS, *more)
         results.append(json.loads((trained / study.JSON).read_text()))
     assert results[0]["accuracies"] == own["accuracies"] and results[0]["settings"] != own["settings"]
     assert results[0]["settings"]["attack"]["surrogate"]["weights_sha256"] == own["weights_sha256"]
@@ -542,7 +544,7 @@ def test_a_surrogate_and_a_search_are_other_attacks(trained, data_dir, tmp_path)
 def test_a_surrogate_of_other_tasks_is_refused(trained, data_dir, tmp_path):
     flags = ("--model", "maml", "--n_steps", 0, "--n_train_iters", 0, "--val_every", 0, "--way", 4)
     other = tmp_path / "other"
-    assert call("main.py", "--savedir", other, "--data_dir", data_dir, *SMALL, *flags).returncode == 0
+    succeed("main.py", "--savedir", other, "--data_dir", data_dir, *SMALL, *flags)
     done = call("main.py", "--savedir", trained, *FLAGS, "--surrogate", other)
     assert_refused(done, f"--surrogate {other} cannot be used for these tasks (--way 3", "choose another run")
 
@@ -552,8 +554,7 @@ def test_the_surrogate_is_compiled_as_the_run_is(trained, data_dir, tmp_path):
     other = tmp_path / "other"
     settings = {name: value for name, value in SETTINGS.items() if name != "n_steps"}
     settings |= {"model": "baseline", "head": "logistic", "n_train_iters": 0, "val_every": 0, "batch": 6}
-    made = call("main.py", "--savedir", other, "--data_dir", data_dir, *flags_of(settings))
-    assert made.returncode == 0, made.stderr
+    succeed("main.py", "--savedir", other, "--data_dir", data_dir, *flags_of(settings))
     done = call("main.py", "--savedir", trained, *FLAGS, "--surrogate", other, "--jit", "on")
     assert_refused(done, "XLA cannot compile that: give --jit off")
 

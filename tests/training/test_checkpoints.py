@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import files
-from conftest import SETTINGS, assert_refused, call, flags_of
+from conftest import SETTINGS, assert_refused, call, flags_of, succeed
 from errors import Stop, UserError
 from test_files import ODD
 from test_main import read_csv
@@ -25,8 +25,7 @@ FLAGS = (*flags_of(SETTINGS | {"model": "maml", "n_steps": 0}), "--val_every", 0
 def finished(data_dir, tmp_path_factory):
     """A run of iterations 0 to 60, with checkpoints of 55 and 60."""
     savedir = tmp_path_factory.mktemp("finished") / "run"
-    done = call("main.py", "--savedir", savedir, "--data_dir", data_dir, *FLAGS, "--n_train_iters", 60)
-    assert done.returncode == 0, done.stderr
+    succeed("main.py", "--savedir", savedir, "--data_dir", data_dir, *FLAGS, "--n_train_iters", 60)
     return savedir
 
 
@@ -107,28 +106,26 @@ def test_data_that_were_replaced_are_refused_even_if_they_are_as_large(run, data
 
 def test_a_run_restarts_after_a_kill_in_its_first_checkpoint(data_dir, tmp_path):
     flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, *FLAGS, "--n_train_iters", 0)
-    assert call("main.py", *flags).returncode == 0
+    succeed("main.py", *flags)
     folder = tmp_path / "a/checkpoints/last"
     (folder / "ckpt-0.index").unlink()
     (folder / "checkpoint").unlink()
-    done = call("main.py", *flags, "--resume")
-    assert done.returncode == 0 and "resumed" not in done.stdout and (folder / "ckpt-0.index").exists()
+    assert "resumed" not in succeed("main.py", *flags, "--resume").stdout and (folder / "ckpt-0.index").exists()
 
 
 def test_a_run_from_weights_restarts_after_a_kill_in_its_first_checkpoint(finished, tmp_path):
     """Its first checkpoint is of a later iteration; it restarts from the weights file."""
     run = shutil.copytree(finished, tmp_path / "run")
-    assert call("main.py", "--mode", "weights", "--savedir", run, "--slots").returncode == 0
+    succeed("main.py", "--mode", "weights", "--savedir", run, "--slots")
     data = ("--data_dir", json.loads((run / "config.json").read_text())["data_dir"])  # weights files do not have it
     flags = ("--savedir", tmp_path / "a", "--weights", run / "weights.npz", *data, "--n_train_iters", 61)
-    assert call("main.py", *flags).returncode == 0
+    succeed("main.py", *flags)
     folder = tmp_path / "a/checkpoints/last"
     (folder / "ckpt-61.index").unlink()
     (folder / "checkpoint").unlink()
     (folder / "ckpt-61_temp").mkdir()
     (folder / "ckpt-61_temp/part-00000-of-00001.index").write_bytes(b"half")
-    done = call("main.py", *flags)
-    assert done.returncode == 0 and "resumed at iteration 61" in done.stdout, done.stderr
+    assert "resumed at iteration 61" in succeed("main.py", *flags).stdout
     assert (folder / "ckpt-61.index").exists() and [row["iter"] for row in read_csv(tmp_path / "a")] == ["61"]
 
 
@@ -176,7 +173,7 @@ def test_a_checkpoint_is_synced_to_the_disk(monkeypatch, data_dir, tmp_path):
 
     monkeypatch.setattr(os, "fsync", record)
     flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, *FLAGS, "--n_train_iters", 0)
-    assert call("main.py", *flags).returncode == 0
+    succeed("main.py", *flags)
     folder = tmp_path / "a/checkpoints/last"
     wanted = {str(folder), *map(str, folder.glob("ckpt-0.*"))}
     assert len(wanted) == 3 and wanted <= set(synced)
@@ -198,7 +195,7 @@ def test_one_of_two_runs_that_start_in_a_savedir_is_refused(monkeypatch, data_di
 
     def late(path, busy):
         monkeypatch.setattr(files, "locked", locked)
-        assert call("main.py", *flags).returncode == 0
+        succeed("main.py", *flags)
         return locked(path, busy)
 
     monkeypatch.setattr(files, "locked", late)
@@ -221,11 +218,11 @@ def test_an_unwritable_result_is_refused_before_it_is_computed(run, monkeypatch)
         done = call("main.py", *flags)
         assert "accuracy : " in done.stdout
         assert_refused(done, "cannot read or write", "No space left")
-    assert call("main.py", *flags).returncode == 0
+    succeed("main.py", *flags)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     monkeypatch.setattr(files, "write_atomically", full)
-    done = call("main.py", *flags)
-    assert done.returncode == 0 and "accuracy : " in done.stdout and "tested before" in done.stdout
+    done = succeed("main.py", *flags)
+    assert "accuracy : " in done.stdout and "tested before" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
@@ -298,8 +295,7 @@ def test_a_savedir_and_its_parent_may_have_any_name(finished, tmp_path):
     assert len(list(last.glob("ckpt-*.data*"))) == 2 and len(list(last.iterdir())) == 5  # with the list
     for mode in ("meta_test", "export", "weights"):
         test = ("--n_test_iters", 2) if mode == "meta_test" else ("--export_tasks", 1) if mode == "export" else ()
-        done = call("main.py", "--mode", mode, "--savedir", f"{tmp_path / ODD}/../{ODD}/[{ODD}]", *test)
-        assert done.returncode == 0, done.stderr
+        succeed("main.py", "--mode", mode, "--savedir", f"{tmp_path / ODD}/../{ODD}/[{ODD}]", *test)
     assert json.loads((savedir / "meta_test.json").read_text())["iteration"] == 70
     assert "command: " in (savedir / "meta_test.log").read_text(encoding="utf-8")
     assert len(list((savedir / "tensorboard").iterdir())) == 2 and not list(tmp_path.glob("tensorboard"))
@@ -321,7 +317,7 @@ def test_a_row_of_the_log_is_the_mean_since_the_row_before(data_dir, tmp_path, m
     monkeypatch.setattr(steps.Engine, "local", lambda engine, report: report)
     for iterations in (20, 107, 120):
         flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, *FLAGS, "--n_train_iters", iterations)
-        assert call("main.py", *flags, "--resume").returncode == 0
+        succeed("main.py", *flags, "--resume")
     rows = {int(row["iter"]): row for row in read_csv(tmp_path / "a")}
     assert list(rows) == [0, 20, 50, 100, 107, 120]
     for (before, row), (i, _) in zip(itertools.pairwise([-1, *rows]), rows.items(), strict=True):

@@ -74,7 +74,7 @@ def test_cores_are_limited_by_the_quota_of_a_container(groups, written, wanted, 
 
 def test_there_are_no_more_threads_than_usable_cores(monkeypatch):
     threads = []
-    monkeypatch.setattr(devices, "set_threads", lambda tf, parallel, cores: threads.append((parallel, cores)))
+    monkeypatch.setattr(devices, "set_threads", lambda parallel, cores: threads.append((parallel, cores)))
     monkeypatch.setattr(devices, "usable_cores", lambda: 3)
     for metabatch, parallel in ((8, 3), (2, 2)):
         assert devices.set_up("-1", metabatch, devices.FLOAT32, distribute=False).parallel == parallel
@@ -108,17 +108,17 @@ def test_the_device_is_named_with_a_hint_at_a_gpu_without_cuda(monkeypatch):
     monkeypatch.setattr(devices, "has_nvidia_gpu", lambda: False)
     for flags, instructions in (({"avx2"}, " with AVX2"), ({"avx2", "avx512f"}, " with AVX-512"), (set(), "")):
         monkeypatch.setattr(layers, "processor_flags", lambda flags=flags: flags)
-        name = devices.describe_devices(tf, [], 2)
+        name = devices.describe_devices([], 2)
         assert name.startswith("CPU, 2 cores of ") and "GPU" not in name
         assert name.endswith(instructions) and (" with " in name) == bool(flags)
     monkeypatch.setattr(devices, "has_nvidia_gpu", lambda: True)
-    name = devices.describe_devices(tf, [], 1)
+    name = devices.describe_devices([], 1)
     assert name.startswith("CPU, 1 core of ") and "there is a GPU that TensorFlow cannot use: install CUDA" in name
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # the user chose the CPU
-    assert "GPU" not in devices.describe_devices(tf, [], 1)
+    assert "GPU" not in devices.describe_devices([], 1)
     details = {"device_name": "NVIDIA H100"}
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
-    assert devices.describe_devices(tf, ["a", "b"], 1) == "NVIDIA H100 and NVIDIA H100"
+    assert devices.describe_devices(["a", "b"], 1) == "NVIDIA H100 and NVIDIA H100"
 
 
 def test_onednn_is_used_on_every_processor_that_has_avx2(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from errors import UserError
 from training import loops
 from training.config import TrainingSettings
 from training.steps import Engine
@@ -189,3 +190,19 @@ def test_a_test_records_the_characters_of_its_episodes():
 
     split = types.SimpleNamespace(rotations=4)
     assert loops.classes_of_episodes(types.SimpleNamespace(episode=episode), split, 2) == [[0, 0, 1], [4, 2, 2]]
+
+
+def test_a_test_of_a_diverged_learner_is_refused_and_names_the_episode(tmp_path):
+    """The largest of logits that are NaN would be the first class, which is right for 1 / way of the images."""
+    losses = np.array([1.0, 2.0, 3.0, np.nan, 5.0])
+
+    def test_step(split, stream, samples):
+        return lambda first, tasks: dict.fromkeys(("loss", "accuracy"), losses[first : first + tasks])
+
+    engine, files = (
+        types.SimpleNamespace(metabatch=2, test_step=test_step),
+        types.SimpleNamespace(partial=tmp_path / "a"),
+    )
+    assert loops.test_episodes(engine, None, files, 3, 1)["loss"] == [1, 2, 3]
+    with pytest.raises(UserError, match=r"test episode 3: .* not finite: give a lower --inner_lr"):
+        loops.test_episodes(engine, None, files, 5, 1)

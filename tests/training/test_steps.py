@@ -17,7 +17,7 @@ import numerics
 import pieces
 from attacks import Adversary
 from declared import own_settings
-from numerics import decided
+from numerics import decided, noise_of
 from perturbations import draws
 from ranges import UNIT, Range
 from training import programs, steps
@@ -182,7 +182,6 @@ def test_the_gradient_of_one_xla_program_and_of_fused_kernels_is_that_of_float64
     classes, images = (inputs[name].numpy() for name in ("classes", "images"))
     images = pixels_by_hand(made, classes, images)
     seeds = tf.stack([fold(3, 0, 0, task) for task in range(2)])
-    noise_of = functools.partial(draws.task_noise, dtype=tf.float64)
 
     def oracle(*x):
         settings = {"tasks_at_once": 2, "noise_of": noise_of, "classes": classes}
@@ -343,7 +342,7 @@ def test_an_episode_of_a_test_is_its_streams_and_has_its_own_seed():
     """Loss and accuracy of each, by hand in float64; as many as there are asked for."""
     made = make("metadrop")
     step = made.test_step(SPLIT, "val", 2)
-    params, noise_of = parameters(made, tf.float64), functools.partial(draws.task_noise, dtype=tf.float64)
+    params = parameters(made, tf.float64)
 
     def oracle(x_s, x_q, seeds):
         episode = model.make_episode(x_s, x_q, made.learner.way)
@@ -365,7 +364,6 @@ def test_the_meta_gradient_under_attack_is_that_of_the_attacked_images(name):
     (x_s, x_q), params = by_hand(made, "train", 0, 2), parameters(made, tf.float64)
     x_s, x_q = tf.cast(x_s, tf.float64), tf.cast(x_q, tf.float64)
     seeds = tf.stack([fold(3, 0, 0, task) for task in range(2)])
-    noise_of = functools.partial(draws.task_noise, dtype=tf.float64)
 
     @tf.function(autograph=False)
     def attacked():

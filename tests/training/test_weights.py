@@ -15,7 +15,7 @@ from PIL import Image
 import files
 import main
 import train_jax
-from conftest import SETTINGS, assert_refused, call, flags_of
+from conftest import SETTINGS, assert_refused, call, flags_of, succeed
 from errors import UserError
 from figures.run import read_curves
 from runs import checkpoint
@@ -29,21 +29,16 @@ FLAGS = flags_of(SETTINGS | LEARNER | {"val_every": 10, "n_val_tasks": 2, "save_
 TEST = ("--n_test_iters", 6)
 
 
-def done(*args) -> str:
-    result = call("main.py", *args)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
 @pytest.fixture(scope="module")
 def trained(data_dir, tmp_path_factory):
     """A tested run of 21 iterations; its weights are in weights.npz, and with Adam's slots in whole.npz."""
     savedir = tmp_path_factory.mktemp("weights") / "run"
-    done("--savedir", savedir, "--data_dir", data_dir, *FLAGS, "--n_train_iters", 20)
-    done("--mode", "meta_test", "--savedir", savedir, *TEST)
-    assert "iteration 20, with Adam, " in done("--mode", "weights", "--savedir", savedir, "--slots")
+    succeed("main.py", "--savedir", savedir, "--data_dir", data_dir, *FLAGS, "--n_train_iters", 20)
+    succeed("main.py", "--mode", "meta_test", "--savedir", savedir, *TEST)
+    told = succeed("main.py", "--mode", "weights", "--savedir", savedir, "--slots").stdout
+    assert "iteration 20, with Adam, " in told
     (savedir / "weights.npz").rename(savedir / "whole.npz")
-    assert "iteration 20, 0.0 MB" in done("--mode", "weights", "--savedir", savedir)
+    assert "iteration 20, 0.0 MB" in succeed("main.py", "--mode", "weights", "--savedir", savedir).stdout
     return savedir
 
 
@@ -70,23 +65,24 @@ def test_the_file_has_the_checkpoint_and_a_description(trained):
 @pytest.mark.parametrize("name", ["weights.npz", "whole.npz"])
 def test_weights_are_tested_exported_and_compared_as_the_run_is(name, trained, data_dir, tmp_path):
     flags = ("--savedir", tmp_path / "a", "--weights", trained / name, "--data_dir", data_dir, "--gpu_id", "-1")
-    done("--mode", "meta_test", *flags, *TEST)
+    succeed("main.py", "--mode", "meta_test", *flags, *TEST)
     first, other = (json.loads((d / "meta_test.json").read_text()) for d in (trained, tmp_path / "a"))
     assert {k: v for k, v in other.items() if k != "provenance"} == {
         k: v for k, v in first.items() if k != "provenance"
     }
-    done("--mode", "export", *flags, "--export_tasks", 1)  # the same file again
+    succeed("main.py", "--mode", "export", *flags, "--export_tasks", 1)  # the same file again
     data = ("--data_dir", data_dir)  # weights files do not have it
-    assert "tested before" in done("--mode", "meta_test", "--savedir", tmp_path / "a", *TEST, *data)
-    assert "+0.00 +- 0.00" in done("--mode", "compare", "--savedir", trained, tmp_path / "a")
+    again = succeed("main.py", "--mode", "meta_test", "--savedir", tmp_path / "a", *TEST, *data).stdout
+    assert "tested before" in again
+    assert "+0.00 +- 0.00" in succeed("main.py", "--mode", "compare", "--savedir", trained, tmp_path / "a").stdout
 
 
 def test_training_continues_from_a_file_with_slots_to_the_same_bits(trained, data_dir, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
-    done("--savedir", tmp_path / "run", "--resume", "--n_train_iters", 27)
+    succeed("main.py", "--savedir", tmp_path / "run", "--resume", "--n_train_iters", 27)
     flags = ("--savedir", tmp_path / "file", "--weights", trained / "whole.npz", "--data_dir", data_dir)
-    assert "resumed at iteration 21" in done(*flags, "--n_train_iters", 24)
-    done(*flags, "--n_train_iters", 27)  # again, from its own checkpoint
+    assert "resumed at iteration 21" in succeed("main.py", *flags, "--n_train_iters", 24).stdout
+    succeed("main.py", *flags, "--n_train_iters", 27)  # again, from its own checkpoint
     one, other = checkpoint(tmp_path / "run"), checkpoint(tmp_path / "file")
     assert one.keys() == other.keys()
     for name in one:
@@ -95,13 +91,13 @@ def test_training_continues_from_a_file_with_slots_to_the_same_bits(trained, dat
     assert list(read_curves(tmp_path / "file")["iter"]) == [24, 27]
     log = (tmp_path / "file/meta_train.log").read_text()
     assert log.startswith("seed: 0\n") and log.count("n_steps: 0\n") == 1 and log.count("\nIter ") == 2
-    assert "iteration 27, " in done("--mode", "weights", "--savedir", tmp_path / "run")
+    assert "iteration 27, " in succeed("main.py", "--mode", "weights", "--savedir", tmp_path / "run").stdout
     assert weights.read(tmp_path / "run/weights.npz").about["test"] is None  # the test was of iteration 20
 
 
 def test_a_new_run_starts_from_weights_alone_with_other_flags(trained, data_dir, tmp_path):
     flags = ("--savedir", tmp_path / "a", "--weights", trained / "weights.npz", "--data_dir", data_dir)
-    out = done(*flags, "--n_train_iters", 0, "--meta_lr", 1e-9, "--n_steps", 1)
+    out = succeed("main.py", *flags, "--n_train_iters", 0, "--meta_lr", 1e-9, "--n_steps", 1).stdout
     assert "resumed" not in out
     config = json.loads((tmp_path / "a/config.json").read_text())
     assert (config["meta_lr"], config["n_steps"], config["way"], config["model"]) == (1e-9, 1, 3, "maml")
@@ -111,7 +107,7 @@ def test_a_new_run_starts_from_weights_alone_with_other_flags(trained, data_dir,
         if name.startswith("params/"):
             np.testing.assert_allclose(value, before[name], atol=1e-8)
     assert "add --resume" in call("main.py", *flags).stderr
-    done(*flags, "--resume", "--n_train_iters", 2)
+    succeed("main.py", *flags, "--resume", "--n_train_iters", 2)
 
 
 @pytest.mark.parametrize(
@@ -145,11 +141,10 @@ def test_a_refused_start_leaves_no_folder(trained, data_dir, tmp_path):
 
 
 def test_other_data_are_refused(trained, tmp_path):
-    made = call("get_data.py", "--dataset", "glyphs", "--data_dir", tmp_path / "data", "--seed", 1)
-    assert made.returncode == 0
+    succeed("get_data.py", "--dataset", "glyphs", "--data_dir", tmp_path / "data", "--seed", 1)
     flags = ("--savedir", tmp_path / "a", "--weights", trained / "weights.npz", "--data_dir", tmp_path / "data")
     assert_refused(call("main.py", "--mode", "meta_test", *flags), "other data than the run was trained on")
-    done(*flags, "--n_train_iters", 0, "--val_every", 0)  # a new run may use them
+    succeed("main.py", *flags, "--n_train_iters", 0, "--val_every", 0)  # a new run may use them
 
 
 def test_a_kill_before_config_json_is_repaired(trained, tmp_path):
@@ -405,18 +400,18 @@ def test_the_best_weights_come_with_the_best_accuracy(trained, data_dir, tmp_pat
     """--checkpoint best of a run that continues from a file is that of the file, until a validation is better."""
     best = with_best(trained, tmp_path / "w.npz", True)
     flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, "--weights", tmp_path / "w.npz")
-    assert "search for the best" not in done(*flags, "--n_train_iters", 21)
+    assert "search for the best" not in succeed("main.py", *flags, "--n_train_iters", 21).stdout
     found = checkpoints.read_run(tmp_path / "a", "best")
     assert found.about["iteration"] == 10 and weights.digest(found.params) == weights.digest(best)
     assert checkpoints.read_run(tmp_path / "w.npz", "best").about == found.about
     test = ("--mode", "meta_test", "--savedir", tmp_path / "a", *TEST)
-    done(*test, "--checkpoint", "best")
+    succeed("main.py", *test, "--checkpoint", "best")
     assert json.loads((tmp_path / "a/meta_test.json").read_text())["iteration"] == 10
-    done("--mode", "weights", "--savedir", tmp_path / "a", "--slots")
+    succeed("main.py", "--mode", "weights", "--savedir", tmp_path / "a", "--slots")
     again = weights.read(tmp_path / "a/weights.npz")
     assert (again.about["iteration"], again.state["best"].tolist()) == (21, [0.99, 10])
     assert weights.digest(again.best) == weights.digest(best)
-    done("--mode", "weights", "--savedir", tmp_path / "a", "--checkpoint", "best")
+    succeed("main.py", "--mode", "weights", "--savedir", tmp_path / "a", "--checkpoint", "best")
     assert weights.digest(weights.read(tmp_path / "a/weights.npz").params) == weights.digest(best)
 
 
@@ -424,7 +419,8 @@ def test_without_the_best_weights_the_search_for_the_best_restarts(trained, data
     """Files of earlier versions have the best accuracy without its weights: no later weights might exceed it."""
     with_best(trained, tmp_path / "w.npz", False)
     flags = ("--savedir", tmp_path / "a", "--data_dir", data_dir, "--weights", tmp_path / "w.npz")
-    assert "does not have the weights of the best validation" in done(*flags, "--n_train_iters", 21)
+    told = succeed("main.py", *flags, "--n_train_iters", 21).stdout
+    assert "does not have the weights of the best validation" in told
     found = checkpoints.read_run(tmp_path / "a", "best")
     assert found.about["iteration"] == 21 and found.state["best"][1] == 21
 
@@ -461,7 +457,8 @@ def test_checkpoint_best_gives_the_weights_of_the_best(trained, tmp_path):
     last = savedir / "checkpoints/last"
     shutil.copytree(last, savedir / "checkpoints/best", ignore=lambda *_: [p.name for p in last.glob("ckpt-20*")])
     (savedir / "checkpoints/best/checkpoint").write_text('model_checkpoint_path: "ckpt-10"\n')
-    assert "iteration 10, " in done("--mode", "weights", "--savedir", savedir, "--checkpoint", "best")
+    told = succeed("main.py", "--mode", "weights", "--savedir", savedir, "--checkpoint", "best").stdout
+    assert "iteration 10, " in told
     best, other = weights.read(savedir / "weights.npz"), weights.read(trained / "weights.npz").about
     assert (best.about["iteration"], best.about["checkpoint"], best.about["test"]) == (10, "best", None)
     assert best.about["weights_sha256"] == weights.digest(best.params) != other["weights_sha256"]
