@@ -85,7 +85,7 @@ def read_command(argv: list[str] | None = None) -> tuple[str, bool, BenchSetting
     if mode not in ("meta_train", "meta_test"):
         raise UserError(f"bench.py times meta_train and meta_test, not {mode}")
     chosen = main.chosen_learner({name: first[name] for name in first.keys() - {"savedir", "weights"}}, True)
-    description, epilog = __doc__.split("\n\n")
+    description, epilog = (__doc__ or "\n\n").split("\n\n")
     line = CommandLine(main.place_of(mode, chosen), "bench.py", description, epilog)
     line.add("bench.py", [*(one for one in fields(main.CommandSettings) if one.name == "mode"), *fields(BenchSettings)])
     training = UpdateSettings if mode == "meta_train" else None

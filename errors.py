@@ -7,15 +7,19 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import NoReturn
+from contextlib import contextmanager, suppress
+from typing import NoReturn, TextIO
 
 # What to do about a fault of the operating system's.
 REMEDIES = {
     errno.EACCES: "change its permissions, or choose another one", errno.EPERM: "choose another one",
     errno.EROFS: "choose a folder on another disk", errno.ENOSPC: "free some space", errno.EDQUOT: "free some space",
 }  # fmt: skip
+
+
+STOPPING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 class UserError(Exception):
@@ -39,6 +43,11 @@ def reason(fault: Exception) -> str:
     return re.sub(r"\{\{.*?\}\} | \[Op:\w+\]|/proc/self/fd/\d+/", "", text)
 
 
+def printable(text: str) -> str:
+    """Return the text with Python's escapes in place of unprintable characters, which a terminal would obey."""
+    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that takes no abbreviated options, and reports an error in one line, with exit code 2."""
 
@@ -47,16 +56,39 @@ class Parser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r"-\.?\d")  # argparse's does not know -1e-3
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+        self.exit(2, f"{self.prog}: {printable(message)} (see --help)\n")
+
+
+class Unfailing:
+    """A text stream in place of standard error: it discards what cannot be written, because the reader has ended or the
+    disk is full. Otherwise a message or a progress bar would end a command that still has its work to save."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 class Stop:
-    """In its `with` block the first Ctrl-C or SIGTERM sets `asked`, so that a loop can finish its iteration and save;
-    the second one raises KeyboardInterrupt."""
+    """In its `with` block the first Ctrl-C, SIGTERM or SIGHUP (the terminal was closed) sets `asked`, so that a loop
+    can finish its iteration and save; the second one raises KeyboardInterrupt. SIGHUP stays ignored under nohup, and
+    outside of the main thread Python lets no signal be handled."""
 
     def __enter__(self):
-        self.asked = False
-        self.before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.asked, self.before = False, {}
+        if threading.current_thread() is threading.main_thread():
+            handled = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+            self.before = {number: signal.signal(number, self._ask) for number in handled}
         return self
 
     def _ask(self, *_):
@@ -72,6 +104,7 @@ class Stop:
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Call main() and exit with its code (None is 0), with 2 if the user or the machine is at fault, or with 130 after
     Ctrl-C."""
+    sys.stderr = Unfailing(sys.stderr or open(os.devnull, "w"))  # noqa: SIM115 (open until the process ends)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # like stderr: a file name may not be UTF-8
     try:
@@ -123,10 +156,10 @@ def stderr_silenced() -> Iterator[int | None]:
 def explanation(fault: Exception) -> str | None:
     """Return one sentence for the user, or None if the exception is a defect of this program."""
     if isinstance(fault, UserError):
-        return " ".join(str(fault).split())
+        return printable(" ".join(str(fault).split()))
     if isinstance(fault, OSError) and fault.strerror:
         remedy = f": {REMEDIES[fault.errno]}" if fault.errno in REMEDIES else ""
-        return f"cannot read or write {str(fault.filename or 'the disk')[:200]}: {fault.strerror}{remedy}"
+        return printable(f"cannot read or write {str(fault.filename or 'the disk')[:200]}: {fault.strerror}{remedy}")
     if isinstance(fault, MemoryError):
         return f"this machine does not have enough memory: {fault}"
     # TensorFlow's and JAX's, which are not imported here

@@ -38,15 +38,22 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a new file, and wait until it is on the disk."""
+    with open(path, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader gets all of the old content or all of the new, even after a power cut."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with open(part, "xb") as file:
-            file.write(encode(content) if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(part, encode(content) if isinstance(content, str) else content)
         os.replace(part, path)
+    except OSError as fault:
+        raise OSError(fault.errno, fault.strerror, str(path)) from fault
     finally:
         part.unlink(missing_ok=True)
     sync(path.parent)
@@ -63,20 +70,25 @@ def encode(text: str) -> bytes:
     return text.encode(errors="backslashreplace")
 
 
-def refuse_unwritable(folder: Path) -> None:
-    """Raise UserError if no file can be written into this folder. Call it before a long computation."""
-    probe = folder / f".{secrets.token_hex(4)}.probe"
-    with user_error(f"cannot write into {folder}", "free some space, or copy the folder elsewhere", OSError):
+def refuse_unwritable(folder: Path, *names: str, remedy: str = "free some space, or copy the folder elsewhere") -> None:
+    """Raise UserError if files with these names cannot be written into this folder. Call it before a long
+    computation."""
+    for name in names:
+        if (folder / name).is_dir():
+            raise UserError(f"{folder / name} is a folder, where a file is to be written: rename or remove it")
+    probe = folder / f".{max(names, key=len, default='')}.{secrets.token_hex(4)}.part"  # as write_atomically has it
+    with user_error(f"cannot write into {folder}", remedy, OSError):
         try:
-            write_atomically(probe, "x")
+            write_synced(probe, b"x")
         finally:
             probe.unlink(missing_ok=True)
 
 
 def parse_json(text: str | bytes) -> object:
-    """Return the value of a JSON text. Raise ValueError if it is not JSON or is nested too deep for Python."""
+    """Return the value of a JSON text, which may begin with a byte order mark. Raise ValueError if it is not JSON or is
+    nested too deep for Python."""
     try:
-        return json.loads(text)
+        return json.loads(text.removeprefix("\ufeff") if isinstance(text, str) else text)
     except RecursionError as fault:
         raise ValueError("lists or objects are nested too deep") from fault
 

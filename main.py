@@ -141,7 +141,10 @@ def refuse_remains(savedir: Path, from_weights: bool) -> None:
                 f"--savedir, or remove the remains"
             )
     if from_weights and not (savedir / weights_file.START).exists():
-        raise UserError(f"another command has removed {savedir / weights_file.START}: give this command again")
+        raise UserError(
+            f"there is no {savedir / weights_file.START}: another command has removed it, so give this command again; "
+            f'from Python call it in `with main.start_from(FILE, savedir, "meta_train", flags):`'
+        )
 
 
 def meta_train(savedir: Path, flags: dict) -> int:
@@ -358,6 +361,7 @@ def config_of_surrogate(config: Config, surrogate: str) -> Config:
 
 def weights(savedir: Path, flags: dict) -> int:
     """Write a checkpoint's weights into D/weights.npz."""
+    refuse_unknown("weights", flags)
     settings = checkpoints.WeightsSettings.of(flags)
     config = Config.read(savedir).portable()
     devices.set_up("-1", 1, devices.FLOAT32, distribute=False)
@@ -401,6 +405,7 @@ def start_from(file: Path, savedir: Path, mode: str, flags: dict) -> contextlib.
 
 def classify(runs: list[Path], flags: dict) -> int:
     """Classify pictures by labelled ones, with one run, or with a backbone."""
+    refuse_unknown("classify", flags)
     settings = classify_study.ClassifySettings.of(flags)
     if not runs and not settings.backbone:
         raise UserError("--savedir is missing: name the folder of the run, or give a file of --weights or a --backbone")
@@ -412,6 +417,7 @@ def classify(runs: list[Path], flags: dict) -> int:
 
 def draw(runs: list[Path], flags: dict) -> int:
     """Serve a page to draw on, where runs classify the drawings."""
+    refuse_unknown("draw", flags)
     settings = draw_study.DrawSettings.of(flags)
     start(RunSettings(gpu_id=settings.gpu_id, metabatch=1))
     return draw_study.draw(runs or SHIPPED, settings)
@@ -419,6 +425,7 @@ def draw(runs: list[Path], flags: dict) -> int:
 
 def compare(runs: list[Path], flags: dict) -> int:
     """Print the accuracies of tested or attacked runs, and their paired differences."""
+    refuse_unknown("compare", flags)
     if len(runs) < 2:
         raise UserError("--mode compare takes two or more folders: --savedir A B")
     return test_results.compare(runs, test_results.CompareSettings.of(flags).results == "attack")
@@ -451,9 +458,14 @@ MODES = {
 
 def refuse_unknown(mode: str, flags: Mapping) -> None:
     """Raise UserError for a flag that a mode does not know. The command line has refused it before; Python has not."""
-    known = run_config.all_names() | {one.name for one in fields(MODES[mode].settings())} | {"weights"}
+    entry = MODES[mode]
+    known = {one.name for one in fields(entry.settings())} | (run_config.all_names() if entry.learner else set())
+    known |= {"weights"} if entry.training else set()  # start_from sets it
     if unknown := sorted(flags.keys() - known):
-        raise UserError(f"--mode {mode} has no flag {unknown[0]}: see python main.py --mode {mode} --help")
+        remedy = f"see python main.py --mode {mode} --help"
+        if unknown[0] == "weights" and entry.learner:
+            remedy = f'call it in `with main.start_from(FILE, savedir, "{mode}", flags):`, as the command line does'
+        raise UserError(f"--mode {mode} has no flag {unknown[0]}: {remedy}")
 
 
 # ---- the command line
@@ -517,10 +529,10 @@ def chosen_learner(flags: Mapping, has_default: bool) -> dict:
 
 def command_line(mode: str, chosen: Mapping[str, str]) -> CommandLine:
     """Return the command line of a mode. chosen: as in `training.config.add_flags`."""
-    entry, (description, epilog) = MODES[mode], __doc__.split("\n\n")
+    entry, (description, epilog) = MODES[mode], (__doc__ or "\n\n").split("\n\n")
     usage = "main.py [--mode MODE] --savedir D [flags]"
     line = CommandLine(place_of(mode, chosen), "main.py", description, epilog, usage=usage)
-    line.add(CommandSettings.__doc__, [one for one in fields(CommandSettings) if one.name not in entry.without])
+    line.add(CommandSettings.__doc__ or "", [one for one in fields(CommandSettings) if one.name not in entry.without])
     line.add(f"--mode {mode}: {entry.call.__doc__}", fields(entry.settings()))
     if entry.learner:
         places = [] if entry.training else test_places(chosen.get("model"), "metabatch" in entry.without)

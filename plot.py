@@ -70,7 +70,8 @@ def main() -> int:
 
 
 def parser() -> Parser:
-    p = Parser(prog="plot.py", description=__doc__.split("\n\n")[0], epilog=__doc__.split("\n\n")[1])
+    description, epilog = (__doc__ or "\n\n").split("\n\n")  # python -OO has no docstrings
+    p = Parser(prog="plot.py", description=description, epilog=epilog)
     p.add_argument("--savedir", nargs="+", action="extend", type=to_path, default=[], metavar="D",
                    help="folders of runs, drawn side by side; the figures go to plot/ in the first")  # fmt: skip
     p.add_argument("--figures", nargs="+", action="extend", choices=list(FIGURES), metavar="NAME",
@@ -83,8 +84,8 @@ def parser() -> Parser:
                    help="exported channels (default: in each layer the 3 that vary most)")  # fmt: skip
     p.add_argument("--format", nargs="+", choices=["png", "pdf", "svg"], default=["png", "pdf"], metavar="KIND",
                    help="png, pdf, svg (default: png pdf); the page needs png, which is always written")  # fmt: skip
-    p.add_argument("--dpi", type=whole(1, 1200), default=200, metavar="N",
-                   help="dots per inch of a png, at most 1200 (default: 200)")  # fmt: skip
+    p.add_argument("--dpi", type=whole(10, 1200), default=200, metavar="N",
+                   help="dots per inch of a png, 10 to 1200 (default: 200)")  # fmt: skip
     p.add_argument("--seed", type=whole(0, 2**32 - 1), metavar="N",
                    help="seed of the t-SNE; differences between seeds are chance (default: 0)")  # fmt: skip
     return p

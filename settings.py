@@ -199,14 +199,15 @@ def by_owners(
 # ---- readers: from a flag's text to its value
 
 LARGEST = 3.4e38  # larger numbers are infinite in float32
+SMALLEST = 1.2e-38  # smaller ones are 0, or lose digits
 
 
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
     """Return a reader of whole numbers from `least` to `most`."""
 
     def read(text: str) -> int:
-        if not re.fullmatch(r"-?\d+", text) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {text!r}")
+        if not re.fullmatch(r"-?[0-9]{1,30}", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {short(text)}")
         if int(text) > most:
             raise argparse.ArgumentTypeError(f"must be a whole number of at most {most}, not {text!r}")
         return int(text)
@@ -226,8 +227,10 @@ def to_number(text: str) -> float:
 def positive(text: str) -> float:
     """Read a number above 0 that float32 can hold."""
     value = to_number(text)
-    if not 0 < value < LARGEST:
-        raise argparse.ArgumentTypeError(f"must be a number above 0 and below {LARGEST:g}, not {text!r}")
+    if not SMALLEST <= value < LARGEST:
+        raise argparse.ArgumentTypeError(
+            f"must be a number above 0 (at least {SMALLEST:g}) and below {LARGEST:g}, not {short(text)}"
+        )
     return value
 
 
@@ -235,7 +238,7 @@ def not_negative(text: str) -> float:
     """Read a number of at least 0 that float32 can hold."""
     value = to_number(text)
     if not 0 <= value < LARGEST:
-        raise argparse.ArgumentTypeError(f"must be a number of at least 0 and below {LARGEST:g}, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0 and below {LARGEST:g}, not {short(text)}")
     return value
 
 

@@ -44,7 +44,7 @@ TRAINING = (
 
 
 def parser() -> Parser:
-    description, epilog = __doc__.split("\n\n")
+    description, epilog = (__doc__ or "\n\n").split("\n\n")
     p = Parser(prog="train_jax.py", description=description, epilog=epilog)
     add = p.add_argument
     add("--program", type=to_path, required=True, metavar="P", help="the folder that bench.py --export P wrote")

@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def parser() -> Parser:
-    head, usage, more = __doc__.split("\n\n")
+    head, usage, more = (__doc__ or "\n\n\n\n").split("\n\n")
     p = Parser(prog="study.py", description=head, epilog=more, usage=usage.replace("    python runfiles/", "").strip())
     p.add_argument("name", nargs="?", metavar="NAME", help=f"{', '.join(STUDIES)}; or docs")
     p.add_argument("action", nargs="?", default="run", choices=ACTIONS, help="what to do (default: run)")

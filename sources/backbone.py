@@ -139,6 +139,7 @@ class Backbone:
 def constructor_of(name: str):
     """Return the constructor of a network of keras.applications. Raise UserError if there is none of this name."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # before the first use of `keras`, which imports it
     constructors = dict(inspect.getmembers(keras.applications, inspect.isfunction))
     if name not in constructors:
         names = {one.lower(): one for one in constructors}
@@ -152,6 +153,9 @@ def load_network(name: str, weights: Path | None, sha256: str, size: int) -> tup
     """Return the model of this name with pooled features for images [n,size,size,3], and its function that preprocesses
     images. sha256: of the file of weights; it makes the cache read a changed file again. UserError as in Backbone."""
     constructor = constructor_of(name)
+    # The user's ~/.keras/keras.json may say otherwise.
+    keras.config.set_floatx("float32")
+    keras.config.set_image_data_format("channels_last")
     settings = {"include_top": False, "pooling": "avg", "input_shape": (size, size, 3)}
     if weights is None:
         remedy = "try again, or give a file of them as --backbone_weights"

@@ -26,6 +26,7 @@ INNER = "images"  # the one folder that may lie between a class and its pictures
 
 # Why files and folders are skipped, for the notes.
 SYSTEM_FILES = "files and folders that systems leave behind"
+BROKEN = "links to something that is not there"
 SPECIAL = "pipes, devices and other special files"
 REPEATED = "links to folders that are read already"
 SAME = "links to pictures that are read already"
@@ -42,17 +43,22 @@ class Walk:
         self._labelled: dict[object, tuple[str, Path]] = {}  # identity of a picture -> its class and its first name
 
     def entries(self, folder: Path) -> tuple[list[Path], list[Path]]:
-        """List the folders and files in a folder, by name. A broken link counts as a file, which its reader refuses."""
+        """List the folders and files in a folder, by name. A broken link with the name of a picture counts as a
+        file, which its reader refuses."""
         folders, files = [], []
         for path in sorted(folder.iterdir(), key=lambda path: path.name):
             if MATCHES_SYSTEM.match(path.name.lower()):
                 self._skip(SYSTEM_FILES, path)
             elif os.path.isdir(path):
                 folders.append(path)
-            elif os.path.isfile(path) or not os.path.exists(path):
+            elif os.path.isfile(path):
+                files.append(path)
+            elif os.path.exists(path):
+                self._skip(SPECIAL, path)
+            elif is_picture(path):
                 files.append(path)
             else:
-                self._skip(SPECIAL, path)
+                self._skip(BROKEN, path)
         return folders, files
 
     def enter(self, folders: list[Path]) -> list[Path]:
@@ -99,6 +105,9 @@ class Walk:
             remedy = f"give the folder that holds {folder}, if {folder} is a class"
             remedy = "put it into one, or elsewhere" if places else remedy
             raise UserError(f"{stray[0]} is in no folder of a class: {remedy}; {expected}")
+        if broken := [path for path in self._skipped.get(BROKEN, ()) if path.parent == folder]:
+            raise UserError(f"{broken[0]} is a link to something that is not there: mount it, or remove the link")
+        self.pictures(files)  # there is none: this remembers the other files
         self.enter([folder])
         labelled, names = [], {}
         for place in self.enter(places):

@@ -228,6 +228,8 @@ def _opened(content: bytes, formats: Sequence[str]) -> Image.Image:
 
 def _upright(image: Image.Image, paper: Paper) -> Image.Image:
     """Turn the image as EXIF says, put it on paper where it is transparent, and convert it to "L" or "RGB"."""
+    if not all(image.size):
+        raise UnreadableKind("has no pixels: give another one")
     try:
         turn = TURNS.get(image.getexif().get(ORIENTATION))
     except Exception:  # EXIF is broken
@@ -237,6 +239,8 @@ def _upright(image: Image.Image, paper: Paper) -> Image.Image:
         image = image.convert(PLAIN[image.mode])
     if image.mode == "LAB":
         raise UnreadableKind("has colours of the kind LAB, which Pillow does not convert: save it as RGB")
+    if image.format == "BMP" and image.mode == "RGBA" and not image.getchannel("A").getextrema()[1]:
+        image = image.convert("RGB")  # some programs leave the fourth byte of a BMP's pixel unused
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, paper), image)

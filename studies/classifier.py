@@ -195,7 +195,11 @@ class Classifier(ClassifierMixin, BaseEstimator):
         if not len(images):
             return self.classes_[:0]
         chosen = np.concatenate([part.chosen for part in self.predict_parts(images)])
-        labels = self.classes_ if self.reject is None else np.append(self.classes_, label_of_rejected(self.classes_))
+        labels = self.classes_
+        if self.reject is not None:
+            # numpy would make floats of unsigned numbers and -1
+            signed = labels.astype(np.int64) if labels.dtype.kind == "u" else labels
+            labels = np.append(signed, label_of_rejected(labels))
         return labels[chosen]
 
     def leave_out(self, folds: int = FOLDS) -> Iterator[tuple[np.ndarray, Predictions]]:
@@ -287,6 +291,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
             ("statistics", self.statistics in STATISTICS, f"one of {', '.join(STATISTICS)}"),
             ("samples", isinstance(samples, numbers.Integral) and samples >= 1, "a whole number of at least 1"),
             ("seed", isinstance(seed, numbers.Integral) and 0 <= seed < 2**31, f"a whole number from 0 to {2**31 - 1}"),
+            ("invert", isinstance(self.invert, bool | np.bool_), "True or False"),
             ("reject", isinstance(reject, numbers.Real | None) and 0 <= (reject or 0) <= 1, "a number from 0 to 1"),
         ):
             if not fits:
@@ -433,6 +438,8 @@ def label_of_rejected(classes: np.ndarray) -> str | int:
     label = NONE if kind == "strings" else NONE_NUMBER
     if kind == "booleans":
         raise ValueError("labels are booleans, and `reject` needs a third label: give strings or numbers")
+    if classes.dtype.kind == "u" and classes.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"a label is {classes.max()}, and with `reject` labels are at most 2**63 - 1: give other ones")
     if label in classes:
         raise ValueError(f"a class has the label {label!r}, which `reject` gives to rejected pictures: rename it")
     return label

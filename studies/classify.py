@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from errors import Stop, UserError, user_error
-from files import write_atomically
+from files import refuse_unwritable, write_atomically
 from learners.heads import HEADS
 from settings import setting, to_number, to_path, whole
 from sources.backbone import network_name
@@ -122,7 +121,7 @@ def classify(run: Path | None, settings: ClassifySettings) -> int:
     if out.suffix.lower() != ".csv":
         raise UserError(f"--out {out} is not a table's name: give one that ends with .csv")
     page_file, by_class_file = out.with_suffix(".html"), out.with_name(f"{out.stem}_leave_out.csv")
-    refuse_unwritable(out, page_file, by_class_file)
+    refuse_other_files(out, page_file, by_class_file)
     labelled, notes = support_files(settings.support)
     files, query_notes = query_files(query)
     notes += query_notes
@@ -246,7 +245,7 @@ def remark_on(left_out: LeftOut, parts: int, pictures: int) -> str:
     return f"{how} accuracy on the support pictures: {left_out.accuracy()}{rejected}"
 
 
-def refuse_unwritable(out: Path, page_file: Path, by_class_file: Path) -> None:
+def refuse_other_files(out: Path, page_file: Path, by_class_file: Path) -> None:
     """Raise UserError if these files could not be written, or if the user has other files with these names."""
     for file, beginning in (
         (out, ",".join([*HEAD, ""])),
@@ -257,9 +256,15 @@ def refuse_unwritable(out: Path, page_file: Path, by_class_file: Path) -> None:
             raise UserError(f"--out: {file} is a folder: choose another name")
         if file.exists() and not is_ours(file, beginning.encode()):
             raise UserError(f"--out: {file} exists, and --mode classify did not write it: choose another name")
-    there = next(folder for folder in out.absolute().parents if folder.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"cannot write {out} ({there} is not a folder that you can write into): choose another --out")
+    for folder in out.absolute().parents:
+        if folder.is_symlink() and not folder.exists():
+            raise UserError(f"cannot write {out} ({folder} is a broken link): choose another --out")
+        if folder.exists():
+            if not folder.is_dir():
+                raise UserError(f"cannot write {out} ({folder} is not a folder): choose another --out")
+            names = (file.name for file in (out, page_file, by_class_file))
+            refuse_unwritable(folder, *names, remedy="choose another --out")
+            break
 
 
 def is_ours(file: Path, beginning: bytes) -> bool:

@@ -213,6 +213,8 @@ class Server(ThreadingHTTPServer):
     """Serves the page and the answers of `backend`. hosts: other addresses of the page (--host). Raise UserError if the
     port is taken."""
 
+    request_queue_size = 64  # a page asks for several answers at once
+
     def __init__(self, backend: Backend, port: int, hosts: Sequence[str] = ()):
         self.backend, self.hosts = backend, hosts
         self.token, self.nonce = secrets.token_hex(16), secrets.token_hex(16)  # of requests; of the page's parts
@@ -252,6 +254,7 @@ class Handler(BaseHTTPRequestHandler):
         elif not length.isdecimal():
             self._refuse(HTTPStatus.LENGTH_REQUIRED, "the request does not say its length")
         elif len(length) > 12 or int(length) > LARGEST:  # int refuses thousands of digits
+            self.rfile.read(min(int(length[:12]), 64 * LARGEST))  # or the browser sees a closed connection, no answer
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the request has more than {LARGEST} bytes")
         else:
             self._work(self.rfile.read(int(length)))

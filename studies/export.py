@@ -150,7 +150,7 @@ def export(
         name = type(learner).__name__
         raise UserError(f"an export needs a linear head over features, and the learner {name} has none")
     iteration = load_parameters(engine, savedir, settings.checkpoint)
-    refuse_unwritable(savedir)
+    refuse_unwritable(savedir, export_format.NAME)
     perturbation = learner.perturbation  # a mixture with another image is no copy of an image
     stochastic = TRAINING_SUPPORT in perturbation.random_in and "labels" not in perturbation.hooks
     exporter = Exporter(engine, split, settings, samples, copies=settings.export_samples if stochastic else 0)

@@ -2,6 +2,7 @@
 
 import errno
 import signal
+import threading
 
 import pytest
 
@@ -66,6 +67,53 @@ def test_a_command_ends_well_where_nobody_listens(monkeypatch):
     assert exited.value.code == 0
 
 
+def test_standard_error_that_cannot_be_written_ends_nothing(monkeypatch):
+    """Its reader has ended, its disk is full, or there is none at all."""
+    for stream in (open("/dev/full", "w", buffering=1), None):  # noqa: SIM115
+        monkeypatch.setattr(errors.sys, "stderr", stream)
+        done = []
+
+        def main(done=done):
+            print("a message", file=errors.sys.stderr)
+            errors.sys.stderr.flush()
+            done.append(errors.sys.stderr.isatty())
+            raise UserError("and a sentence")
+
+        with pytest.raises(SystemExit) as exited:
+            errors.run(main)
+        assert exited.value.code == 2 and done == [False]
+
+
+def test_what_a_terminal_would_obey_is_escaped(capsys):
+    def refuse():
+        raise UserError("there is no \033]0;title\a\0x/é 猫")
+
+    assert run(refuse, capsys) == (2, "error: there is no \\x1b]0;title\\x07\\x00x/é 猫\n")
+    with pytest.raises(SystemExit):
+        errors.Parser(prog="main.py").parse_args(["\033[31m"])
+    assert "\033" not in capsys.readouterr().err
+
+
+def test_a_signal_that_is_ignored_stays_so_and_other_threads_handle_none():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with errors.Stop() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.asked
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    seen = []
+
+    def work():
+        with errors.Stop() as stop:
+            seen.append(stop.asked)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]
+
+
 @pytest.mark.parametrize("text", ["-1", "-0.5", "-.5", "-1e-3"])
 def test_a_negative_number_is_a_value(text):
     parser = errors.Parser()
@@ -83,11 +131,11 @@ def test_options_are_not_abbreviated(capsys):
     assert capsys.readouterr().err == "main.py: unrecognized arguments: --save a (see --help)\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_asks_for_a_stop_and_the_second_one_interrupts(number):
     before = signal.getsignal(number)
     with errors.Stop() as stop:
-        assert not stop.asked
+        assert not stop.asked and signal.getsignal(number) is not before
         signal.raise_signal(number)
         assert stop.asked
         with pytest.raises(KeyboardInterrupt):

@@ -92,6 +92,23 @@ def test_an_unwritable_folder_is_refused_and_a_writable_one_stays_empty(tmp_path
         files.refuse_unwritable(tmp_path / "missing")
 
 
+def test_files_that_could_not_be_written_are_refused_before(tmp_path):
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(UserError, match=r"a\.json is a folder"):
+        files.refuse_unwritable(tmp_path, "b.json", "a.json")
+    with pytest.raises(UserError, match=r"name too long\): choose another --out"):
+        files.refuse_unwritable(tmp_path, "b.json", 250 * "a", remedy="choose another --out")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    with pytest.raises(OSError, match="directory") as fault:
+        files.write_atomically(tmp_path / "a.json", "x")
+    assert fault.value.filename == str(tmp_path / "a.json")
+
+
+def test_json_may_begin_with_a_byte_order_mark():
+    for text in ("\ufeff[1]", "\ufeff[1]".encode()):
+        assert files.parse_json(text) == [1]
+
+
 def test_json_that_is_nested_too_deep_is_a_value_error():
     assert files.parse_json('{"a": [1]}') == {"a": [1]}
     with pytest.raises(ValueError, match="nested too deep"):

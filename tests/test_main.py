@@ -570,3 +570,35 @@ def test_what_is_not_trained_is_said_and_a_perturbation_that_learns_nothing_is_r
     assert "not trained: phi/b, alpha/w, since they only act through" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"would be trained .phi/a, phi/b.*--meta_gradient published or exact"):
         main.refuse_idle_perturbation(learner(["phi/a", "phi/b"], "phi/a", "phi/b"))
+
+
+FROM_PYTHON = """
+import sys
+from pathlib import Path
+import main
+run, other, data_dir = sys.argv[1:]
+run, other = Path(run), Path(other)
+assert main.meta_test(run, {"n_test_iters": 4}) == 0
+assert main.weights(run, {"slots": True}) == 0  # another number of threads
+for call, flags in (
+    (main.meta_test, {"weights": run / "weights.npz"}), (main.weights, {"slot": True}), (main.export, {"weights": 1}),
+):
+    try:
+        call(run, flags)
+    except main.UserError as fault:
+        print(fault)
+flags = {"n_test_iters": 4, "data_dir": data_dir}
+with main.start_from(run / "weights.npz", other, "meta_test", flags):
+    assert main.meta_test(other, flags) == 0
+"""
+
+
+def test_modes_follow_each_other_in_a_python_program(run, data_dir, tmp_path):
+    run = shutil.copytree(run, tmp_path / "run")
+    words = [sys.executable, "-c", FROM_PYTHON, run, tmp_path / "other", data_dir]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--mode weights has no flag slot: see" in done.stdout
+    assert 'has no flag weights: call it in `with main.start_from(FILE, savedir, "meta_test", flags):`' in done.stdout
+    first, other = (json.loads((folder / "meta_test.json").read_text()) for folder in (run, tmp_path / "other"))
+    assert first["accuracies"] == other["accuracies"]

@@ -183,7 +183,8 @@ def test_a_test_is_the_same_however_it_is_computed_and_looked_at():
 @pytest.mark.parametrize(
     ("reader", "taken", "refused"),
     [
-        (settings.positive, ["0.5", "1e-9"], ["0", "-1", "inf", "1e39", "nan", "x", ""]),
+        (settings.positive, ["0.5", "1e-9", "1.2e-38"], ["0", "-1", "inf", "1e39", "1e-39", "nan", "x", ""]),
+        (settings.whole(1), ["1", "12"], ["0", "1.0", "", "-", "٣", "9" * 5000]),
         (settings.not_negative, ["0", "2.5"], ["-0.5", "inf", "1e39", "nan", ""]),
         (config.folder_name, ["omniglot", "my-own"], ["", "a/b", "../a", "/a"]),
         (config.norm_and_radius, ["linf:0.02", "l1_dense:3"], ["linf", "l3:1", "linf:0", "linf:x", ":1", "l2:inf"]),

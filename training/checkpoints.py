@@ -171,7 +171,9 @@ def open_results(
     }
     files = ResultFiles(savedir, mode, identity | facts)
     if files.read() is None:
-        refuse_unwritable(savedir)
+        refuse_unwritable(savedir, f"{mode}.json", f"{mode}.log")
+        if (kept := files.path.parent).exists() and not kept.is_dir():
+            raise UserError(f"{kept} is a file, and results are kept in a folder of this name: rename it")
     return files
 
 

@@ -110,7 +110,7 @@ class RunSettings(Settings):
     metabatch: int = setting(
         16,
         "tasks per meta-iteration; in meta_test and attack, tasks computed together (without effect on the result)",
-        whole(1),
+        whole(1, 65536),
         overridable_in=("test",),
     )
     legacy_shared_classes: bool = setting(

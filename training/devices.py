@@ -139,9 +139,11 @@ def precision_of_products(precision: str | None):
 
 
 def set_threads(parallel: int, cores: int) -> None:
-    """Use one thread per task, and the remaining cores within its kernels. TensorFlow must not have computed yet."""
-    tf.config.threading.set_inter_op_parallelism_threads(parallel)
-    tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // parallel))
+    """Use one thread per task, and the remaining cores within its kernels. If TensorFlow has computed already, as in a
+    Python program that calls a second mode, its threads stay as they are."""
+    with contextlib.suppress(RuntimeError):
+        tf.config.threading.set_inter_op_parallelism_threads(parallel)
+        tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // parallel))
 
 
 def keep_memory() -> None:
@@ -237,6 +239,8 @@ def read_cluster() -> tuple[int, int]:
         workers, task = config["cluster"]["worker"], config["task"]
         if set(config["cluster"]) != {"worker"} or task["type"] != "worker":
             raise ValueError("all processes have to be workers")
-        if not isinstance(workers, list) or not 0 <= task["index"] < len(workers):
+        if not isinstance(workers, list) or not all(re.fullmatch(r".+:\d+", one) for one in workers):
+            raise ValueError("each worker needs an address and a port")
+        if type(task["index"]) is not int or not 0 <= task["index"] < len(workers):
             raise ValueError(f"there is no worker {task['index']}")
         return len(workers), task["index"]

@@ -95,16 +95,20 @@ def train(
         if int(state.reported) < first - 1:  # interrupted during its validation
             training.report(first - 1)
         step = engine.train_step(split)
-        for i in range(first, last + 1):
-            if training.stopped:
-                break
-            rate = engine.learner.outer_rate(engine.meta_lr, i, last)
-            with training.iteration(i):
-                numbers = step(engine.training_inputs(split, i, shared_classes, rate, stop.asked))
-                training.count(i, rate, *engine.local(numbers))
-            if watch and (i % settings.collapse_every == 0 or i == last):
-                watch(i)
-            training.report(i)
+        try:
+            for i in range(first, last + 1):
+                if training.stopped:
+                    break
+                rate = engine.learner.outer_rate(engine.meta_lr, i, last)
+                with training.iteration(i):
+                    numbers = step(engine.training_inputs(split, i, shared_classes, rate, stop.asked))
+                    training.count(i, rate, *engine.local(numbers))
+                if watch and (i % settings.collapse_every == 0 or i == last):
+                    watch(i)
+                training.report(i)
+        except OSError:  # nobody reads standard output any more, or its disk is full
+            training.save()
+            raise
     if not training.finished:
         done = int(state.next) - 1
         if done >= 0:

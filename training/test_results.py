@@ -17,14 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
+from attacks import METHODS, NORMS, THREATS
 from errors import UserError, user_error
 from files import parse_json, write_atomically, write_if_changed
-from settings import Settings, setting
+from settings import Settings, setting, short
 from training.intervals import over_classes, paired_difference
 
 COLLAPSE_CSV, COLLAPSE_JSON = "collapse.csv", "collapse.json"  # measured in training, and over test tasks
 ATTACK_JSON = "attack.json"
-DAMAGE = ValueError, KeyError, TypeError, AttributeError  # exceptions at the content of a damaged file
+DAMAGE = ValueError, KeyError, TypeError, AttributeError, OverflowError  # exceptions at the content of a damaged file
 # Names of the entries of a result's identity; not every mode has all.
 IDENTITY = (
     "settings", "checkpoint", "iteration", "weights_sha256", "n_test_mc_samp", "episodes", "episodes_sha256", "tasks",
@@ -130,7 +131,10 @@ def read_attack(path: Path) -> dict:
     with user_error(f"{path} cannot be read", "run --mode attack again", *DAMAGE):
         if len({len(attack[name]) for name in ("accuracies", "accuracy", "interval95", "eps")}) > 1:
             raise ValueError("its lists have different lengths")
-        attack["settings"]["attack"]["norm"]
+        settings = attack["settings"]["attack"]
+        for name, known in {"norm": NORMS, "threat": THREATS, "method": METHODS}.items():
+            if name in (settings.keys() | {"norm"}) and settings[name] not in known:
+                raise ValueError(f"its {name} is {short(settings[name])}")
         attack["attack"] = comparable_attack(attack)
         attack["eps"] = np.asarray(attack["eps"], np.float64).tolist()
     return attack
@@ -155,7 +159,8 @@ def _read_accuracies(path: Path, mode: str, dimensions: int) -> dict:
         result = parse_json(path.read_text())
         result["accuracies"] = np.asarray(result["accuracies"], np.float64)
         accuracies, _ = result["accuracies"], result["episodes_sha256"]
-        dict(result.get("settings") or {})
+        dict((result.get("settings") or {}).items())
+        dict((result.get("provenance") or {}).items())
         summary = np.asarray([result["accuracy"], result["interval95"]], np.float64)
         if accuracies.ndim != dimensions or not accuracies.size or not np.isfinite(accuracies).all():
             raise ValueError("its accuracies are not a list of numbers")
@@ -177,7 +182,7 @@ def refuse_diverged(values: np.ndarray, first: int) -> None:
 
 def time_of(result: dict) -> str:
     """Return the time of a result's computation, as a text that sorts by time."""
-    return str(result.get("provenance", {}).get("time"))
+    return str((result.get("provenance") or {}).get("time"))
 
 
 def latest_test(savedir: Path, weights_sha256: str) -> dict | None:

@@ -471,3 +471,19 @@ def test_of_several_pictures_the_first_is_read(kind):
 def test_colours_that_pillow_does_not_convert_are_named():
     lab = Image.new("LAB", (4, 4))
     refused(encoded(lab, "TIFF"), "has colours of the kind LAB")
+
+
+def test_a_bmp_whose_alpha_is_0_everywhere_is_not_transparent(tmp_path):
+    """Some programs leave the fourth byte of its pixels unused. A header of version 4 has a mask for it."""
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    for alpha, expected in (([0, 0], [50]), ([255, 0], [50, 255])):
+        pixels = bytes([50, 50, 50, alpha[0], 50, 50, 50, alpha[1]])
+        header = struct.pack("<IiiHHIIiiII", 108, 2, 1, 1, 32, 3, len(pixels), 0, 0, 0, 0) + masks + bytes(52)
+        file = tmp_path / "a.bmp"
+        file.write_bytes(struct.pack("<2sIHHI", b"BM", 122 + len(pixels), 0, 0, 122) + header + pixels)
+        assert np.unique(pictures.read(file)).tolist() == expected
+
+
+def test_a_picture_without_pixels_is_refused():
+    with pytest.raises(UserError, match="has no pixels"):
+        pictures.from_pillow(Image.new("L", (0, 3)))

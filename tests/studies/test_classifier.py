@@ -276,6 +276,8 @@ def test_it_is_scikit_learns(maml, pictures, tmp_path):
         (lambda: again.predict(np.zeros((9, 9, 3), np.uint8)), "not a single one: an array of the shape (9, 9, 3)"),
         (lambda: again.predict(np.zeros((9, 9, 1))), "not a single one: an array of the shape (9, 9, 1)"),
         (lambda: Classifier.load(MAML, reject=1.5), "wanted a number from 0 to 1"),
+        (lambda: Classifier.load(MAML, invert="no"), "invert is 'no', wanted True or False"),
+        (lambda: again.predict([Image.new("L", (0, 0))]), "has no pixels"),
         (lambda: Classifier.load(MAML, statistics="none"), "wanted one of support, together, query"),
         (lambda: again.fit([np.zeros((0, 3), np.uint8)] * 2, [0, 1]), "shape (0, 3)"),
         (

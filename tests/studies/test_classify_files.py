@@ -123,24 +123,24 @@ def test_the_page_says_which_picture_is_of_none_of_the_classes(tmp_path):
 
 def test_files_of_the_users_are_never_replaced(tmp_path):
     table, page, by_class = tmp_path / "mine.csv", tmp_path / "mine.html", tmp_path / "mine_leave_out.csv"
-    classify.refuse_unwritable(table, page, by_class)
+    classify.refuse_other_files(table, page, by_class)
     table.write_text(classify_page.table([Guess("a.png", np.array([1.0]))], np.array(["a"]), True))
     page.write_text(classify_page.page([], np.array([]), tmp_path, [], LeftOut([], 0), []))
     by_class.write_text(classify_page.table_by_class(LeftOut([0, 1], 2), np.array(["a", "b"]), False))
-    classify.refuse_unwritable(table, page, by_class)  # those of an earlier call
+    classify.refuse_other_files(table, page, by_class)  # those of an earlier call
     others = (table, "file,predictions\n"), (table, "a,b\n"), (by_class, table.read_text())
     for file, content in ((page, "<!doctype html>\n<html>my page"), *others):
         before = file.read_bytes()
         file.write_text(content)
         with pytest.raises(UserError, match=f"{file.name} exists, and --mode classify did not write it"):
-            classify.refuse_unwritable(table, page, by_class)
+            classify.refuse_other_files(table, page, by_class)
         file.write_bytes(before)
     page.write_text("")
-    classify.refuse_unwritable(table, page, by_class)
+    classify.refuse_other_files(table, page, by_class)
     table.unlink()
     os.mkfifo(table)
     with pytest.raises(UserError, match=r"mine\.csv exists"):
-        classify.refuse_unwritable(table, page, by_class)
+        classify.refuse_other_files(table, page, by_class)
 
 
 def test_query_files_are_pictures_and_the_others_are_named(tmp_path):

@@ -117,6 +117,9 @@ def test_a_worker_does_not_wait_for_ever(data_dir, tmp_path):
 
 def test_a_tf_config_that_cannot_be_used_is_refused(data_dir, tmp_path, monkeypatch):
     for text in ("{", "[]", '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}',
+                 '{"cluster": {"worker": ["a", "b"]}, "task": {"type": "worker", "index": 0}}',
+                 '{"cluster": {"worker": [1, 2]}, "task": {"type": "worker", "index": 0}}',
+                 '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0.5}}',
                  '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "ps", "index": 0}}'):  # fmt: skip
         monkeypatch.setenv("TF_CONFIG", text)
         done = call("main.py", "--savedir", tmp_path / "a", "--data_dir", data_dir, *SMALL)

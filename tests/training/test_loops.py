@@ -163,6 +163,19 @@ def test_a_stop_between_validations_saves_and_the_run_goes_on_behind_it(train, t
     assert {i: float(row["loss"]) for i, row in rows.items()} == {0: 0, 10: 5.5, 12: 11.5}
 
 
+def test_a_training_whose_output_nobody_reads_is_saved(train, tmp_path, monkeypatch):
+    """A validation prints to standard output, which `| head` closes."""
+
+    def write(bar, text):
+        if "iteration 5" in text:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(loops.progress_bar(disable=True).__class__, "write", write)
+    with pytest.raises(BrokenPipeError):
+        train(Made({i: constant(1, 0.5) for i in (0, 5)}), 12, val_every=5, save_freq=100)
+    assert checkpoints(tmp_path, "last") == [0, 5]
+
+
 @pytest.mark.parametrize(("last", "watched"), [(10, [0, 4, 8, 10]), (8, [0, 4, 8])])
 def test_the_watch_sees_every_so_many_iterations_and_the_last_one_after_their_updates(last, watched, train):
     seen, made = [], Made({})
