@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn, TextIO
@@ -19,7 +20,7 @@ REMEDIES = {
 }  # fmt: skip
 
 
-STOPPING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
 
 
 class UserError(Exception):
@@ -44,8 +45,10 @@ def reason(fault: Exception) -> str:
 
 
 def printable(text: str) -> str:
-    """Return the text with Python's escapes in place of unprintable characters, which a terminal would obey."""
-    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)
+    """Return the text with Python's escapes in place of control characters, which a terminal would obey, and of bytes
+    that are not UTF-8."""
+    escaped = {one: ascii(one)[1:-1] for one in set(text) if unicodedata.category(one) in ("Cc", "Cs")}
+    return "".join(one if one in "\n\t" else escaped.get(one, one) for one in text)
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,14 +84,15 @@ class Unfailing:
 
 class Stop:
     """In its `with` block the first Ctrl-C, SIGTERM or SIGHUP (the terminal was closed) sets `asked`, so that a loop
-    can finish its iteration and save; the second one raises KeyboardInterrupt. SIGHUP stays ignored under nohup, and
-    outside of the main thread Python lets no signal be handled."""
+    can finish its iteration and save; the second one raises KeyboardInterrupt. SIGHUP stays ignored under nohup; Ctrl-C
+    counts also where a shell ignores it, in a job with `&`. Outside of the main thread Python handles no signal."""
 
     def __enter__(self):
         self.asked, self.before = False, {}
         if threading.current_thread() is threading.main_thread():
-            handled = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
-            self.before = {number: signal.signal(number, self._ask) for number in handled}
+            under_nohup = signal.getsignal(HANGUP) is signal.SIG_IGN
+            numbers = [signal.SIGINT, signal.SIGTERM, *([] if under_nohup else [HANGUP])]
+            self.before = {number: signal.signal(number, self._ask) for number in numbers}
         return self
 
     def _ask(self, *_):

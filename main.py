@@ -80,7 +80,7 @@ def more_to_do(remedy: str):
 
 
 def start(run: RunSettings, distribute: bool = False) -> devices.Devices:
-    """Set TensorFlow up, once per process."""
+    """Set TensorFlow up for a mode."""
     return devices.set_up(run.gpu_id, run.metabatch, run.precision, distribute)
 
 

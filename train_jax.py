@@ -26,6 +26,7 @@ from settings import path_text, positive, to_path, whole
 from training import weights
 from training.config import Config
 from training.intervals import mean_and_interval
+from training.test_results import refuse_diverged
 from training.xla_programs import EXACT, TEST_SEED, program_file, read_description, relative_error
 
 NO_JAX = "install one that is tested, with Python 3.11 or newer: pip install 'jax>=0.10'"
@@ -87,7 +88,7 @@ def main() -> int:
     splits = load_splits(args.data_dir, settings)
     with user_error(f"cannot make the folder of --weights {args.weights}", "choose another", OSError):
         args.weights.parent.mkdir(parents=True, exist_ok=True)
-    refuse_unwritable(args.weights.parent)
+    refuse_unwritable(args.weights.parent, args.weights.name)
     lock = args.weights.with_name(f".{args.weights.name}.lock")
     with locked(lock, f"writes {args.weights}: wait for it, or choose another file"), Stop() as stop:
         saved, last = begin(args, settings)  # again: the process that held the lock may have moved the weights on
@@ -153,6 +154,9 @@ def train_and_test(jax_run: JaxRun, args: argparse.Namespace, last: int, stop: S
                 return 130
             jax_run.saved = with_test(jax_run.saved, numbers, jax_run.samples)
             weights.write(args.weights, jax_run.saved)
+            tested = jax_run.saved.about["test"]
+            print(f"loss : {np.mean(numbers['loss']):f}")
+            print(f"accuracy : {tested['accuracy']:f} +- {tested['interval95']:f}", flush=True)
     return 0
 
 
@@ -236,7 +240,11 @@ class JaxRun:
             leave = i == target or stop.asked or now > end
             save = leave or now - self.saved_at > save_every
             if save or i == first or now - printed > PRINT_EVERY:
-                self.print_progress(i, last, (i + 1 - before) / max(now - printed, 1e-9))
+                try:
+                    self.print_progress(i, last, (i + 1 - before) / max(now - printed, 1e-9))
+                except OSError:  # nobody reads standard output any more
+                    self.save(i)
+                    raise
                 printed, before = time.time(), i + 1
             if save:
                 self.save(i)
@@ -296,6 +304,7 @@ class JaxRun:
             drawn = [step.sample(TEST_SEED, i, 1) for i in indices]
             classes, images = (np.concatenate(part) for part in zip(*drawn, strict=True))
             results = step(arrays | {"classes": classes, "images": images, "indices": np.array(indices, np.int32)})
+            refuse_diverged(np.asarray(results["loss"])[: episodes - first], first)
             for name, values in numbers.items():
                 values += np.asarray(results[name]).tolist()
             if time.time() - printed > PRINT_EVERY:
@@ -306,10 +315,8 @@ class JaxRun:
 
 
 def with_test(saved: weights.Weights, numbers: dict[str, list], samples: int) -> weights.Weights:
-    """Print a test's result. Return the weights with the result in their description."""
+    """Return the weights with a test's result in their description."""
     accuracy, interval = mean_and_interval(numbers["accuracy"])
-    print(f"loss : {np.mean(numbers['loss']):f}")
-    print(f"accuracy : {accuracy:f} +- {interval:f}", flush=True)
     result = {"accuracy": accuracy, "interval95": interval, "episodes": len(numbers["accuracy"])}
     result |= {"n_test_mc_samp": samples}
     iteration = saved.about["iteration"]

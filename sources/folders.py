@@ -107,7 +107,6 @@ class Walk:
             raise UserError(f"{stray[0]} is in no folder of a class: {remedy}; {expected}")
         if broken := [path for path in self._skipped.get(BROKEN, ()) if path.parent == folder]:
             raise UserError(f"{broken[0]} is a link to something that is not there: mount it, or remove the link")
-        self.pictures(files)  # there is none: this remembers the other files
         self.enter([folder])
         labelled, names = [], {}
         for place in self.enter(places):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import functools
 import json
 import re
@@ -254,10 +255,18 @@ class Handler(BaseHTTPRequestHandler):
         elif not length.isdecimal():
             self._refuse(HTTPStatus.LENGTH_REQUIRED, "the request does not say its length")
         elif len(length) > 12 or int(length) > LARGEST:  # int refuses thousands of digits
-            self.rfile.read(min(int(length[:12]), 64 * LARGEST))  # or the browser sees a closed connection, no answer
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the request has more than {LARGEST} bytes")
+            self._discard()
         else:
             self._work(self.rfile.read(int(length)))
+
+    def _discard(self) -> None:
+        """Read on for a while: a browser that still sends would see a closed connection, and no answer."""
+        self.connection.settimeout(1)
+        with contextlib.suppress(OSError):
+            for _ in range(1024):
+                if not self.rfile.read1(1 << 16):
+                    break
 
     def _work(self, body: bytes) -> None:
         try:

@@ -100,6 +100,8 @@ def read(savedir: Path) -> dict:
         raise UserError(f"there is no {path}: {remedy} first")
     # zipfile, numpy and the decompressors raise a dozen kinds of exceptions at a damaged file
     with user_error(f"{path} cannot be read", f"{remedy} again", Exception), np.load(path, allow_pickle=False) as file:
+        if "format" not in file.files:
+            raise ValueError("it has no version")
         version = int(file["format"])
         if version == FORMAT:
             arrays = {name: file[name] for name in file.files}

@@ -38,7 +38,12 @@ def run_study(
     else:
         print(f"computed before: {files.path} is used (delete it to compute it again)")
     with files.checked(was_read):
-        show(result)
+        try:
+            show(result)  # before it is written: the disk may be full
+            sys.stdout.flush()
+        except OSError:  # nobody reads standard output any more
+            files.write(result)
+            raise
     files.write(result)
     return 0
 

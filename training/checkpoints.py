@@ -174,6 +174,8 @@ def open_results(
         refuse_unwritable(savedir, f"{mode}.json", f"{mode}.log")
         if (kept := files.path.parent).exists() and not kept.is_dir():
             raise UserError(f"{kept} is a file, and results are kept in a folder of this name: rename it")
+        if kept.exists():
+            refuse_unwritable(kept, files.path.name)
     return files
 
 

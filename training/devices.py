@@ -54,7 +54,7 @@ class Devices(NamedTuple):
 
 
 def set_up(gpu_id: str | None, metabatch: int, precision: str, distribute: bool) -> Devices:
-    """Import TensorFlow and set it up. Call this once, before anything is computed.
+    """Import TensorFlow and set it up for a mode. A second call in a process leaves threads and devices as they are.
 
     gpu_id: numbers of the GPUs to use, or "-1" for the CPU; None: those in CUDA_VISIBLE_DEVICES, or the first GPU if
     there is one. distribute: use all of these GPUs, and the other processes in TF_CONFIG.
@@ -140,7 +140,8 @@ def precision_of_products(precision: str | None):
 
 def set_threads(parallel: int, cores: int) -> None:
     """Use one thread per task, and the remaining cores within its kernels. If TensorFlow has computed already, as in a
-    Python program that calls a second mode, its threads stay as they are."""
+    Python program that calls a second mode, its threads stay as they are: sums may then be rounded otherwise than in a
+    process of its own."""
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_inter_op_parallelism_threads(parallel)
         tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // parallel))

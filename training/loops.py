@@ -95,20 +95,16 @@ def train(
         if int(state.reported) < first - 1:  # interrupted during its validation
             training.report(first - 1)
         step = engine.train_step(split)
-        try:
-            for i in range(first, last + 1):
-                if training.stopped:
-                    break
-                rate = engine.learner.outer_rate(engine.meta_lr, i, last)
-                with training.iteration(i):
-                    numbers = step(engine.training_inputs(split, i, shared_classes, rate, stop.asked))
-                    training.count(i, rate, *engine.local(numbers))
-                if watch and (i % settings.collapse_every == 0 or i == last):
-                    watch(i)
-                training.report(i)
-        except OSError:  # nobody reads standard output any more, or its disk is full
-            training.save()
-            raise
+        for i in range(first, last + 1):
+            if training.stopped:
+                break
+            rate = engine.learner.outer_rate(engine.meta_lr, i, last)
+            with training.iteration(i):
+                numbers = step(engine.training_inputs(split, i, shared_classes, rate, stop.asked))
+                training.count(i, rate, *engine.local(numbers))
+            if watch and (i % settings.collapse_every == 0 or i == last):
+                watch(i)
+            training.report(i)
     if not training.finished:
         done = int(state.next) - 1
         if done >= 0:
@@ -221,7 +217,11 @@ class Training:
             return None
         mean, interval = mean_and_interval(numbers["accuracy"])
         if self.logs.savedir:
-            self.bar.write(f"iteration {i}: validation accuracy {mean:.2f} +- {interval:.2f} %")
+            try:
+                self.bar.write(f"iteration {i}: validation accuracy {mean:.2f} +- {interval:.2f} %")
+            except OSError:  # nobody reads standard output any more, or its disk is full
+                self.save()
+                raise
         return {"val_loss": float(np.mean(numbers["loss"])), "val_acc": mean / 100, "val_ci95": interval / 100}
 
     def save(self) -> None:
@@ -343,11 +343,15 @@ def classes_of_episodes(engine: Engine, split: data.Split, episodes: int) -> lis
 def write_test(files: ResultFiles, result: dict, notes: list[str]) -> None:
     """Print the accuracy, and write the result and its log."""
     line = f"accuracy : {result['accuracy']:f} +- {result['interval95']:f}"
+    wide = []
     if result["interval95_classes"] is not None:
-        notes = [*notes, f"interval over test classes : +- {result['interval95_classes']:f}"]
-        print(notes[-1])
-    print(line)  # before the result is written: the disk may be full
-    facts = files.identity["settings"] | result["provenance"]
+        wide = [f"interval over test classes : +- {result['interval95_classes']:f}"]
+    facts, notes = files.identity["settings"] | result["provenance"], notes + wide
+    try:
+        print(*wide, line, sep="\n", flush=True)  # before the result is written: the disk may be full
+    except OSError:  # nobody reads standard output any more
+        files.write(result)
+        raise
     files.write(result)
     lines = [*(f"{name}: {value}" for name, value in facts.items()), *notes, "", line]
     write_if_changed(files.latest.with_suffix(".log"), "\n".join(lines) + "\n")

@@ -175,8 +175,9 @@ def refuse_diverged(values: np.ndarray, first: int) -> None:
     finite = np.isfinite(values).reshape(len(values), -1).all(1)
     if not finite.all():
         raise UserError(
-            f"test episode {first + finite.argmin()}: the adapted learner's outputs are not finite: give a lower "
-            f"--inner_lr or --checkpoint best, or train again with a lower --inner_lr or --meta_lr"
+            f"test episode {first + finite.argmin()}: the adapted learner's outputs, or their gradients, are not "
+            f"finite: give --checkpoint best or, where the learner has one, a lower --inner_lr, or train again with a "
+            f"lower --inner_lr or --meta_lr"
         )
 
 

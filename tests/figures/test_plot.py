@@ -233,7 +233,7 @@ def test_mistyped_flags_are_one_sentence(tmp_path):
         (("--layers", "conv2", "conv9"), "--layers conv9 was not exported: choose from conv1 conv2 conv3 conv4"),
         (("--channels", 4), "--channels 4 was not exported: choose from 0 3 5 7"),
         (("--format", "jpg"), "'jpg'"),
-        (("--dpi", 0), "--dpi: must be a whole number of at least 1, not '0'"),
+        (("--dpi", 9), "--dpi: must be a whole number of at least 10, not '9'"),
         (("--dpi", 100000), "at most 1200"),
         (("--seed", -1), "'-1'"),
         (("--seed", 2**32), "at most 4294967295"),

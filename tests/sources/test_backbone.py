@@ -201,3 +201,18 @@ def test_weights_of_a_network_are_refused_where_there_is_none():
         Backbone.of({"backbone": NAME, "weights": "keras", "features": 1024}, study.Path("nowhere.h5"))
     with pytest.raises(ValueError, match="is for runs on vectors of a network: leave it out"):
         Classifier("pretrained/omniglot_5way_1shot_maml.npz", backbone_weights="x.h5").fit(["a", "b"], [0, 1])
+
+
+def test_a_network_is_the_same_whatever_the_user_told_keras(weights):
+    """~/.keras/keras.json may name another type of numbers and another order of axes."""
+    kinds = keras.config.floatx(), keras.config.image_data_format()
+    try:
+        keras.config.set_floatx("float16")
+        keras.config.set_image_data_format("channels_first")
+        study.load_network.cache_clear()
+        network, _ = study.load_network(NAME, weights, "another file", 32)
+        assert network.dtype == "float32" and network.input_shape == (None, 32, 32, 3)
+    finally:
+        keras.config.set_floatx(kinds[0])
+        keras.config.set_image_data_format(kinds[1])
+        study.load_network.cache_clear()

@@ -137,6 +137,13 @@ def test_files_of_the_users_are_never_replaced(tmp_path):
         file.write_bytes(before)
     page.write_text("")
     classify.refuse_other_files(table, page, by_class)
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="gone is a broken link"):
+        classify.refuse_other_files(*(tmp_path / "gone/new" / file.name for file in (table, page, by_class)))
+    with pytest.raises(UserError, match=r"mine\.html is not a folder"):
+        classify.refuse_other_files(*(page / "new" / file.name for file in (table, page, by_class)))
+    with pytest.raises(UserError, match="too long"):
+        classify.refuse_other_files(table, tmp_path / f"{240 * 'a'}.html", by_class)
     table.unlink()
     os.mkfifo(table)
     with pytest.raises(UserError, match=r"mine\.csv exists"):

@@ -439,3 +439,8 @@ def test_a_person_draws_and_sees_what_it_is(data_dir, tmp_path):
         process.terminate()
         process.wait(timeout=30)
         process.stdout.close()
+
+
+def test_a_browser_that_sends_too_much_gets_an_answer(server):
+    """The body really is as long: a connection that is closed while the browser sends has no answer."""
+    assert ask(server, body="x" * (3 * study.LARGEST), Content_Length=None)[0].status == 413

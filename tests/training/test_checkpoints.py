@@ -210,7 +210,7 @@ def test_an_unwritable_result_is_refused_before_it_is_computed(run, monkeypatch)
         raise OSError(28, "No space left on device", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "write_atomically", full)
+        patch.setattr(files, "write_synced", full)
         patch.setattr(loops, "run_episodes", None)  # which would compute
         assert_refused(call("main.py", *flags), "cannot write into", "No space left on device")
     with monkeypatch.context() as patch:

@@ -217,5 +217,5 @@ def test_a_test_of_a_diverged_learner_is_refused_and_names_the_episode(tmp_path)
         types.SimpleNamespace(partial=tmp_path / "a"),
     )
     assert loops.test_episodes(engine, None, files, 3, 1)["loss"] == [1, 2, 3]
-    with pytest.raises(UserError, match=r"test episode 3: .* not finite: give a lower --inner_lr"):
+    with pytest.raises(UserError, match=r"test episode 3: .* not finite: give --checkpoint best"):
         loops.test_episodes(engine, None, files, 5, 1)

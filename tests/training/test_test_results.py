@@ -122,6 +122,11 @@ def test_attacks_are_compared_radius_by_radius(tmp_path, capsys):
     write(tmp_path / "b", "attack.json", **content)
     with pytest.raises(UserError, match=r"b/attack\.json cannot be read"):
         test_results.read_attack(tmp_path / "b/attack.json")
+    for name, value in (("norm", "l7"), ("threat", "x$y"), ("method", None)):
+        settings = {"attack": attack["attack"] | {name: value}}
+        write(tmp_path / "b", "attack.json", **content | {"eps": [0, 0.1], "settings": settings})
+        with pytest.raises(UserError, match=rf"its {name} is "):
+            test_results.read_attack(tmp_path / "b/attack.json")
     assert lines == [
         "2 test episodes, accuracy and difference in percent, 95 % intervals over episodes",
         "norm linf, steps 7",

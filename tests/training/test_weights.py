@@ -171,7 +171,7 @@ def test_a_command_that_is_refused_takes_nothing_from_one_that_trains(trained, t
             raise UserError("refused")
         (tmp_path / "b" / weights.START).unlink(missing_ok=True)
         main.refuse_remains(tmp_path / "b", from_weights=False)
-        with pytest.raises(UserError, match=r"another command has removed .*start\.npz: give this command again"):
+        with pytest.raises(UserError, match=r"there is no .*start\.npz: another command has removed it"):
             main.refuse_remains(tmp_path / "b", from_weights=True)
         raise UserError("later")
     assert not (tmp_path / "b").exists()
