@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -262,8 +263,8 @@ def refuse_other_files(out: Path, page_file: Path, by_class_file: Path) -> None:
         if folder.exists():
             if not folder.is_dir():
                 raise UserError(f"cannot write {out} ({folder} is not a folder): choose another --out")
-            names = (file.name for file in (out, page_file, by_class_file))
-            refuse_unwritable(folder, *names, remedy="choose another --out")
+            longest = max(len(os.fsencode(file.name)) for file in (out, page_file, by_class_file))
+            refuse_unwritable(folder, longest * "-", remedy="choose another --out")  # it may be above the file's folder
             break
 
 
