@@ -18,8 +18,6 @@ REMEDIES = {
     errno.EACCES: "change its permissions, or choose another one", errno.EPERM: "choose another one",
     errno.EROFS: "choose a folder on another disk", errno.ENOSPC: "free some space", errno.EDQUOT: "free some space",
 }  # fmt: skip
-
-
 HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows has none
 
 
@@ -122,7 +120,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except Exception as fault:
         if not (sentence := explanation(fault)):
             raise
-        print(f"error: {sentence}", file=sys.stderr)
+        print(f"error: {printable(sentence)}", file=sys.stderr)
         code = 2
     try:
         flush()
@@ -160,10 +158,10 @@ def stderr_silenced() -> Iterator[int | None]:
 def explanation(fault: Exception) -> str | None:
     """Return one sentence for the user, or None if the exception is a defect of this program."""
     if isinstance(fault, UserError):
-        return printable(" ".join(str(fault).split()))
+        return " ".join(str(fault).split())
     if isinstance(fault, OSError) and fault.strerror:
         remedy = f": {REMEDIES[fault.errno]}" if fault.errno in REMEDIES else ""
-        return printable(f"cannot read or write {str(fault.filename or 'the disk')[:200]}: {fault.strerror}{remedy}")
+        return f"cannot read or write {str(fault.filename or 'the disk')[:200]}: {fault.strerror}{remedy}"
     if isinstance(fault, MemoryError):
         return f"this machine does not have enough memory: {fault}"
     # TensorFlow's and JAX's, which are not imported here

@@ -151,8 +151,8 @@ class Learner:
         structure of tensors [T,...], and a penalty.
 
         Every class counts the same, whatever its number of images, in a loss and in batch norm's statistics
-        (layers.class_shares). samples: the number of noise samples that an inner loss is averaged over.
-        training: True in meta-training.
+        (layers.class_shares). samples: the number of noise samples that an inner loss is averaged over. training: True
+        in meta-training.
         """
         raise NotImplementedError
 

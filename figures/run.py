@@ -57,9 +57,8 @@ class Run:
     def test(self) -> dict:
         """The result in meta_test.json, and `quantum`: one query image's share of an episode's accuracy, in percent."""
         test = test_results.read_test(self.savedir)
-        with user_error(
-            f"{self.savedir / 'meta_test.json'} cannot be read", "run meta_test again", ValueError, TypeError
-        ):
+        place, damage = self.savedir / "meta_test.json", test_results.DAMAGE
+        with user_error(f"{place} cannot be read", "run meta_test again", *damage):
             settings = self.config | (test.get("settings") or {})
             if missing := {"way", "query"} - set(settings):
                 raise ValueError(f"its settings lack {' and '.join(sorted(missing))}")

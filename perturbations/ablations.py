@@ -188,8 +188,8 @@ class ExtraParameters(Perturbation):
     """phi as additional weights without noise: mu + softplus(conv(x; phi)), on the support and the query.
 
     `deterministic` has the same parameters and multiplies. They are meta-learned and not adapted. Without the softplus
-    they would add nothing: the sum of two convolutions is a convolution. The paper says only that
-    this MAML has as many parameters as Meta-dropout.
+    they would add nothing: the sum of two convolutions is a convolution. The paper says only that this MAML has as many
+    parameters as Meta-dropout.
     """
 
     summary = "Meta-dropout's parameters as additional weights, without noise"

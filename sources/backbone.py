@@ -155,6 +155,7 @@ def load_network(name: str, weights: Path | None, sha256: str, size: int) -> tup
     constructor = constructor_of(name)
     # The user's ~/.keras/keras.json may say otherwise.
     keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
     keras.config.set_image_data_format("channels_last")
     settings = {"include_top": False, "pooling": "avg", "input_shape": (size, size, 3)}
     if weights is None:

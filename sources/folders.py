@@ -43,8 +43,8 @@ class Walk:
         self._labelled: dict[object, tuple[str, Path]] = {}  # identity of a picture -> its class and its first name
 
     def entries(self, folder: Path) -> tuple[list[Path], list[Path]]:
-        """List the folders and files in a folder, by name. A broken link with the name of a picture counts as a
-        file, which its reader refuses."""
+        """List the folders and files in a folder, by name. A broken link with the name of a picture counts as a file,
+        which its reader refuses."""
         folders, files = [], []
         for path in sorted(folder.iterdir(), key=lambda path: path.name):
             if MATCHES_SYSTEM.match(path.name.lower()):

@@ -214,7 +214,7 @@ class Server(ThreadingHTTPServer):
     """Serves the page and the answers of `backend`. hosts: other addresses of the page (--host). Raise UserError if the
     port is taken."""
 
-    request_queue_size = 64  # a page asks for several answers at once
+    request_queue_size = 64  # connections that wait; the others are reset
 
     def __init__(self, backend: Backend, port: int, hosts: Sequence[str] = ()):
         self.backend, self.hosts = backend, hosts

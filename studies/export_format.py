@@ -32,6 +32,7 @@ import numpy as np
 
 from errors import UserError, user_error
 from files import parse_json
+from training.test_results import DAMAGE
 
 FORMAT = 1
 NAME = "export.npz"
@@ -107,7 +108,7 @@ def read(savedir: Path) -> dict:
             arrays = {name: file[name] for name in file.files}
     if version != FORMAT:
         raise UserError(f"{path} has version {version}, and this program reads version {FORMAT}: {remedy} again")
-    with user_error(f"{path} is damaged", f"{remedy} again", ValueError, KeyError, TypeError, AttributeError):
+    with user_error(f"{path} is damaged", f"{remedy} again", *DAMAGE):
         check(arrays)
         arrays["settings"] = parse_json(str(arrays["settings"]))
         stochastic = arrays["settings"]["stochastic"]

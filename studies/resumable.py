@@ -38,13 +38,7 @@ def run_study(
     else:
         print(f"computed before: {files.path} is used (delete it to compute it again)")
     with files.checked(was_read):
-        try:
-            show(result)  # before it is written: the disk may be full
-            sys.stdout.flush()
-        except OSError:  # nobody reads standard output any more
-            files.write(result)
-            raise
-    files.write(result)
+        files.show_and_write(result, show)
     return 0
 
 

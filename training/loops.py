@@ -56,11 +56,10 @@ def train(
     """Meta-train from savedir's last checkpoint, or from the start, to iteration --n_train_iters (inclusive, as in the
     TF1 code: n + 1 updates). Return the exit code: 0, or 130 when interrupted and saved.
 
-    val: the validation classes, or None. val_samples: noise samples in their adaptation. config: settings, with
-    which the log begins.
-    watch: called with every --collapse_every-th iteration and the last one, after its update.
-    alone: True if no other process shares the metabatch. chief: True in the process that writes; the others only read.
-    begin: called with the first iteration, after all checks and before the logs are opened.
+    val: the validation classes, or None. val_samples: noise samples in their adaptation. config: settings, with which
+    the log begins. watch: called with every --collapse_every-th iteration and the last one, after its update. alone:
+    True if no other process shares the metabatch. chief: True in the process that writes; the others only read. begin:
+    called with the first iteration, after all checks and before the logs are opened.
     """
     state = TrainingState(engine, savedir, chief)
     resumed = state.restore()
@@ -342,16 +341,10 @@ def classes_of_episodes(engine: Engine, split: data.Split, episodes: int) -> lis
 
 def write_test(files: ResultFiles, result: dict, notes: list[str]) -> None:
     """Print the accuracy, and write the result and its log."""
-    line = f"accuracy : {result['accuracy']:f} +- {result['interval95']:f}"
-    wide = []
+    wide, line = [], f"accuracy : {result['accuracy']:f} +- {result['interval95']:f}"
     if result["interval95_classes"] is not None:
         wide = [f"interval over test classes : +- {result['interval95_classes']:f}"]
-    facts, notes = files.identity["settings"] | result["provenance"], notes + wide
-    try:
-        print(*wide, line, sep="\n", flush=True)  # before the result is written: the disk may be full
-    except OSError:  # nobody reads standard output any more
-        files.write(result)
-        raise
-    files.write(result)
-    lines = [*(f"{name}: {value}" for name, value in facts.items()), *notes, "", line]
+    facts = files.identity["settings"] | result["provenance"]
+    files.show_and_write(result, lambda _: print(*wide, line, sep="\n"))
+    lines = [*(f"{name}: {value}" for name, value in facts.items()), *notes, *wide, "", line]
     write_if_changed(files.latest.with_suffix(".log"), "\n".join(lines) + "\n")

@@ -11,14 +11,14 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from attacks import METHODS, NORMS, THREATS
-from errors import UserError, user_error
+from errors import UserError, flush, user_error
 from files import parse_json, write_atomically, write_if_changed
 from settings import Settings, setting, short
 from training.intervals import over_classes, paired_difference
@@ -65,6 +65,17 @@ class ResultFiles:
         except OSError as fault:
             why = f"({fault.strerror}): free some space, or an interruption loses it"
             print(f"warning: cannot save the results so far in {self.partial} {why}", file=sys.stderr)
+
+    def show_and_write(self, result: dict, show: Callable[[dict], None]) -> None:
+        """Call show(result), which prints it, before the disk may turn out to be full; then write it, also if nobody
+        reads standard output any more."""
+        try:
+            show(result)
+            flush()
+        except OSError:
+            self.write(result)
+            raise
+        self.write(result)
 
     def write(self, result: dict) -> None:
         """Write `result`, with its identity, as the latest one. Earlier ones stay in tests/."""

@@ -208,11 +208,13 @@ def test_a_network_is_the_same_whatever_the_user_told_keras(weights):
     kinds = keras.config.floatx(), keras.config.image_data_format()
     try:
         keras.config.set_floatx("float16")
+        keras.config.set_dtype_policy("float16")
         keras.config.set_image_data_format("channels_first")
         study.load_network.cache_clear()
         network, _ = study.load_network(NAME, weights, "another file", 32)
-        assert network.dtype == "float32" and network.input_shape == (None, 32, 32, 3)
+        assert network.dtype == keras.config.floatx() == "float32" and network.input_shape == (None, 32, 32, 3)
     finally:
         keras.config.set_floatx(kinds[0])
+        keras.config.set_dtype_policy(kinds[0])
         keras.config.set_image_data_format(kinds[1])
         study.load_network.cache_clear()

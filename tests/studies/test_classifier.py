@@ -851,3 +851,11 @@ def test_what_cannot_be_classified_is_refused(folders):
     shutil.rmtree(folders / "support" / "3")
     assert_refused(classify(folders), "are of one class")
     assert not (folders / "out").exists()
+
+
+def test_labels_that_reject_cannot_join_are_refused(maml, pictures):
+    """numpy would make floats of unsigned labels and -1, which no longer are the labels."""
+    one = clone(maml).set_params(reject=0.5).fit(pictures[:2, 0], np.array([3, 2**62 + 1], np.uint64))
+    assert one.predict(pictures[:2, 0]).dtype == np.int64
+    with pytest.raises(ValueError, match=r"labels are at most 2\*\*63 - 1"):
+        clone(maml).set_params(reject=0.5).fit(pictures[:2, 0], np.array([3, 2**63], np.uint64))

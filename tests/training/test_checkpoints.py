@@ -202,6 +202,15 @@ def test_one_of_two_runs_that_start_in_a_savedir_is_refused(monkeypatch, data_di
     assert_refused(call("main.py", *flags), "holds a run already")
 
 
+def test_a_file_in_the_place_of_the_folder_of_results_is_refused_before_a_test(run, tmp_path, monkeypatch):
+    savedir = shutil.copytree(run, tmp_path / "copy")
+    shutil.rmtree(savedir / "tests", ignore_errors=True)
+    (savedir / "tests").touch()
+    monkeypatch.setattr(loops, "run_episodes", None)  # which would compute
+    refused = call("main.py", "--mode", "meta_test", "--savedir", savedir, "--n_test_iters", 5)
+    assert_refused(refused, "tests is a file, and results are kept in a folder of this name: rename it")
+
+
 def test_an_unwritable_result_is_refused_before_it_is_computed(run, monkeypatch):
     """And a result that is there already is read from a read-only folder."""
     flags = ("--mode", "meta_test", "--savedir", run, "--n_test_iters", 3)

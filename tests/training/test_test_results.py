@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -172,3 +173,18 @@ def test_an_unwritable_partial_result_is_a_warning(tmp_path, capsys):
     (tmp_path / "tests").write_text("a file")
     files.write_partial("{}")
     assert "warning: cannot save the results so far in" in capsys.readouterr().err
+
+
+def test_a_result_is_written_where_nobody_reads_it(tmp_path, monkeypatch):
+    """The reader of standard output has ended, or there is no standard output."""
+
+    def show(result):
+        raise BrokenPipeError
+
+    files = test_results.ResultFiles(tmp_path, "attack", {"settings": {}})
+    with pytest.raises(BrokenPipeError):
+        files.show_and_write({"a": 1}, show)
+    assert files.read() == {"a": 1, "settings": {}}
+    monkeypatch.setattr(sys, "stdout", None)
+    files.show_and_write({"a": 2}, print)
+    assert files.read()["a"] == 2
