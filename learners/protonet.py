@@ -10,7 +10,7 @@ from learners import heads
 from learners.embedding import Embedding
 from model import Params
 from perturbations.draws import UNPERTURBED_SUPPORT, Noise
-from settings import Settings, setting, whole
+from settings import Settings, positive, setting, whole
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class ProtoNetSettings(Settings):
         choices=["apart", "together"],
         overridable_in=["test"],
     )
+    temperature: float = setting(1.0, "divisor of a Prototypical Network's squared distances", positive)
 
 
 class ProtoNet(Embedding):
@@ -36,6 +37,11 @@ class ProtoNet(Embedding):
     normalise: `apart`: batch norm normalises the support and the query set each by its own statistics. `together`: it
     normalises both by the statistics of both, as the source's code does in training; then the class means depend on the
     query images, and there is no fixed linear head that could be exported.
+
+    temperature: the squared distances, divided by it, are the negative logits; 1 in the source. Of an embedding with D
+    numbers the distances grow as D does. Where D is large, the first losses are large, too, and training shrinks the
+    embeddings before it learns to separate the classes. Source: Ye, Hu, Zhan and Sha, "Few-Shot Learning via Embedding
+    Adaptation with Set-to-Set Functions" (CVPR 2020), whose code divides by 64 for miniImageNet.
 
     Differs from the source: batch norm takes its statistics from the images at hand in testing, too, and has no gain;
     normalise is `apart` by default.
@@ -70,4 +76,5 @@ class ProtoNet(Embedding):
         return layers.dense(h[:, support:], *self.linear(means)), 0.0
 
     def linear(self, adapted) -> tuple[tf.Tensor, tf.Tensor]:
-        return heads.of_means(adapted)
+        weights, biases = heads.of_means(adapted)
+        return weights / self.settings.temperature, biases / self.settings.temperature

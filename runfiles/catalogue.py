@@ -306,9 +306,12 @@ BEST = ("metasgd", "metadrop", "protonet", "ridge")  # of the learners that meta
 META_LR = {"meta_lr": ("3e-4", "1e-3", "3e-3")}
 
 
-def baselines(name: str, question: str, time: str, task: str, shot: int, inner_lr: str, across: str) -> Study:
+def baselines(
+    name: str, question: str, time: str, task: str, *, shot: int, inner_lr: str, across: str, protonet: dict
+) -> Study:
     """Return the study of learners that meta-learn and of others that do not, on as many images. task: flags of all
-    trainings. inner_lr: of the learners with MAML's inner loop. across: another dataset that all are tested on."""
+    trainings. inner_lr: of the learners with MAML's inner loop. across: another dataset that all are tested on.
+    protonet: what the Prototypical Network chooses from besides the outer rate."""
     inner = f"--inner_lr {inner_lr}"
     images, query = 5 * (shot + 15), f"--way 5 --shot {shot} --query 15 --metabatch 4"
     heads = {head: Test(f"{TESTED['test'].flags} --head {head}", runs=("nearest", "baseline")) for head in HEADS}
@@ -323,7 +326,7 @@ def baselines(name: str, question: str, time: str, task: str, shot: int, inner_l
         "reptile": Run("Reptile", f"--model reptile --inner_batch {images // 5}", {"meta_lr": ("0.3", "1")}),
         "metasgd": Run("Meta-SGD", f"--model metasgd {inner}", META_LR),
         "metadrop": Run("Meta-dropout", f"{DROP} {inner}", META_LR),
-        "protonet": Run("Prototypical Network", "--model protonet", META_LR),
+        "protonet": Run("Prototypical Network", "--model protonet", protonet | META_LR),
         "ridge": Run("Ridge regression (R2-D2)", "--model ridge", META_LR),
     }
     return Study(
@@ -348,14 +351,15 @@ def baselines(name: str, question: str, time: str, task: str, shot: int, inner_l
 BENCHMARKS = "Learners that meta-learn, and baselines that do not, on as many training images: "
 baselines_omniglot = baselines(
     "baselines_omniglot", f"{BENCHMARKS}Omniglot 5-way 1-shot, Vinyals' split", "two and a half hours on two cores",
-    "--dataset omniglot_vinyals --n_train_iters 800", shot=1, inner_lr="0.1", across="glyphs",
+    "--dataset omniglot_vinyals --n_train_iters 800", shot=1, inner_lr="0.1", across="glyphs", protonet={},
 )  # fmt: skip
 baselines_1shot, baselines_5shot = (
     baselines(
         f"baselines_{shot}shot", f"{BENCHMARKS}miniImageNet 5-way {shot}-shot", f"{hours} hours on two cores",
         "--dataset mimgnet --n_train_iters 400", shot=shot, inner_lr="0.01", across="omniglot_84",
+        protonet={"temperature": ("1", "64")},
     )
-    for shot, hours in {1: "three", 5: "six"}.items()
+    for shot, hours in {1: "four", 5: "six"}.items()
 )  # fmt: skip
 
 

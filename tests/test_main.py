@@ -545,10 +545,10 @@ def test_help_shows_the_flags_of_the_mode_and_the_defaults(mode):
 
 def test_help_of_a_run_or_a_learner_shows_its_flags(run):
     for words, flags, others in (
-        (("--model", "protonet"), ("train_way", "normalise"), ("n_steps", "mask_rates")),
+        (("--model", "protonet"), ("train_way", "normalise", "temperature"), ("n_steps", "mask_rates")),
         (("--maml", "--perturbation", "mask"), ("n_steps", "mask_rates"), ("train_way", "vib_beta")),
         (("--mode", "meta_test", "--savedir", run), ("n_steps", "inner_lr"), ("normalise", "adapt", "way")),
-        (("--mode", "meta_test", "--model", "protonet"), ("way", "normalise"), ("train_way", "n_steps")),
+        (("--mode", "meta_test", "--model", "protonet"), ("way", "normalise"), ("train_way", "temperature", "n_steps")),
     ):
         shown = call("main.py", *words, "--help").stdout
         assert all(f"  --{name} " in shown for name in flags) and not any(f"--{name} " in shown for name in others)

@@ -25,8 +25,9 @@ def inputs(learner, way=WAY):
     return params, *(tf.constant(rng.random((TASKS, way * n, *SHAPE))) for n in (SHOT, QUERY))
 
 
-def test_logits_are_the_negative_squared_distances_from_the_class_means():
-    learner = made()
+@pytest.mark.parametrize("temperature", [1.0, 64.0])
+def test_logits_are_the_negative_squared_distances_from_the_class_means(temperature):
+    learner = made(temperature=temperature)
     params, x_s, x_q = inputs(learner)
     means, penalty = learner.adapt(params, x_s, model.labels(WAY, SHOT, "float64"), None)
     assert penalty == 0
@@ -36,7 +37,7 @@ def test_logits_are_the_negative_squared_distances_from_the_class_means():
     centres = h_s.reshape(TASKS, WAY, SHOT, -1).mean(2)
     distances = np.square(h_q[:, :, None] - centres[:, None]).sum(-1)
     expected = np.square(h_q - centres.mean(1, keepdims=True)).sum(-1, keepdims=True) - distances
-    np.testing.assert_allclose(logits, expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(logits, expected / temperature, rtol=1e-9, atol=1e-12)
     np.testing.assert_array_equal(np.argmax(logits, -1), distances.argmin(-1))
 
 
@@ -89,7 +90,7 @@ def test_the_body_is_that_of_maml():
 
 @pytest.mark.parametrize("normalise", ["apart", "together"])
 def test_every_parameters_gradient_is_that_of_finite_differences(normalise):
-    learner = made(train_way=5, normalise=normalise)
+    learner = made(train_way=5, normalise=normalise, temperature=2.0)
     params, x_s, x_q = inputs(learner, way=5)  # the wider tasks of training
     for name, (slope, bound) in numerics.outer_slopes(learner, params, x_s, x_q).items():
         assert (abs(slope) > 100 * bound) == (not name.endswith("_b")), name  # batch norm takes a bias away
