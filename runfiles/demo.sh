@@ -1,7 +1,7 @@
 #!/bin/sh
 # A quick start on the built-in glyphs, 10-way 1-shot: a short training of Meta-dropout; and the pair of pretrained/,
-# whose training took 1000 iterations, tested on the same episodes and drawn. It
-# takes about two minutes on two cores of an AMD EPYC.
+# whose training took 1000 iterations, tested on the same episodes and drawn. It takes about two minutes on two cores
+# of an AMD EPYC.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}

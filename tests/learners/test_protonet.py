@@ -57,7 +57,7 @@ def numpy_embedding(params, x):
 def test_support_and_query_set_are_normalised_as_it_is_told(normalise):
     """Against numpy: in one batch, as the source's code does it, or in two. Other shares than equal ones are those of
     the query images alone, of which a half is left out here."""
-    learner = made(normalise=normalise)
+    learner = made(normalise=normalise, temperature=2.0)
     params, x_s, x_q = inputs(learner)
     half = np.repeat([1.0, 0.0], WAY * QUERY // 2) * 2 / (WAY * QUERY)
     adapted, _ = learner.adapt(params, x_s, model.labels(WAY, SHOT, "float64"), None)
@@ -72,7 +72,7 @@ def test_support_and_query_set_are_normalised_as_it_is_told(normalise):
         means = h_s.reshape(WAY, SHOT, -1).mean(1)
         distances = np.square(h_q[:, None] - means).sum(-1)
         expected = np.square(h_q - means.mean(0)).sum(-1, keepdims=True) - distances
-        np.testing.assert_allclose(found[t], expected, rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(found[t], expected / 2, rtol=1e-9, atol=1e-11)
         assert np.abs(of_half[t] - found[t]).max() > 1e-3
     alone, _ = learner.classify(params, adapted, x_q[:, : WAY * QUERY // 2], shares=tf.constant(half[half > 0]))
     np.testing.assert_allclose(of_half[:, : WAY * QUERY // 2], alone, rtol=1e-9, atol=1e-11)
