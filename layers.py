@@ -521,7 +521,8 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, class_shares: tf.Tensor 
 
 
 def cross_entropies(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Cross entropy (nats) of each row: logits [T,N,K], one-hot labels [N,K] -> [T,N]."""
+    """Cross entropy (nats) of each row: logits [T,N,K], labels [N,K] or [T,N,K], one-hot or mixed ->
+    [T,N]."""
     return tf.nn.softmax_cross_entropy_with_logits(tf.broadcast_to(labels, logits.shape), logits)
 
 

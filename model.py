@@ -64,9 +64,10 @@ def labels_of(x: tf.Tensor, way: int) -> tf.Tensor:
 
 
 def measure(logits: tf.Tensor, y: tf.Tensor, targets: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
-    """Return loss [T] (nats) and accuracy [T] (0 to 1) of a query set's logits [T,Q,way] with labels y [Q,way].
+    """Return loss [T] (nats) and accuracy [T] (0 to 1) of a query set's logits [T,Q,way] with labels y [Q,way] or
+    [T,Q,way].
 
-    targets: the labels that the loss compares the logits with, [Q,way] or [T,Q,way]; None: y.
+    targets: the labels that the loss compares the logits with, of the same shapes; None: y.
     """
     loss = layers.cross_entropy(logits, y if targets is None else targets)
     return {"loss": loss, "accuracy": layers.accuracy(logits, y)}
@@ -99,8 +100,8 @@ class Learner:
     `adapt` and `classify` return a penalty beside their output, [T] nats or 0.0: in meta-training the outer loss is the
     query set's cross entropy plus both penalties.
 
-    A parameter that is declared with trained=False is a running average. The optimizer does not move it. A
-    penalty (layers.running_average_penalty) makes its gradient the difference from the batch's statistics.
+    A parameter that is declared with trained=False is a running average. The optimizer does not move it. Its
+    gradient is its distance from the value that it moves to (for batch norm: layers.running_average_penalty).
     """
 
     settings_class: type[Settings] = Settings

@@ -40,8 +40,9 @@ class ProtoNet(Embedding):
 
     temperature: the squared distances, divided by it, are the negative logits; 1 in the source. The more numbers an
     embedding has, the larger are the distances and the first losses: with miniImageNet's 800 numbers the first loss is
-    136, and the accuracy only rises after hundreds of updates have lowered it. Source: Ye, Hu, Zhan and Sha, "Few-Shot
-    Learning via Embedding Adaptation with Set-to-Set Functions" (CVPR 2020), whose authors take 64 for miniImageNet.
+    136, and only after hundreds of updates, when the loss is small, the accuracy begins to rise. Source: Ye, Hu, Zhan
+    and Sha, "Few-Shot Learning via Embedding Adaptation with Set-to-Set Functions" (CVPR 2020), whose authors take 64
+    for miniImageNet.
 
     Differs from the source: batch norm takes its statistics from the images at hand in testing, too, and has no gain;
     normalise is `apart` by default.

@@ -20,18 +20,18 @@ class Ridge(Embedding):
     solution of the regression.
 
     Source: Bertinetto, Henriques, Torr and Vedaldi, "Meta-learning with differentiable closed-form solvers" (ICLR
-    2019), R2-D2. The weight of the squared weights and the factor of the logits are meta-learned, as logarithms. The
+    2019), R2-D2. The penalty's factor and the logits' factor are meta-learned, as logarithms. The
     source also learns a number that is added to all logits of an image; it has no effect on the probabilities.
 
     Differs from the source: the embedding is the last block's output of MAML's body, which is smaller, and no output of
     an earlier block; the support and the query set are each normalised by themselves, in testing, too (the source: by
     both together in training, by running averages in testing); tasks have the same number of classes and images in
-    training and in testing; the penalty stands beside the sum of the errors, not their mean; its weight is initialized
-    with 1 and the factor with SCALE, because the embeddings are shorter.
+    training and in testing; the penalty stands beside the sum of the errors, not their mean; its factor is initialized
+    with 1 and the logits' factor with SCALE, because the embeddings are shorter.
     """
 
     def parameters(self) -> dict[str, Parameter]:
-        """Return the embedding's parameters, and the logarithms of the weight and of the factor."""
+        """Return the embedding's parameters, and the logarithms of the two factors."""
         logarithms = {"log_penalty": 0.0, "log_scale": float(np.log(SCALE))}
         return super().parameters() | {f"ridge/{name}": Parameter((), constant(v)) for name, v in logarithms.items()}
 

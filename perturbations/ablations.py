@@ -1,8 +1,8 @@
 """Ablations of Meta-dropout's noise: one part of it is removed, or replaced by something simpler.
 
 Lee, Nam, Yang and Hwang (ICLR 2020) compare such kinds of noise without publishing their code. The names are the
-paper's; each class says what the paper leaves open. As in Meta-dropout the support set has noise in training and in
-testing, and the query set has none.
+paper's; each class says what the paper leaves open. Where a class has noise, the support set has it in training
+and in testing, and the query set has none, as in Meta-dropout.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class MaskSettings(Settings):
     )
     mask_scaled: bool = setting(False, "multiply what a mask leaves by 1 / (1 - P)")
     mask_support_only: bool = setting(False, "no mask on the query set")
-    mask_per_sample: bool = setting(False, "a mask for every image in every pass: ordinary dropout")
+    mask_per_sample: bool = setting(False, "a mask for every image in every pass: with --mask_scaled, ordinary dropout")
 
 
 class Mask(Perturbation):
@@ -45,7 +45,7 @@ class Mask(Perturbation):
     pooling, in training; in testing there is no mask. mask_rates: the rates of blocks 1, 2, 3 and perhaps 4, in [0, 1).
     mask_scaled: activations that are kept are multiplied by 1 / (1 - rate). The original does not do that: its
     activations are larger in testing than in training. mask_support_only: the query set has no mask. mask_per_sample:
-    ordinary dropout, a mask per image and pass.
+    a mask for every image in every pass; with mask_scaled this is ordinary dropout.
     """
 
     summary = "Bernoulli mask of activations, the same for all of a task's images, in training only"

@@ -42,7 +42,7 @@ MAPS = 16  # maps of the first block that are in memory at once, per image and n
 ROUNDING = 1e-6  # a picture's floats may be this far below 0 or above 1
 CHECKPOINTS = "last", "best"
 NONE, NONE_NUMBER = "none of these", -1  # predictions for rejected pictures, where labels are strings and numbers
-Pictures = Sequence  # paths, Pillow's images, or arrays [H,W] or [H,W,3], uint8 or floats in [0, 1]
+Pictures = Sequence  # paths, Pillow's images, or arrays [H,W], [H,W,1], [H,W,3] or [H,W,4], uint8 or floats in [0, 1]
 
 
 class PictureWarning(UserWarning):
@@ -457,7 +457,8 @@ def picture_of(image, paper: Paper = WHITE) -> Image.Image:
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     if not pixels.size or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (3, 4)):
-        raise ValueError(f"a picture must be an array [H,W], [H,W,3] or [H,W,4], not of the shape {pixels.shape}")
+        shapes = "[H,W], [H,W,1], [H,W,3] or [H,W,4]"
+        raise ValueError(f"a picture must be an array {shapes}, not of the shape {pixels.shape}")
     if pixels.dtype.kind == "f":
         if not np.isfinite(pixels).all() or pixels.min() < -ROUNDING or pixels.max() > 1 + ROUNDING:
             raise ValueError("a picture of floats must have values from 0 to 1: scale it")
